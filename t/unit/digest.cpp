@@ -1,0 +1,78 @@
+#include "cmocka.h"
+
+#include <string>
+
+#include "core/digest.h"
+
+using namespace idempotency;
+
+namespace {
+
+std::string hex(const Digest &digest)
+{
+    char out[kHexLength];
+
+    write_hex(digest, out);
+    return std::string(out, sizeof(out));
+}
+
+void sha256_is_the_standard_s(void **)
+{
+    Digester digester;
+    Sha256 sha(digester.method());
+    Digest digest;
+
+    assert_true(digester.usable());
+    assert_true(sha.restart() && sha.update("a") && sha.update("bc") && sha.finish(digest));
+    // FIPS 180-4's example
+    assert_string_equal(hex(digest).c_str(),
+                        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_false(sha.update("more"));
+    assert_false(sha.finish(digest));
+}
+
+void scopes_keep_equal_keys_apart(void **)
+{
+    Digester digester;
+    KeyId ab_c, a_bc, global, empty_owner, again;
+
+    assert_true(digester.key_id({false, "ab"}, "c", ab_c));
+    assert_true(digester.key_id({false, "a"}, "bc", a_bc));
+    assert_true(digester.key_id({true, ""}, "abc", global));
+    assert_true(digester.key_id({false, ""}, "abc", empty_owner));
+    assert_true(digester.key_id({false, "ab"}, "c", again));
+
+    assert_true(ab_c == again);
+    assert_true(ab_c != a_bc);
+    assert_true(global != empty_owner);
+}
+
+void fingerprints_differ_by_value_and_body(void **)
+{
+    Digester digester;
+    Digest body{}, other{};
+    Fingerprint with, without, with_other, other_value;
+
+    other.bytes[31] = 1;
+    assert_true(digester.fingerprint("POST /a", &body, with));
+    assert_true(digester.fingerprint("POST /a", nullptr, without));
+    assert_true(digester.fingerprint("POST /a", &other, with_other));
+    assert_true(digester.fingerprint("POST /b", &body, other_value));
+
+    assert_true(with != without);
+    assert_true(with != with_other);
+    assert_true(with != other_value);
+}
+
+}  // namespace
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(sha256_is_the_standard_s),
+        cmocka_unit_test(scopes_keep_equal_keys_apart),
+        cmocka_unit_test(fingerprints_differ_by_value_and_body),
+    };
+
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
