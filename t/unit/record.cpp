@@ -1,0 +1,190 @@
+#include "cmocka.h"
+
+#include <string>
+
+#include "core/record.h"
+
+using namespace idempotency;
+
+namespace {
+
+RecordHead head_of(State state)
+{
+    RecordHead head;
+
+    head.state = state;
+    head.token = 1700000000000001;
+    head.fingerprint.bytes.fill(0xab);
+    head.since = 1700000000123;
+    head.lifetime = 86400000;
+    return head;
+}
+
+std::string claim(State state)
+{
+    unsigned char out[kRecordHeadSize];
+    RecordWriter writer(out, head_of(state));
+
+    writer.finish();
+    return std::string(reinterpret_cast<char *>(out), writer.size());
+}
+
+const Header kHeaders[] = {
+    {"Content-Type", "application/json", 0},
+    {"Set-Cookie", "a=1", 0},
+    {"Set-Cookie", "b=2", 0},
+    {"Location", "/v1/listings/1", kHeaderFromSlot},
+    {"X-Empty", "", 0},
+};
+
+std::string result(std::string_view first_piece, std::string_view second_piece)
+{
+    unsigned char out[1024];
+    FieldSizer sizer("201 Made");
+    RecordWriter writer(out, head_of(State::kept));
+
+    writer.start_result(201, "201 Made");
+    for (const Header &header : kHeaders) {
+        sizer.add(header);
+        writer.add(header);
+    }
+    writer.add_body(first_piece);
+    writer.add_body(second_piece);
+    writer.finish();
+
+    assert_true(sizer.fits());
+    assert_int_equal(writer.size(), kRecordHeadSize + sizer.size());
+
+    std::string bytes(reinterpret_cast<char *>(out), writer.size());
+    return bytes.append(first_piece).append(second_piece);
+}
+
+RecordFault fault_of(const std::string &bytes)
+{
+    Record record;
+    return read_record(bytes, record);
+}
+
+void every_state_is_read_as_written(void **)
+{
+    for (State state : {State::running, State::unknown, State::not_kept}) {
+        std::string bytes = claim(state);
+        Record record;
+
+        assert_int_equal(int(read_record(bytes, record)), int(RecordFault::none));
+        assert_int_equal(int(record.head.state), int(state));
+        assert_true(record.head.token == head_of(state).token);
+        assert_true(record.head.fingerprint == head_of(state).fingerprint);
+        assert_true(record.head.since == head_of(state).since);
+        assert_true(record.head.lifetime == head_of(state).lifetime);
+    }
+}
+
+void a_result_is_read_as_written(void **)
+{
+    std::string bytes = result(std::string("{\"a\":\0", 6), "1}");
+    Record record;
+
+    assert_int_equal(int(read_record(bytes, record)), int(RecordFault::none));
+    assert_int_equal(record.status, 201);
+    assert_true(record.status_line == "201 Made");
+    assert_true(record.body == std::string_view("{\"a\":\0" "1}", 8));
+
+    HeaderCursor cursor(record.fields);
+    for (const Header &expected : kHeaders) {
+        Header header;
+
+        assert_true(cursor.next(header));
+        assert_true(header.name == expected.name);
+        assert_true(header.value == expected.value);
+        assert_int_equal(header.flags, expected.flags);
+    }
+    assert_true(cursor.done());
+}
+
+void a_store_may_write_the_token(void **)
+{
+    std::string bytes = claim(State::running);
+    Record record;
+
+    bytes.replace(kTokenOffset, kTokenSize, "\0\0\0\0\0\0\1\2", kTokenSize);
+    assert_int_equal(int(read_record(bytes, record)), int(RecordFault::none));
+    assert_true(record.head.token == 0x102);
+}
+
+void every_shorter_or_longer_record_is_refused(void **)
+{
+    std::string bytes = result("body", "");
+
+    for (std::size_t n = 0; n < bytes.size(); n++) {
+        assert_int_not_equal(int(fault_of(bytes.substr(0, n))), int(RecordFault::none));
+    }
+    assert_int_equal(int(fault_of(bytes + "x")), int(RecordFault::truncated));
+}
+
+void every_flipped_bit_is_noticed(void **)
+{
+    std::string bytes = result("body", "");
+
+    for (std::size_t i = 0; i < bytes.size(); i++) {
+        if (i >= kTokenOffset && i < kTokenOffset + kTokenSize) {
+            continue;
+        }
+        for (int bit = 0; bit < 8; bit++) {
+            std::string broken = bytes;
+
+            broken[i] = static_cast<char>(broken[i] ^ (1 << bit));
+            assert_int_not_equal(int(fault_of(broken)), int(RecordFault::none));
+        }
+    }
+}
+
+void faults_have_names(void **)
+{
+    std::string bytes = claim(State::running);
+    std::string newer = bytes;
+
+    newer[3] = 2;
+    assert_int_equal(int(fault_of("hello, world")), int(RecordFault::foreign));
+    assert_int_equal(int(fault_of("")), int(RecordFault::foreign));
+    assert_int_equal(int(fault_of(newer)), int(RecordFault::newer));
+    assert_int_equal(int(fault_of(bytes.substr(0, 40))), int(RecordFault::truncated));
+}
+
+// A checksum is no signature: what could split a response is refused even
+// where the sum is right.
+void header_injection_is_refused(void **)
+{
+    const Header bad[] = {
+        {"X-A", "1\r\nSet-Cookie: b", 0}, {"X A", "1", 0}, {"", "1", 0}, {"X-A", {"\0", 1}, 0},
+    };
+
+    for (const Header &header : bad) {
+        unsigned char out[256];
+        RecordWriter writer(out, head_of(State::kept));
+
+        writer.start_result(200, "");
+        writer.add(header);
+        writer.finish();
+        assert_int_equal(
+            int(fault_of(std::string(reinterpret_cast<char *>(out), writer.size()))),
+            int(RecordFault::corrupt));
+    }
+}
+
+}  // namespace
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(every_state_is_read_as_written),
+        cmocka_unit_test(a_result_is_read_as_written),
+        cmocka_unit_test(a_store_may_write_the_token),
+        cmocka_unit_test(every_shorter_or_longer_record_is_refused),
+        cmocka_unit_test(every_flipped_bit_is_noticed),
+        cmocka_unit_test(faults_have_names),
+        cmocka_unit_test(header_injection_is_refused),
+    };
+
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
