@@ -1,0 +1,103 @@
+// What the module needs of a store: one value for each key, with a lifetime,
+// replaced only by the holder of its claim.
+//
+// The value is a record (docs/format.md) in either engine, so that a decision
+// never depends on where it is kept.
+
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+
+#include "core/digest.h"
+#include "core/record.h"
+
+namespace idempotency {
+
+enum class Verdict {
+    claimed,            // the key was free; `token` is the claim's
+    found,              // the key is taken; `value` and `remaining` tell by what
+    done,               // settled or released
+    lost,               // another claim holds the key, or none: nothing was changed
+    full,               // no room: nothing was changed
+    unavailable,        // not reached, too late, or answered with an error
+};
+
+struct Reply {
+    Verdict verdict = Verdict::unavailable;
+    Token token = 0;
+    std::string_view value;     // in memory that Call::room gave
+    Millis remaining = 0;       // of the value's lifetime, by the store's clock
+};
+
+// A record in pieces: the written part, then the pieces of the body.
+struct Pieces {
+    const std::string_view *first = nullptr;
+    std::size_t count = 0;
+
+    std::size_t size() const
+    {
+        std::size_t sum = 0;
+
+        for (std::size_t i = 0; i < count; i++) {
+            sum += first[i].size();
+        }
+
+        return sum;
+    }
+};
+
+// One call to a store.  It belongs to the caller, who keeps it and all that it
+// points to until the call has ended; a call always ends, at its deadline at
+// the latest.
+struct Call {
+    enum class Kind {
+        claim,          // `value` is the record of the claim, `lifetime` the lease
+        settle,         // replaces the claim `token` by `value`, kept for `lifetime`
+        release,        // frees the key if the claim `token` still runs
+    };
+
+    Kind kind = Kind::claim;
+    KeyId id{};
+    Token token = 0;
+    Pieces value;
+    Millis lifetime = 0;
+
+    // Gives memory for a found value, or null, which ends the call as
+    // `unavailable`.  It belongs to the caller.
+    char *(*room)(Call &call, std::size_t size) = nullptr;
+
+    // Called once with `reply` filled in, unless `start` said that it is.
+    void (*ended)(Call &call) = nullptr;
+
+    Reply reply;
+};
+
+// A claim that is to go on.
+struct Lease {
+    KeyId id{};
+    Token token = 0;
+    Millis length = 0;
+};
+
+// A store as one worker sees it.
+class Store {
+public:
+    virtual ~Store() = default;
+
+    // In a worker, before the first call; false where it can't go on.
+    virtual bool open() = 0;
+
+    // When the worker ends: closes what an event loop could still see.
+    virtual void close() = 0;
+
+    // True where the call has ended already: `reply` is there, and `ended` will
+    // not be called.
+    virtual bool start(Call &call) = 0;
+
+    // Gives each claim its lease anew, from now on.  Best effort: who has lost
+    // a claim is told when it is settled.
+    virtual void renew(const Lease *leases, std::size_t count) = 0;
+};
+
+}  // namespace idempotency

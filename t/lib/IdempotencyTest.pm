@@ -1,0 +1,111 @@
+package IdempotencyTest;
+
+# Test::Nginx with what every block of these tests has in common: the module, a
+# store `main` of the kind that the run is about, an upstream `app` with the
+# application, and an error log without a crash in it. So a block says:
+#
+#   === TEST 1: a retry is answered with the kept answer
+#   --- config
+#   location /orders {
+#       idempotency main;
+#       proxy_pass http://app;
+#   }
+#   --- more_headers
+#   X-API-Key: alice
+#   Idempotency-Key: k
+#   --- request eval
+#   ["POST /orders", "POST /orders", "GET /count/orders"]
+#
+# $TEST_NGINX_STORE in a configuration stands for the directives of another store,
+# $TEST_NGINX_SPACE for what the application counts under.
+
+use strict;
+use warnings;
+
+use Digest::SHA ();
+use File::Spec;
+use IdempotencyTest::App;
+use IdempotencyTest::Environment;
+use IdempotencyTest::Process;
+
+# its end is that of the run
+our $directory;
+
+BEGIN {
+    if (!defined $ENV{TEST_NGINX_SERVROOT}) {
+        $directory = IdempotencyTest::Process::temporary_directory();
+        $ENV{TEST_NGINX_SERVROOT} = "$directory/servroot";
+    }
+}
+
+use Test::Nginx::Socket -Base;
+
+our @EXPORT = qw(echo problem);
+
+my $port = $ENV{TEST_NGINX_PORT} || IdempotencyTest::Process::free_port();
+
+# Test::Nginx listens on all addresses unless the port has one of its own.
+server_port("127.0.0.1:$port");
+server_port_for_client($port);
+$ENV{TEST_NGINX_SERVER_PORT} = $port;
+$ENV{TEST_NGINX_STREAM_PORT} //= $port + 1;
+
+# As it runs in production: requests and their retries meet over two workers.
+master_on();
+workers(2);
+worker_connections(256);
+
+log_level('info');
+no_long_string();
+no_root_location();
+timeout(20);
+
+# The application's questions, never covered.
+config_preamble(<<'END');
+        location ~ ^/(count|last|arrived|answered|open)/ {
+            idempotency off;
+            proxy_pass http://app;
+        }
+END
+
+add_block_preprocessor(sub {
+    my $block = shift;
+
+    my $module = IdempotencyTest::Environment::module();
+    my $app = IdempotencyTest::Environment::app()->port;
+    my $space = IdempotencyTest::App->new_space;
+    my $store = IdempotencyTest::Environment::store_directives();
+
+    $ENV{TEST_NGINX_SPACE} = $space;
+    $ENV{TEST_NGINX_STORE} = IdempotencyTest::Environment::store_directives();
+
+    $block->set_value('main_config', "load_module $module;\n" . ($block->main_config // ''));
+    $block->set_value('http_config', <<"END" . ($block->http_config // ''));
+    idempotency_store main { $store }
+    upstream app { server 127.0.0.1:$app; }
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header App-Space $space;
+END
+
+    my @bad = IdempotencyTest::Environment::bad_log_lines();
+    my $more = $block->no_error_log;
+    push @bad, ref $more ? @$more : split /\n/, $more if defined $more;
+    $block->set_value('no_error_log', \@bad);
+    $block->set_value('no_shutdown_error_log', [IdempotencyTest::Environment::bad_log_lines()]);
+});
+
+# The body that the application gives to the Nth execution of a request.
+sub echo ($$;$) {
+    my ($n, $request, $body) = @_;
+    my $digest = defined $body ? substr(Digest::SHA::sha256_hex($body), 0, 12) : '-';
+    return "#$n $request $digest\n";
+}
+
+# Matches the body of a problem with this code.
+sub problem ($) {
+    my ($code) = @_;
+    return qr/\A\{.*"code"\s*:\s*"$code".*\}\s*\z/s;
+}
+
+1;

@@ -1,0 +1,182 @@
+package IdempotencyTest::Client;
+
+# An HTTP/1.1 client over raw sockets: requests may be sent in parts, many at
+# once or several in a row on one connection, and an answer is kept as it came.
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use IO::Select;
+use IO::Socket::INET;
+use IO::Socket::UNIX;
+use Time::HiRes qw(time);
+
+use IdempotencyTest::Process;
+use IdempotencyTest::Response;
+
+our @EXPORT_OK = qw(send_request finish request);
+
+# `address` is unix:PATH or HOST:PORT.
+sub connect {
+    my ($class, $address) = @_;
+
+    my $socket = $address =~ /^unix:(.*)/s
+        ? IO::Socket::UNIX->new(Peer => $1)
+        : IO::Socket::INET->new(PeerAddr => $address);
+    die "cannot connect to $address: $!\n" if !$socket;
+    binmode $socket;
+
+    return bless {socket => $socket, buffer => '', awaited => []}, $class;
+}
+
+# Writes a request; its parts are:
+#   method, path, host, version
+#   key       the Idempotency-Key
+#   headers   a list of 'Name: value'
+#   body      sent with its length, or
+#   chunks    a list of what is sent chunked
+sub send {
+    my ($self, %request) = @_;
+    my $method = $request{method} // 'POST';
+
+    my @lines = (
+        sprintf('%s %s %s', $method, $request{path} // '/', $request{version} // 'HTTP/1.1'),
+        'Host: ' . ($request{host} // 'localhost'));
+    push @lines, "Idempotency-Key: $request{key}" if defined $request{key};
+    push @lines, @{$request{headers} || []};
+
+    my $body = '';
+    if (my $chunks = $request{chunks}) {
+        push @lines, 'Transfer-Encoding: chunked';
+        $body = join '', map { sprintf "%x\r\n%s\r\n", length, $_ } @$chunks, '';
+    }
+    elsif (defined $request{body}) {
+        $body = $request{body};
+        push @lines, 'Content-Length: ' . length $body;
+    }
+
+    return $self->send_raw(join('', map { "$_\r\n" } @lines) . "\r\n$body", $method);
+}
+
+# `methods` says what answers are to be expected: that of a HEAD has no body.
+sub send_raw {
+    my ($self, $bytes, @methods) = @_;
+
+    local $SIG{PIPE} = 'IGNORE';
+    my $socket = $self->{socket};
+    while (length $bytes) {
+        my $written = syswrite $socket, $bytes;
+        last if !defined $written;     # the answer, or its absence, tells
+        substr $bytes, 0, $written, '';
+    }
+
+    push @{$self->{awaited}}, @methods;
+    $self->{sent} = time;
+    return $self;
+}
+
+# What has come without waiting for more; false at the end of the connection.
+sub read_some {
+    my ($self) = @_;
+    my $n = sysread $self->{socket}, my $bytes, 65536;
+    return 0 if !$n;
+
+    $self->{buffer} .= $bytes;
+    return 1;
+}
+
+# The next answer.
+sub response {
+    my ($self, $seconds) = @_;
+    my $deadline = time() + ($seconds // $IdempotencyTest::Process::DEADLINE);
+    my $select = IO::Select->new($self->{socket});
+    my $ended = 0;
+
+    while (1) {
+        my $response = $self->parse($ended);
+        return $response if $response;
+
+        my $left = $deadline - time();
+        return IdempotencyTest::Response->missing('no answer in time', $self->{buffer})
+            if $left <= 0;
+        return IdempotencyTest::Response->missing('closed without a whole answer', $self->{buffer})
+            if $ended;
+
+        $ended = !$self->read_some if $select->can_read($left);
+    }
+}
+
+sub parse {
+    my ($self, $ended) = @_;
+    my ($response, $length) = IdempotencyTest::Response->parse(
+        $self->{buffer}, $self->{awaited}[0], $ended);
+    return undef if !$response;
+
+    substr $self->{buffer}, 0, $length, '';
+    # an interim answer leaves the final one to be awaited
+    shift @{$self->{awaited}} if $response->status >= 200;
+    $response->{elapsed} = time() - ($self->{sent} // time());
+    return $response;
+}
+
+# True if nothing comes for so long.
+sub is_silent_for {
+    my ($self, $seconds) = @_;
+    return !length $self->{buffer} && !IO::Select->new($self->{socket})->can_read($seconds);
+}
+
+# True once the other side has closed.
+sub is_closed_within {
+    my ($self, $seconds) = @_;
+    my $select = IO::Select->new($self->{socket});
+    my $deadline = time() + $seconds;
+
+    while ((my $left = $deadline - time()) > 0) {
+        next if !$select->can_read($left) || $self->read_some;
+        # nginx lingers until this side has closed too
+        $self->close;
+        return 1;
+    }
+
+    return 0;
+}
+
+sub close { close $_[0]{socket} }
+
+sub send_request {
+    my ($address, %request) = @_;
+    return __PACKAGE__->connect($address)->send(%request);
+}
+
+sub request { return send_request(@_)->response }
+
+# The answers of many clients, in their order; each is read as it comes, so that
+# `elapsed` is true for every one.
+sub finish {
+    my @clients = @_;
+    my %answer;
+    my $deadline = time() + $IdempotencyTest::Process::DEADLINE;
+    my %client = map { fileno($_->{socket}) => $_ } @clients;
+    my $select = IO::Select->new(map { $_->{socket} } @clients);
+
+    while ($select->count && (my $left = $deadline - time()) > 0) {
+        for my $socket ($select->can_read($left)) {
+            my $client = $client{fileno $socket};
+            my $ended = !$client->read_some;
+            my $response = $client->parse($ended);
+
+            $response ||= IdempotencyTest::Response->missing(
+                'closed without a whole answer', $client->{buffer}) if $ended;
+            next if !$response;
+
+            $answer{$client} = $response;
+            $select->remove($socket);
+        }
+    }
+
+    return map { $answer{$_} || IdempotencyTest::Response->missing('no answer in time', $_->{buffer}) }
+        @clients;
+}
+
+1;

@@ -1,0 +1,229 @@
+package IdempotencyTest::Nginx;
+
+# An nginx that a test starts, reloads and stops, for what Test::Nginx has no
+# words for. It listens on a unix socket in a directory of its own.
+
+use strict;
+use warnings;
+
+use Test::More ();
+use Time::HiRes qw(sleep);
+
+use IdempotencyTest::Client ();
+use IdempotencyTest::Environment qw(app bad_log_lines module nginx_binary store_directives);
+use IdempotencyTest::Process qw(await temporary_directory);
+
+# Parts of the configuration: main, http, server; `stores` in place of the store
+# `main`, `workers`, `log_level`, `application` in place of the shared one.
+sub new {
+    my ($class, %options) = @_;
+    my $self = bless {
+        workers => 2,
+        log_level => 'info',
+        application => $options{application} || app(),
+        directory => temporary_directory(),
+        %options,
+    }, $class;
+
+    # the same prefix over all reloads
+    $self->{stores} //= 'idempotency_store main { ' . store_directives() . ' }';
+    $self->{space} = $self->{application}->space;
+
+    mkdir "$self->{directory}/logs" or die "mkdir: $!\n";
+    return $self;
+}
+
+sub start {
+    my $self = ref $_[0] ? $_[0] : (shift)->new(@_);
+
+    $self->configure;
+    unlink $self->socket;
+    $self->{process} = IdempotencyTest::Process->start(
+        name => 'nginx',
+        output => "$self->{directory}/logs/stderr",
+        environment => $self->environment,
+        command => [$self->command]);
+
+    await(sub { !$self->{process}->is_running || $self->workers == $self->{workers} && -S $self->socket });
+    die 'nginx does not start: ' . $self->output . $self->error_log . "\n" if !$self->{process}->is_running;
+    return $self;
+}
+
+sub command {
+    my ($self) = @_;
+    my $directory = $self->{directory};
+    return nginx_binary(), '-p', "$directory/", '-c', "$directory/nginx.conf", '-e', "$directory/logs/error.log";
+}
+
+# The sanitizer has to be there before an nginx which was built without it.
+sub environment {
+    return {LD_PRELOAD => $ENV{TEST_NGINX_LD_PRELOAD}} if defined $ENV{TEST_NGINX_LD_PRELOAD};
+    return {};
+}
+
+# The exit status and the output of nginx -t.
+sub test_configuration {
+    my ($self) = @_;
+    $self->configure;
+
+    my $output = "$self->{directory}/logs/test";
+    unlink $output;
+    my $process = IdempotencyTest::Process->start(name => 'nginx -t', output => $output,
+        environment => $self->environment, command => [$self->command, '-t']);
+    await(sub { !$process->is_running });
+    return $process->{status}, IdempotencyTest::App::slurp($output);
+}
+
+sub socket { "$_[0]{directory}/http.sock" }
+sub address { 'unix:' . $_[0]->socket }
+sub directory { "$_[0]{directory}" }
+
+# Replaces parts of the configuration for the next start or reload.
+sub set {
+    my ($self, %options) = @_;
+    @$self{keys %options} = values %options;
+    return $self;
+}
+
+sub write_file {
+    my ($self, $name, $content) = @_;
+    open my $out, '>:raw', "$self->{directory}/$name" or die "$name: $!\n";
+    print $out $content;
+    close $out or die "$name: $!\n";
+    return "$self->{directory}/$name";
+}
+
+sub configure {
+    my ($self) = @_;
+    my $directory = $self->{directory};
+    my $load = $self->{without_module} ? '' : 'load_module ' . module() . ';';
+    my $user = $> == 0 ? 'user root;' : '';
+    my $main = $self->{main} // '';
+    my $http = $self->{http} // '';
+    my $server = $self->{server} // '';
+    my $log_format = $self->{log_format} // '$request_method $request_uri $status';
+    my $app = '127.0.0.1:' . $self->{application}->port;
+
+    $self->write_file('nginx.conf', <<"END");
+daemon off;
+worker_processes $self->{workers};
+pid $directory/logs/nginx.pid;
+error_log $directory/logs/error.log $self->{log_level};
+$user
+$load
+$main
+
+events {
+    worker_connections 512;
+    # every worker takes its share, however few requests there are
+    accept_mutex off;
+}
+
+http {
+    log_format test '$log_format';
+    access_log $directory/logs/access.log test;
+    client_body_temp_path $directory/client_body_temp;
+    proxy_temp_path $directory/proxy_temp;
+    fastcgi_temp_path $directory/fastcgi_temp;
+    scgi_temp_path $directory/scgi_temp;
+    uwsgi_temp_path $directory/uwsgi_temp;
+    default_type text/plain;
+    client_max_body_size 30m;
+
+    $self->{stores}
+
+    upstream app { server $app; }
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header App-Space $self->{space};
+    $http
+
+    server {
+        listen unix:$directory/http.sock;
+        server_name localhost;
+        $server
+    }
+}
+END
+}
+
+sub pid { $_[0]{process}->pid }
+
+sub workers {
+    my ($self) = @_;
+    my $pid = $self->pid // return;
+    return grep { is_worker($_) } split ' ', IdempotencyTest::App::slurp("/proc/$pid/task/$pid/children");
+}
+
+sub is_worker {
+    my ($pid) = @_;
+    my $title = IdempotencyTest::App::slurp("/proc/$pid/cmdline");
+    return $title =~ /^nginx: worker process(?! is shutting down)/;
+}
+
+# Returns when new workers accept and the old ones do not; they are gone too
+# unless `requests_run`.
+sub reload {
+    my ($self, %options) = @_;
+    my @old = $self->workers;
+
+    $self->configure;
+    my $log_length = length $self->error_log;
+    $self->{process}->signal('HUP');
+
+    my %is_old = map { $_ => 1 } @old;
+    my $is_new = await(sub {
+        my $log = substr $self->error_log, $log_length;
+        die "nginx does not reload: $log\n" if $log =~ /\[emerg\]/;
+        $self->{workers} == grep { !$is_old{$_} } $self->workers
+            and !grep { $log !~ / \Q$_\E#\d+: gracefully shutting down/ } @old;
+    });
+    die 'nginx does not reload: ' . $self->error_log . "\n" if !$is_new;
+
+    if (!$options{requests_run}) {
+        my $are_gone = await(sub { !grep { kill 0 => $_ } @old });
+        Test::More::ok($are_gone, 'the old workers end after the reload');
+    }
+
+    return $self;
+}
+
+# Ends nginx the graceful way, and looks through its log.
+sub stop {
+    my ($self, %expected) = @_;
+    my $pid = $self->pid;
+    my $ended = $self->{process}->stop('QUIT');
+    Test::More::ok($ended, 'nginx ends gracefully');
+    $self->check_error_log(%expected);
+}
+
+# `allowed`: a pattern of lines which the test itself brings about.
+sub check_error_log {
+    my ($self, %expected) = @_;
+    my @lines = split /\n/, $self->error_log . $self->output;
+    @lines = grep { $_ !~ $expected{allowed} } @lines if $expected{allowed};
+
+    my $bad = join '|', map { quotemeta } bad_log_lines();
+    Test::More::is(join("\n", grep { /$bad/ } @lines), '', 'nothing bad in the error log');
+}
+
+sub error_log { return IdempotencyTest::App::slurp("$_[0]{directory}/logs/error.log") }
+sub output { return IdempotencyTest::App::slurp("$_[0]{directory}/logs/stderr") }
+sub access_log { return split /\n/, IdempotencyTest::App::slurp("$_[0]{directory}/logs/access.log") }
+
+# The line that the access log has for a request; it is written after the answer.
+sub await_access_log {
+    my ($self, $pattern) = @_;
+    return await(sub { (grep { /$pattern/ } $self->access_log)[0] });
+}
+
+sub await_error_log {
+    my ($self, $pattern) = @_;
+    return await(sub { (grep { /$pattern/ } split /\n/, $self->error_log)[0] });
+}
+
+sub connect { my ($self) = @_; return IdempotencyTest::Client->connect($self->address) }
+sub send_request { my ($self, %request) = @_; return $self->connect->send(%request) }
+sub request { my ($self, %request) = @_; return $self->send_request(%request)->response }
+
+1;

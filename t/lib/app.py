@@ -1,0 +1,323 @@
+#!/usr/bin/env python3
+"""The application behind nginx: what the tests protect against acting twice.
+
+    app.py --port PORT        serves 127.0.0.1:PORT, prints 'ready' once it listens
+
+Every request that is not one of the questions below is an execution. It is
+counted by its space (the header App-Space, so that tests which share this
+process never meet) and its path without the query, and its number N in that
+count is part of every body: two executions never give equal answers.
+
+How it is answered is steered by the query:
+
+    status=CODE           201; with commas, one for each execution, the last one for the rest
+    reason=TEXT           the reason phrase
+    kind=echo|binary|none echo: '#N METHOD URI DIGEST\\n', DIGEST being 12 digits of the SHA-256
+                          of the request's body or '-' without one; binary: '#N\\n' and then all
+                          byte values over and over; none: no body, no length (204, 304)
+    size=BYTES            cut or stretch the body to this length
+    framing=length|chunked|close
+    header=NAME:VALUE     a field of the answer, in the order given, as often as given
+    trailer=NAME:VALUE    a trailer field (chunked only)
+    gate=NAME             answer only after GET /open/NAME
+    delay=SECONDS         wait before the answer
+    pieces=COUNT          send the body in so many pieces,
+    pause=SECONDS         with a pause between them
+    abort=before|mid      close instead of answering, or after half of the body;
+                          with commas, one for each execution, e.g. abort=before,no
+
+Questions, which are never counted:
+
+    GET /count/PATH       how often PATH was executed
+    GET /last/PATH        the last request for PATH, as JSON: method, uri, headers, length, sha256
+    GET /arrived/PATH     held until the head of a request for PATH is here; ?n=N for the Nth
+    GET /answered/PATH    held until a request for PATH has got its answer; ?n=N for the Nth
+    GET /open/NAME        opens a gate for good
+"""
+
+import argparse
+import asyncio
+import collections
+import hashlib
+import http
+import json
+import signal
+import urllib.parse
+from email.utils import formatdate
+
+HELD_AT_MOST = 30  # seconds: a test that waits in vain shall fail, not hang
+
+
+class Steps:
+    """Counts events of one kind and lets others wait for the Nth."""
+
+    def __init__(self):
+        self.counts = collections.Counter()
+        self.changed = asyncio.Condition()
+
+    async def add(self, name):
+        async with self.changed:
+            self.counts[name] += 1
+            self.changed.notify_all()
+            return self.counts[name]
+
+    async def reached(self, name, n):
+        async with self.changed:
+            await asyncio.wait_for(
+                self.changed.wait_for(lambda: self.counts[name] >= n), HELD_AT_MOST)
+
+
+class Request:
+    def __init__(self, method, uri, version, headers):
+        self.method = method
+        self.uri = uri
+        self.version = version
+        self.headers = headers
+        self.body = b''
+
+        path, _, query = uri.partition('?')
+        self.path = path
+        self.args = urllib.parse.parse_qs(query, keep_blank_values=True)
+
+    def header(self, name, default=''):
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return default
+
+    def arg(self, name, default=None):
+        return self.args.get(name, [default])[0]
+
+    def arg_of(self, name, execution, default):
+        """An argument with one value for each execution."""
+        values = self.arg(name, default).split(',')
+        return values[min(execution, len(values)) - 1]
+
+    @property
+    def space(self):
+        return self.header('app-space')
+
+    def digest(self):
+        return hashlib.sha256(self.body).hexdigest()
+
+    def keeps_alive(self):
+        connection = self.header('connection').lower()
+        if self.version == 'HTTP/1.0':
+            return 'keep-alive' in connection
+        return 'close' not in connection
+
+
+async def read_request(reader):
+    """Reads the head of a request, or returns None at the end of the connection."""
+    try:
+        head = await reader.readuntil(b'\r\n\r\n')
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+
+    request_line, *lines = head.decode('latin-1').split('\r\n')[:-2]
+    method, uri, version = request_line.split(' ', 2)
+    headers = []
+    for line in lines:
+        name, _, value = line.partition(':')
+        headers.append((name, value.strip()))
+    return Request(method, uri, version, headers)
+
+
+async def read_body(reader, request):
+    if request.header('transfer-encoding').lower() == 'chunked':
+        chunks = []
+        while True:
+            size = int((await reader.readuntil(b'\r\n')).split(b';')[0], 16)
+            chunks.append(await reader.readexactly(size))
+            await reader.readuntil(b'\r\n')
+            if size == 0:
+                return b''.join(chunks)
+    return await reader.readexactly(int(request.header('content-length', '0')))
+
+
+class Application:
+    def __init__(self):
+        self.arrived = Steps()
+        self.executed = Steps()
+        self.answered = Steps()
+        self.opened = Steps()
+        self.last = {}
+
+    async def serve(self, reader, writer):
+        try:
+            while True:
+                request = await read_request(reader)
+                if request is None:
+                    break
+                if not await self.handle(request, reader, writer):
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # nginx went away: nothing to answer any more
+        finally:
+            writer.close()
+
+    async def handle(self, request, reader, writer):
+        """Answers one request; says whether the connection may go on."""
+        question, _, subject = request.path[1:].partition('/')
+        ask = getattr(self, 'ask_' + question, None) if subject else None
+
+        if ask is not None:
+            request.body = await read_body(reader, request)
+            name = subject if question == 'open' else '/' + subject
+            status, text = await ask((request.space, name), int(request.arg('n', '1')))
+            await self.send(writer, request, status, [], text.encode(), 'length')
+            return request.keeps_alive()
+
+        name = (request.space, request.path)
+        await self.arrived.add(name)
+        request.body = await read_body(reader, request)
+        goes_on = await self.execute(name, request, writer)
+        await self.answered.add(name)
+        return goes_on
+
+    async def ask_count(self, name, _n):
+        return 200, '%d\n' % self.executed.counts[name]
+
+    async def ask_last(self, name, _n):
+        request = self.last.get(name)
+        if request is None:
+            return 404, 'no such request\n'
+        return 200, json.dumps({
+            'method': request.method,
+            'uri': request.uri,
+            'headers': request.headers,
+            'length': len(request.body),
+            'sha256': request.digest(),
+        })
+
+    async def ask_arrived(self, name, n):
+        return await self.hold(self.arrived, name, n)
+
+    async def ask_answered(self, name, n):
+        return await self.hold(self.answered, name, n)
+
+    async def ask_open(self, name, _n):
+        await self.opened.add(name)
+        return 200, 'opened\n'
+
+    @staticmethod
+    async def hold(steps, name, n):
+        try:
+            await steps.reached(name, n)
+        except asyncio.TimeoutError:
+            return 504, 'waited in vain\n'
+        return 200, '%d\n' % steps.counts[name]
+
+    async def execute(self, name, request, writer):
+        self.last[name] = request
+        n = await self.executed.add(name)
+
+        if request.arg('gate'):
+            await self.opened.reached((request.space, request.arg('gate')), 1)
+        await asyncio.sleep(float(request.arg('delay', '0')))
+
+        abort = request.arg_of('abort', n, 'no')
+        if abort == 'before':
+            return False
+
+        status = int(request.arg_of('status', n, '201'))
+        headers = [tuple(field.split(':', 1)) for field in request.args.get('header', [])]
+        framing = request.arg('framing', 'length')
+        body = self.body(request, n)
+        if request.arg('kind') == 'none':
+            framing = 'none'
+        await self.send(writer, request, status, headers, body, framing, halve=abort == 'mid')
+        return request.keeps_alive() and framing != 'close' and abort != 'mid'
+
+    @staticmethod
+    def body(request, n):
+        kind = request.arg('kind', 'echo')
+        if kind == 'none':
+            return b''
+        if kind == 'binary':
+            size = int(request.arg('size', '260'))
+            every_byte = bytes(range(256))
+            return (b'#%d\n' % n + every_byte * (size // 256 + 1))[:size]
+
+        digest = request.digest()[:12] if request.body else '-'
+        body = ('#%d %s %s %s\n' % (n, request.method, request.uri, digest)).encode('latin-1')
+        if request.arg('size'):
+            size = int(request.arg('size'))
+            body = (body + b'.' * size)[:size]
+        return body
+
+    @staticmethod
+    async def send(writer, request, status, headers, body, framing, halve=False):
+        if framing == 'chunked' and request.version == 'HTTP/1.0':
+            framing = 'close'
+
+        try:
+            reason = http.HTTPStatus(status).phrase
+        except ValueError:
+            reason = 'Whatever'
+        reason = request.arg('reason', reason)
+
+        fields = [('Server', 'app'), ('Date', formatdate(usegmt=True))]
+        if framing != 'none' and not any(name.lower() == 'content-type' for name, _ in headers):
+            fields.append(('Content-Type', 'text/plain'))
+        fields += headers
+        if framing == 'length':
+            fields.append(('Content-Length', str(len(body))))
+        elif framing == 'chunked':
+            fields.append(('Transfer-Encoding', 'chunked'))
+        if framing == 'close':
+            fields.append(('Connection', 'close'))
+        elif request.version == 'HTTP/1.0' and request.keeps_alive():
+            fields.append(('Connection', 'keep-alive'))
+
+        head = 'HTTP/1.1 %d %s\r\n' % (status, reason)
+        head += ''.join('%s: %s\r\n' % field for field in fields) + '\r\n'
+        writer.write(head.encode('latin-1'))
+
+        if request.method == 'HEAD':
+            await writer.drain()
+            return
+
+        if halve:
+            body = body[:len(body) // 2]
+
+        pause = float(request.arg('pause', '0'))
+        count = int(request.arg('pieces', '1'))
+        step = max(1, -(-len(body) // count))
+        for start in range(0, len(body), step):
+            if pause and start:
+                await writer.drain()
+                await asyncio.sleep(pause)
+            piece = body[start:start + step]
+            if framing == 'chunked':
+                piece = b'%x\r\n%s\r\n' % (len(piece), piece)
+            writer.write(piece)
+            await writer.drain()
+
+        if framing == 'chunked' and not halve:
+            trailers = ''.join('%s: %s\r\n' % tuple(field.split(':', 1))
+                               for field in request.args.get('trailer', []))
+            writer.write(b'0\r\n' + trailers.encode('latin-1') + b'\r\n')
+        await writer.drain()
+
+
+async def main():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument('--port', type=int, required=True)
+    port = arguments.parse_args().port
+
+    server = await asyncio.start_server(Application().serve, '127.0.0.1', port,
+                                        backlog=512, limit=1 << 20)
+    # A test run that is stopped takes this process with it without a traceback.
+    stopped = asyncio.get_running_loop().create_future()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(
+            number, lambda: stopped.done() or stopped.set_result(None))
+
+    print('ready', flush=True)
+    await stopped
+    server.close()
+
+
+if __name__ == '__main__':
+    asyncio.run(main())

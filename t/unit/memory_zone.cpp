@@ -1,0 +1,295 @@
+#include "cmocka.h"
+
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "store/memory_zone.h"
+
+using namespace idempotency;
+
+namespace {
+
+constexpr std::uint64_t kClock = 1700000000000000;
+
+// A zone of its own, with time under the test's hand.
+struct Fixture {
+    std::vector<std::uint64_t> memory;
+    MemoryZone zone;
+    Millis now = 1000000;
+
+    explicit Fixture(std::size_t size = 256 * 1024)
+        : memory(size / 8), zone(memory.data(), size)
+    {
+        assert_true(zone.format(now));
+        assert_true(zone.valid() && zone.sound());
+    }
+
+    static KeyId id(unsigned n)
+    {
+        KeyId id{};
+
+        for (std::size_t i = 0; i < id.bytes.size(); i++) {
+            id.bytes[i] = static_cast<unsigned char>((n * 2654435761u) >> (8 * (i % 4)));
+        }
+        return id;
+    }
+
+    static std::string claim_record()
+    {
+        unsigned char out[kRecordHeadSize];
+        RecordWriter writer(out, RecordHead{});
+
+        writer.finish();
+        return std::string(reinterpret_cast<char *>(out), writer.size());
+    }
+
+    MemoryZone::Found claim(unsigned n, Millis lease = 30000)
+    {
+        return zone.claim(id(n), claim_record(), lease, now, kClock);
+    }
+
+    Verdict settle(unsigned n, Token token, const std::string &value, Millis lifetime = 86400000)
+    {
+        std::string_view pieces[] = {std::string_view(value).substr(0, value.size() / 3),
+                                     std::string_view(value).substr(value.size() / 3)};
+        return zone.settle(id(n), token, Pieces{pieces, 2}, lifetime, now);
+    }
+
+    std::string value(const MemoryZone::Found &found)
+    {
+        std::string out(found.value_size, '\0');
+
+        zone.read(found.entry, &out[0]);
+        return out;
+    }
+};
+
+void expect(Verdict seen, Verdict expected) { assert_int_equal(int(seen), int(expected)); }
+
+void a_claim_excludes_and_a_result_is_found(void **)
+{
+    Fixture f;
+    auto first = f.claim(1);
+
+    expect(first.reply.verdict, Verdict::claimed);
+
+    auto second = f.claim(1);
+    Record record;
+    expect(second.reply.verdict, Verdict::found);
+    assert_int_equal(int(read_record(f.value(second), record)), int(RecordFault::none));
+    assert_true(record.head.token == first.reply.token);
+
+    for (std::size_t size : {0, 1, 415, 416, 417, 919, 920, 921, 5000, 100000}) {
+        std::string body;
+        for (std::size_t i = 0; i < size; i++) {
+            body += static_cast<char>(i * 7);
+        }
+        expect(f.settle(1, first.reply.token, body), Verdict::done);
+        assert_true(f.value(f.claim(1)) == body);
+        assert_true(f.zone.sound());
+    }
+}
+
+void tokens_fence(void **)
+{
+    Fixture f;
+    Token old = f.claim(1, 100).reply.token;
+
+    f.now += 100;
+    Token young = f.claim(1).reply.token;
+
+    assert_true(young > old);
+    expect(f.settle(1, old, "late"), Verdict::lost);
+    expect(f.zone.renew(Fixture::id(1), old, 1000, f.now), Verdict::lost);
+    expect(f.zone.release(Fixture::id(1), old, f.now), Verdict::lost);
+    expect(f.settle(1, young, "result"), Verdict::done);
+    expect(f.zone.release(Fixture::id(1), young, f.now), Verdict::lost);
+    assert_string_equal(f.value(f.claim(1)).c_str(), "result");
+}
+
+void a_lapsed_claim_without_successor_keeps_its_result(void **)
+{
+    Fixture f;
+    Token token = f.claim(1, 100).reply.token;
+
+    f.now += 5000;
+    expect(f.settle(1, token, "late but only"), Verdict::done);
+    assert_string_equal(f.value(f.claim(1)).c_str(), "late but only");
+}
+
+void leases_end_on_time_and_are_renewed(void **)
+{
+    Fixture f;
+    Token token = f.claim(1, 1000).reply.token;
+
+    f.now += 999;
+    assert_int_equal(f.claim(1).reply.remaining, 1);
+    expect(f.zone.renew(Fixture::id(1), token, 1000, f.now), Verdict::done);
+
+    for (int i = 0; i < 100; i++) {
+        f.now += 900;
+        expect(f.claim(1).reply.verdict, Verdict::found);
+        expect(f.zone.renew(Fixture::id(1), token, 1000, f.now), Verdict::done);
+        assert_true(f.zone.sound());
+    }
+
+    f.now += 1000;
+    expect(f.claim(1).reply.verdict, Verdict::claimed);
+}
+
+void a_full_zone_refuses_forgets_nothing_and_recovers(void **)
+{
+    Fixture f(kZoneMinimum);
+    std::vector<Token> tokens;
+    unsigned n = 0;
+
+    for ( ;; n++) {
+        auto found = f.claim(n);
+        if (found.reply.verdict == Verdict::full) {
+            break;
+        }
+        tokens.push_back(found.reply.token);
+    }
+    assert_true(n > 10);
+
+    // no room for answers, yet each claim can be told as not kept
+    for (unsigned i = 0; i < n; i++) {
+        expect(f.settle(i, tokens[i], std::string(60000, 'x'), 1000), Verdict::full);
+        expect(f.settle(i, tokens[i], "not kept", 1000), Verdict::done);
+        assert_true(f.zone.sound());
+    }
+    for (unsigned i = 0; i < n; i++) {
+        assert_string_equal(f.value(f.claim(i)).c_str(), "not kept");
+    }
+
+    f.now += 1000 + 256;        // the wheel comes by within two of its ticks
+    for (unsigned i = 0; i < n; i++) {
+        expect(f.claim(n + i).reply.verdict, Verdict::claimed);
+    }
+    assert_true(f.zone.sound());
+}
+
+// Expiry of every length, over idle times of every length.
+void room_of_the_expired_is_used_again(void **)
+{
+    Fixture f;
+    const Millis lives[] = {1, 127, 128, 32767, 32768, 32896, 3600000, 86400000, 8388608, 8388736, 2147483648};
+
+    for (Millis life : lives) {
+        for (Millis shift : {0, 1, 127, 128, 32768}) {
+            f.now += shift;
+            Token token = f.claim(7).reply.token;
+            expect(f.settle(7, token, std::string(3000, 'x'), life), Verdict::done);
+
+            f.now += life - 1;
+            expect(f.claim(7).reply.verdict, Verdict::found);
+
+            // another key's calls do the work, a bounded part of it each
+            f.now += 300;
+            std::size_t free_before = f.zone.free_blocks();
+            for (int calls = 0; f.zone.free_blocks() <= free_before; calls++) {
+                assert_true(calls < 5000);
+                expect(f.claim(8, 1).reply.verdict, Verdict::claimed);
+                f.now += 300;
+            }
+            assert_true(f.zone.sound());
+        }
+    }
+}
+
+// Random calls against a map that knows no blocks, no wheel and no sharing;
+// now and then a process is killed and the next call rebuilds.
+void the_zone_behaves_as_a_map(void **)
+{
+    struct Value {
+        Token token;
+        Millis expires;
+        bool running;
+        std::string bytes;
+    };
+
+    for (unsigned seed = 0; seed < 20; seed++) {
+        std::mt19937 random(seed);
+        Fixture f(2 * 1024 * 1024);
+        std::map<unsigned, Value> model;
+
+        for (int step = 0; step < 5000; step++) {
+            unsigned n = random() % 50;
+            auto at = model.find(n);
+
+            f.now += random() % 4 == 0 ? random() % 2000 : 0;
+            if (at != model.end() && at->second.expires <= f.now) {
+                model.erase(at);
+                at = model.end();
+            }
+            if (random() % 50 == 0) {
+                f.zone.pretend_killed();
+            }
+
+            Token token = at != model.end() ? at->second.token : 5;
+            bool foreign = random() % 4 == 0;
+            Verdict fenced = at != model.end() && !foreign && at->second.running ? Verdict::done
+                                                                               : Verdict::lost;
+
+            switch (random() % 4) {
+            case 0: {
+                auto found = f.claim(n, 3000);
+                expect(found.reply.verdict,
+                       at == model.end() ? Verdict::claimed : Verdict::found);
+                if (at == model.end()) {
+                    model[n] = {found.reply.token, f.now + 3000, true, ""};
+                } else if (!at->second.running) {
+                    assert_true(f.value(found) == at->second.bytes);
+                }
+                break;
+            }
+            case 1: {
+                std::string bytes(random() % 20000, static_cast<char>('a' + random() % 26));
+                Millis life = random() % 100000 + 1;
+                Verdict seen = f.settle(n, foreign ? token + 1 : token, bytes, life);
+                bool lost = at != model.end() && foreign;
+                expect(seen, lost ? Verdict::lost : Verdict::done);
+                if (!lost) {
+                    model[n] = {foreign ? token + 1 : token, f.now + life, false, bytes};
+                }
+                break;
+            }
+            case 2:
+                expect(f.zone.release(Fixture::id(n), foreign ? token + 1 : token, f.now), fenced);
+                if (fenced == Verdict::done) {
+                    model.erase(n);
+                }
+                break;
+            case 3:
+                expect(f.zone.renew(Fixture::id(n), foreign ? token + 1 : token, 4000, f.now), fenced);
+                if (fenced == Verdict::done) {
+                    at->second.expires = f.now + 4000;
+                }
+                break;
+            }
+
+            if (step % 100 == 0) {
+                assert_true(f.zone.sound());
+            }
+        }
+    }
+}
+
+}  // namespace
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(a_claim_excludes_and_a_result_is_found),
+        cmocka_unit_test(tokens_fence),
+        cmocka_unit_test(a_lapsed_claim_without_successor_keeps_its_result),
+        cmocka_unit_test(leases_end_on_time_and_are_renewed),
+        cmocka_unit_test(a_full_zone_refuses_forgets_nothing_and_recovers),
+        cmocka_unit_test(room_of_the_expired_is_used_again),
+        cmocka_unit_test(the_zone_behaves_as_a_map),
+    };
+
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
