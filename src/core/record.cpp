@@ -28,9 +28,11 @@ constexpr std::size_t kChecksumOffset = 76;
 constexpr std::size_t kStatusLineHead = 2;
 constexpr std::size_t kHeaderHead = 1 + 2 + 4;
 
+// Without the test an empty view would start the sum anew: zlib takes a null
+// pointer for 'give me the initial value'.
 std::uint32_t checksum(std::uint32_t so_far, const unsigned char *data, std::size_t size)
 {
-    return static_cast<std::uint32_t>(crc32_z(so_far, data, size));
+    return size == 0 ? so_far : static_cast<std::uint32_t>(crc32_z(so_far, data, size));
 }
 
 // The token stays out: a store writes it into a claim itself.
@@ -50,6 +52,16 @@ std::uint32_t combine(std::uint32_t head, std::uint32_t rest, std::size_t rest_s
 const unsigned char *octets(std::string_view bytes)
 {
     return reinterpret_cast<const unsigned char *>(bytes.data());
+}
+
+// An empty view may have a null pointer, which memcpy must not be handed.
+unsigned char *append(unsigned char *out, std::string_view bytes)
+{
+    if (!bytes.empty()) {
+        std::memcpy(out, bytes.data(), bytes.size());
+    }
+
+    return out + bytes.size();
 }
 
 bool is_state(unsigned char c)
@@ -117,7 +129,7 @@ void FieldSizer::add(const Header &header)
 }
 
 RecordWriter::RecordWriter(unsigned char *out, const RecordHead &head)
-    : out_(out), next_(out + kRecordHeadSize), body_checksum_(checksum(0, nullptr, 0))
+    : out_(out), next_(out + kRecordHeadSize), body_checksum_(0)
 {
     std::memset(out, 0, kRecordHeadSize);
     std::memcpy(out, kMagic, sizeof(kMagic));
@@ -134,9 +146,7 @@ void RecordWriter::start_result(std::uint16_t status, std::string_view status_li
 {
     wire::put_u16(out_ + kStatusOffset, status);
     wire::put_u16(next_, static_cast<std::uint16_t>(status_line.size()));
-    next_ += kStatusLineHead;
-    std::memcpy(next_, status_line.data(), status_line.size());
-    next_ += status_line.size();
+    next_ = append(next_ + kStatusLineHead, status_line);
 }
 
 void RecordWriter::add(const Header &header)
@@ -144,11 +154,7 @@ void RecordWriter::add(const Header &header)
     next_[0] = header.flags;
     wire::put_u16(next_ + 1, static_cast<std::uint16_t>(header.name.size()));
     wire::put_u32(next_ + 3, static_cast<std::uint32_t>(header.value.size()));
-    next_ += kHeaderHead;
-    std::memcpy(next_, header.name.data(), header.name.size());
-    next_ += header.name.size();
-    std::memcpy(next_, header.value.data(), header.value.size());
-    next_ += header.value.size();
+    next_ = append(append(next_ + kHeaderHead, header.name), header.value);
     count_++;
 }
 
