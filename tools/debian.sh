@@ -35,7 +35,7 @@ archive() {
 }
 
 # apt with one source and a directory of its own: the machine's sources and lists
-# stay as they are.
+# stay as they are. A mirror that is frozen at a date serves as well as one that is not.
 #   with_source DIRECTORY deb|deb-src SUITE apt-get's arguments...
 with_source() {
     local directory=$1 type=$2 suite=$3 uri keyring
@@ -54,5 +54,5 @@ with_source() {
 
     apt -o Dir::Etc::sourcelist="$directory/sources.list" -o Dir::Etc::sourceparts=- \
         -o Dir::State::lists="$directory/lists" -o Dir::Cache="$directory/cache" \
-        -o APT::Sandbox::User=root -o Acquire::Languages=none "$@"
+        -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false "$@"
 }

@@ -16,6 +16,8 @@ package IdempotencyTest;
 #   --- request eval
 #   ["POST /orders", "POST /orders", "GET /count/orders"]
 #
+# A block without --- config has such a location for everything.
+#
 # $TEST_NGINX_STORE in a configuration stands for the directives of another store,
 # $TEST_NGINX_SPACE for what the application counts under.
 
@@ -23,7 +25,6 @@ use strict;
 use warnings;
 
 use Digest::SHA ();
-use File::Spec;
 use IdempotencyTest::App;
 use IdempotencyTest::Environment;
 use IdempotencyTest::Process;
@@ -36,19 +37,12 @@ BEGIN {
         $directory = IdempotencyTest::Process::temporary_directory();
         $ENV{TEST_NGINX_SERVROOT} = "$directory/servroot";
     }
+
+    # Test::Nginx looks for the next free port upwards
+    $ENV{TEST_NGINX_SERVER_PORT} ||= IdempotencyTest::Process::free_port();
 }
 
 use Test::Nginx::Socket -Base;
-
-our @EXPORT = qw(echo problem);
-
-my $port = $ENV{TEST_NGINX_PORT} || IdempotencyTest::Process::free_port();
-
-# Test::Nginx listens on all addresses unless the port has one of its own.
-server_port("127.0.0.1:$port");
-server_port_for_client($port);
-$ENV{TEST_NGINX_SERVER_PORT} = $port;
-$ENV{TEST_NGINX_STREAM_PORT} //= $port + 1;
 
 # As it runs in production: requests and their retries meet over two workers.
 master_on();
@@ -68,6 +62,13 @@ config_preamble(<<'END');
         }
 END
 
+my $default_config = <<'END';
+        location / {
+            idempotency main;
+            proxy_pass http://app;
+        }
+END
+
 add_block_preprocessor(sub {
     my $block = shift;
 
@@ -79,6 +80,7 @@ add_block_preprocessor(sub {
     $ENV{TEST_NGINX_SPACE} = $space;
     $ENV{TEST_NGINX_STORE} = IdempotencyTest::Environment::store_directives();
 
+    $block->set_value('config', $default_config) if !defined $block->config;
     $block->set_value('main_config', "load_module $module;\n" . ($block->main_config // ''));
     $block->set_value('http_config', <<"END" . ($block->http_config // ''));
     idempotency_store main { $store }
@@ -88,12 +90,12 @@ add_block_preprocessor(sub {
     proxy_set_header App-Space $space;
 END
 
-    my @bad = IdempotencyTest::Environment::bad_log_lines();
-    my $more = $block->no_error_log;
-    push @bad, ref $more ? @$more : split /\n/, $more if defined $more;
-    $block->set_value('no_error_log', \@bad);
-    $block->set_value('no_shutdown_error_log', [IdempotencyTest::Environment::bad_log_lines()]);
+    # looked for when nginx has ended: that is when leaks are reported
+    $block->set_value('no_shutdown_error_log', IdempotencyTest::Environment::bad_log_lines());
 });
+
+# Perl in a block is evaluated in this package.
+package Test::Base::Filter;
 
 # The body that the application gives to the Nth execution of a request.
 sub echo ($$;$) {
