@@ -1,0 +1,675 @@
+#include "store/redis_pipeline.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/wire.h"
+
+namespace idempotency {
+
+namespace {
+
+// Below this a copy is cheaper than one more piece of a writev().
+constexpr std::size_t kReferFrom = 4096;
+
+// A stalled connection is given up after so many timeouts without the answer:
+// until then Redis may come back, and a claim that it granted late is released.
+constexpr Millis kPatience = 3;
+
+constexpr const char *kNoRedis = "its answers are not those of Redis to these commands";
+constexpr const char *kSilent = "it does not answer";
+constexpr const char *kNoMemory = "no memory";
+
+}  // namespace
+
+struct RedisPipeline::Command {
+    Command *next;
+    Kind kind;
+    bool by_text;           // sent as EVAL, after NOSCRIPT
+    bool late;              // past its deadline; its answer is only read
+    Call *call;             // null: the pipeline's own, or the call has ended
+    KeyId id;
+    Token token;
+    Millis deadline;
+    std::uint64_t end;      // of its bytes, as RedisOutput counts
+    Lease *leases;
+    std::size_t lease_count;
+};
+
+void RedisPipeline::Queue::push(Command *command)
+{
+    command->next = nullptr;
+
+    if (last != nullptr) {
+        last->next = command;
+    } else {
+        first = command;
+    }
+
+    last = command;
+}
+
+RedisPipeline::Command *RedisPipeline::Queue::pop()
+{
+    Command *command = first;
+
+    first = command->next;
+
+    if (first == nullptr) {
+        last = nullptr;
+    }
+
+    return command;
+}
+
+RedisPipeline::RedisPipeline(const RedisScripts &scripts, std::string_view prefix, Millis timeout,
+                             Events &events) noexcept
+    : scripts_(scripts), prefix_(prefix), timeout_(timeout), events_(events), reader_(*this)
+{
+}
+
+RedisPipeline::~RedisPipeline()
+{
+    close();
+    give_up();
+
+    while (unused_ != nullptr) {
+        Command *gone = unused_;
+
+        unused_ = gone->next;
+        std::free(gone);
+    }
+}
+
+// Commands are kept for further use: their number is that of the most that
+// were ever in flight at a time.
+RedisPipeline::Command *RedisPipeline::take_command(Kind kind, Millis deadline) noexcept
+{
+    Command *command = unused_;
+
+    if (command != nullptr) {
+        unused_ = command->next;
+    } else {
+        command = static_cast<Command *>(std::malloc(sizeof(Command)));
+    }
+
+    if (command != nullptr) {
+        *command = Command();
+        command->kind = kind;
+        command->deadline = deadline;
+    }
+
+    return command;
+}
+
+void RedisPipeline::recycle(Command *command) noexcept
+{
+    std::free(command->leases);
+    command->next = unused_;
+    unused_ = command;
+}
+
+// The life of a connection
+
+void RedisPipeline::open(const RedisLogin &login, Millis now) noexcept
+{
+    char database[16];
+    auto end = std::to_chars(database, database + sizeof(database), login.database).ptr;
+
+    state_ = State::greeting;
+    fault_ = nullptr;
+    output_.clear();
+
+    bool sent = reader_.restart()
+                && (login.password.empty() || greet(Kind::auth, login.user, login.password, now))
+                && (login.database == 0
+                    || greet(Kind::select, {}, {database, std::size_t(end - database)}, now))
+                && greet(Kind::ping, {}, {}, now);
+
+    if (!sent) {
+        fault_ = kNoMemory;
+    }
+}
+
+void RedisPipeline::close() noexcept
+{
+    Queue gone = in_flight_;
+
+    state_ = State::closed;
+    fault_ = nullptr;
+    in_flight_ = Queue();
+    late_ = 0;
+    value_ = {};
+    output_.clear();
+    end_all(gone);
+}
+
+void RedisPipeline::give_up() noexcept
+{
+    Queue gone = waiting_;
+
+    waiting_ = Queue();
+    end_all(gone);
+}
+
+// Calls
+
+bool RedisPipeline::start(Call &call, Millis deadline) noexcept
+{
+    static constexpr Kind kinds[] = {Kind::claim, Kind::settle, Kind::release};
+
+    Kind kind = kinds[static_cast<std::size_t>(call.kind)];
+    Command *command = fault_ == nullptr && !stalled() ? take_command(kind, deadline) : nullptr;
+
+    call.reply = Reply();
+
+    if (command == nullptr) {
+        return true;
+    }
+
+    command->call = &call;
+    command->id = call.id;
+    command->token = call.token;
+
+    if (state_ == State::ready) {
+        send(command);
+    } else {
+        waiting_.push(command);
+    }
+
+    return false;
+}
+
+void RedisPipeline::renew(const Lease *leases, std::size_t count, Millis now) noexcept
+{
+    while (count > 0 && ready() && !stalled()) {
+        std::size_t n = std::min(count, kRenewedAtOnce);
+
+        if (!renew_batch(leases, n, now)) {
+            return;
+        }
+
+        leases += n;
+        count -= n;
+    }
+}
+
+bool RedisPipeline::renew_batch(const Lease *leases, std::size_t count, Millis now) noexcept
+{
+    auto copy = static_cast<Lease *>(std::malloc(count * sizeof(Lease)));
+    Command *command = copy != nullptr ? take_command(Kind::renew, now + timeout_) : nullptr;
+
+    if (command == nullptr) {
+        std::free(copy);
+        return false;
+    }
+
+    std::copy(leases, leases + count, copy);
+    command->leases = copy;
+    command->lease_count = count;
+    send(command);
+    return true;
+}
+
+// Nobody waits any more for the claim that Redis has just granted.
+void RedisPipeline::release_late(const KeyId &id, Token token, Millis now) noexcept
+{
+    Command *command = take_command(Kind::release, now + timeout_);
+
+    if (command != nullptr) {
+        command->id = id;
+        command->token = token;
+        send(command);
+    }
+}
+
+bool RedisPipeline::greet(Kind kind, std::string_view first, std::string_view second,
+                          Millis now) noexcept
+{
+    Command *command = take_command(kind, now + timeout_);
+
+    if (command == nullptr) {
+        return false;
+    }
+
+    put_number('*', 1 + std::size_t(!first.empty()) + std::size_t(!second.empty()));
+    put_bulk(name(kind));
+
+    for (std::string_view argument : {first, second}) {
+        if (!argument.empty()) {
+            put_bulk(argument);
+        }
+    }
+
+    command->end = output_.appended();
+    in_flight_.push(command);
+    return !output_.failed();
+}
+
+void RedisPipeline::send(Command *command) noexcept
+{
+    put_command(*command);
+    command->end = output_.appended();
+    in_flight_.push(command);
+
+    // the stream of bytes has a gap now: nothing more can be sent
+    if (output_.failed()) {
+        fault_ = kNoMemory;
+    }
+}
+
+void RedisPipeline::send_waiting() noexcept
+{
+    while (waiting_.first != nullptr) {
+        send(waiting_.pop());
+    }
+}
+
+// Writing
+
+RedisScript RedisPipeline::script_of(Kind kind)
+{
+    switch (kind) {
+    case Kind::claim:
+        return RedisScript::claim;
+    case Kind::settle:
+        return RedisScript::settle;
+    case Kind::release:
+        return RedisScript::release;
+    default:
+        return RedisScript::renew;
+    }
+}
+
+const char *RedisPipeline::name(Kind kind)
+{
+    static constexpr const char *names[] = {"AUTH",   "SELECT",  "PING", "claim",
+                                            "settle", "release", "renew"};
+
+    return names[static_cast<std::size_t>(kind)];
+}
+
+void RedisPipeline::put_number(char mark, std::uint64_t number) noexcept
+{
+    char text[24] = {mark};
+    char *end = std::to_chars(text + 1, text + sizeof(text) - 2, number).ptr;
+
+    *end++ = '\r';
+    *end++ = '\n';
+    output_.copy({text, static_cast<std::size_t>(end - text)});
+}
+
+void RedisPipeline::put_bulk(std::string_view bytes) noexcept
+{
+    put_number('$', bytes.size());
+    output_.copy(bytes);
+    output_.copy("\r\n");
+}
+
+void RedisPipeline::put_bulk_number(std::uint64_t number) noexcept
+{
+    char text[24];
+    char *end = std::to_chars(text, text + sizeof(text), number).ptr;
+
+    put_bulk({text, static_cast<std::size_t>(end - text)});
+}
+
+void RedisPipeline::put_token(Token token) noexcept
+{
+    unsigned char bytes[kTokenSize];
+
+    wire::put_u64(bytes, token);
+    put_bulk(wire::view(bytes, sizeof(bytes)));
+}
+
+void RedisPipeline::put_key(const KeyId &id) noexcept
+{
+    char hex[kHexLength];
+
+    write_hex(id, hex);
+    put_number('$', prefix_.size() + sizeof(hex));
+    output_.copy(prefix_);
+    output_.copy({hex, sizeof(hex)});
+    output_.copy("\r\n");
+}
+
+void RedisPipeline::put_pieces(const Pieces &pieces) noexcept
+{
+    put_number('$', pieces.size());
+
+    for (std::size_t i = 0; i < pieces.count; i++) {
+        if (pieces.first[i].size() < kReferFrom) {
+            output_.copy(pieces.first[i]);
+        } else {
+            output_.refer(pieces.first[i]);
+        }
+    }
+
+    output_.copy("\r\n");
+}
+
+void RedisPipeline::put_script(Kind kind, bool by_text, std::size_t keys,
+                               std::size_t arguments) noexcept
+{
+    RedisScript script = script_of(kind);
+
+    put_number('*', 3 + keys + arguments);
+    put_bulk(by_text ? "EVAL" : "EVALSHA");
+    put_bulk(by_text ? script_text(script) : scripts_.sha(script));
+    put_bulk_number(keys);
+}
+
+void RedisPipeline::put_command(const Command &command) noexcept
+{
+    switch (command.kind) {
+    case Kind::claim:
+        put_script(command.kind, command.by_text, 1, 2);
+        put_key(command.id);
+        put_pieces(command.call->value);
+        put_bulk_number(command.call->lifetime);
+        break;
+
+    case Kind::settle:
+        put_script(command.kind, command.by_text, 1, 3);
+        put_key(command.id);
+        put_token(command.token);
+        put_pieces(command.call->value);
+        put_bulk_number(command.call->lifetime);
+        break;
+
+    case Kind::release:
+        put_script(command.kind, command.by_text, 1, 1);
+        put_key(command.id);
+        put_token(command.token);
+        break;
+
+    default:
+        put_script(command.kind, command.by_text, command.lease_count, 2 * command.lease_count);
+
+        for (std::size_t i = 0; i < command.lease_count; i++) {
+            put_key(command.leases[i].id);
+        }
+
+        for (std::size_t i = 0; i < command.lease_count; i++) {
+            put_token(command.leases[i].token);
+            put_bulk_number(command.leases[i].length);
+        }
+    }
+}
+
+// Reading
+
+void RedisPipeline::input(std::string_view bytes, Millis now) noexcept
+{
+    RedisReader::Result result = RedisReader::Result::garbage;
+
+    if (fault_ != nullptr) {
+        return;
+    }
+
+    if (reader_.feed(bytes)) {
+        RedisAnswer answer;
+
+        while ((result = reader_.next(answer)) == RedisReader::Result::answer
+               && in_flight_.first != nullptr && fault_ == nullptr)
+        {
+            take_answer(answer, now);
+        }
+    }
+
+    // an answer that nobody asked for is as bad as one that cannot be read
+    if (result != RedisReader::Result::more && fault_ == nullptr) {
+        fault_ = kNoRedis;
+    }
+}
+
+// The found value, copied once from where hiredis has it.
+void RedisPipeline::value(std::string_view bytes)
+{
+    Command *command = in_flight_.first;
+    Call *call = command != nullptr && command->kind == Kind::claim ? command->call : nullptr;
+
+    value_ = {};
+    no_room_ = false;
+
+    if (call == nullptr) {
+        return;
+    }
+
+    char *room = call->room != nullptr ? call->room(*call, bytes.size()) : nullptr;
+
+    if (room == nullptr) {
+        no_room_ = true;
+        return;
+    }
+
+    std::memcpy(room, bytes.data(), bytes.size());
+    value_ = {room, bytes.size()};
+}
+
+void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
+{
+    Command *command = in_flight_.pop();
+    Reply reply;
+
+    late_ -= command->late;
+
+    // with `fault_` set nothing is written any more, so the call gives nothing
+    // back that is still needed
+    if (command->end > output_.written()) {
+        fault_ = kNoRedis;
+        end(command, Reply());
+        return;
+    }
+
+    if (greets(command->kind)) {
+        take_greeting(*command, answer);
+        recycle(command);
+        return;
+    }
+
+    bool no_script = answer.kind == RedisAnswer::Kind::error
+                     && std::strcmp(answer.code, "NOSCRIPT") == 0;
+
+    if (no_script && command->late) {
+        recycle(command);
+        return;
+    }
+
+    // The command goes to the end of the queue: what overtakes it was in flight
+    // at the same time, and nobody has been told the outcome of either, so
+    // every order of the two is a right one.
+    if (no_script && !command->by_text) {
+        command->by_text = true;
+        send(command);
+        return;
+    }
+
+    if (!read_answer(*command, answer, reply)) {
+        fault_ = kNoRedis;
+        end(command, Reply());
+        return;
+    }
+
+    if (command->late && reply.verdict == Verdict::claimed) {
+        release_late(command->id, reply.token, now);
+    }
+
+    if (answer.kind == RedisAnswer::Kind::error) {
+        const KeyId id = command->id;
+        Kind kind = command->kind;
+
+        end(command, reply);
+        events_.error_answer(name(kind), answer.code, kind != Kind::renew ? &id : nullptr);
+        return;
+    }
+
+    end(command, reply);
+}
+
+void RedisPipeline::take_greeting(const Command &command, const RedisAnswer &answer) noexcept
+{
+    if (answer.kind == RedisAnswer::Kind::error) {
+        events_.error_answer(name(command.kind), answer.code, nullptr);
+        fault_ = "it refuses the connection";
+        return;
+    }
+
+    if (answer.kind != RedisAnswer::Kind::status) {
+        fault_ = "it does not greet as Redis does";
+        return;
+    }
+
+    if (command.kind == Kind::ping) {
+        state_ = State::ready;
+        send_waiting();
+        events_.greeted();
+    }
+}
+
+// False where the answer is none to this command.
+bool RedisPipeline::read_answer(const Command &command, const RedisAnswer &answer,
+                                Reply &reply) noexcept
+{
+    switch (answer.kind) {
+    case RedisAnswer::Kind::error:
+        return true;
+
+    case RedisAnswer::Kind::pair:
+        if (command.kind != Kind::claim) {
+            return false;
+        }
+
+        if (no_room_) {
+            return true;
+        }
+
+        reply.verdict = Verdict::found;
+        reply.value = value_;
+        reply.remaining = answer.integer > 0 ? static_cast<Millis>(answer.integer) : 0;
+
+        if (value_.size() >= kTokenOffset + kTokenSize) {
+            reply.token = wire::get_u64(
+                reinterpret_cast<const unsigned char *>(value_.data()) + kTokenOffset);
+        }
+
+        return true;
+
+    case RedisAnswer::Kind::integer:
+        break;
+
+    default:
+        return false;
+    }
+
+    switch (command.kind) {
+    case Kind::claim:
+        reply.verdict = Verdict::claimed;
+        reply.token = static_cast<Token>(answer.integer);
+        return answer.integer > 0;
+
+    case Kind::renew:
+        return answer.integer >= 0;
+
+    default:
+        reply.verdict = answer.integer == 1 ? Verdict::done : Verdict::lost;
+        return answer.integer == 0 || answer.integer == 1;
+    }
+}
+
+// Endings
+
+void RedisPipeline::end(Command *command, const Reply &reply) noexcept
+{
+    Call *call = command->call;
+
+    recycle(command);
+
+    if (call != nullptr) {
+        call->reply = reply;
+        call->ended(*call);
+    }
+}
+
+void RedisPipeline::end_all(Queue queue) noexcept
+{
+    while (queue.first != nullptr) {
+        end(queue.pop(), Reply());
+    }
+}
+
+void RedisPipeline::expire(Millis now) noexcept
+{
+    expire_waiting(now);
+
+    for (Command *at = in_flight_.first; at != nullptr && fault_ == nullptr; at = at->next) {
+        if (at->late || at->deadline > now) {
+            continue;
+        }
+
+        // Bytes that are still to be written may be the caller's, who gets
+        // them back with the end of the call.  The rest of the command cannot
+        // be left out, and a connection that took no bytes for so long is dead.
+        if (at->end > output_.written() || greets(at->kind)) {
+            fault_ = kSilent;
+            return;
+        }
+
+        Call *call = at->call;
+
+        at->call = nullptr;
+        at->late = true;
+        late_++;
+
+        if (call != nullptr) {
+            call->reply = Reply();
+            call->ended(*call);
+        }
+    }
+
+    const Command *first = in_flight_.first;
+
+    if (first != nullptr && first->late && now >= first->deadline + kPatience * timeout_) {
+        fault_ = kSilent;
+    }
+}
+
+void RedisPipeline::expire_waiting(Millis now) noexcept
+{
+    Queue kept;
+    Queue expired;
+
+    while (waiting_.first != nullptr) {
+        Command *command = waiting_.pop();
+
+        (command->deadline > now ? kept : expired).push(command);
+    }
+
+    waiting_ = kept;
+    end_all(expired);
+}
+
+Millis RedisPipeline::next_deadline() const noexcept
+{
+    Millis next = kNever;
+
+    for (const Queue *queue : {&in_flight_, &waiting_}) {
+        for (const Command *at = queue->first; at != nullptr; at = at->next) {
+            if (!at->late) {
+                next = std::min(next, at->deadline);
+            }
+        }
+    }
+
+    const Command *first = in_flight_.first;
+
+    if (first != nullptr && first->late) {
+        next = std::min(next, first->deadline + kPatience * timeout_);
+    }
+
+    return next;
+}
+
+}  // namespace idempotency

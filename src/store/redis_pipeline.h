@@ -1,0 +1,164 @@
+// The commands of one connection to Redis, from a call to its end: what is to
+// be written, what is waited for, what an answer means.
+//
+// It does no input or output and has no clock: bytes and the time (milliseconds
+// of any clock that never goes back) come from its owner.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include <sys/uio.h>
+
+#include "store/redis_output.h"
+#include "store/redis_reader.h"
+#include "store/redis_script.h"
+#include "store/store.h"
+
+namespace idempotency {
+
+// Who logs in, and to which database.  An empty password: nobody does.
+struct RedisLogin {
+    std::string_view user;
+    std::string_view password;
+    std::uint32_t database = 0;
+};
+
+// How many claims one command renews: a script blocks Redis while it runs.
+constexpr std::size_t kRenewedAtOnce = 64;
+
+class RedisPipeline : private RedisReader::Sink {
+public:
+    // What the owner is told.  It may start calls from within, and nothing else.
+    class Events {
+    public:
+        // Redis has greeted back: the calls that waited are on their way.
+        virtual void greeted() = 0;
+
+        // A command came back with an error, which `code` names.  `id` is the
+        // key's, or null where a command has none or many; `what` is the command.
+        virtual void error_answer(const char *what, const char *code, const KeyId *id) = 0;
+
+    protected:
+        ~Events() = default;
+    };
+
+    static constexpr Millis kNever = ~Millis(0);
+
+    // `prefix` and `scripts` outlive this object.  `timeout` is how long an
+    // answer to a command of its own may take.
+    RedisPipeline(const RedisScripts &scripts, std::string_view prefix, Millis timeout,
+                  Events &events) noexcept;
+    ~RedisPipeline();
+
+    // A fresh connection: greets Redis before anything else is sent.  `login`
+    // is read at once.
+    void open(const RedisLogin &login, Millis now) noexcept;
+
+    // The connection is gone.  What was in flight ends as `unavailable`, since
+    // nobody knows whether Redis ran it; what was never sent goes on waiting.
+    void close() noexcept;
+
+    // There won't be another connection soon: ends what waits.
+    void give_up() noexcept;
+
+    // True where the call has ended at once, as `unavailable`.  Before Redis
+    // has greeted back it waits.
+    bool start(Call &call, Millis deadline) noexcept;
+
+    // Best effort; nothing happens where answers are late.
+    void renew(const Lease *leases, std::size_t count, Millis now) noexcept;
+
+    // The next bytes to write, and how many of them were written.
+    std::size_t output(iovec *out, std::size_t most) const noexcept
+    {
+        return fault_ == nullptr ? output_.pieces(out, most) : 0;
+    }
+    void wrote(std::size_t size) noexcept { output_.wrote(size); }
+
+    // Bytes that were read.
+    void input(std::string_view bytes, Millis now) noexcept;
+
+    // Ends the calls whose deadline has come.
+    void expire(Millis now) noexcept;
+
+    // When `expire` has something to do next, or kNever.
+    Millis next_deadline() const noexcept;
+
+    // Why the connection is of no use any more, or null: it is to be closed.
+    const char *fault() const { return fault_; }
+
+    bool ready() const { return state_ == State::ready && fault_ == nullptr; }
+
+    // Answers are late: further calls would only wait in vain.
+    bool stalled() const { return late_ > 0; }
+
+    // Nothing is waited for.
+    bool idle() const { return in_flight_.first == nullptr && waiting_.first == nullptr; }
+
+private:
+    enum class State { closed, greeting, ready };
+    enum class Kind { auth, select, ping, claim, settle, release, renew };
+
+    struct Command;
+
+    struct Queue {
+        Command *first = nullptr;
+        Command *last = nullptr;
+
+        void push(Command *command);
+        Command *pop();
+    };
+
+    static RedisScript script_of(Kind kind);
+    static bool greets(Kind kind) { return kind <= Kind::ping; }
+    static const char *name(Kind kind);
+
+    Command *take_command(Kind kind, Millis deadline) noexcept;
+    void recycle(Command *command) noexcept;
+    void send(Command *command) noexcept;
+    void send_waiting() noexcept;
+
+    bool greet(Kind kind, std::string_view first, std::string_view second, Millis now) noexcept;
+    bool renew_batch(const Lease *leases, std::size_t count, Millis now) noexcept;
+    void release_late(const KeyId &id, Token token, Millis now) noexcept;
+
+    void put_number(char mark, std::uint64_t number) noexcept;
+    void put_bulk(std::string_view bytes) noexcept;
+    void put_bulk_number(std::uint64_t number) noexcept;
+    void put_token(Token token) noexcept;
+    void put_key(const KeyId &id) noexcept;
+    void put_pieces(const Pieces &pieces) noexcept;
+    void put_script(Kind kind, bool by_text, std::size_t keys, std::size_t arguments) noexcept;
+    void put_command(const Command &command) noexcept;
+
+    void value(std::string_view bytes) override;
+    void take_answer(const RedisAnswer &answer, Millis now) noexcept;
+    void take_greeting(const Command &command, const RedisAnswer &answer) noexcept;
+    bool read_answer(const Command &command, const RedisAnswer &answer, Reply &reply) noexcept;
+    void end(Command *command, const Reply &reply) noexcept;
+    void end_all(Queue queue) noexcept;
+    void expire_waiting(Millis now) noexcept;
+
+    const RedisScripts &scripts_;
+    std::string_view prefix_;
+    Millis timeout_;
+    Events &events_;
+
+    State state_ = State::closed;
+    const char *fault_ = nullptr;
+    RedisReader reader_;
+    RedisOutput output_;
+
+    Queue in_flight_;       // sent, in the order of the answers
+    Queue waiting_;         // until Redis has greeted back
+    Command *unused_ = nullptr;
+    std::size_t late_ = 0;  // how many in flight are past their deadline
+
+    std::string_view value_;        // of the answer that is being read, in the call's room
+    bool no_room_ = false;
+};
+
+}  // namespace idempotency

@@ -1,0 +1,196 @@
+#include "store/redis_reader.h"
+
+#include <cstring>
+
+#include <hiredis/read.h>
+
+namespace idempotency {
+
+namespace {
+
+void copy_code(std::string_view error, char (&out)[sizeof(RedisAnswer::code)])
+{
+    std::size_t n = 0;
+
+    while (n < error.size() && n + 1 < sizeof(out)
+           && ((error[n] >= 'A' && error[n] <= 'Z') || error[n] == '_'))
+    {
+        out[n] = error[n];
+        n++;
+    }
+
+    bool is_code = n > 0 && (n == error.size() || error[n] == ' ');
+
+    if (is_code) {
+        out[n] = '\0';
+    } else {
+        std::memcpy(out, "ERR", sizeof("ERR"));
+    }
+}
+
+}  // namespace
+
+// What hiredis calls to make its objects.  The type of a length differs between
+// its versions: of each overload the one that fits is taken.
+struct RedisReader::Functions {
+    static RedisReader *of(const redisReadTask *task)
+    {
+        return static_cast<RedisReader *>(task->privdata);
+    }
+
+    static void *string(const redisReadTask *task, char *bytes, std::size_t size)
+    {
+        return of(task)->string(task, {bytes, size});
+    }
+
+    static void *array(const redisReadTask *task, int elements)
+    {
+        return of(task)->pair(task, elements);
+    }
+
+    static void *array(const redisReadTask *task, std::size_t elements)
+    {
+        return of(task)->pair(task, elements > 2 ? 3 : static_cast<long long>(elements));
+    }
+
+    static void *integer(const redisReadTask *task, long long value)
+    {
+        return of(task)->number(task, value);
+    }
+
+    static void *nil(const redisReadTask *task) { return of(task)->nil(task); }
+
+    // There are no objects.
+    static void free(void *) {}
+
+    static constexpr redisReplyObjectFunctions table()
+    {
+        redisReplyObjectFunctions functions{};
+
+        functions.createString = string;
+        functions.createArray = array;
+        functions.createInteger = integer;
+        functions.createNil = nil;
+        functions.freeObject = free;
+        return functions;
+    }
+};
+
+RedisReader::~RedisReader()
+{
+    if (reader_ != nullptr) {
+        redisReaderFree(reader_);
+    }
+}
+
+bool RedisReader::restart() noexcept
+{
+    static constexpr redisReplyObjectFunctions functions = Functions::table();
+
+    if (reader_ != nullptr) {
+        redisReaderFree(reader_);
+    }
+
+    // hiredis only reads it
+    reader_ = redisReaderCreateWithFunctions(const_cast<redisReplyObjectFunctions *>(&functions));
+
+    if (reader_ != nullptr) {
+        reader_->privdata = this;
+    }
+
+    return reader_ != nullptr;
+}
+
+bool RedisReader::feed(std::string_view bytes) noexcept
+{
+    return reader_ != nullptr && redisReaderFeed(reader_, bytes.data(), bytes.size()) == REDIS_OK;
+}
+
+RedisReader::Result RedisReader::next(RedisAnswer &answer) noexcept
+{
+    void *done = nullptr;
+
+    if (reader_ == nullptr || redisReaderGetReply(reader_, &done) != REDIS_OK) {
+        return Result::garbage;
+    }
+
+    if (done == nullptr) {
+        return Result::more;
+    }
+
+    // hiredis makes its other objects itself, of which we ask for none
+    if (done != this) {
+        return Result::garbage;
+    }
+
+    answer = answer_;
+    return Result::answer;
+}
+
+// Each returns what is not null, or null to refuse, which ends the stream.
+
+void *RedisReader::string(const redisReadTask *task, std::string_view bytes)
+{
+    if (task->parent != nullptr) {
+        if (task->type != REDIS_REPLY_STRING || task->idx != 0) {
+            return nullptr;
+        }
+
+        sink_.value(bytes);
+        return this;
+    }
+
+    answer_ = RedisAnswer();
+
+    switch (task->type) {
+    case REDIS_REPLY_STRING:
+        answer_.kind = RedisAnswer::Kind::string;
+        sink_.value(bytes);
+        return this;
+    case REDIS_REPLY_STATUS:
+        answer_.kind = RedisAnswer::Kind::status;
+        return this;
+    case REDIS_REPLY_ERROR:
+        answer_.kind = RedisAnswer::Kind::error;
+        copy_code(bytes, answer_.code);
+        return this;
+    default:
+        return nullptr;
+    }
+}
+
+void *RedisReader::pair(const redisReadTask *task, long long elements)
+{
+    if (task->type != REDIS_REPLY_ARRAY || task->parent != nullptr || elements != 2) {
+        return nullptr;
+    }
+
+    answer_ = RedisAnswer();
+    answer_.kind = RedisAnswer::Kind::pair;
+    return this;
+}
+
+void *RedisReader::number(const redisReadTask *task, long long value)
+{
+    if (task->parent == nullptr) {
+        answer_ = RedisAnswer();
+        answer_.kind = RedisAnswer::Kind::integer;
+    } else if (task->idx != 1) {
+        return nullptr;
+    }
+
+    answer_.integer = value;
+    return this;
+}
+
+void *RedisReader::nil(const redisReadTask *task)
+{
+    if (task->parent != nullptr) {
+        return nullptr;
+    }
+
+    answer_ = RedisAnswer();
+    return this;
+}
+
+}  // namespace idempotency
