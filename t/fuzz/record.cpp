@@ -1,0 +1,370 @@
+// A record: any bytes as a store may give them back, and records written by
+// this module as the input tells.
+
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include <zlib.h>
+
+#include "core/record.h"
+#include "core/wire.h"
+#include "fuzz.h"
+
+using namespace idempotency;
+
+extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t *data, std::size_t size, std::size_t max_size);
+
+namespace {
+
+// Offsets of docs/format.md, stated anew: a target that took them from the
+// code would agree with any mistake in them.
+constexpr std::size_t kStateAt = 7;
+constexpr std::size_t kTokenAt = 8;
+constexpr std::size_t kTokenEnd = 16;
+constexpr std::size_t kStatusAt = 64;
+constexpr std::size_t kCountAt = 66;
+constexpr std::size_t kFieldsAt = 68;
+constexpr std::size_t kBodyAt = 72;
+constexpr std::size_t kChecksumAt = 76;
+constexpr std::size_t kHeadEnd = 80;
+constexpr char kStates[] = {'R', 'U', 'K', 'N'};
+
+std::uint32_t checksum_of(const std::uint8_t *record, std::size_t size)
+{
+    uLong sum = crc32_z(0, record, kTokenAt);
+
+    sum = crc32_z(sum, record + kTokenEnd, kChecksumAt - kTokenEnd);
+    if (size > kHeadEnd) {
+        sum = crc32_z(sum, record + kHeadEnd, size - kHeadEnd);
+    }
+    return static_cast<std::uint32_t>(sum);
+}
+
+// A record in a block of its exact size, so that a byte too many is noticed.
+struct Written {
+    std::unique_ptr<unsigned char[]> block;
+    std::size_t size;
+
+    std::string_view view() const { return idempotency::wire::view(block.get(), size); }
+};
+
+struct Result {
+    std::uint16_t status;
+    std::string_view status_line;
+    std::vector<Header> headers;
+    std::string_view body;
+    std::size_t first_piece;    // of the body
+};
+
+Written write_claim(const RecordHead &head)
+{
+    Written out{std::make_unique<unsigned char[]>(kRecordHeadSize), kRecordHeadSize};
+    RecordWriter writer(out.block.get(), head);
+
+    writer.finish();
+    EXPECT(writer.size() == kRecordHeadSize);
+    return out;
+}
+
+Written write_result(const RecordHead &head, const Result &result)
+{
+    FieldSizer sizer(result.status_line);
+
+    for (const Header &header : result.headers) {
+        sizer.add(header);
+    }
+    EXPECT(sizer.fits());
+    EXPECT(sizer.count() == result.headers.size());
+
+    std::size_t before_body = kRecordHeadSize + sizer.size();
+    std::size_t size = before_body + result.body.size();
+    auto front = std::make_unique<unsigned char[]>(before_body);
+    RecordWriter writer(front.get(), head);
+
+    writer.start_result(result.status, result.status_line);
+    for (const Header &header : result.headers) {
+        writer.add(header);
+    }
+    writer.add_body(result.body.substr(0, result.first_piece));
+    writer.add_body({});
+    writer.add_body(result.body.substr(result.first_piece));
+    writer.finish();
+    EXPECT(writer.size() == before_body);
+
+    Written out{std::make_unique<unsigned char[]>(size), size};
+    std::memcpy(out.block.get(), front.get(), before_body);
+    if (!result.body.empty()) {
+        std::memcpy(out.block.get() + before_body, result.body.data(), result.body.size());
+    }
+    return out;
+}
+
+bool same(const RecordHead &a, const RecordHead &b)
+{
+    return a.state == b.state && a.token == b.token && a.fingerprint == b.fingerprint
+           && a.since == b.since && a.lifetime == b.lifetime;
+}
+
+bool ends_a_line(std::string_view text)
+{
+    return text.find_first_of(std::string_view("\0\r\n", 3)) != std::string_view::npos;
+}
+
+// The headers of a sound record, all of them walked and looked at.
+std::vector<Header> headers_of(const Record &record)
+{
+    std::vector<Header> headers;
+    HeaderCursor cursor(record.fields);
+    Header header;
+
+    while (cursor.next(header)) {
+        EXPECT(fuzz::lies_within(header.name, record.fields));
+        EXPECT(fuzz::lies_within(header.value, record.fields));
+        EXPECT(!header.name.empty());
+        for (char c : header.name) {
+            EXPECT(c > ' ' && c <= '~' && c != ':');
+        }
+        EXPECT(!ends_a_line(header.value));
+        headers.push_back(header);
+    }
+
+    EXPECT(cursor.done());
+    EXPECT(headers.size() == record.header_count);
+    return headers;
+}
+
+void check_any_bytes(std::string_view bytes)
+{
+    Record record;
+    RecordFault fault = read_record(bytes, record);
+
+    EXPECT(describe(fault) != nullptr);
+    if (fault != RecordFault::none) {
+        return;
+    }
+
+    EXPECT(bytes.size() >= kHeadEnd);
+    EXPECT(bytes.substr(0, 7) == std::string_view("IDM\1\0\0\0", 7));
+    EXPECT(fuzz::lies_within(record.status_line, bytes));
+    EXPECT(fuzz::lies_within(record.fields, bytes));
+    EXPECT(fuzz::lies_within(record.body, bytes));
+
+    Written again;
+
+    if (record.head.state == State::kept) {
+        EXPECT(record.status >= 200 && record.status <= 999);
+        EXPECT(!ends_a_line(record.status_line));
+        again = write_result(record.head, {record.status, record.status_line, headers_of(record),
+                                           record.body, record.body.size() / 2});
+    } else {
+        EXPECT(record.status == 0 && record.header_count == 0);
+        EXPECT(record.status_line.empty() && record.fields.empty() && record.body.empty());
+        again = write_claim(record.head);
+    }
+
+    // there is one way to write a record
+    EXPECT(again.view() == bytes);
+
+    // a store writes the token without looking at the rest
+    Record other;
+
+    idempotency::wire::put_u64(again.block.get() + kTokenAt, ~record.head.token);
+    EXPECT(read_record(again.view(), other) == RecordFault::none);
+    EXPECT(other.head.token == ~record.head.token);
+
+    // every other byte counts
+    std::size_t at = bytes.size() - 1;
+
+    again.block[at] ^= 1;
+    EXPECT(read_record(again.view(), other) != RecordFault::none);
+    EXPECT(read_record(again.view().substr(0, at), other) != RecordFault::none);
+}
+
+// Replaces what the contract forbids, so that the writer's user keeps to it.
+std::vector<char> made_safe(std::string_view text, bool is_name)
+{
+    std::vector<char> safe(text.begin(), text.end());
+
+    for (char &c : safe) {
+        if (is_name) {
+            c = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"[c & 63];
+        } else if (ends_a_line({&c, 1})) {
+            c = ' ';
+        }
+    }
+
+    return safe;
+}
+
+void check_written(std::string_view input)
+{
+    fuzz::Steering steer(input);
+    RecordHead head;
+
+    head.state = static_cast<State>(kStates[steer.number(1) & 3]);
+    head.token = steer.number(8);
+    head.since = steer.number(8);
+    head.lifetime = steer.number(8);
+    head.fingerprint.bytes.fill(static_cast<unsigned char>(steer.number(1)));
+
+    Record record;
+
+    if (head.state != State::kept) {
+        Written claim = write_claim(head);
+
+        EXPECT(read_record(claim.view(), record) == RecordFault::none);
+        EXPECT(same(record.head, head));
+        return;
+    }
+
+    // the texts move when the outer vector grows, their bytes do not
+    std::vector<std::vector<char>> texts;
+    auto text = [&](std::size_t longest, bool is_name) -> std::string_view {
+        texts.push_back(made_safe(steer.text(steer.number(1) % (longest + 1)), is_name));
+        return {texts.back().data(), texts.back().size()};
+    };
+
+    Result result;
+
+    result.status = static_cast<std::uint16_t>(200 + steer.number(2) % 800);
+    result.status_line = text(40, false);
+    for (std::size_t n = steer.number(1) % 32; n > 0 && !steer.done(); n--) {
+        auto flags = static_cast<unsigned char>(steer.number(1) & kHeaderFromSlot);
+        std::string_view name = text(20, true);
+
+        if (!name.empty()) {
+            result.headers.push_back({name, text(255, false), flags});
+        }
+    }
+    result.first_piece = steer.number(1);
+    result.body = steer.text(input.size());
+    result.first_piece %= result.body.size() + 1;
+
+    Written written = write_result(head, result);
+
+    EXPECT(idempotency::wire::get_u32(written.block.get() + kChecksumAt)
+           == checksum_of(written.block.get(), written.size));
+    EXPECT(read_record(written.view(), record) == RecordFault::none);
+    EXPECT(same(record.head, head));
+    EXPECT(record.status == result.status);
+    EXPECT(record.status_line == result.status_line);
+    EXPECT(record.body == result.body);
+
+    std::vector<Header> headers = headers_of(record);
+
+    EXPECT(headers.size() == result.headers.size());
+    for (std::size_t i = 0; i < headers.size(); i++) {
+        EXPECT(headers[i].name == result.headers[i].name);
+        EXPECT(headers[i].value == result.headers[i].value);
+        EXPECT(headers[i].flags == result.headers[i].flags);
+    }
+}
+
+// Makes the head of a record agree with its length.  `choice` leaves out one
+// repair now and then, so that each check is met alone.
+void repair(std::uint8_t *data, std::size_t size, unsigned choice)
+{
+    std::size_t rest = size - kHeadEnd;
+    unsigned spared = choice % 16;
+
+    if (spared != 1) {
+        std::memcpy(data, "IDM\1\0\0\0", kStateAt);
+    }
+    if (spared != 2) {
+        bool is_state = std::memchr(kStates, data[kStateAt], sizeof(kStates)) != nullptr;
+
+        if (rest > 0 || !is_state) {
+            data[kStateAt] = 'K';
+        }
+    }
+    if (spared != 3 && data[kStateAt] == 'K') {
+        std::uint16_t status = idempotency::wire::get_u16(data + kStatusAt);
+
+        idempotency::wire::put_u16(data + kStatusAt,
+                                   static_cast<std::uint16_t>(200 + status % 800));
+    }
+    if (spared != 4) {
+        std::uint32_t fields = idempotency::wire::get_u32(data + kFieldsAt);
+
+        // mostly as they were: a wish for more than there is takes all
+        fields = static_cast<std::uint32_t>(fields > rest ? rest : fields);
+        idempotency::wire::put_u32(data + kFieldsAt, fields);
+        idempotency::wire::put_u32(data + kBodyAt, static_cast<std::uint32_t>(rest - fields));
+    }
+    if (spared != 5) {
+        idempotency::wire::put_u32(data + kChecksumAt, checksum_of(data, size));
+    }
+}
+
+// Writes lengths into the fields that lead from one header to the next, and
+// the count of them: bytes alone hardly ever get there.
+void chain_headers(std::uint8_t *data, std::size_t size)
+{
+    std::size_t end = kHeadEnd + idempotency::wire::get_u32(data + kFieldsAt);
+
+    if (end > size || end < kHeadEnd + 2) {
+        return;
+    }
+
+    std::size_t at = kHeadEnd + 2 + idempotency::wire::get_u16(data + kHeadEnd);
+
+    if (at > end) {
+        idempotency::wire::put_u16(data + kHeadEnd, 0);
+        at = kHeadEnd + 2;
+    }
+
+    std::uint16_t count = 0;
+
+    while (end - at >= 8) {
+        std::size_t room = end - at - 7;
+        std::size_t name = idempotency::wire::get_u16(data + at + 1);
+        std::size_t value = idempotency::wire::get_u32(data + at + 3);
+
+        if (name == 0 || name > room) {
+            name = 1 + name % (room < 12 ? room : 12);
+        }
+        if (value > room - name || room - name - value < 8) {
+            value = room - name;
+        }
+        idempotency::wire::put_u16(data + at + 1, static_cast<std::uint16_t>(name));
+        idempotency::wire::put_u32(data + at + 3, static_cast<std::uint32_t>(value));
+        for (std::size_t i = 0; i < name; i++) {
+            std::uint8_t &c = data[at + 7 + i];
+            c = c > 0x20 && c < 0x7f ? c : static_cast<std::uint8_t>('a' + c % 26);
+        }
+        at += 7 + name + value;
+        count++;
+    }
+
+    if (at == end) {
+        idempotency::wire::put_u16(data + kCountAt, count);
+    }
+}
+
+}  // namespace
+
+extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t *data, std::size_t size,
+                                               std::size_t max_size, unsigned seed)
+{
+    size = LLVMFuzzerMutate(data, size, max_size);
+
+    // an eighth stays as it is: it steers the writer, or is no record at all
+    if (size < kHeadEnd || seed % 8 == 0) {
+        return size;
+    }
+    if (seed / 8 % 4 == 0) {
+        chain_headers(data, size);
+    }
+    repair(data, size, seed / 32);
+    return size;
+}
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size)
+{
+    std::string_view input = fuzz::view(data, size);
+
+    check_any_bytes(input);
+    check_written(input);
+    return 0;
+}
