@@ -201,6 +201,18 @@ private:
 
 ParsedKey fault(KeyFault f) { return {f, {}}; }
 
+// RFC 9110, section 5.5: white space around a value is no part of it.
+std::string_view without_outer_space(std::string_view field)
+{
+    std::size_t first = field.find_first_not_of(" \t");
+
+    if (first == std::string_view::npos) {
+        return {};
+    }
+
+    return field.substr(first, field.find_last_not_of(" \t") + 1 - first);
+}
+
 ParsedKey parse_bare(std::string_view field)
 {
     for (char c : field) {
@@ -269,6 +281,8 @@ ParsedKey parse_quoted(std::string_view field, char (&room)[kMaxKeyLength])
 
 ParsedKey parse_key(std::string_view field, char (&room)[kMaxKeyLength])
 {
+    field = without_outer_space(field);
+
     if (field.empty()) {
         return fault(KeyFault::empty);
     }

@@ -26,9 +26,9 @@ struct ParsedKey {
 // parameters are checked and ignored.  Anything else is a bare key: visible
 // ASCII (RFC 5234's VCHAR).  Both forms of a key have the same value.
 //
-// `field` comes without surrounding white space, as nginx hands headers over.
-// `room` takes the unescaped value where it differs from the field, so the
-// result lives as long as the shorter lived of the two.
+// White space around the field is ignored: nginx takes spaces off in HTTP/1.1,
+// not in HTTP/2.  `room` takes the value of a quoted key, so the result lives as
+// long as the shorter lived of the two.
 ParsedKey parse_key(std::string_view field, char (&room)[kMaxKeyLength]);
 
 }  // namespace idempotency

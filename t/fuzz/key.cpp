@@ -124,9 +124,20 @@ void check_fault(std::string_view field, const Parsed &parsed)
     }
 }
 
-void check(std::string_view field)
+void check(std::string_view padded)
 {
-    Parsed parsed(field);
+    Parsed parsed(padded);
+    std::string_view field = padded;
+
+    // what follows looks at the field without white space around it
+    while (!field.empty() && (field.front() == ' ' || field.front() == '\t')) {
+        field.remove_prefix(1);
+    }
+    while (!field.empty() && (field.back() == ' ' || field.back() == '\t')) {
+        field.remove_suffix(1);
+    }
+    EXPECT(Parsed(field).key.fault == parsed.key.fault);
+    EXPECT(Parsed(field).key.value == parsed.key.value);
 
     if (parsed.key.fault == KeyFault::none) {
         check_value(field, parsed);

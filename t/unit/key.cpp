@@ -66,6 +66,17 @@ void ill_formed_fields_are_told(void **)
     expect_fault(std::string("a\0b", 3), KeyFault::ill_formed);
 }
 
+void white_space_around_is_ignored(void **)
+{
+    for (const char *field : {"k", " k", "k ", "\tk \t", "\"k\"", "  \"k\"", "\"k\" ", "\"k\";a\t"}) {
+        assert_string_equal(value_of(field).c_str(), "k");
+    }
+
+    assert_string_equal(value_of(" \" k \" ").c_str(), " k ");
+    expect_fault(" ", KeyFault::empty);
+    expect_fault("\t \t", KeyFault::empty);
+}
+
 void length_is_that_of_the_value(void **)
 {
     std::string longest(kMaxKeyLength, 'x');
@@ -94,6 +105,7 @@ int main()
         cmocka_unit_test(bare_and_quoted_name_one_key),
         cmocka_unit_test(parameters_are_ignored),
         cmocka_unit_test(ill_formed_fields_are_told),
+        cmocka_unit_test(white_space_around_is_ignored),
         cmocka_unit_test(length_is_that_of_the_value),
     };
 
