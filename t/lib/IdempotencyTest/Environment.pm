@@ -25,9 +25,10 @@ my ($app, $redis);
 my $prefixes = 0;
 
 sub module {
-    return $ENV{IDEMPOTENCY_MODULE} if $ENV{IDEMPOTENCY_MODULE};
     my $repository = File::Spec->rel2abs(dirname(__FILE__) . '/../../..');
-    return "$repository/build/ngx_http_idempotency_module.so";
+    my $module = $ENV{IDEMPOTENCY_MODULE} || "$repository/build/ngx_http_idempotency_module.so";
+    die "there is no $module: run tools/test, or cmake --build build\n" if !-e $module;
+    return $module;
 }
 
 sub nginx_binary { return $ENV{TEST_NGINX_BINARY} || 'nginx' }

@@ -1,0 +1,181 @@
+# Whose key it is.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use IdempotencyTest 'no_plan';
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: equal keys of different API keys never meet
+--- more_headers eval
+[map { "X-API-Key: $_\nIdempotency-Key: k" } qw(alice bob alice bob)]
+--- request eval
+[("POST /orders") x 4]
+--- response_body eval
+[map { echo($_, "POST /orders") } 1, 2, 1, 2]
+--- error_code eval
+[(201) x 4]
+--- response_headers eval
+[("!Idempotent-Replayed") x 2, ("Idempotent-Replayed: true") x 2]
+
+
+
+=== TEST 2: equal keys of different credentials never meet
+--- more_headers eval
+[map { "Authorization: Bearer $_\nIdempotency-Key: k" } qw(alice bob alice)]
+--- request eval
+[("POST /orders") x 3]
+--- response_body eval
+[map { echo($_, "POST /orders") } 1, 2, 1]
+--- error_code eval
+[(201) x 3]
+
+
+
+=== TEST 3: without credentials nothing is looked up and nothing is kept
+--- more_headers
+Idempotency-Key: k
+--- request eval
+[("POST /orders") x 2]
+--- response_body eval
+[map { echo($_, "POST /orders") } 1, 2]
+--- error_code eval
+[201, 201]
+--- response_headers eval
+[("!Idempotent-Replayed") x 2]
+
+
+
+=== TEST 4: an anonymous request never gets an answer that has an owner
+--- more_headers eval
+["X-API-Key: alice\nIdempotency-Key: k", "Idempotency-Key: k"]
+--- request eval
+[("POST /orders") x 2]
+--- response_body eval
+[map { echo($_, "POST /orders") } 1, 2]
+--- error_code eval
+[201, 201]
+
+
+
+=== TEST 5: where a key is required an empty scope is refused
+--- config
+location / {
+    idempotency main required;
+    proxy_pass http://app;
+}
+--- more_headers eval
+["Idempotency-Key: k", "X-API-Key: alice"]
+--- request eval
+["POST /orders", "GET /count/orders"]
+--- response_body eval
+[problem('idempotency_scope_missing'), "0\n"]
+--- error_code eval
+[400, 200]
+
+
+
+=== TEST 6: with `off` keys are global
+--- config
+location / {
+    idempotency main;
+    idempotency_scope off;
+    proxy_pass http://app;
+}
+--- more_headers eval
+["X-API-Key: alice\nIdempotency-Key: k", "X-API-Key: bob\nIdempotency-Key: k", "Idempotency-Key: k"]
+--- request eval
+[("POST /orders") x 3]
+--- response_body eval
+[(echo(1, "POST /orders")) x 3]
+--- error_code eval
+[(201) x 3]
+
+
+
+=== TEST 7: with `off` and `required` no scope is missing
+--- config
+location / {
+    idempotency main required;
+    idempotency_scope off;
+    proxy_pass http://app;
+}
+--- more_headers
+Idempotency-Key: k
+--- request eval
+[("POST /orders") x 2]
+--- response_body eval
+[(echo(1, "POST /orders")) x 2]
+--- error_code eval
+[(201) x 2]
+
+
+
+=== TEST 8: a scope of one's own replaces the default
+--- config
+location / {
+    idempotency main;
+    idempotency_scope $http_x_tenant;
+    proxy_pass http://app;
+}
+--- more_headers eval
+["X-API-Key: alice\nX-Tenant: t1\nIdempotency-Key: k", "X-API-Key: bob\nX-Tenant: t1\nIdempotency-Key: k",
+ "X-API-Key: alice\nX-Tenant: t2\nIdempotency-Key: k", "X-API-Key: alice\nIdempotency-Key: k", "X-API-Key: alice\nIdempotency-Key: k"]
+--- request eval
+[("POST /orders") x 5]
+--- response_body eval
+[map { echo($_, "POST /orders") } 1, 1, 2, 3, 4]
+--- error_code eval
+[(201) x 5]
+
+
+
+=== TEST 9: a scope and a key do not run together into another pair
+--- more_headers eval
+["X-API-Key: ab\nIdempotency-Key: c", "X-API-Key: a\nIdempotency-Key: bc"]
+--- request eval
+[("POST /orders") x 2]
+--- response_body eval
+[map { echo($_, "POST /orders") } 1, 2]
+--- error_code eval
+[201, 201]
+
+
+
+=== TEST 10: a global key meets no scoped one
+--- config
+idempotency main;
+idempotency_fingerprint same;
+location /global { idempotency_scope off; proxy_pass http://app; }
+location /scoped { idempotency_scope $http_x_tenant; proxy_pass http://app; }
+--- more_headers
+X-Tenant: t
+Idempotency-Key: k
+--- request eval
+["POST /global", "POST /scoped", "POST /global", "POST /scoped"]
+--- response_body eval
+[(echo(1, "POST /global"), echo(1, "POST /scoped")) x 2]
+--- error_code eval
+[(201) x 4]
+
+
+
+=== TEST 11: a key is looked up in all locations of its store and scope
+--- config
+idempotency main;
+idempotency_fingerprint same;
+location /a { proxy_pass http://app; }
+location /b { proxy_pass http://app; }
+--- more_headers
+X-API-Key: alice
+Idempotency-Key: k
+--- request eval
+["POST /a", "POST /b"]
+--- response_body eval
+[(echo(1, "POST /a")) x 2]
+--- error_code eval
+[201, 201]
