@@ -1,0 +1,614 @@
+// The pipeline alone: what a Redis would answer is written here by hand.
+
+#include "cmocka.h"
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "core/record.h"
+#include "store/redis_pipeline.h"
+
+using namespace idempotency;
+
+namespace {
+
+constexpr Millis kTimeout = 100;
+constexpr const char *kPong = "+PONG\r\n";
+constexpr const char *kNoScript = "-NOSCRIPT No matching script. Please use EVAL.\r\n";
+
+struct TestCall : Call {
+    TestCall(Kind what, unsigned char key)
+    {
+        kind = what;
+        id.bytes.fill(key);
+        lifetime = 30000;
+        room = give_room;
+        ended = note_end;
+    }
+
+    void set_value(std::string_view bytes)
+    {
+        piece = bytes;
+        value = {&piece, 1};
+    }
+
+    static char *give_room(Call &call, std::size_t size)
+    {
+        auto &self = static_cast<TestCall &>(call);
+
+        if (self.no_room) {
+            return nullptr;
+        }
+
+        self.found.resize(size);
+        return &self.found[0];
+    }
+
+    static void note_end(Call &call)
+    {
+        auto &self = static_cast<TestCall &>(call);
+
+        assert_int_equal(self.ends, 0);
+        self.ends++;
+
+        if (self.then != nullptr) {
+            self.then(self);
+        }
+    }
+
+    bool ended_as(Verdict verdict) const { return ends == 1 && reply.verdict == verdict; }
+
+    int ends = 0;
+    bool no_room = false;
+    std::string found;
+    std::string_view piece;
+    void (*then)(TestCall &) = nullptr;
+};
+
+struct Harness : RedisPipeline::Events {
+    Harness() : pipeline(scripts, "idm:", kTimeout, *this) {}
+
+    void greeted() override { greetings++; }
+
+    void error_answer(const char *what, const char *code, const KeyId *id) override
+    {
+        errors += std::string(what) + " " + code + (id != nullptr ? " key;" : ";");
+    }
+
+    void greet()
+    {
+        pipeline.open(RedisLogin(), now);
+        written();
+        answer(kPong);
+        assert_true(pipeline.ready());
+    }
+
+    // What there is to write, all of it.
+    std::string written()
+    {
+        std::string bytes;
+        iovec pieces[3];
+
+        while (std::size_t n = pipeline.output(pieces, 3)) {
+            std::size_t size = 0;
+
+            for (std::size_t i = 0; i < n; i++) {
+                bytes.append(static_cast<char *>(pieces[i].iov_base), pieces[i].iov_len);
+                size += pieces[i].iov_len;
+            }
+
+            pipeline.wrote(size);
+        }
+
+        return bytes;
+    }
+
+    void answer(std::string_view bytes) { pipeline.input(bytes, now); }
+
+    bool start(Call &call) { return pipeline.start(call, now + kTimeout); }
+
+    // Starts a call and has it written.
+    std::string send(Call &call)
+    {
+        assert_false(start(call));
+        return written();
+    }
+
+    RedisScripts scripts;
+    std::string errors;
+    int greetings = 0;
+    Millis now = 1000;
+    RedisPipeline pipeline;
+};
+
+std::string found_answer(const std::string &value, long long ttl)
+{
+    return "*2\r\n$" + std::to_string(value.size()) + "\r\n" + value + "\r\n:"
+           + std::to_string(ttl) + "\r\n";
+}
+
+void calls_wait_for_the_greeting(void **)
+{
+    Harness redis;
+    TestCall call(Call::Kind::release, 'a');
+    RedisLogin login;
+
+    login.user = "app";
+    login.password = "se cret";
+    login.database = 12;
+
+    assert_false(redis.start(call));
+    assert_true(redis.written().empty());
+
+    redis.pipeline.open(login, redis.now);
+    assert_true(redis.written() == "*3\r\n$4\r\nAUTH\r\n$3\r\napp\r\n$7\r\nse cret\r\n"
+                                   "*2\r\n$6\r\nSELECT\r\n$2\r\n12\r\n"
+                                   "*1\r\n$4\r\nPING\r\n");
+    redis.answer("+OK\r\n+OK\r\n");
+    assert_true(redis.written().empty());
+    assert_int_equal(redis.greetings, 0);
+
+    redis.answer(kPong);
+    assert_int_equal(redis.greetings, 1);
+    assert_true(redis.written().find("EVALSHA") != std::string::npos);
+
+    redis.answer(":1\r\n");
+    assert_true(call.ended_as(Verdict::done));
+    assert_true(redis.pipeline.idle());
+}
+
+void a_refused_greeting_is_a_fault_and_sends_nothing(void **)
+{
+    Harness redis;
+    TestCall call(Call::Kind::release, 'a');
+    RedisLogin login;
+
+    login.password = "wrong";
+    assert_false(redis.start(call));
+    redis.pipeline.open(login, redis.now);
+    redis.written();
+    redis.answer("-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+
+    assert_non_null(redis.pipeline.fault());
+    assert_string_equal(redis.errors.c_str(), "AUTH WRONGPASS;");
+    assert_true(redis.written().empty());
+
+    redis.pipeline.close();
+    assert_int_equal(call.ends, 0);
+    redis.pipeline.give_up();
+    assert_true(call.ended_as(Verdict::unavailable));
+}
+
+void an_error_is_named_without_its_text(void **)
+{
+    Harness redis;
+    TestCall one(Call::Kind::release, 'a'), two(Call::Kind::release, 'b');
+
+    redis.greet();
+    redis.send(one);
+    redis.send(two);
+    redis.answer("-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+                 "-secret arguments repeated\r\n");
+
+    assert_true(one.ended_as(Verdict::unavailable));
+    assert_true(two.ended_as(Verdict::unavailable));
+    assert_string_equal(redis.errors.c_str(), "release OOM key;release ERR key;");
+    assert_null(redis.pipeline.fault());
+}
+
+void answers_go_to_their_calls_in_order(void **)
+{
+    Harness redis;
+    TestCall claim(Call::Kind::claim, 'a'), taken(Call::Kind::claim, 'b'),
+        settle(Call::Kind::settle, 'c'), release(Call::Kind::release, 'd');
+    std::string value("IDM\1\0\0\0R\0\0\0\0\0\0\1\2\r\n$3\r\n", 22);
+
+    redis.greet();
+    claim.set_value("claim");
+    taken.set_value("claim");
+    settle.set_value("result");
+
+    for (TestCall *call : {&claim, &taken, &settle, &release}) {
+        assert_false(redis.start(*call));
+    }
+
+    redis.written();
+
+    // byte by byte: an answer may come in any pieces
+    for (char byte : ":1700000000000001\r\n" + found_answer(value, 4321) + ":0\r\n:1\r\n") {
+        redis.answer({&byte, 1});
+    }
+
+    assert_true(claim.ended_as(Verdict::claimed));
+    assert_true(claim.reply.token == 1700000000000001);
+    assert_true(taken.ended_as(Verdict::found));
+    assert_true(taken.reply.value == value);
+    assert_ptr_equal(taken.reply.value.data(), taken.found.data());
+    assert_true(taken.reply.token == 0x102);
+    assert_true(taken.reply.remaining == 4321);
+    assert_true(settle.ended_as(Verdict::lost));
+    assert_true(release.ended_as(Verdict::done));
+}
+
+void a_value_without_room_is_unavailable(void **)
+{
+    Harness redis;
+    TestCall claim(Call::Kind::claim, 'a');
+
+    redis.greet();
+    claim.no_room = true;
+    redis.send(claim);
+    redis.answer(found_answer("value", 1));
+    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_null(redis.pipeline.fault());
+}
+
+void a_key_without_expiry_is_found(void **)
+{
+    Harness redis;
+    TestCall claim(Call::Kind::claim, 'a');
+
+    redis.greet();
+    redis.send(claim);
+    redis.answer(found_answer("", -1));
+    assert_true(claim.ended_as(Verdict::found));
+    assert_true(claim.reply.value.empty());
+    assert_true(claim.reply.remaining == 0);
+}
+
+void large_pieces_are_sent_in_place(void **)
+{
+    Harness redis;
+    TestCall settle(Call::Kind::settle, 'a');
+    std::string large(100000, '\0');
+    std::string_view pieces[] = {"head", large, "", "tail"};
+    iovec out[8];
+
+    redis.greet();
+    settle.token = 0x0d0a000000000001;
+    settle.value = {pieces, 4};
+    assert_false(redis.start(settle));
+
+    bool referred = false;
+
+    for (std::size_t i = 0, n = redis.pipeline.output(out, 8); i < n; i++) {
+        referred = referred || (out[i].iov_base == large.data() && out[i].iov_len == large.size());
+    }
+
+    assert_true(referred);
+
+    std::string bytes = redis.written();
+    std::string expected = "$8\r\n" + std::string("\r\n\0\0\0\0\0\1", 8) + "\r\n$100008\r\nhead"
+                           + large + "tail\r\n$5\r\n30000\r\n";
+
+    assert_true(bytes.size() > expected.size());
+    assert_true(bytes.compare(bytes.size() - expected.size(), expected.size(), expected) == 0);
+}
+
+void a_late_answer_is_read_and_dropped(void **)
+{
+    Harness redis;
+    TestCall early(Call::Kind::claim, 'a'), late(Call::Kind::release, 'b'),
+        refused(Call::Kind::release, 'c'), after(Call::Kind::release, 'd');
+
+    redis.greet();
+    redis.send(early);
+    redis.now += 50;
+    redis.send(late);
+    assert_true(redis.pipeline.next_deadline() == 1100);
+
+    redis.now = 1100;
+    redis.pipeline.expire(redis.now);
+    assert_true(early.ended_as(Verdict::unavailable));
+    assert_int_equal(late.ends, 0);
+    assert_true(redis.pipeline.stalled());
+    assert_true(redis.pipeline.next_deadline() == 1150);
+    assert_true(redis.start(refused));
+    assert_true(refused.reply.verdict == Verdict::unavailable);
+
+    // the first call is gone by now: its answer must not touch it
+    early.found = "untouched";
+    redis.answer(found_answer("somebody's", 9) + ":1\r\n");
+    assert_string_equal(early.found.c_str(), "untouched");
+    assert_true(late.ended_as(Verdict::done));
+    assert_false(redis.pipeline.stalled());
+
+    redis.send(after);
+    redis.answer(":0\r\n");
+    assert_true(after.ended_as(Verdict::lost));
+}
+
+void a_claim_that_is_granted_late_is_released(void **)
+{
+    Harness redis;
+    TestCall claim(Call::Kind::claim, 'a');
+
+    redis.greet();
+    redis.send(claim);
+    redis.now += kTimeout;
+    redis.pipeline.expire(redis.now);
+    redis.answer(":258\r\n");
+
+    std::string bytes = redis.written();
+
+    assert_true(bytes.find(std::string(redis.scripts.sha(RedisScript::release)))
+                != std::string::npos);
+    assert_true(bytes.find(std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)) != std::string::npos);
+    assert_false(redis.pipeline.idle());
+    redis.answer(":1\r\n");
+    assert_true(redis.pipeline.idle());
+}
+
+void a_stall_ends_with_the_connection(void **)
+{
+    Harness redis;
+    TestCall claim(Call::Kind::claim, 'a');
+
+    redis.greet();
+    redis.send(claim);
+    redis.pipeline.expire(1100);
+    assert_null(redis.pipeline.fault());
+
+    Millis end = redis.pipeline.next_deadline();
+
+    assert_true(end == 1400);
+    redis.pipeline.expire(end - 1);
+    assert_null(redis.pipeline.fault());
+    redis.pipeline.expire(end);
+    assert_non_null(redis.pipeline.fault());
+    assert_int_equal(claim.ends, 1);
+}
+
+void what_could_not_be_written_in_time_is_not_left_half_written(void **)
+{
+    Harness redis;
+    TestCall settle(Call::Kind::settle, 'a');
+    iovec piece;
+
+    redis.greet();
+    settle.set_value("result");
+    assert_false(redis.start(settle));
+    assert_int_equal(redis.pipeline.output(&piece, 1), 1);
+    redis.pipeline.wrote(10);
+
+    redis.pipeline.expire(1100);
+    assert_non_null(redis.pipeline.fault());
+    assert_int_equal(redis.pipeline.output(&piece, 1), 0);
+    redis.pipeline.close();
+    assert_true(settle.ended_as(Verdict::unavailable));
+}
+
+void a_waiting_call_ends_at_its_deadline(void **)
+{
+    Harness redis;
+    TestCall early(Call::Kind::release, 'a'), later(Call::Kind::release, 'b');
+
+    assert_false(redis.start(early));
+    redis.now += 10;
+    assert_false(redis.start(later));
+    assert_true(redis.pipeline.next_deadline() == 1100);
+
+    redis.pipeline.expire(1100);
+    assert_true(early.ended_as(Verdict::unavailable));
+    assert_int_equal(later.ends, 0);
+    assert_false(redis.pipeline.stalled());
+}
+
+void a_missing_script_is_sent_along(void **)
+{
+    Harness redis;
+    TestCall claim(Call::Kind::claim, 'a'), release(Call::Kind::release, 'b');
+
+    redis.greet();
+    claim.set_value("the claim");
+    redis.send(claim);
+    redis.send(release);
+    redis.answer(kNoScript);
+
+    std::string bytes = redis.written();
+
+    assert_true(bytes.find("$4\r\nEVAL\r\n") != std::string::npos);
+    assert_true(bytes.find(std::string(script_text(RedisScript::claim))) != std::string::npos);
+    assert_true(bytes.find("$9\r\nthe claim\r\n") != std::string::npos);
+
+    redis.answer(":0\r\n");
+    assert_true(release.ended_as(Verdict::lost));
+    assert_int_equal(claim.ends, 0);
+
+    redis.answer(":7\r\n");
+    assert_true(claim.ended_as(Verdict::claimed));
+    assert_string_equal(redis.errors.c_str(), "");
+}
+
+void a_script_is_sent_along_once(void **)
+{
+    Harness redis;
+    TestCall release(Call::Kind::release, 'b');
+
+    redis.greet();
+    redis.send(release);
+    redis.answer(kNoScript);
+    redis.written();
+    redis.answer(kNoScript);
+    assert_true(release.ended_as(Verdict::unavailable));
+    assert_true(redis.written().empty());
+    assert_string_equal(redis.errors.c_str(), "release NOSCRIPT key;");
+}
+
+void a_late_command_is_not_sent_again(void **)
+{
+    Harness redis;
+    TestCall claim(Call::Kind::claim, 'a');
+
+    redis.greet();
+    redis.send(claim);
+    redis.pipeline.expire(1100);
+    redis.answer(kNoScript);
+    assert_true(redis.written().empty());
+    assert_true(redis.pipeline.idle());
+}
+
+void garbage_ends_everything(void **)
+{
+    const std::string garbage[] = {
+        "hello\r\n", "$-2\r\n", "*3\r\n:1\r\n:2\r\n:3\r\n", "*2\r\n*2\r\n", "*0\r\n", "+OK\r\n",
+        "$2\r\nhi\r\n", "$-1\r\n", "*-1\r\n", ":x\r\n", ":-5\r\n", ":0\r\n", "*2\r\n:1\r\n:2\r\n",
+        "*2\r\n$1\r\na\r\n$1\r\nb\r\n", "*2\r\n+a\r\n:1\r\n", "%1\r\n+a\r\n:1\r\n", "#t\r\n", "_\r\n",
+        std::string("\0\0\0\0\r\n", 6),
+    };
+
+    for (const std::string &bytes : garbage) {
+        Harness redis;
+        TestCall first(Call::Kind::claim, 'a'), second(Call::Kind::settle, 'b');
+
+        redis.greet();
+        redis.send(first);
+        redis.send(second);
+        redis.answer(bytes);
+
+        if (redis.pipeline.fault() == nullptr) {
+            fail_msg("taken for an answer: %s", bytes.c_str());
+        }
+
+        redis.answer(":1\r\n");
+        redis.pipeline.close();
+        assert_true(first.ended_as(Verdict::unavailable));
+        assert_true(second.ended_as(Verdict::unavailable));
+    }
+}
+
+void an_answer_that_nobody_asked_for_is_garbage(void **)
+{
+    Harness redis;
+    TestCall release(Call::Kind::release, 'b');
+
+    redis.greet();
+    redis.answer(":1\r\n");
+    assert_non_null(redis.pipeline.fault());
+    assert_true(redis.start(release));
+}
+
+void an_answer_before_its_command_is_garbage(void **)
+{
+    Harness redis;
+    TestCall release(Call::Kind::release, 'b');
+
+    redis.greet();
+    assert_false(redis.start(release));
+    redis.answer(":1\r\n");
+    assert_non_null(redis.pipeline.fault());
+    assert_true(release.ended_as(Verdict::unavailable));
+    assert_true(redis.written().empty());
+}
+
+void half_an_answer_is_nothing(void **)
+{
+    Harness redis;
+    TestCall claim(Call::Kind::claim, 'a'), next(Call::Kind::release, 'b');
+
+    redis.greet();
+    redis.send(claim);
+    redis.answer("*2\r\n$5\r\nval");
+    redis.pipeline.close();
+    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_true(claim.reply.value.empty());
+
+    // the next connection begins with a clean slate
+    redis.greet();
+    redis.send(next);
+    redis.answer(":1\r\n");
+    assert_true(next.ended_as(Verdict::done));
+}
+
+Harness *current;
+TestCall *another;
+
+void a_call_may_start_another_from_its_end(void **)
+{
+    Harness redis;
+    TestCall claim(Call::Kind::claim, 'a'), release(Call::Kind::release, 'a');
+
+    current = &redis;
+    another = &release;
+    claim.then = [](TestCall &ended) {
+        another->token = ended.reply.token;
+        assert_false(current->start(*another));
+    };
+
+    redis.greet();
+    redis.send(claim);
+    redis.answer(":9\r\n");
+    assert_true(claim.ended_as(Verdict::claimed));
+    redis.written();
+    redis.answer(":1\r\n");
+    assert_true(release.ended_as(Verdict::done));
+
+    // at the end of a connection it waits for the next one
+    TestCall lost(Call::Kind::claim, 'c'), waits(Call::Kind::release, 'c');
+
+    another = &waits;
+    lost.then = claim.then;
+    redis.send(lost);
+    redis.pipeline.close();
+    assert_true(lost.ended_as(Verdict::unavailable));
+    assert_int_equal(waits.ends, 0);
+    assert_false(redis.pipeline.idle());
+    redis.pipeline.give_up();
+    assert_true(waits.ended_as(Verdict::unavailable));
+}
+
+void renewals_share_commands(void **)
+{
+    Harness redis;
+    std::vector<Lease> leases(kRenewedAtOnce + 1);
+
+    redis.pipeline.renew(leases.data(), leases.size(), redis.now);
+    assert_true(redis.pipeline.idle());
+
+    redis.greet();
+    redis.pipeline.renew(leases.data(), leases.size(), redis.now);
+
+    std::string bytes = redis.written();
+
+    assert_int_equal(bytes.rfind("*195\r\n", 0), 0);
+    assert_true(bytes.find("*6\r\n$7\r\nEVALSHA") != std::string::npos);
+
+    // without the script the leases are still known
+    redis.answer(kNoScript);
+    assert_int_equal(redis.written().rfind("*195\r\n$4\r\nEVAL\r\n", 0), 0);
+    redis.answer(":1\r\n:64\r\n");
+    assert_true(redis.pipeline.idle());
+    assert_null(redis.pipeline.fault());
+}
+
+}  // namespace
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(calls_wait_for_the_greeting),
+        cmocka_unit_test(a_refused_greeting_is_a_fault_and_sends_nothing),
+        cmocka_unit_test(an_error_is_named_without_its_text),
+        cmocka_unit_test(answers_go_to_their_calls_in_order),
+        cmocka_unit_test(a_value_without_room_is_unavailable),
+        cmocka_unit_test(a_key_without_expiry_is_found),
+        cmocka_unit_test(large_pieces_are_sent_in_place),
+        cmocka_unit_test(a_late_answer_is_read_and_dropped),
+        cmocka_unit_test(a_claim_that_is_granted_late_is_released),
+        cmocka_unit_test(a_stall_ends_with_the_connection),
+        cmocka_unit_test(what_could_not_be_written_in_time_is_not_left_half_written),
+        cmocka_unit_test(a_waiting_call_ends_at_its_deadline),
+        cmocka_unit_test(a_missing_script_is_sent_along),
+        cmocka_unit_test(a_script_is_sent_along_once),
+        cmocka_unit_test(a_late_command_is_not_sent_again),
+        cmocka_unit_test(garbage_ends_everything),
+        cmocka_unit_test(an_answer_that_nobody_asked_for_is_garbage),
+        cmocka_unit_test(an_answer_before_its_command_is_garbage),
+        cmocka_unit_test(half_an_answer_is_nothing),
+        cmocka_unit_test(a_call_may_start_another_from_its_end),
+        cmocka_unit_test(renewals_share_commands),
+    };
+
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}

@@ -1,0 +1,646 @@
+// The scripts, on a Redis that the test starts itself.
+
+#include "cmocka.h"
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <map>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/record.h"
+#include "core/wire.h"
+#include "store/memory_zone.h"
+#include "store/redis_pipeline.h"
+
+using namespace idempotency;
+
+namespace {
+
+Millis steady_now()
+{
+    timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return Millis(time.tv_sec) * 1000 + Millis(time.tv_nsec) / 1000000;
+}
+
+void sleep_for(Millis length) { std::this_thread::sleep_for(std::chrono::milliseconds(length)); }
+
+// A Redis on a socket of its own, in a directory that goes away with it.
+class Server {
+public:
+    Server()
+    {
+        assert_non_null(mkdtemp(directory_));
+        path_ = std::string(directory_) + "/redis.sock";
+        pid_ = fork();
+        assert_true(pid_ >= 0);
+
+        if (pid_ == 0) {
+            if (std::freopen("/dev/null", "w", stdout) != nullptr) {
+                execlp("redis-server", "redis-server", "--port", "0", "--unixsocket",
+                       path_.c_str(), "--save", "", "--dir", directory_, "--appendonly", "no",
+                       static_cast<char *>(nullptr));
+            }
+            _exit(127);
+        }
+
+    }
+
+    ~Server()
+    {
+        kill(pid_, SIGKILL);
+        waitpid(pid_, nullptr, 0);
+        unlink(path_.c_str());
+        rmdir(directory_);
+    }
+
+    // Waits for a server that is still starting.
+    int connect() const
+    {
+        int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        sockaddr_un address{};
+
+        address.sun_family = AF_UNIX;
+        std::strcpy(address.sun_path, path_.c_str());
+
+        for (int i = 0; i < 1000; i++) {
+            if (::connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof(address)) == 0) {
+                return fd;
+            }
+
+            sleep_for(10);
+        }
+
+        fail_msg("redis-server does not start");
+        return -1;
+    }
+
+private:
+    char directory_[32] = "/tmp/redis-test-XXXXXX";
+    std::string path_;
+    pid_t pid_ = -1;
+};
+
+struct TestCall : Call {
+    explicit TestCall(Kind what, const KeyId &key, std::string bytes = "") : storage(bytes)
+    {
+        kind = what;
+        id = key;
+        piece = storage;
+        value = {&piece, 1};
+        ended = [](Call &call) { static_cast<TestCall &>(call).over = true; };
+        room = [](Call &call, std::size_t size) {
+            auto &self = static_cast<TestCall &>(call);
+
+            self.found.resize(size);
+            return &self.found[0];
+        };
+    }
+
+    std::string storage;
+    std::string_view piece;
+    std::string found;
+    bool over = false;
+};
+
+// What a call came to.
+struct Outcome {
+    Verdict verdict = Verdict::unavailable;
+    Token token = 0;
+    Millis remaining = 0;
+    std::string value;
+};
+
+// The pipeline over a connection that blocks.
+class Client : RedisPipeline::Events {
+public:
+    explicit Client(const Server &server)
+        : pipeline_(scripts_, "test:", 5000, *this), fd_(server.connect()), raw_(server.connect())
+    {
+        assert_true(scripts_.usable());
+        pipeline_.open(RedisLogin(), steady_now());
+        pump();
+        assert_true(pipeline_.ready());
+        raw({"FLUSHALL"});
+    }
+
+    ~Client()
+    {
+        ::close(fd_);
+        ::close(raw_);
+    }
+
+    Outcome claim(const KeyId &id, const std::string &record, Millis lease)
+    {
+        return run(Call::Kind::claim, id, 0, record, lease);
+    }
+
+    Verdict settle(const KeyId &id, Token token, const std::string &record, Millis lifetime)
+    {
+        return run(Call::Kind::settle, id, token, record, lifetime).verdict;
+    }
+
+    Verdict release(const KeyId &id, Token token)
+    {
+        return run(Call::Kind::release, id, token, "", 0).verdict;
+    }
+
+    void renew(const std::vector<Lease> &leases)
+    {
+        pipeline_.renew(leases.data(), leases.size(), steady_now());
+        pump();
+    }
+
+    bool start(TestCall &call) { return pipeline_.start(call, steady_now() + 5000); }
+
+    // Until nothing is waited for.
+    void pump()
+    {
+        while (!pipeline_.idle()) {
+            write();
+            read();
+            assert_null(pipeline_.fault());
+        }
+    }
+
+    // A command of the test's own; the answer as it comes over the wire.
+    std::string raw(const std::vector<std::string> &words)
+    {
+        std::string bytes = "*" + std::to_string(words.size()) + "\r\n";
+        char answer[4096];
+
+        for (const std::string &word : words) {
+            bytes += "$" + std::to_string(word.size()) + "\r\n" + word + "\r\n";
+        }
+
+        assert_int_equal(::send(raw_, bytes.data(), bytes.size(), MSG_NOSIGNAL), bytes.size());
+
+        ssize_t n = ::recv(raw_, answer, sizeof(answer), 0);
+
+        assert_true(n > 0);
+        return std::string(answer, static_cast<std::size_t>(n));
+    }
+
+    static std::string name(const KeyId &id)
+    {
+        char hex[kHexLength];
+
+        write_hex(id, hex);
+        return "test:" + std::string(hex, sizeof(hex));
+    }
+
+    std::string take_errors()
+    {
+        std::string errors;
+
+        errors.swap(errors_);
+        return errors;
+    }
+
+private:
+    void greeted() override {}
+
+    void error_answer(const char *what, const char *code, const KeyId *) override
+    {
+        errors_ += std::string(what) + " " + code + ";";
+    }
+
+    Outcome run(Call::Kind kind, const KeyId &id, Token token, const std::string &record,
+                Millis lifetime)
+    {
+        TestCall call(kind, id, record);
+
+        call.token = token;
+        call.lifetime = lifetime;
+        assert_false(start(call));
+        pump();
+        assert_true(call.over);
+        return {call.reply.verdict, call.reply.token, call.reply.remaining,
+                std::string(call.reply.value)};
+    }
+
+    void write()
+    {
+        iovec pieces[16];
+        std::size_t n = pipeline_.output(pieces, 16);
+
+        if (n > 0) {
+            ssize_t written = writev(fd_, pieces, static_cast<int>(n));
+
+            assert_true(written > 0);
+            pipeline_.wrote(static_cast<std::size_t>(written));
+        }
+    }
+
+    void read()
+    {
+        char bytes[65536];
+        ssize_t n = recv(fd_, bytes, sizeof(bytes), MSG_DONTWAIT);
+
+        if (n > 0) {
+            pipeline_.input({bytes, static_cast<std::size_t>(n)}, steady_now());
+        } else {
+            assert_true(n == -1 && (errno == EAGAIN || errno == EINTR));
+            std::this_thread::sleep_for(std::chrono::microseconds(50));
+        }
+    }
+
+    RedisScripts scripts_;
+    std::string errors_;
+    RedisPipeline pipeline_;
+    int fd_;
+    int raw_;
+};
+
+KeyId key(unsigned n)
+{
+    KeyId id{};
+
+    wire::put_u32(id.bytes.data() + 9, n);
+    return id;
+}
+
+std::string record_of(State state, Token token = 0)
+{
+    unsigned char out[kRecordHeadSize];
+    RecordHead head;
+
+    head.state = state;
+    head.token = token;
+
+    RecordWriter writer(out, head);
+
+    writer.finish();
+    return std::string(reinterpret_cast<char *>(out), writer.size());
+}
+
+std::string with_token(std::string record, Token token)
+{
+    wire::put_u64(reinterpret_cast<unsigned char *>(&record[kTokenOffset]), token);
+    return record;
+}
+
+// A result's state and token, and then any bytes.
+std::string result_of(Token token, const std::string &rest)
+{
+    return with_token("IDM\1" + std::string(3, '\0') + "K" + std::string(8, '\0'), token) + rest;
+}
+
+const Server &server_of(void **state) { return *static_cast<Server *>(*state); }
+
+void a_free_key_is_claimed(void **state)
+{
+    Client redis(server_of(state));
+    std::string record = record_of(State::running);
+    auto before = Token(std::time(nullptr)) * 1000000;
+    Outcome first = redis.claim(key(1), record, 30000);
+
+    assert_true(first.verdict == Verdict::claimed);
+    assert_true(first.token >= before && first.token < before + 60000000);
+
+    Outcome second = redis.claim(key(1), record, 99000);
+    Record read;
+
+    assert_true(second.verdict == Verdict::found);
+    assert_true(second.token == first.token);
+    assert_true(second.remaining > 25000 && second.remaining <= 30000);
+    assert_true(second.value == with_token(record, first.token));
+    assert_true(read_record(second.value, read) == RecordFault::none);
+    assert_true(read.head.token == first.token);
+
+    // tokens grow, also within a key's life after life
+    Token last = first.token;
+
+    for (int i = 0; i < 100; i++) {
+        assert_true(redis.release(key(1), last) == Verdict::done);
+        Outcome next = redis.claim(key(1), record, 30000);
+
+        assert_true(next.verdict == Verdict::claimed && next.token > last);
+        last = next.token;
+    }
+}
+
+void a_result_replaces_its_claim_alone(void **state)
+{
+    Client redis(server_of(state));
+    Token token = redis.claim(key(1), record_of(State::running), 30000).token;
+    std::string result = result_of(token, "made");
+
+    assert_true(redis.settle(key(1), token + 1, result, 60000) == Verdict::lost);
+    assert_true(redis.claim(key(1), "", 1).value == with_token(record_of(State::running), token));
+
+    assert_true(redis.settle(key(1), token, result, 60000) == Verdict::done);
+
+    Outcome found = redis.claim(key(1), record_of(State::running), 30000);
+
+    assert_true(found.verdict == Verdict::found && found.value == result);
+    assert_true(found.remaining > 55000 && found.remaining <= 60000);
+
+    // once more, as after a lost answer, is the same; another's is not
+    assert_true(redis.settle(key(1), token, result, 60000) == Verdict::done);
+    assert_true(redis.settle(key(1), token - 1, result, 60000) == Verdict::lost);
+}
+
+void an_unknown_outcome_may_become_a_result(void **state)
+{
+    Client redis(server_of(state));
+    Token token = redis.claim(key(1), record_of(State::running), 30000).token;
+    std::string unknown = record_of(State::unknown, token);
+
+    assert_true(redis.settle(key(1), token, unknown, 30000) == Verdict::done);
+    assert_true(redis.claim(key(1), "", 1).value == unknown);
+    assert_true(redis.release(key(1), token) == Verdict::lost);
+    assert_true(redis.settle(key(1), token, result_of(token, ""), 30000) == Verdict::done);
+    assert_true(redis.claim(key(1), "", 1).value == result_of(token, ""));
+}
+
+void a_lapsed_claim_is_fenced(void **state)
+{
+    Client redis(server_of(state));
+    Token old = redis.claim(key(1), record_of(State::running), 20).token;
+
+    sleep_for(40);
+
+    // nobody came since: the late result is as good as ever
+    assert_true(redis.settle(key(1), old, result_of(old, "late"), 20) == Verdict::done);
+    sleep_for(40);
+
+    Outcome next = redis.claim(key(1), record_of(State::running), 30000);
+
+    assert_true(next.verdict == Verdict::claimed && next.token > old);
+    assert_true(redis.settle(key(1), old, result_of(old, "too late"), 30000) == Verdict::lost);
+    assert_true(redis.release(key(1), old) == Verdict::lost);
+    redis.renew({{key(1), old, 90000}});
+
+    Outcome found = redis.claim(key(1), "", 1);
+
+    assert_true(found.token == next.token && found.remaining <= 30000);
+}
+
+void a_claim_is_released_while_it_runs(void **state)
+{
+    Client redis(server_of(state));
+    Token token = redis.claim(key(1), record_of(State::running), 30000).token;
+
+    assert_true(redis.release(key(1), token + 1) == Verdict::lost);
+    assert_true(redis.release(key(1), token) == Verdict::done);
+    assert_true(redis.release(key(1), token) == Verdict::lost);
+
+    token = redis.claim(key(1), record_of(State::running), 30000).token;
+    assert_true(redis.settle(key(1), token, result_of(token, ""), 30000) == Verdict::done);
+    assert_true(redis.release(key(1), token) == Verdict::lost);
+}
+
+void renewal_is_for_running_claims(void **state)
+{
+    Client redis(server_of(state));
+    std::vector<Lease> leases;
+    constexpr unsigned many = 3 * kRenewedAtOnce + 1;
+
+    for (unsigned i = 0; i < many; i++) {
+        leases.push_back({key(i), redis.claim(key(i), record_of(State::running), 10000).token,
+                          60000});
+    }
+
+    Token settled = leases[7].token;
+
+    redis.settle(key(7), settled, result_of(settled, ""), 10000);
+    leases[8].token++;
+    redis.raw({"DEL", Client::name(key(9))});
+    redis.raw({"LPUSH", Client::name(key(9)), "x"});
+    redis.renew(leases);
+    assert_string_equal(redis.take_errors().c_str(), "");
+
+    for (unsigned i = 0; i < many; i++) {
+        if (i != 9) {
+            Outcome found = redis.claim(key(i), "", 1);
+
+            assert_true(found.verdict == Verdict::found);
+            assert_int_equal(found.remaining > 10000, i != 7 && i != 8);
+        }
+    }
+}
+
+void keys_of_others_are_left_alone(void **state)
+{
+    Client redis(server_of(state));
+    std::string name = Client::name(key(1));
+
+    // without expiry
+    redis.raw({"SET", name, "mine"});
+    Outcome found = redis.claim(key(1), record_of(State::running), 30000);
+    assert_true(found.verdict == Verdict::found && found.value == "mine" && found.remaining == 0);
+    assert_true(redis.settle(key(1), 7, "x", 1000) == Verdict::lost);
+    assert_true(redis.release(key(1), 7) == Verdict::lost);
+
+    // empty: not the same as missing
+    redis.raw({"SET", name, ""});
+    found = redis.claim(key(1), record_of(State::running), 30000);
+    assert_true(found.verdict == Verdict::found && found.value.empty());
+    assert_true(redis.settle(key(1), 7, "x", 1000) == Verdict::lost);
+    assert_string_equal(redis.raw({"STRLEN", name}).c_str(), ":0\r\n");
+
+    // of another type
+    redis.raw({"DEL", name});
+    redis.raw({"SADD", name, "member"});
+    assert_string_equal(redis.take_errors().c_str(), "");
+    assert_true(redis.claim(key(1), "", 1).verdict == Verdict::unavailable);
+    assert_true(redis.settle(key(1), 7, "x", 1000) == Verdict::unavailable);
+    assert_true(redis.release(key(1), 7) == Verdict::unavailable);
+    assert_string_equal(redis.take_errors().c_str(),
+                        "claim WRONGTYPE;settle WRONGTYPE;release WRONGTYPE;");
+    assert_string_equal(redis.raw({"SCARD", name}).c_str(), ":1\r\n");
+}
+
+void every_byte_survives(void **state)
+{
+    Client redis(server_of(state));
+    std::string bytes;
+
+    for (int i = 0; i < 256; i++) {
+        bytes += static_cast<char>(i);
+        bytes += "\r\n$-1\r\n";
+    }
+
+    while (bytes.size() < 3 * 1024 * 1024) {
+        bytes += bytes;
+    }
+
+    Token token = redis.claim(key(1), record_of(State::running), 30000).token;
+    std::string result = result_of(token, bytes);
+
+    assert_true(redis.settle(key(1), token, result, 30000) == Verdict::done);
+    assert_true(redis.claim(key(1), "", 1).value == result);
+}
+
+void flushed_scripts_are_loaded_again(void **state)
+{
+    Client redis(server_of(state));
+    std::string record = record_of(State::running);
+    std::vector<TestCall> claims;
+
+    redis.claim(key(1), record, 30000);
+    assert_string_equal(redis.raw({"SCRIPT", "FLUSH"}).c_str(), "+OK\r\n");
+
+    for (unsigned i = 0; i < 50; i++) {
+        claims.emplace_back(Call::Kind::claim, key(i), record);
+        claims.back().lifetime = 30000;
+    }
+
+    for (TestCall &call : claims) {
+        call.piece = call.storage;
+        call.value = {&call.piece, 1};
+        assert_false(redis.start(call));
+    }
+
+    redis.pump();
+
+    for (unsigned i = 0; i < claims.size(); i++) {
+        assert_true(claims[i].reply.verdict == (i == 1 ? Verdict::found : Verdict::claimed));
+    }
+
+    assert_string_equal(redis.take_errors().c_str(), "");
+}
+
+// One key has one holder, whoever asks how often at the same time.
+void of_many_claims_one_is_granted(void **state)
+{
+    Client redis(server_of(state));
+    std::vector<TestCall> claims(64, TestCall(Call::Kind::claim, key(1),
+                                              record_of(State::running)));
+    int granted = 0;
+
+    for (TestCall &call : claims) {
+        call.piece = call.storage;
+        call.value = {&call.piece, 1};
+        call.lifetime = 30000;
+        assert_false(redis.start(call));
+    }
+
+    redis.pump();
+
+    for (TestCall &call : claims) {
+        granted += call.reply.verdict == Verdict::claimed;
+    }
+
+    assert_int_equal(granted, 1);
+}
+
+// The embedded store and Redis are one store: what any sequence of calls comes
+// to is the same in both.
+void both_stores_do_the_same(void **state)
+{
+    Client redis(server_of(state));
+    std::vector<std::uint64_t> memory(256 * 1024 / 8);
+    MemoryZone zone(memory.data(), memory.size() * 8);
+    std::mt19937 random(20250407);
+    std::map<Token, Token> in_zone{{0, 0}};      // tokens of Redis and of the zone
+    std::vector<Token> tokens[4];
+    std::string claim = record_of(State::running);
+    constexpr Millis kLong = 600000, kNow = 1000000;
+
+    assert_true(zone.format(kNow));
+
+    for (int i = 0; i < 4000; i++) {
+        unsigned n = random() % 4;
+        const std::vector<Token> &known = tokens[n];
+        std::size_t back = random() % 3;
+        Token token = back < known.size() ? known[known.size() - 1 - back] : 0;
+        Token twin = in_zone[token];
+
+        switch (random() % 5) {
+        case 0:
+        case 1: {
+            Outcome a = redis.claim(key(n), claim, kLong);
+            MemoryZone::Found b = zone.claim(key(n), claim, kLong, kNow, 1);
+
+            assert_true(a.verdict == b.reply.verdict);
+
+            if (a.verdict == Verdict::claimed) {
+                in_zone[a.token] = b.reply.token;
+                tokens[n].push_back(a.token);
+            } else {
+                std::string value(b.value_size, '\0');
+
+                zone.read(b.entry, &value[0]);
+                assert_true(in_zone.at(a.token) == b.reply.token);
+                assert_true(with_token(a.value, 0) == with_token(value, 0));
+            }
+            break;
+        }
+
+        case 2:
+        case 3: {
+            std::string rest = std::to_string(i);
+            std::string a = random() % 2 == 0 ? result_of(token, rest)
+                                              : record_of(State::unknown, token);
+            std::string b = with_token(a, twin);
+            std::string_view piece = b;
+
+            assert_true(redis.settle(key(n), token, a, kLong)
+                        == zone.settle(key(n), twin, Pieces{&piece, 1}, kLong, kNow));
+            break;
+        }
+
+        default:
+            assert_true(redis.release(key(n), token) == zone.release(key(n), twin, kNow));
+
+            // a settled key is freed by hand, or soon all of them were settled
+            if (random() % 2 == 0 && token != 0) {
+                std::string_view piece = claim;
+                Verdict freed = zone.settle(key(n), twin, Pieces{&piece, 1}, 0, kNow);
+
+                if (freed == Verdict::done) {
+                    redis.raw({"DEL", Client::name(key(n))});
+                }
+            }
+        }
+    }
+}
+
+int start_server(void **state)
+{
+    *state = new Server();
+    return 0;
+}
+
+int stop_server(void **state)
+{
+    delete static_cast<Server *>(*state);
+    return 0;
+}
+
+}  // namespace
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(a_free_key_is_claimed),
+        cmocka_unit_test(a_result_replaces_its_claim_alone),
+        cmocka_unit_test(an_unknown_outcome_may_become_a_result),
+        cmocka_unit_test(a_lapsed_claim_is_fenced),
+        cmocka_unit_test(a_claim_is_released_while_it_runs),
+        cmocka_unit_test(renewal_is_for_running_claims),
+        cmocka_unit_test(keys_of_others_are_left_alone),
+        cmocka_unit_test(every_byte_survives),
+        cmocka_unit_test(flushed_scripts_are_loaded_again),
+        cmocka_unit_test(of_many_claims_one_is_granted),
+        cmocka_unit_test(both_stores_do_the_same),
+    };
+
+    return cmocka_run_group_tests(tests, start_server, stop_server);
+}
