@@ -1,0 +1,150 @@
+#include "core/decision.h"
+
+namespace idempotency {
+
+namespace {
+
+constexpr Millis kLongestTtl = Millis(366) * 24 * 3600;     // seconds: a year
+
+bool is_space(char c) { return c == ' ' || c == '\t'; }
+
+std::string_view trimmed(std::string_view text)
+{
+    while (!text.empty() && is_space(text.front())) {
+        text.remove_prefix(1);
+    }
+    while (!text.empty() && is_space(text.back())) {
+        text.remove_suffix(1);
+    }
+    return text;
+}
+
+bool equals_ignoring_case(std::string_view text, std::string_view lower)
+{
+    if (text.size() != lower.size()) {
+        return false;
+    }
+
+    for (std::size_t i = 0; i < text.size(); i++) {
+        char c = text[i] >= 'A' && text[i] <= 'Z' ? static_cast<char>(text[i] | 0x20) : text[i];
+
+        if (c != lower[i]) {
+            return false;
+        }
+    }
+
+    return true;
+}
+
+// 0 where the text is no number of seconds that can be kept for.
+Millis seconds(std::string_view digits)
+{
+    Millis value = 0;
+
+    for (char c : digits) {
+        if (c < '0' || c > '9') {
+            return 0;
+        }
+
+        value = value * 10 + static_cast<Millis>(c - '0');
+
+        if (value > kLongestTtl) {
+            return 0;
+        }
+    }
+
+    return value;
+}
+
+void read_part(std::string_view part, Word &word)
+{
+    constexpr std::string_view ttl = "ttl=";
+
+    if (equals_ignoring_case(part, "release")) {
+        word.release = true;
+
+    } else if (equals_ignoring_case(part, "no-store")) {
+        word.no_store = true;
+
+    } else if (equals_ignoring_case(part.substr(0, ttl.size()), ttl)
+               && seconds(part.substr(ttl.size())) != 0)
+    {
+        word.ttl = seconds(part.substr(ttl.size())) * 1000;
+
+    } else {
+        word.well_formed = false;
+    }
+}
+
+}  // namespace
+
+Action decide_by_record(const Record &record, const Fingerprint &fingerprint)
+{
+    if (record.head.fingerprint != fingerprint) {
+        return Action::reused;
+    }
+
+    switch (record.head.state) {
+    case State::running:
+        return Action::in_progress;
+    case State::unknown:
+        return Action::outcome_unknown;
+    case State::not_kept:
+        return Action::not_kept;
+    case State::kept:
+        break;
+    }
+
+    return Action::replay;
+}
+
+void read_word(std::string_view field, Word &word)
+{
+    while (!field.empty()) {
+        std::size_t comma = field.find(',');
+        std::string_view part = trimmed(field.substr(0, comma));
+
+        if (!part.empty()) {
+            read_part(part, word);
+        }
+
+        field.remove_prefix(comma == std::string_view::npos ? field.size() : comma + 1);
+    }
+}
+
+Settlement decide_without_answer(Origin origin, UnknownPolicy unknown)
+{
+    if (origin == Origin::not_reached || unknown == UnknownPolicy::release) {
+        return Settlement::release;
+    }
+
+    return Settlement::unknown;
+}
+
+Settlement decide_settlement(const AnswerFacts &facts)
+{
+    if (facts.origin == Origin::not_reached) {
+        return Settlement::release;
+    }
+
+    if (facts.origin == Origin::broken && facts.unknown != UnknownPolicy::store) {
+        return decide_without_answer(facts.origin, facts.unknown);
+    }
+
+    // the application knows better than its status
+    if (facts.word.release) {
+        return Settlement::release;
+    }
+
+    if (facts.word.no_store) {
+        return Settlement::not_kept;
+    }
+
+    if (facts.origin == Origin::application && facts.retriable) {
+        return Settlement::release;
+    }
+
+    return facts.keepable ? Settlement::keep : Settlement::not_kept;
+}
+
+}  // namespace idempotency

@@ -1,0 +1,82 @@
+// What this module knows of a request while nginx has it.
+
+#pragma once
+
+#include "store/nginx.h"
+
+#include "core/decision.h"
+#include "http/config.h"
+
+namespace idempotency {
+
+class Exchange;
+
+// `$idempotency_status`
+enum class Status {
+    none,
+    fresh,
+    replayed,
+    in_progress,
+    reused,
+    missing,
+    invalid,
+    unknown,
+    not_kept,
+    store_error,
+    bypass,
+    unscoped,
+};
+
+// Where a request is on its way.
+enum class Stage {
+    aside,              // not, or no longer, a concern of this module
+    reading,            // the body comes in, and is digested
+    claiming,           // the store is asked for the key
+    answered,           // the store has answered
+    waiting,            // another request has the key; it may soon be done
+    executing,          // the claim is held; the application is at work
+    withholding,        // its answer comes in and is held back
+    settling,           // the store is told; the answer still waits
+    passing,            // the answer goes on as it comes, and is not kept
+};
+
+// Lives in the request's pool.  `ngx_http_internal_redirect` and its like wipe
+// r->ctx; find_context gets it back.
+struct Context {
+    ngx_http_request_t *request;
+    LocationConfig *conf;       // of the location in which the key was claimed
+    Exchange *exchange;         // null where the request was not covered
+    Stage stage;
+    Status status;
+    Millis age;                 // of the result that is replayed
+    Sha256 *body;               // the digest of the body, while it comes in
+    Origin origin_so_far;       // of upstreams that redirects have left behind
+
+    Settlement settlement;      // what becomes of the claim, by the answer's head
+    Millis ttl;                 // of the result
+    bool broken;                // the answer did not come whole
+    bool client_gone;           // while the answer went on to it
+
+    ngx_http_handler_pt content_handler;    // the location's own, while it is guarded
+
+    ngx_event_t poll;           // wakes a waiting request
+    ngx_msec_t poll_delay;
+    ngx_msec_t waits_until;
+    bool waits;
+
+    ngx_msec_t store_asked_at;
+    ngx_msec_t store_time;      // what all waiting for the store added up to
+};
+
+// The request's context, or null.
+Context *find_context(ngx_http_request_t *r);
+
+// A new one, in stage `aside`; null where the pool has no memory.
+Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status status);
+
+// Suspends the phases until something calls `resume`.  A client that leaves
+// meanwhile ends the request.
+ngx_int_t park(ngx_http_request_t *r);
+void resume(ngx_http_request_t *r);
+
+}  // namespace idempotency

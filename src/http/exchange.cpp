@@ -1,0 +1,318 @@
+#include "http/exchange.h"
+
+#include <new>
+
+#include "http/context.h"
+#include "http/steps.h"
+
+namespace idempotency {
+
+namespace {
+
+// One request's small parts and the record of a small answer fit into this.
+constexpr size_t kPoolSize = 2048;
+
+constexpr std::size_t kFirstPiece = 4096;
+constexpr std::size_t kLargestPiece = 64 * 1024;
+
+constexpr ngx_msec_t kFirstRetry = 100;
+constexpr ngx_msec_t kLongestRetry = 2000;
+
+}  // namespace
+
+Exchange::Exchange(ngx_pool_t *pool, Context &context)
+    : pool_(pool), context_(&context), conf_(context.conf)
+{
+    call_.exchange = this;
+    call_.room = give_room;
+    call_.ended = on_ended;
+}
+
+Exchange *Exchange::create(Context &context, const KeyId &id)
+{
+    ngx_pool_t *pool = ngx_create_pool(kPoolSize, ngx_cycle->log);
+
+    if (pool == nullptr) {
+        return nullptr;
+    }
+
+    void *place = ngx_palloc(pool, sizeof(Exchange));
+
+    if (place == nullptr) {
+        ngx_destroy_pool(pool);
+        return nullptr;
+    }
+
+    auto *exchange = new (place) Exchange(pool, context);
+
+    exchange->call_.id = id;
+    return exchange;
+}
+
+void Exchange::drop()
+{
+    if (--references_ > 0) {
+        return;
+    }
+
+    conf_->store->leases->drop(lease_);
+    ngx_destroy_pool(pool_);
+}
+
+char *Exchange::give_room(Call &call, std::size_t size)
+{
+    return static_cast<char *>(
+        ngx_pnalloc(static_cast<OwnCall &>(call).exchange->pool_, size > 0 ? size : 1));
+}
+
+// The claim
+
+bool Exchange::claim()
+{
+    RecordHead head;
+
+    head.state = State::running;
+    head.fingerprint = fingerprint_;
+    head.lifetime = conf_->lease;
+
+    RecordWriter writer(claim_, head);
+    writer.finish();
+    claim_piece_ = {reinterpret_cast<char *>(claim_), writer.size()};
+
+    call_.kind = Call::Kind::claim;
+    call_.value = {&claim_piece_, 1};
+    call_.lifetime = conf_->lease;
+    return start();
+}
+
+bool Exchange::start()
+{
+    if (conf_->store->store->start(call_)) {
+        return true;
+    }
+
+    retain();
+    return false;
+}
+
+void Exchange::on_ended(Call &call)
+{
+    Exchange *exchange = static_cast<OwnCall &>(call).exchange;
+
+    if (call.kind == Call::Kind::claim && exchange->lease_.lease.token == 0) {
+        exchange->claim_answered();
+
+    } else if (exchange->settle_answered()) {
+        Context *context = exchange->retry_delay_ == 0 || !exchange->settled_well()
+                               ? exchange->context_ : nullptr;
+
+        if (context != nullptr && context->stage == Stage::settling) {
+            on_settled(*context);
+        }
+    }
+
+    exchange->drop();
+}
+
+void Exchange::claim_answered()
+{
+    if (context_ != nullptr) {
+        on_claim_answered(*context_);
+
+    } else if (call_.reply.verdict == Verdict::claimed) {
+        // nobody is there any more to use it
+        keep_lease();
+        settle(Settlement::release, 0);
+    }
+}
+
+void Exchange::keep_lease()
+{
+    lease_.lease.id = call_.id;
+    lease_.lease.token = call_.reply.token;
+    lease_.lease.length = conf_->lease;
+    claimed_at_ = ngx_current_msec;
+    conf_->store->leases->keep(lease_);
+}
+
+// The answer
+
+bool Exchange::hold(std::string_view bytes)
+{
+    if (pieces_.nelts == 0 && room_ == nullptr
+        && ngx_array_init(&pieces_, pool_, 4, sizeof(std::string_view)) != NGX_OK)
+    {
+        return false;
+    }
+
+    while (!bytes.empty()) {
+        if (room_left_ == 0) {
+            std::size_t size = expected_ > held_ ? expected_ - held_
+                                                 : ngx_min(ngx_max(held_, kFirstPiece),
+                                                           kLargestPiece);
+            auto *piece = static_cast<std::string_view *>(ngx_array_push(&pieces_));
+
+            room_ = static_cast<char *>(ngx_pnalloc(pool_, size));
+
+            if (piece == nullptr || room_ == nullptr) {
+                return false;
+            }
+
+            *piece = {room_, 0};
+            room_left_ = size;
+        }
+
+        std::size_t n = ngx_min(room_left_, bytes.size());
+        auto *last = static_cast<std::string_view *>(pieces_.elts) + pieces_.nelts - 1;
+
+        ngx_memcpy(room_, bytes.data(), n);
+        *last = {last->data(), last->size() + n};
+        room_ += n;
+        room_left_ -= n;
+        held_ += n;
+        bytes.remove_prefix(n);
+    }
+
+    return true;
+}
+
+unsigned char *Exchange::answer_room(std::size_t size)
+{
+    answer_ = static_cast<unsigned char *>(ngx_pnalloc(pool_, size));
+    return answer_;
+}
+
+// By the store's clock, which made the token: that of this host counts only
+// for what has passed since.
+RecordHead Exchange::head(State state, Millis lifetime) const
+{
+    RecordHead head;
+
+    head.state = state;
+    head.token = token();
+    head.fingerprint = fingerprint_;
+    head.since = token() / 1000 + (ngx_current_msec - claimed_at_);
+    head.lifetime = lifetime;
+    return head;
+}
+
+// The end of the claim
+
+void Exchange::write_outcome(State state, Millis lifetime)
+{
+    RecordWriter writer(claim_, head(state, lifetime));
+
+    writer.finish();
+    claim_piece_ = {reinterpret_cast<char *>(claim_), writer.size()};
+    call_.value = {&claim_piece_, 1};
+    call_.lifetime = lifetime;
+}
+
+bool Exchange::settle(Settlement settlement, Millis ttl)
+{
+    settlement_ = settlement;
+    call_.token = token();
+    call_.kind = Call::Kind::settle;
+    conf_->store->leases->drop(lease_);
+    retry_until_ = ngx_current_msec + conf_->lease;
+
+    switch (settlement) {
+    case Settlement::release:
+        call_.kind = Call::Kind::release;
+        break;
+
+    case Settlement::unknown:
+        write_outcome(State::unknown, conf_->lease);
+        break;
+
+    case Settlement::not_kept:
+        write_outcome(State::not_kept, ttl);
+        break;
+
+    case Settlement::keep:
+        if (ngx_array_init(&record_, pool_, pieces_.nelts + 1, sizeof(std::string_view)) != NGX_OK) {
+            write_outcome(State::not_kept, ttl);
+            break;
+        }
+
+        *static_cast<std::string_view *>(ngx_array_push(&record_)) = {
+            reinterpret_cast<char *>(answer_), answer_size_};
+        ngx_memcpy(static_cast<std::string_view *>(record_.elts) + 1, pieces_.elts,
+                   pieces_.nelts * sizeof(std::string_view));
+        call_.value = {static_cast<std::string_view *>(record_.elts), pieces_.nelts + 1};
+        call_.lifetime = ttl;
+        break;
+    }
+
+    return start() && settle_answered();
+}
+
+// True where nothing more is to be awaited.
+bool Exchange::settle_answered()
+{
+    switch (call_.reply.verdict) {
+    case Verdict::lost:
+        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
+                      "idempotency: a claim in store \"%V\" was lost before its request ended; "
+                      "its answer is delivered and not kept", &conf_->store->name);
+        break;
+
+    case Verdict::full:
+        // each claim has room in reserve for this
+        if (settlement_ == Settlement::keep) {
+            ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
+                          "idempotency: store \"%V\" has no room for an answer of %uz bytes: "
+                          "it is recorded as not kept", &conf_->store->name, held_);
+            settlement_ = Settlement::not_kept;
+            write_outcome(State::not_kept, call_.lifetime);
+            return start() && settle_answered();
+        }
+        break;
+
+    case Verdict::unavailable:
+        try_again_later();
+        break;
+
+    default:
+        break;
+    }
+
+    return true;
+}
+
+void Exchange::try_again_later()
+{
+    if (retry_delay_ == 0) {
+        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
+                      "idempotency: store \"%V\" can't be told the outcome of a request; "
+                      "trying again until its lease ends", &conf_->store->name);
+        retry_delay_ = kFirstRetry;
+    }
+
+    if (static_cast<ngx_msec_int_t>(retry_until_ - ngx_current_msec) <= 0) {
+        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
+                      "idempotency: the outcome of a request was not recorded in store \"%V\"",
+                      &conf_->store->name);
+        return;
+    }
+
+    retry_.handler = on_retry;
+    retry_.data = this;
+    retry_.log = ngx_cycle->log;
+    retain();
+    ngx_add_timer(&retry_, retry_delay_);
+    retry_delay_ = ngx_min(retry_delay_ * 2, kLongestRetry);
+}
+
+void Exchange::on_retry(ngx_event_t *event)
+{
+    auto *exchange = static_cast<Exchange *>(event->data);
+
+    if (exchange->start()) {
+        exchange->settle_answered();
+    }
+
+    exchange->drop();
+}
+
+}  // namespace idempotency

@@ -1,0 +1,109 @@
+// A claim and what it is for: one request at the application, and its answer.
+//
+// An exchange outlives its request wherever the store is still at work for it.
+// So it owns its memory, is counted, and knows the request's context only as
+// long as there is one.
+
+#pragma once
+
+#include "store/nginx.h"
+
+#include "core/decision.h"
+#include "core/record.h"
+#include "http/config.h"
+#include "http/lease_keeper.h"
+#include "store/store.h"
+
+namespace idempotency {
+
+struct Context;
+
+class Exchange {
+public:
+    // A reference is the caller's.  Null where there is no memory.
+    static Exchange *create(Context &context, const KeyId &id);
+
+    void retain() { references_++; }
+    void drop();
+
+    // The request is no more.
+    void sever() { context_ = nullptr; }
+
+    const KeyId &id() const { return call_.id; }
+    Token token() const { return lease_.lease.token; }
+    const Fingerprint &fingerprint() const { return fingerprint_; }
+    void set_fingerprint(const Fingerprint &fingerprint) { fingerprint_ = fingerprint; }
+    const Reply &reply() const { return call_.reply; }
+    ngx_pool_t *pool() { return pool_; }
+
+    // Asks for the key.  True where the reply is there; otherwise
+    // `on_claim_answered` is called with the context when it is.
+    bool claim();
+
+    // Holds on to what `claim` got.
+    void keep_lease();
+
+    // The answer's body.  False where there is no memory.
+    bool hold(std::string_view bytes);
+    std::size_t held() const { return held_; }
+    void expect(std::size_t length) { expected_ = length; }
+    const ngx_array_t &pieces() const { return pieces_; }
+
+    // Ends the claim; a kept answer comes with its head and fields, and with
+    // the room that `answer_room` gave them.  True where the store has done so;
+    // otherwise `on_settled` is called with the context, if there is one by then.
+    bool settle(Settlement settlement, Millis ttl);
+
+    // Where the record of the answer is written: head and fields.
+    unsigned char *answer_room(std::size_t size);
+    RecordHead head(State state, Millis lifetime) const;
+    void set_answer_size(std::size_t size) { answer_size_ = size; }
+
+    // Whether the store has taken what it was told last.
+    bool settled_well() const { return call_.reply.verdict == Verdict::done; }
+
+private:
+    struct OwnCall : Call {
+        Exchange *exchange;
+    };
+
+    explicit Exchange(ngx_pool_t *pool, Context &context);
+
+    static char *give_room(Call &call, std::size_t size);
+    static void on_ended(Call &call);
+    static void on_retry(ngx_event_t *event);
+
+    bool start();
+    void claim_answered();
+    bool settle_answered();
+    void write_outcome(State state, Millis lifetime);
+    void try_again_later();
+
+    ngx_pool_t *pool_;
+    Context *context_;
+    LocationConfig *conf_;
+    ngx_uint_t references_ = 1;
+
+    OwnCall call_{};
+    std::string_view claim_piece_;
+    unsigned char claim_[kRecordHeadSize];
+    Fingerprint fingerprint_{};
+    KeptLease lease_{};
+    ngx_msec_t claimed_at_ = 0;
+
+    Settlement settlement_ = Settlement::release;
+    ngx_array_t pieces_{};          // of std::string_view: the body
+    std::size_t held_ = 0;
+    std::size_t expected_ = 0;
+    char *room_ = nullptr;          // what is left of the last piece
+    std::size_t room_left_ = 0;
+    unsigned char *answer_ = nullptr;
+    std::size_t answer_size_ = 0;
+    ngx_array_t record_{};          // of std::string_view: the record
+
+    ngx_event_t retry_{};
+    ngx_msec_t retry_delay_ = 0;
+    ngx_msec_t retry_until_ = 0;
+};
+
+}  // namespace idempotency

@@ -1,0 +1,183 @@
+// A request arrives: is it covered, and by which key?
+
+#include "http/steps.h"
+
+namespace idempotency {
+
+namespace {
+
+bool is_covered_method(const MethodSet &methods, ngx_http_request_t *r)
+{
+    if ((methods.bits & r->method) != 0) {
+        return true;
+    }
+
+    auto *name = static_cast<ngx_str_t *>(methods.names.elts);
+
+    for (ngx_uint_t i = 0; i < methods.names.nelts; i++) {
+        if (view(name[i]) == view(r->method_name)) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
+// The key's fields: how many there are, and the last one's value.
+bool find_key(ngx_http_request_t *r, const KeySource &source, unsigned &count, ngx_str_t &value)
+{
+    count = 0;
+
+    if (source.header.len == 0) {
+        if (ngx_http_complex_value(r, source.value, &value) != NGX_OK) {
+            return false;
+        }
+
+        count = value.len > 0 ? 1 : 0;
+        return true;
+    }
+
+    for (ngx_list_part_t *part = &r->headers_in.headers.part; part != nullptr; part = part->next) {
+        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
+
+        for (ngx_uint_t i = 0; i < part->nelts; i++) {
+            if (field[i].key.len == source.header.len && field[i].hash != 0
+                && ngx_memcmp(field[i].lowcase_key, source.header.data, source.header.len) == 0)
+            {
+                value = field[i].value;
+                count++;
+            }
+        }
+    }
+
+    return true;
+}
+
+ngx_int_t pass_by(ngx_http_request_t *r, LocationConfig *conf, Status status)
+{
+    return create_context(r, conf, status) != nullptr ? NGX_DECLINED
+                                                      : NGX_HTTP_INTERNAL_SERVER_ERROR;
+}
+
+ngx_int_t turn_away(ngx_http_request_t *r, LocationConfig *conf, Status status, Problem problem)
+{
+    Context *context = create_context(r, conf, status);
+
+    return context != nullptr ? refuse(*context, status, problem, 0)
+                              : NGX_HTTP_INTERNAL_SERVER_ERROR;
+}
+
+ngx_int_t cover(ngx_http_request_t *r, LocationConfig *conf, const Scope &scope,
+                std::string_view key)
+{
+    KeyId id;
+
+    if (!main_config(r)->digester->key_id(scope, key, id)) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    Context *context = create_context(r, conf, Status::none);
+
+    if (context == nullptr) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    context->exchange = Exchange::create(*context, id);
+
+    if (context->exchange == nullptr) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return conf->fingerprint_body ? read_body(*context) : claim_key(*context);
+}
+
+ngx_int_t arrive(ngx_http_request_t *r, LocationConfig *conf)
+{
+    CoverageQuestion question;
+    ngx_str_t field = ngx_null_string;
+    ngx_str_t owner = ngx_null_string;
+    char room[kMaxKeyLength];
+    ParsedKey key;
+
+    question.method_covered = is_covered_method(*conf->methods, r);
+
+    if (!question.method_covered) {
+        return NGX_DECLINED;
+    }
+
+    question.required = conf->required;
+
+    if (!find_key(r, *conf->key, question.key_fields, field)) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (question.key_fields == 0 && !question.required) {
+        return NGX_DECLINED;
+    }
+
+    question.bypass = ngx_http_test_predicates(r, conf->bypass) != NGX_OK;
+    question.scope_needed = conf->scope != nullptr;
+
+    if (question.scope_needed && ngx_http_complex_value(r, conf->scope, &owner) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    question.scope_empty = owner.len == 0;
+    key = parse_key(view(field), room);
+    question.key_fault = key.fault;
+
+    switch (decide_coverage(question)) {
+    case Coverage::uncovered:
+        return NGX_DECLINED;
+    case Coverage::bypassed:
+        return pass_by(r, conf, Status::bypass);
+    case Coverage::unscoped:
+        return pass_by(r, conf, Status::unscoped);
+    case Coverage::key_missing:
+        return turn_away(r, conf, Status::missing, Problem::key_missing);
+    case Coverage::scope_missing:
+        return turn_away(r, conf, Status::unscoped, Problem::scope_missing);
+    case Coverage::key_invalid:
+        return turn_away(r, conf, Status::invalid, Problem::key_invalid);
+    case Coverage::covered:
+        break;
+    }
+
+    return cover(r, conf, Scope{conf->scope == nullptr, view(owner)}, key.value);
+}
+
+}  // namespace
+
+// nginx's ngx_http_handler_pt, in the PRECONTENT phase
+ngx_int_t on_request(ngx_http_request_t *r)
+{
+    if (r != r->main) {
+        return NGX_DECLINED;
+    }
+
+    Context *context = find_context(r);
+
+    if (context == nullptr) {
+        LocationConfig *conf = location_config(r);
+
+        return conf->store != nullptr ? arrive(r, conf) : NGX_DECLINED;
+    }
+
+    switch (context->stage) {
+    case Stage::reading:
+        return claim_key(*context);
+
+    case Stage::answered:
+        return heed_reply(*context);
+
+    case Stage::executing:
+        // a redirect within nginx: the claim goes along
+        guard_upstream(*context);
+        return NGX_DECLINED;
+
+    default:
+        return NGX_DECLINED;
+    }
+}
+
+}  // namespace idempotency

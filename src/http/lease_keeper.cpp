@@ -1,0 +1,108 @@
+#include "http/lease_keeper.h"
+
+namespace idempotency {
+
+namespace {
+
+// Claims that fall due shortly after go with those that are due.
+constexpr ngx_msec_t kTogether = 100;
+constexpr std::size_t kBatch = 64;
+
+ngx_msec_t third(Millis length) { return static_cast<ngx_msec_t>(length / 3 + 1); }
+
+bool is_before(ngx_msec_t a, ngx_msec_t b) { return static_cast<ngx_msec_int_t>(a - b) < 0; }
+
+}  // namespace
+
+void LeaseKeeper::keep(KeptLease &kept)
+{
+    if (!kept.linked) {
+        ngx_queue_insert_tail(&running_, &kept.link);
+        kept.linked = true;
+    }
+
+    kept.due = ngx_current_msec + third(kept.lease.length);
+    set_timer(kept.due);
+}
+
+void LeaseKeeper::drop(KeptLease &kept)
+{
+    if (!kept.linked) {
+        return;
+    }
+
+    ngx_queue_remove(&kept.link);
+    kept.linked = false;
+
+    if (ngx_queue_empty(&running_)) {
+        stop();
+    }
+}
+
+void LeaseKeeper::stop()
+{
+    if (timer_.timer_set) {
+        ngx_del_timer(&timer_);
+    }
+}
+
+void LeaseKeeper::set_timer(ngx_msec_t due)
+{
+    if (timer_.timer_set) {
+        if (!is_before(due, timer_.timer.key)) {
+            return;
+        }
+
+        ngx_del_timer(&timer_);
+    }
+
+    timer_.handler = on_timer;
+    timer_.data = this;
+    timer_.log = ngx_cycle->log;
+    timer_.cancelable = 1;      // the exchanges keep a quitting worker, not this
+
+    ngx_add_timer(&timer_, is_before(ngx_current_msec, due) ? due - ngx_current_msec : 1);
+}
+
+void LeaseKeeper::on_timer(ngx_event_t *event)
+{
+    static_cast<LeaseKeeper *>(event->data)->renew_due();
+}
+
+void LeaseKeeper::renew_due()
+{
+    ngx_msec_t horizon = ngx_current_msec + kTogether;
+    ngx_msec_t next = ngx_current_msec + NGX_MAX_INT32_VALUE / 2;
+    Lease batch[kBatch];
+    std::size_t count = 0;
+
+    for (ngx_queue_t *q = ngx_queue_head(&running_); q != ngx_queue_sentinel(&running_);
+         q = ngx_queue_next(q))
+    {
+        KeptLease *kept = ngx_queue_data(q, KeptLease, link);
+
+        if (is_before(kept->due, horizon)) {
+            kept->due = ngx_current_msec + third(kept->lease.length);
+            batch[count++] = kept->lease;
+
+            if (count == kBatch) {
+                store_.renew(batch, count);
+                count = 0;
+            }
+        }
+
+        if (is_before(kept->due, next)) {
+            next = kept->due;
+        }
+    }
+
+    if (count > 0) {
+        store_.renew(batch, count);
+    }
+
+    if (!ngx_queue_empty(&running_)) {
+        set_timer(next);
+    }
+}
+
+}  // namespace idempotency

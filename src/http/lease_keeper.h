@@ -1,0 +1,41 @@
+// Keeps the claims of running requests alive, many with one call.
+
+#pragma once
+
+#include "store/nginx.h"
+
+#include "store/store.h"
+
+namespace idempotency {
+
+// A claim that is being kept; it lies in its exchange.
+struct KeptLease {
+    ngx_queue_t link;
+    Lease lease;
+    ngx_msec_t due;             // when it is to be renewed
+    bool linked;
+};
+
+// One for each store, in each worker.
+class LeaseKeeper {
+public:
+    explicit LeaseKeeper(Store &store) : store_(store) { ngx_queue_init(&running_); }
+
+    // Renews `kept` each third of its length until it is dropped.
+    void keep(KeptLease &kept);
+    void drop(KeptLease &kept);
+
+    // Before the worker ends.
+    void stop();
+
+private:
+    static void on_timer(ngx_event_t *event);
+    void renew_due();
+    void set_timer(ngx_msec_t due);
+
+    Store &store_;
+    ngx_queue_t running_;
+    ngx_event_t timer_{};
+};
+
+}  // namespace idempotency

@@ -1,0 +1,122 @@
+// What nginx is told of this module, and when it calls.
+
+#include "http/config.h"
+#include "http/steps.h"
+
+namespace idempotency {
+
+namespace {
+
+// Pushed last into its phase it runs first there: after every access check
+// (PRECONTENT comes behind the access phase, whatever `satisfy` says), before
+// `try_files` and `mirror`.
+ngx_int_t add_phase_handler(ngx_conf_t *cf)
+{
+    auto *core = static_cast<ngx_http_core_main_conf_t *>(
+        ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module));
+    auto *handler = static_cast<ngx_http_handler_pt *>(
+        ngx_array_push(&core->phases[NGX_HTTP_PRECONTENT_PHASE].handlers));
+
+    if (handler == nullptr) {
+        return NGX_ERROR;
+    }
+
+    *handler = on_request;
+    return NGX_OK;
+}
+
+ngx_int_t preconfiguration(ngx_conf_t *cf) { return add_variables(cf); }
+
+ngx_int_t postconfiguration(ngx_conf_t *cf)
+{
+    auto *main = static_cast<MainConfig *>(
+        ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
+
+    if (!main->used) {
+        return NGX_OK;
+    }
+
+    if (!find_upstream_modules(cf, main->upstream_modules)) {
+        return NGX_ERROR;
+    }
+
+    install_body_digest();
+    install_capture();
+    return add_phase_handler(cf);
+}
+
+MainConfig *main_config_of(ngx_cycle_t *cycle)
+{
+    return static_cast<MainConfig *>(
+        ngx_http_cycle_get_module_main_conf(cycle, ngx_http_idempotency_module));
+}
+
+ngx_int_t init_process(ngx_cycle_t *cycle)
+{
+    MainConfig *main = main_config_of(cycle);
+
+    // there may be no http block; nginx's cache processes answer no requests
+    if (main == nullptr || ngx_process == NGX_PROCESS_HELPER) {
+        return NGX_OK;
+    }
+
+    auto **slots = static_cast<StoreSlot **>(main->stores.elts);
+
+    for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
+        if (!slots[i]->store->open()) {
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
+}
+
+void exit_process(ngx_cycle_t *cycle)
+{
+    MainConfig *main = main_config_of(cycle);
+
+    if (main == nullptr || ngx_process == NGX_PROCESS_HELPER) {
+        return;
+    }
+
+    auto **slots = static_cast<StoreSlot **>(main->stores.elts);
+
+    for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
+        slots[i]->leases->stop();
+        slots[i]->store->close();
+    }
+}
+
+ngx_http_module_t http_module = {
+    preconfiguration,
+    postconfiguration,
+    create_main_config,
+    nullptr,
+    nullptr,
+    nullptr,
+    create_location_config,
+    merge_location_config,
+};
+
+}  // namespace
+
+}  // namespace idempotency
+
+extern "C" {
+
+ngx_module_t ngx_http_idempotency_module = {
+    NGX_MODULE_V1,
+    &idempotency::http_module,
+    idempotency::directives,
+    NGX_HTTP_MODULE,
+    nullptr,                        // init master
+    nullptr,                        // init module
+    idempotency::init_process,
+    nullptr,                        // init thread
+    nullptr,                        // exit thread
+    idempotency::exit_process,
+    nullptr,                        // exit master
+    NGX_MODULE_V1_PADDING,
+};
+
+}
