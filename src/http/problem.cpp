@@ -8,39 +8,42 @@ namespace {
 
 struct Text {
     ngx_uint_t status;
-    const char *phrase;         // the status's own: the title of an about:blank
+    const char *line;           // of the status; nginx has no phrase for 422
     const char *code;
     const char *title;
     const char *detail;
 };
 
+// The status's own phrase: the title of an about:blank (RFC 9457, section 4.2.1).
+const char *phrase(const Text &text) { return text.line + sizeof("409 ") - 1; }
+
 const Text &text_of(Problem problem)
 {
     static constexpr Text texts[] = {
-        {400, "Bad Request", "idempotency_key_missing", "An idempotency key is required",
+        {400, "400 Bad Request", "idempotency_key_missing", "An idempotency key is required",
          "This request needs an Idempotency-Key header: a value of your own, new for each "
          "operation, and the same again when you retry it."},
-        {400, "Bad Request", "idempotency_scope_missing", "No one to keep the answer for",
+        {400, "400 Bad Request", "idempotency_scope_missing", "No one to keep the answer for",
          "This request has an idempotency key but no credentials that say whose it is."},
-        {400, "Bad Request", "idempotency_key_invalid", "The idempotency key is not valid",
+        {400, "400 Bad Request", "idempotency_key_invalid", "The idempotency key is not valid",
          "An Idempotency-Key has 1 to 255 visible ASCII characters, or is a quoted string of "
          "RFC 9651, and comes in one header."},
-        {422, "Unprocessable Content", "idempotency_key_reused", "The idempotency key is taken",
+        {422, "422 Unprocessable Content", "idempotency_key_reused", "The idempotency key is taken",
          "This idempotency key was used for another request. Send that request unchanged, or this "
          "one with a new key."},
-        {409, "Conflict", "request_in_progress", "The first request is still running",
+        {409, "409 Conflict", "request_in_progress", "The first request is still running",
          "A request with this idempotency key is being worked on. Retry in a while to get its "
          "answer."},
-        {409, "Conflict", "outcome_unknown", "The outcome of the first request is not known",
+        {409, "409 Conflict", "outcome_unknown", "The outcome of the first request is not known",
          "A request with this idempotency key went to the application and got no whole answer, so "
          "it may have been acted on. Look at what has become of it before you go on."},
-        {409, "Conflict", "response_not_kept", "The answer was not kept",
+        {409, "409 Conflict", "response_not_kept", "The answer was not kept",
          "A request with this idempotency key was acted on, but its answer can't be given once "
          "more. The operation is done: do not send it with a new key."},
-        {503, "Service Unavailable", "store_unavailable", "The idempotency store is unavailable",
+        {503, "503 Service Unavailable", "store_unavailable", "The idempotency store is unavailable",
          "This request can't be protected against being acted on twice now, so it was not acted "
          "on. Retry with the same key."},
-        {502, "Bad Gateway", "outcome_unknown", "The application's answer broke off",
+        {502, "502 Bad Gateway", "outcome_unknown", "The application's answer broke off",
          "The application's answer did not arrive whole, so the request may have been acted on. "
          "Retry with the same key to learn its state."},
     };
@@ -125,7 +128,7 @@ bool has_error_page(ngx_http_request_t *r, ngx_uint_t status)
 ngx_buf_t *format_body(ngx_http_request_t *r, const Text &text, const ngx_str_t &type,
                        bool typed)
 {
-    const char *title = typed ? text.title : text.phrase;
+    const char *title = typed ? text.title : phrase(text);
     size_t size = type.len + ngx_strlen(title) + ngx_strlen(text.detail) + ngx_strlen(text.code)
                   + 128;
     ngx_buf_t *b = ngx_create_temp_buf(r->pool, size);
@@ -159,7 +162,8 @@ ngx_buf_t *prepare(ngx_http_request_t *r, const LocationConfig &conf, const Text
     }
 
     r->headers_out.status = text.status;
-    r->headers_out.status_line.len = 0;
+    r->headers_out.status_line.data = reinterpret_cast<u_char *>(const_cast<char *>(text.line));
+    r->headers_out.status_line.len = ngx_strlen(text.line);
     r->headers_out.content_length_n = body->last - body->pos;
     ngx_str_set(&r->headers_out.content_type, "application/problem+json");
     r->headers_out.content_type_len = r->headers_out.content_type.len;
