@@ -1,0 +1,184 @@
+#include "cmocka.h"
+
+#include "core/coverage.h"
+#include "core/decision.h"
+
+using namespace idempotency;
+
+namespace {
+
+Fingerprint fingerprint_of(unsigned char byte)
+{
+    Fingerprint fingerprint;
+
+    fingerprint.bytes.fill(byte);
+    return fingerprint;
+}
+
+void a_record_decides_by_its_fingerprint_first(void **)
+{
+    struct {
+        State state;
+        Action action;
+    } cases[] = {
+        {State::running, Action::in_progress},
+        {State::unknown, Action::outcome_unknown},
+        {State::not_kept, Action::not_kept},
+        {State::kept, Action::replay},
+    };
+
+    for (const auto &c : cases) {
+        Record record;
+
+        record.head.state = c.state;
+        record.head.fingerprint = fingerprint_of(1);
+        assert_int_equal(int(decide_by_record(record, fingerprint_of(1))), int(c.action));
+        assert_int_equal(int(decide_by_record(record, fingerprint_of(2))), int(Action::reused));
+    }
+}
+
+Settlement settle(AnswerFacts facts) { return decide_settlement(facts); }
+
+void expect(Settlement seen, Settlement expected) { assert_int_equal(int(seen), int(expected)); }
+
+void an_answer_is_kept_unless_it_says_otherwise(void **)
+{
+    AnswerFacts facts;
+
+    expect(settle(facts), Settlement::keep);
+
+    facts.keepable = false;
+    expect(settle(facts), Settlement::not_kept);
+
+    facts.retriable = true;
+    expect(settle(facts), Settlement::release);
+
+    facts.word.no_store = true;
+    expect(settle(facts), Settlement::not_kept);
+
+    facts.word.release = true;
+    expect(settle(facts), Settlement::release);
+}
+
+void what_never_reached_the_application_frees_the_key(void **)
+{
+    for (UnknownPolicy policy : {UnknownPolicy::hold, UnknownPolicy::release, UnknownPolicy::store}) {
+        AnswerFacts facts;
+
+        facts.origin = Origin::not_reached;
+        facts.unknown = policy;
+        expect(settle(facts), Settlement::release);
+        expect(decide_without_answer(Origin::not_reached, policy), Settlement::release);
+    }
+}
+
+void a_broken_exchange_follows_the_policy(void **)
+{
+    AnswerFacts facts;
+
+    facts.origin = Origin::broken;
+    facts.retriable = true;         // nginx's own 503 says nothing of the application
+
+    facts.unknown = UnknownPolicy::hold;
+    expect(settle(facts), Settlement::unknown);
+
+    facts.unknown = UnknownPolicy::release;
+    expect(settle(facts), Settlement::release);
+
+    facts.unknown = UnknownPolicy::store;
+    expect(settle(facts), Settlement::keep);
+
+    // nothing is there that could be stored
+    expect(decide_without_answer(Origin::broken, UnknownPolicy::store), Settlement::unknown);
+    expect(decide_without_answer(Origin::broken, UnknownPolicy::hold), Settlement::unknown);
+    expect(decide_without_answer(Origin::broken, UnknownPolicy::release), Settlement::release);
+}
+
+void the_applications_word_is_read(void **)
+{
+    Word word;
+
+    read_word(" Release ,\tno-store,ttl=60", word);
+    assert_true(word.release && word.no_store && word.well_formed);
+    assert_int_equal(word.ttl, 60000);
+
+    for (const char *bad : {"ttl=", "ttl=0", "ttl=-1", "ttl=1h", "ttl=99999999999999999999", "keep"}) {
+        Word other;
+
+        read_word(bad, other);
+        assert_false(other.well_formed);
+        assert_int_equal(other.ttl, 0);
+    }
+
+    Word nothing;
+    read_word(" , ,", nothing);
+    assert_true(nothing.well_formed && !nothing.release && !nothing.no_store);
+}
+
+CoverageQuestion covered_question()
+{
+    CoverageQuestion q;
+
+    q.method_covered = true;
+    q.key_fields = 1;
+    q.scope_needed = true;
+    return q;
+}
+
+void expect(const CoverageQuestion &q, Coverage expected)
+{
+    assert_int_equal(int(decide_coverage(q)), int(expected));
+}
+
+void coverage_is_decided_in_the_contracts_order(void **)
+{
+    CoverageQuestion q = covered_question();
+
+    expect(q, Coverage::covered);
+
+    q.key_fault = KeyFault::empty;
+    expect(q, Coverage::key_invalid);
+
+    q.scope_empty = true;
+    expect(q, Coverage::unscoped);
+
+    q.required = true;
+    expect(q, Coverage::scope_missing);
+
+    q.scope_needed = false;
+    expect(q, Coverage::key_invalid);
+
+    q.bypass = true;
+    expect(q, Coverage::bypassed);
+
+    q.bypass = false;
+    q.key_fields = 0;
+    expect(q, Coverage::key_missing);
+
+    q.required = false;
+    expect(q, Coverage::uncovered);
+
+    q = covered_question();
+    q.key_fields = 2;
+    expect(q, Coverage::key_invalid);
+
+    q.method_covered = false;
+    q.required = true;
+    expect(q, Coverage::uncovered);
+}
+
+}  // namespace
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(a_record_decides_by_its_fingerprint_first),
+        cmocka_unit_test(an_answer_is_kept_unless_it_says_otherwise),
+        cmocka_unit_test(what_never_reached_the_application_frees_the_key),
+        cmocka_unit_test(a_broken_exchange_follows_the_policy),
+        cmocka_unit_test(the_applications_word_is_read),
+        cmocka_unit_test(coverage_is_decided_in_the_contracts_order),
+    };
+
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
