@@ -1,0 +1,161 @@
+# Duplicates while the first request is still running.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use IdempotencyTest::Assertions;
+use IdempotencyTest::Client qw(finish);
+use IdempotencyTest::Environment qw(app);
+use IdempotencyTest::Nginx;
+use IdempotencyTest::Process qw(await);
+
+my $nginx = IdempotencyTest::Nginx->start(
+    log_format => '$request_uri $idempotency_status $idempotency_store_time $pid',
+    server => <<'END');
+        idempotency main;
+        location / { proxy_pass http://app; }
+        location /wait/ { idempotency_conflict wait 15s; proxy_pass http://app; }
+        location /impatient/ { idempotency_conflict wait 300ms; proxy_pass http://app; }
+        location /lease/ { idempotency_lease 1s; proxy_pass http://app; }
+END
+
+my @who = (headers => ['X-API-Key: alice']);
+
+sub send_to {
+    my ($path, $key, %request) = @_;
+    return $nginx->send_request(path => $path, key => $key, body => 'body', @who, %request);
+}
+
+# Twenty at once, refused.
+{
+    my @clients = map { send_to('/twenty?gate=twenty', 'twenty') } 1 .. 20;
+    my @answers;
+    await(sub {
+        for my $client (@clients) {
+            next if $client->is_silent_for(0);
+            $client->read_some;
+            my $answer = $client->parse(0);
+            push @answers, $answer if $answer;
+        }
+        return @answers == 19;
+    });
+
+    is scalar(@answers), 19, 'of twenty duplicates at once nineteen are answered while one runs';
+    is scalar(grep { $_->status == 409 && $_->code eq 'request_in_progress' } @answers), 19, 'with a 409 of the code request_in_progress';
+    is scalar(grep { ($_->header('Retry-After') // '') =~ /^[1-9]\d*$/ } @answers), 19, 'and with Retry-After';
+
+    app()->open_gate('twenty');
+    my ($running) = grep { @{$_->{awaited}} } @clients;
+    my $first = $running->response;
+    is_first $first, 201, 1, 'the one that runs gets its answer';
+    is app()->count('/twenty'), 1, 'the application acted once';
+    is_replay_of send_to('/twenty?gate=twenty', 'twenty')->response, $first, 'and a retry is replayed';
+    ok $nginx->await_access_log(qr{^/twenty\S* IN_PROGRESS}), '$idempotency_status of a refused one is IN_PROGRESS';
+    my %workers = map { /^\/twenty.* (\d+)$/ ? ($1 => 1) : () } $nginx->access_log;
+    is scalar(keys %workers), 2, 'they met over both workers';
+}
+
+# Twenty at once, held.
+{
+    my @clients = map { send_to('/wait/twenty?gate=held', 'held') } 1 .. 20;
+    app()->await_arrival('/wait/twenty');
+    is scalar(grep { !$_->is_silent_for(0.02) } @clients), 0, 'held duplicates are not answered while one runs';
+
+    app()->open_gate('held');
+    my @answers = finish(@clients);
+    is scalar(grep { $_->status == 201 && $_->body eq $answers[0]->body } @answers), 20, 'then all twenty get the same answer';
+    is scalar(grep { $_->is_replay } @answers), 19, 'nineteen of them as a replay';
+    is app()->count('/wait/twenty'), 1, 'the application acted once';
+}
+
+# Held for no longer than was said.
+{
+    my $first = send_to('/impatient/a?gate=impatient', 'impatient');
+    app()->await_arrival('/impatient/a');
+    my $held = send_to('/impatient/a?gate=impatient', 'impatient')->response;
+    is_problem $held, 409, 'request_in_progress', 'a duplicate that was held too long is refused';
+    cmp_ok $held->elapsed, '>=', 0.29, 'after the time that was said';
+    cmp_ok $held->elapsed, '<', 5, 'and not much later';
+    app()->open_gate('impatient');
+    is_first $first->response, 201, 1, 'the first is not disturbed';
+}
+
+# Another request under the key of one that runs.
+{
+    my $first = send_to('/wait/other?gate=other', 'other');
+    app()->await_arrival('/wait/other');
+    is_problem send_to('/wait/other?gate=other', 'other', body => 'another')->response, 422, 'idempotency_key_reused',
+        'another request under a key in use is refused at once';
+    app()->open_gate('other');
+    is_first $first->response, 201, 1, 'and does not disturb the one that runs';
+}
+
+# An answer that is not kept frees the held ones, one at a time.
+{
+    my $path = '/wait/busy';
+    my $first = send_to("$path?status=503,201&gate=busy", 'busy');
+    app()->await_arrival($path);
+    my @held = map { send_to("$path?status=503,201&gate=busy", 'busy') } 1 .. 5;
+    is scalar(grep { !$_->is_silent_for(0.02) } @held), 0, 'duplicates are held';
+    app()->open_gate('busy');
+    is_first $first->response, 503, 1, 'the first gets its 503';
+    my @answers = finish(@held);
+    is scalar(grep { $_->status == 201 && $_->body =~ /^#2 / } @answers), 5, 'the held ones get the answer of the next execution';
+    is app()->count($path), 2, 'which was one';
+}
+
+# Held ones whose client leaves.
+{
+    my $path = '/wait/leaves';
+    my $first = send_to("$path?gate=leaves", 'leaves');
+    app()->await_arrival($path);
+    my @held = map { send_to("$path?gate=leaves", 'leaves') } 1 .. 4;
+    is scalar(grep { !$_->is_silent_for(0.02) } @held), 0, 'duplicates are held';
+    $_->close for @held[0, 1];
+    app()->open_gate('leaves');
+    my $answer = $first->response;
+    is_first $answer, 201, 1, 'the first is answered though held clients have left';
+    is_replay_of $_->response, $answer, 'so is one that has stayed' for @held[2, 3];
+}
+
+# A claim is renewed while its request runs.
+{
+    my $first = send_to('/lease/a?gate=lease', 'lease');
+    app()->await_arrival('/lease/a');
+    select undef, undef, undef, 2.5;
+    is_problem send_to('/lease/a?gate=lease', 'lease')->response, 409, 'request_in_progress', 'a claim outlives its lease while its request runs';
+    app()->open_gate('lease');
+    is_first $first->response, 201, 1, 'and its answer comes';
+    is app()->count('/lease/a'), 1, 'from the one execution';
+}
+
+# Many keys at once keep apart.
+{
+    my @clients = map { send_to("/many/$_", "many-$_") } 1 .. 100;
+    my @answers = finish(@clients);
+    is scalar(grep { $answers[$_ - 1]->body =~ m{^#1 POST /many/$_ } } 1 .. 100), 100, 'a hundred keys at once get their own answers';
+    my @replays = finish(map { send_to("/many/$_", "many-$_") } 1 .. 100);
+    is scalar(grep { $replays[$_]->is_replay && $replays[$_]->lasting eq $answers[$_]->lasting } 0 .. 99), 100, 'and their own replays';
+}
+
+# A worker that is killed leaves no key blocked past its lease.
+{
+    my $first = send_to('/lease/killed?gate=killed', 'killed');
+    app()->await_arrival('/lease/killed');
+    my @workers = $nginx->workers;
+    kill KILL => @workers;
+    ok await(sub { 2 == grep { my $pid = $_; !grep { $_ == $pid } @workers } $nginx->workers }), 'new workers come';
+    app()->open_gate('killed');
+
+    my $next;
+    my $tries = 0;
+    await(sub { $tries++; $next = send_to('/lease/killed?gate=killed', 'killed')->response; $next->status == 201 });
+    is_first $next, 201, 2, 'after the lease of a killed worker its key is free';
+    cmp_ok $tries, '>', 1, 'and not before';
+}
+
+$nginx->stop(allowed => qr/exited on signal 9/);
+done_testing;

@@ -1,0 +1,108 @@
+# Requests with bodies of every kind, and when the application sees them.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use IdempotencyTest::Assertions;
+use IdempotencyTest::Environment qw(app);
+use IdempotencyTest::Nginx;
+
+my $nginx = IdempotencyTest::Nginx->start(server => <<'END');
+        idempotency main;
+        client_body_buffer_size 4k;
+        location / { proxy_pass http://app; }
+        location /streaming/ {
+            idempotency_fingerprint "$request_method $request_uri" body=off;
+            proxy_request_buffering off;
+            proxy_pass http://app;
+        }
+        location /limited/ { client_max_body_size 1k; proxy_pass http://app; }
+END
+
+my @who = (headers => ['X-API-Key: alice']);
+
+{
+    my $body = join '', map { "$_," } 1 .. 5000;
+    my $first = $nginx->request(path => '/chunks', key => 'chunks', body => $body, @who);
+    my $same = $nginx->request(path => '/chunks', key => 'chunks', chunks => [unpack '(a777)*', $body], @who);
+    my $other = $nginx->request(path => '/chunks', key => 'chunks', chunks => [$body, '.'], @who);
+
+    is_first $first, 201, 1, 'a body with a length reaches the application';
+    is_replay_of $same, $first, 'the same body in chunks is the same request';
+    is_problem $other, 422, 'idempotency_key_reused', 'another body in chunks is another request';
+    is_replay_of $nginx->request(path => '/chunks', key => 'chunks', body => $body, @who), $first, 'which spoils nothing';
+    is app()->count('/chunks'), 1, 'and the application acted once';
+}
+
+{
+    my $body = join '', map { chr } map { $_ % 256 } 1 .. 3_000_000;
+    my $first = $nginx->request(path => '/large', key => 'large', body => $body, @who);
+    is_first $first, 201, 1, 'a body of 3 MB reaches the application';
+    is app()->last_request('/large')->{length}, 3_000_000, 'and is whole';
+    is_replay_of $nginx->request(path => '/large', key => 'large', body => $body, @who), $first, 'its retry is replayed';
+}
+
+{
+    my $first = $nginx->request(path => '/expect', key => 'expect', body => 'abc', headers => ['X-API-Key: alice', 'Expect: 100-continue']);
+    is_first $first, 201, 1, 'a client that waits for 100 is answered';
+}
+
+# A body that is still on its way.
+
+sub begin {
+    my ($path, $key) = @_;
+    return $nginx->connect->send_raw(join('', map { "$_\r\n" } "POST $path HTTP/1.1", 'Host: localhost', 'X-API-Key: alice',
+        "Idempotency-Key: $key", 'Content-Length: 10', '') . 'half ', 'POST');
+}
+
+{
+    my $client = begin('/slow', 'slow');
+    ok $client->is_silent_for(0.3), 'a request whose body is not whole waits';
+    is app()->count('/slow'), 0, 'and the application has not seen it';
+    my $other = $nginx->request(path => '/slow', key => 'slow', body => 'half whole', @who);
+    is_first $other, 201, 1, 'it has claimed nothing yet: the same request runs';
+    $client->send_raw('whole');
+    is_replay_of $client->response, $other, 'and is what the slow one is answered with';
+}
+
+{
+    my $client = begin('/left', 'left');
+    $client->close;
+    my $next = $nginx->request(path => '/left', key => 'left', body => 'half whole', @who);
+    is_first $next, 201, 1, 'a client that left within its body has claimed nothing';
+    is app()->count('/left'), 1, 'and its request never ran';
+}
+
+{
+    my $client = begin('/streaming/a', 'stream');
+    app()->await_arrival('/streaming/a');
+    pass 'with body=off the application sees a request before its body is whole';
+    is_problem $nginx->request(path => '/streaming/a', key => 'stream', body => 'half whole', @who), 409, 'request_in_progress',
+        'its key is claimed then';
+    $client->send_raw('whole');
+    my $first = $client->response;
+    is_first $first, 201, 1, 'and it is answered when its body is whole';
+    is app()->last_request('/streaming/a')->{length}, 10, 'which reaches the application';
+    is_replay_of $nginx->request(path => '/streaming/a', key => 'stream', body => 'half other', @who), $first, 'its retry is replayed';
+}
+
+{
+    my $client = $nginx->connect->send(path => '/limited/a', key => 'limited', body => 'x' x 2000, @who);
+    is $client->response->status, 413, 'a body that is too large is a 413';
+    $client = $nginx->connect->send(path => '/limited/a', key => 'limited', chunks => ['x' x 2000], @who);
+    is $client->response->status, 413, 'in chunks too';
+    is_first $nginx->request(path => '/limited/a', key => 'limited', body => 'x', @who), 201, 1, 'and has claimed nothing';
+}
+
+{
+    my $client = $nginx->connect->send_raw(join('', map { "$_\r\n" } 'POST /bad HTTP/1.1', 'Host: localhost', 'X-API-Key: alice',
+        'Idempotency-Key: bad', 'Transfer-Encoding: chunked', '', 'zz', ''), 'POST');
+    is $client->response->status, 400, 'a body in ill-formed chunks is a 400';
+    is_first $nginx->request(path => '/bad', key => 'bad', @who), 201, 1, 'and has claimed nothing';
+}
+
+$nginx->stop;
+done_testing;

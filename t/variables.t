@@ -1,0 +1,148 @@
+# What a log and an application can know of it.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use IdempotencyTest 'no_plan';
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: $idempotency_status says what became of a request
+--- config
+add_header X-Status $idempotency_status always;
+location / { idempotency main; idempotency_bypass $http_x_bypass; proxy_pass http://app; }
+--- more_headers eval
+[map { "X-API-Key: alice\nIdempotency-Key: $_" } "k", "k", "k", "a b", "k\nX-Bypass: 1"]
+--- request eval
+["POST /orders\none", "POST /orders\none", "POST /orders\ntwo", "POST /orders", "POST /orders"]
+--- response_headers eval
+[map { "X-Status: $_" } qw(NEW REPLAYED REUSED INVALID BYPASS)]
+--- error_code eval
+[201, 201, 422, 400, 201]
+
+
+
+=== TEST 2: $idempotency_status of requests that lack something
+--- config
+add_header X-Status $idempotency_status always;
+location / { idempotency main; proxy_pass http://app; }
+location /required { idempotency main required; proxy_pass http://app; }
+--- more_headers eval
+["X-API-Key: alice", "Idempotency-Key: k", "Idempotency-Key: k"]
+--- request eval
+["POST /required", "POST /orders", "POST /required"]
+--- response_headers eval
+[map { "X-Status: $_" } qw(MISSING UNSCOPED MISSING)]
+--- error_code eval
+[400, 201, 400]
+
+
+
+=== TEST 3: the variables are empty where a request is not covered
+--- config
+add_header X-All "[$idempotency_status$idempotency_age$idempotency_store_time$idempotency_key_id]" always;
+location / { idempotency main; proxy_pass http://app; }
+location /off { proxy_pass http://app; }
+location = /own { idempotency main; return 200 "mine"; }
+--- more_headers eval
+["X-API-Key: alice\nIdempotency-Key: k", "X-API-Key: alice", ("X-API-Key: alice\nIdempotency-Key: k") x 2]
+--- request eval
+["GET /orders", "POST /orders", "POST /off", "POST /own"]
+--- response_headers eval
+[("X-All: []") x 4]
+--- error_code eval
+[201, 201, 201, 200]
+
+
+
+=== TEST 4: $idempotency_age is there on a replay alone
+--- config
+add_header X-Age "[$idempotency_age]" always;
+location / { idempotency main; proxy_pass http://app; }
+--- more_headers
+X-API-Key: alice
+Idempotency-Key: k
+--- request eval
+["POST /orders", "POST /orders", "POST /others"]
+--- response_headers_like eval
+["X-Age: \\[\\]", "X-Age: \\[[0-9]+\\]", "X-Age: \\[\\]"]
+--- error_code eval
+[201, 201, 422]
+
+
+
+=== TEST 5: $idempotency_store_time is in seconds with milliseconds
+--- config
+add_header X-Time "[$idempotency_store_time]" always;
+location / { idempotency main; proxy_pass http://app; }
+--- more_headers
+X-API-Key: alice
+Idempotency-Key: k
+--- request eval
+["POST /orders", "POST /orders"]
+--- response_headers_like eval
+[("X-Time: \\[[0-9]+\\.[0-9]{3}\\]") x 2]
+--- error_code eval
+[201, 201]
+
+
+
+=== TEST 6: $idempotency_key_id is a digest that tells keys apart and does not tell the key
+--- config
+add_header X-Id $idempotency_key_id always;
+location / { idempotency main; proxy_pass http://app; }
+--- more_headers eval
+["X-API-Key: alice\nIdempotency-Key: secret", "X-API-Key: alice\nIdempotency-Key: \"secret\"", "X-API-Key: bob\nIdempotency-Key: secret", "X-API-Key: alice\nIdempotency-Key: other"]
+--- request eval
+[("POST /orders") x 4]
+--- raw_response_headers_like eval
+[("X-Id: [0-9a-f]{64}\r\n") x 4]
+--- raw_response_headers_unlike eval
+[("secret|alice") x 4]
+--- error_code eval
+[(201) x 4]
+
+
+
+=== TEST 7: the variables are there for a header to the application
+--- config
+location / {
+    idempotency main;
+    proxy_set_header App-Space $TEST_NGINX_SPACE;
+    proxy_set_header X-Key-Id $idempotency_key_id;
+    proxy_set_header X-Status $idempotency_status;
+    proxy_pass http://app;
+}
+--- more_headers
+X-API-Key: alice
+Idempotency-Key: k
+--- request eval
+["POST /orders", "GET /last/orders"]
+--- response_body eval
+[echo(1, "POST /orders"), qr/"X-Key-Id", "[0-9a-f]{64}"\], \["X-Status", "NEW"\]/]
+--- error_code eval
+[201, 200]
+
+
+
+=== TEST 8: the access log can have them
+--- http_config
+log_format idempotency "[$idempotency_status] [$idempotency_key_id] [$idempotency_store_time] [$idempotency_age]";
+--- config
+location / {
+    idempotency main;
+    access_log logs/access.log idempotency;
+    proxy_pass http://app;
+}
+--- more_headers
+X-API-Key: alice
+Idempotency-Key: k
+--- request eval
+["POST /orders", "POST /orders"]
+--- access_log eval
+[qr/^\[NEW\] \[[0-9a-f]{64}\] \[\d+\.\d{3}\] \[-?\]$/m, qr/^\[REPLAYED\] \[[0-9a-f]{64}\] \[\d+\.\d{3}\] \[\d+\]$/m]
+--- error_code eval
+[201, 201]
