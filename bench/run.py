@@ -29,6 +29,7 @@ MODES = {"replay": "replay: one key, its answer is kept already",
          "first": "first request: a new key each time"}
 LISTING = ('{"id":"%s","assetId":"model-123","title":"Model 123, as new","status":"active","price":{"amount":"49.00",'
            '"currency":"USD"},"seller":{"id":"user-9","name":"A. Seller"},"links":{"self":"/v1/marketplace/listings/%s"}}')
+DISTURBED = 0.15    # of a processor, by what is no part of the benchmark
 MARK = "made-by-the-benchmark"
 A_LISTING_ID = "5b0fbd7d8a0f4bd0b1b5a58ae8a3d0f4"
 
@@ -346,6 +347,17 @@ class Bench:
         shutil.rmtree(front.directory, ignore_errors=True)
         return row
 
+    def measure_in_peace(self, contestant, mode):
+        """The quietest of a few runs, of which one is enough where nothing else runs."""
+        quietest = None
+        for _ in range(self.options.tries):
+            row = self.measure(contestant, mode)
+            if quietest is None or row["others"] < quietest["others"]:
+                quietest = row
+            if row["others"] < DISTURBED:
+                break
+        return quietest
+
 
 def table(mode, contestants, rows):
     print(f"\n{MODES[mode]}")
@@ -377,6 +389,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=4, help="of each run (default 4)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is run (default 3)")
+    parser.add_argument("--tries", type=int, default=3, help="how often a run is repeated that something else disturbs (default 3)")
     parser.add_argument("--connections", type=int, default=32, help="of the load (default 32)")
     parser.add_argument("--padding", type=int, default=0, metavar="BYTES", help="added to each request's body")
     parser.add_argument("--mode", choices=[*MODES, "both"], default="both")
@@ -401,7 +414,7 @@ def main():
                 for contestant in contestants:
                     print(f"round {number + 1} of {options.rounds}, {mode}, {contestant.name} ...", end="",
                           file=sys.stderr, flush=True)
-                    row = bench.measure(contestant, mode)
+                    row = bench.measure_in_peace(contestant, mode)
                     print(f" {row['rps']:.0f} req/s, {row['cpu']:.2f} us, others {row['others']:.0%}", file=sys.stderr)
                     rows[mode][contestant.name].append(row)
     finally:
@@ -411,7 +424,7 @@ def main():
           f"{options.rounds} rounds of {options.seconds} s, body + {options.padding} bytes; medians")
     summary = {mode: table(mode, contestants, rows[mode]) for mode in modes}
     disturbed = max(row["others"] for by_name in rows.values() for mine in by_name.values() for row in mine)
-    if disturbed > 0.2:
+    if disturbed >= DISTURBED:
         print(f"\nSomething else kept up to {disturbed:.0%} of a processor busy: do not trust these figures.")
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps({"medians": summary, "runs": rows}, indent=1) + "\n")
