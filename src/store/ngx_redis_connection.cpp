@@ -45,8 +45,10 @@ ngx_err_t socket_error(const ngx_connection_t *c)
 
 }  // namespace
 
-RedisConnection::RedisConnection(const RedisOptions &options, const RedisScripts &scripts) noexcept
-    : options_(options), pipeline_(scripts, view(options.prefix), options.timeout, *this)
+RedisConnection::RedisConnection(const RedisOptions &options, const RedisScripts &scripts,
+                                 ngx_uint_t &down) noexcept
+    : options_(options), all_down_(down),
+      pipeline_(scripts, view(options.prefix), options.timeout, *this)
 {
 }
 
@@ -80,7 +82,6 @@ void RedisConnection::open(ngx_log_t *log) noexcept
 void RedisConnection::close() noexcept
 {
     state_ = State::closed;
-    down_ = true;
     close_socket();
 
     for (ngx_event_t *timer : {&deadline_timer_, &retry_timer_}) {
@@ -213,8 +214,13 @@ void RedisConnection::greeted()
     greeted_at_ = ngx_current_msec;
     tried_ = 0;
 
-    if (down_) {
-        down_ = false;
+    if (!down_) {
+        return;
+    }
+
+    down_ = false;
+
+    if (--all_down_ == 0) {
         ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" is back",
                       &options_.name);
     }
@@ -467,7 +473,7 @@ void RedisConnection::try_next(const char *why, ngx_err_t error) noexcept
 
 void RedisConnection::rest(const char *why, ngx_err_t error) noexcept
 {
-    ngx_uint_t level = down_ ? NGX_LOG_INFO : NGX_LOG_ERR;
+    ngx_uint_t level = !down_ && all_down_++ == 0 ? NGX_LOG_ERR : NGX_LOG_INFO;
 
     ngx_log_error(level, log_, error, "idempotency: redis \"%V\" is unavailable: %s",
                   &options_.name, why);

@@ -32,8 +32,11 @@ struct RedisOptions {
 // closed a connection that was in order) they wait.
 class RedisConnection final : private RedisPipeline::Events {
 public:
-    // `options` and `scripts` outlive this object.  Nothing is opened yet.
-    RedisConnection(const RedisOptions &options, const RedisScripts &scripts) noexcept;
+    // All three outlive this object.  `down` counts the connections to this
+    // Redis that are down: the log is told of the first and the last of them.
+    // Nothing is opened yet.
+    RedisConnection(const RedisOptions &options, const RedisScripts &scripts,
+                    ngx_uint_t &down) noexcept;
 
     RedisConnection(const RedisConnection &) = delete;
     RedisConnection &operator=(const RedisConnection &) = delete;
@@ -81,10 +84,11 @@ private:
     void note_stall() noexcept;
 
     const RedisOptions &options_;
+    ngx_uint_t &all_down_;
     RedisPipeline pipeline_;
 
     State state_ = State::closed;
-    bool down_ = false;             // known, and logged
+    bool down_ = false;             // known, and counted
     bool stall_logged_ = false;
     bool read_only_ = false;        // an answer said so: this is no master any more
     ngx_uint_t address_ = 0;        // the one in use

@@ -85,7 +85,7 @@ public:
         : options_(options), connections_(connections)
     {
         for (ngx_uint_t i = 0; i < options_.connections; i++) {
-            new (&connections_[i]) RedisConnection(options_, scripts_);
+            new (&connections_[i]) RedisConnection(options_, scripts_, down_);
         }
     }
 
@@ -142,6 +142,7 @@ private:
     RedisOptions options_;
     RedisScripts scripts_;
     RedisConnection *connections_;
+    ngx_uint_t down_ = 0;       // how many of them are
 };
 
 void destroy(void *store) { static_cast<RedisStore *>(store)->~RedisStore(); }
