@@ -292,12 +292,15 @@ ngx_int_t deliver(Context &context)
     context.stage = Stage::passing;
     context.store_time += ngx_current_msec - context.store_asked_at;
 
+    if (context.settlement == Settlement::unknown) {
+        context.status = Status::unknown;
+    }
+
     if (!context.exchange->settled_well()) {
         context.status = Status::store_error;
     }
 
     if (context.broken) {
-        context.status = Status::unknown;
         return send_problem(r, *context.conf, Problem::answer_incomplete);
     }
 

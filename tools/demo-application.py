@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""The application of tools/demo: creates listings, and knows nothing of idempotency.
+
+    demo-application.py FILE    listens on a free port of 127.0.0.1, which it writes to FILE;
+                                each listing that it creates is a line of FILE.listings
+"""
+
+import http.server
+import json
+import os
+import sys
+import time
+
+
+class Listings(http.server.BaseHTTPRequestHandler):
+    created = 0
+
+    def do_POST(self):
+        listing = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+        time.sleep(listing.pop('takes', 0))
+
+        Listings.created += 1
+        listing = {'id': 'lst_%d' % Listings.created, **listing, 'status': 'active'}
+        body = json.dumps(listing).encode() + b'\n'
+
+        self.send_response(201)
+        self.send_header('Content-Type', 'application/json')
+        self.send_header('Content-Length', str(len(body)))
+        self.send_header('Location', '/v1/marketplace/listings/' + listing['id'])
+        self.end_headers()
+        self.wfile.write(body)
+
+        with open(sys.argv[1] + '.listings', 'ab') as log:
+            log.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Listings)
+
+# written beside and moved, so that whoever waits for the file finds it whole
+with open(sys.argv[1] + '.new', 'w') as file:
+    print(server.server_port, file=file)
+os.rename(sys.argv[1] + '.new', sys.argv[1])
+server.serve_forever()
