@@ -443,6 +443,11 @@ void RedisConnection::drop(const char *why, ngx_err_t error) noexcept
         rests_ = 0;
     }
 
+    // another address of the name may be that of the new master
+    if (read_only_) {
+        address_ = (address_ + 1) % options_.address_count;
+    }
+
     if (again) {
         ngx_log_error(NGX_LOG_INFO, log_, error, "idempotency: redis \"%V\": %s", &options_.name,
                       why);

@@ -158,6 +158,7 @@ void RedisPipeline::give_up() noexcept
 
 bool RedisPipeline::start(Call &call, Millis deadline) noexcept
 {
+    // in the order of Call::Kind
     static constexpr Kind kinds[] = {Kind::claim, Kind::settle, Kind::release};
 
     Kind kind = kinds[static_cast<std::size_t>(call.kind)];
