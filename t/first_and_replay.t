@@ -176,7 +176,7 @@ location / {
     idempotency main;
     proxy_pass http://app;
 }
-location /inside/ { internal; idempotency main; proxy_pass http://app/inside/?status=200; proxy_method GET; }
+location /inside/ { internal; idempotency main; rewrite ^ /inside/?status=200 break; proxy_method GET; proxy_pass http://app; }
 --- more_headers
 X-API-Key: alice
 Idempotency-Key: k

@@ -46,8 +46,11 @@ my @who = (headers => ['X-API-Key: alice']);
 }
 
 {
-    my $first = $nginx->request(path => '/expect', key => 'expect', body => 'abc', headers => ['X-API-Key: alice', 'Expect: 100-continue']);
-    is_first $first, 201, 1, 'a client that waits for 100 is answered';
+    my $client = $nginx->connect->send_raw(join('', map { "$_\r\n" } 'POST /expect HTTP/1.1', 'Host: localhost', 'X-API-Key: alice',
+        'Idempotency-Key: expect', 'Expect: 100-continue', 'Content-Length: 4', ''), 'POST');
+    is $client->response->status, 100, 'a client that waits for a word before it sends its body gets it';
+    $client->send_raw('body');
+    is_first $client->response, 201, 1, 'and then its answer';
 }
 
 # A body that is still on its way.

@@ -1,0 +1,190 @@
+# A wrong configuration is an error of nginx -t that names the directive, the value and what would be right.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use IdempotencyTest::Environment qw(store_mode);
+use IdempotencyTest::Nginx;
+
+plan skip_all => 'needs no store: run with the memory store alone' if store_mode() ne 'memory';
+
+my $nginx = IdempotencyTest::Nginx->new;
+my $directory = $nginx->directory;
+my $memory = 'idempotency_store main { memory 1m; }';
+
+sub nginx_says { return $nginx->set(main => '', http => '', server => '', stores => $memory, @_)->test_configuration }
+
+sub is_right {
+    my ($name, @parts) = @_;
+    my ($status, $output) = nginx_says(@parts);
+    is $status, 0, $name or diag $output;
+    unlike $output, qr/\[(?:warn|error|emerg)\]/, "$name, without a warning";
+}
+
+# `expected`: words that have to be in the one line of the error.
+sub is_wrong {
+    my ($name, $parts, @expected) = @_;
+    my ($status, $output) = nginx_says(@$parts);
+    my ($line) = $output =~ /^nginx: (\[emerg\] .*)$/m;
+
+    isnt $status, 0, "$name is an error";
+    my @missing = grep { ($line // $output) !~ $_ } map { ref ? $_ : qr/\Q$_\E/ } @expected;
+    ok !@missing, "$name: the message tells what is wrong" or diag "no @missing in: ", $line // $output;
+}
+
+# In a location: the directive, its wrong value, and what the message says would be right.
+sub is_wrong_value {
+    my ($directive, $value, @right) = @_;
+    is_wrong("$directive $value", [server => "location / { idempotency main; $directive $value; }"],
+        "invalid value \"" . ($value =~ s/"//gr) . "\" in \"$directive\"", @right);
+}
+
+# In a store.
+sub is_wrong_store {
+    my ($directives, @expected) = @_;
+    is_wrong("a store with '$directives'", [stores => "idempotency_store shop { $directives }"], @expected);
+}
+
+# What is right.
+
+is_right 'a configuration without the module', stores => '';
+is_right 'a store that is not used';
+is_right 'every directive in every context', do {
+    my $all = <<'END';
+        idempotency main required;
+        idempotency_key $http_x_request_id;
+        idempotency_methods POST PUT REPORT M-SEARCH;
+        idempotency_scope "$http_x_tenant/$remote_user";
+        idempotency_fingerprint "$request_method $request_uri" body=off;
+        idempotency_ttl 1h;
+        idempotency_lease 5s;
+        idempotency_conflict wait 10s;
+        idempotency_unknown release;
+        idempotency_retriable 404 5xx;
+        idempotency_max_body 64k;
+        idempotency_hide_header Set-Cookie X-Secret;
+        idempotency_store_error pass;
+        idempotency_bypass $arg_a $arg_b;
+        idempotency_replayed_header X-Replayed;
+        idempotency_problem_base https://api.example.com/problems/;
+END
+    (http => $all, server => "$all\nlocation / { $all }");
+};
+is_right 'the other words of every directive', server => <<'END';
+        idempotency off;
+        location / {
+            idempotency main;
+            idempotency_scope off;
+            idempotency_fingerprint $request_id body=on;
+            idempotency_conflict reject;
+            idempotency_unknown hold;
+            idempotency_retriable none;
+            idempotency_store_error reject;
+            idempotency_replayed_header off;
+        }
+        location /b { idempotency main; idempotency_unknown store; }
+END
+
+my $password = $nginx->write_file('password', "secret\n");
+is_right "a store with '$_'", stores => "idempotency_store main { $_ }" for
+    'memory 64m;', 'memory 1024k;', 'redis redis://127.0.0.1:6379/0;', 'redis redis://127.0.0.1;', 'redis redis://user:password@127.0.0.1:6380/7;',
+    'redis redis://:password@127.0.0.1;', 'redis redis://[::1]:6379;', 'redis unix:/run/redis.sock;', 'redis unix:/run/redis.sock?db=3;',
+    'redis redis://127.0.0.1; user u; password p; database 3;', "redis redis://127.0.0.1; password_file $password;",
+    'redis redis://127.0.0.1; connect_timeout 500ms; timeout 2s; connections 4; prefix shop:;';
+is_right 'two stores', stores => 'idempotency_store a { memory 1m; } idempotency_store b { redis redis://127.0.0.1; }';
+
+# Stores.
+
+is_wrong 'an unknown store', [server => 'idempotency nowhere;'], '"idempotency"', 'nowhere', qr/main|idempotency_store/;
+is_wrong 'an unknown store in an inherited directive', [http => 'idempotency nowhere;', server => 'location / { }'], '"idempotency"', 'nowhere';
+is_wrong 'two stores of one name', [stores => "$memory $memory"], 'idempotency_store', 'main', qr/duplicate/;
+is_wrong 'a store without a name', [stores => 'idempotency_store { memory 1m; }'], '"idempotency_store"', 'number of arguments';
+is_wrong 'a store without a block', [stores => 'idempotency_store main;'], '"idempotency_store"', 'no opening "{"';
+
+is_wrong_store 'memory 1m; redis redis://127.0.0.1;', 'shop', 'memory', 'redis', 'exactly one';
+is_wrong_store 'redis redis://127.0.0.1; memory 1m;', 'shop', 'memory', 'redis', 'exactly one';
+is_wrong_store '', 'shop', 'memory', 'redis', 'exactly one';
+is_wrong_store "$_ 1m;", "\"$_\"", 'shop' for qw(memmory size);
+is_wrong_store 'memory 1m; memory 2m;', '"memory"', 'duplicate', 'shop';
+is_wrong_store 'redis redis://a; redis redis://b;', '"redis"', 'duplicate', 'shop';
+is_wrong_store 'redis redis://127.0.0.1; timeout 1s; timeout 2s;', '"timeout"', 'duplicate', 'shop';
+is_wrong_store "memory$_;", '"memory"', qr/number of arguments/ for '', ' 1m 2m';
+is_wrong_store "memory $_;", '"memory"', $_, qr/such as 64m/ for qw(1x 1mm m -1m 0 1k lots 99999999999999999999);
+is_wrong_store "memory 1m; $_;", (split / /)[0], 'redis', 'shop' for 'timeout 1s', 'connections 2', 'prefix p', 'user u', 'password p', 'database 1', 'connect_timeout 1s';
+
+is_wrong_store "redis $_;", '"redis"', qr/URL|host|port|database|path|scheme|redis:\/\//
+    for qw(127.0.0.1:6379 http://127.0.0.1 redis:// redis:/127.0.0.1 redis://:6379 redis://127.0.0.1:0 redis://127.0.0.1:65536 redis://127.0.0.1:port
+        redis://127.0.0.1/db redis://127.0.0.1/-1 redis://[::1 unix: unix:relative unix:/run/redis.sock?db=x unix:/run/redis.sock?x=1), '""';
+is_wrong_store 'redis;', '"redis"', 'shop', qr/number of arguments|URL/;
+is_wrong_store 'redis redis://nowhere.invalid;', 'nowhere.invalid';
+is_wrong_store 'redis redis://user:opensesame@127.0.0.1:bad;', '"redis"';
+unlike((nginx_says(stores => 'idempotency_store shop { redis redis://user:opensesame@127.0.0.1:bad; }'))[1], qr/opensesame/,
+    'a password is not in the message of an error');
+
+my @redis = 'redis redis://127.0.0.1;';
+is_wrong_store "@redis timeout $_;", '"timeout"', $_, qr/time above 0/ for qw(0 0s 0ms 1x abc -1s);
+is_wrong_store "@redis connect_timeout $_;", '"connect_timeout"', $_, qr/time above 0/ for qw(0 soon);
+is_wrong_store "@redis connections $_;", '"connections"', $_, qr/number from 1/ for qw(0 -1 many 1000);
+is_wrong_store "@redis database $_;", '"database"', $_, qr/number from 0/ for qw(-1 first 99999999);
+is_wrong_store "@redis prefix \"\";", '"prefix"', 'characters';
+is_wrong_store "@redis user \"\";", '"user"', qr/name/;
+is_wrong_store "@redis password \"\";", '"password"', qr/empty/;
+is_wrong_store "@redis password_file $directory/none;", '"password_file"', "$directory/none";
+is_wrong_store "@redis password a; password_file $password;", 'password_file';
+is_wrong_store 'redis redis://u:p@127.0.0.1; password b;', 'password';
+is_wrong_store 'redis redis://127.0.0.1/1; database 2;', 'database';
+
+# Directives of a location.
+
+is_wrong 'idempotency without a name', [server => 'idempotency "";'], '"idempotency"', 'name of a store';
+is_wrong 'idempotency with an unknown word', [server => 'idempotency main requires;'], '"idempotency"', 'requires', '"required"';
+is_wrong 'idempotency off required', [server => 'idempotency off required;'], '"idempotency"', 'required', '"off"';
+is_wrong 'idempotency with three words', [server => 'idempotency main required x;'], '"idempotency"', 'number of arguments';
+is_wrong_value 'idempotency_key', '""', qr/variable/;
+is_wrong 'a variable that nobody knows', [server => 'location / { idempotency main; idempotency_key $nobody_knows; }'], qr/unknown "nobody_knows" variable/;
+is_wrong_value 'idempotency_methods', $_, qr/method/, 'such as POST' for qw(post Post "" HEAD CONNECT TRACE), '"PO ST"';
+is_wrong 'an unknown method among others', [server => 'idempotency_methods POST post;'], 'invalid value "post" in "idempotency_methods"';
+is_wrong_value 'idempotency_scope', '""', qr/\$http_x_api_key/, '"off"';
+is_wrong "idempotency_fingerprint with $_", [server => "idempotency_fingerprint \$request_uri $_;"], "invalid value \"$_\" in \"idempotency_fingerprint\"",
+    'body=on', 'body=off' for qw(body=yes body off);
+is_wrong_value "idempotency_$_->[0]", $_->[1], qr/time above 0/ for map { my $d = $_; map { [$d, $_] } qw(0 0s 0ms -1s 1x soon "") } qw(ttl lease);
+is_wrong_value 'idempotency_conflict', $_, qr/"reject" or "wait TIME"/ for qw(hold wait "");
+is_wrong "idempotency_conflict wait $_", [server => "idempotency_conflict wait $_;"], "invalid value \"$_\" in \"idempotency_conflict\"", 'time above 0'
+    for qw(0 0ms soon);
+is_wrong 'idempotency_conflict reject 5s', [server => 'idempotency_conflict reject 5s;'], 'invalid value "5s" in "idempotency_conflict"', '"reject" or "wait TIME"';
+is_wrong_value 'idempotency_unknown', $_, qr/"hold", "release" or "store"/ for qw(keep wait "");
+is_wrong_value 'idempotency_retriable', $_, qr/status codes|classes|none/ for qw(99 600 1000 5x 6xx 0xx xx -1 abc "");
+is_wrong "idempotency_retriable $_", [server => "idempotency_retriable $_;"], 'invalid value "none" in "idempotency_retriable"', '"none" alone'
+    for '503 none', 'none 503';
+is_wrong_value 'idempotency_max_body', $_, qr/size/, 'such as 1m' for qw(1x -1 lots 999g "");
+is_wrong_value 'idempotency_hide_header', $_, qr/name of a header/ for '"X Secret"', 'X:Secret', '""';
+is_wrong_value 'idempotency_store_error', $_, qr/"reject" or "pass"/ for qw(ignore on "");
+is_wrong_value 'idempotency_replayed_header', $_, qr/name of a header/, '"off"' for '"X Replayed"', 'X:Replayed', '""';
+is_wrong_value 'idempotency_problem_base', $_, qr/URI/ for '"https://a b/"', '"<x>"', '""';
+
+# Twice, and in the wrong place.
+
+for my $twice ('idempotency main', 'idempotency_key $arg_a', 'idempotency_methods POST', 'idempotency_scope $arg_a', 'idempotency_fingerprint $arg_a',
+    'idempotency_ttl 1h', 'idempotency_lease 1s', 'idempotency_conflict reject', 'idempotency_unknown hold', 'idempotency_retriable 503',
+    'idempotency_max_body 1m', 'idempotency_store_error pass', 'idempotency_replayed_header A',
+    'idempotency_problem_base https://a/')
+{
+    my ($directive) = $twice =~ /^(\S+)/;
+    is_wrong "'$directive' twice", [server => "location / { $twice; $twice; }"], "\"$directive\"", 'is duplicate';
+    is_wrong "'$directive' outside of http", [main => "$twice;"], "\"$directive\"", 'is not allowed here';
+    is_wrong "'$directive' in an if", [server => "location / { if (\$arg_x) { $twice; } }"], "\"$directive\"", 'is not allowed here';
+}
+
+for my $directive ('idempotency_hide_header A', 'idempotency_bypass $arg_a') {
+    my ($name) = $directive =~ /^(\S+)/;
+    is_wrong "'$name' outside of http", [main => "$directive;"], "\"$name\"", 'is not allowed here';
+}
+
+is_wrong 'a store in a server', [server => 'idempotency_store other { memory 1m; }'], '"idempotency_store"', 'is not allowed here';
+is_wrong 'a store outside of http', [main => 'idempotency_store other { memory 1m; }'], '"idempotency_store"', 'is not allowed here';
+is_wrong 'an engine outside of a store', [http => 'memory 1m;'], '"memory"', 'unknown directive';
+
+done_testing;
