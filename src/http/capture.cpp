@@ -257,9 +257,14 @@ ngx_int_t withhold(Context &context, ngx_chain_t *in)
             std::string_view bytes{reinterpret_cast<const char *>(b->pos),
                                    static_cast<size_t>(b->last - b->pos)};
 
-            if (bytes.size() > context.conf->max_body - context.exchange->held()
-                || !context.exchange->hold(bytes))
-            {
+            if (bytes.size() > context.conf->max_body - context.exchange->held()) {
+                return overflow(context, link);
+            }
+
+            std::size_t held = context.exchange->hold(bytes);
+
+            if (held < bytes.size()) {
+                b->pos += held;
                 return overflow(context, link);
             }
         }

@@ -58,6 +58,7 @@ struct Context {
     bool client_gone;           // while the answer went on to it
 
     ngx_http_handler_pt content_handler;    // the location's own, while it is guarded
+    ngx_uint_t method;                      // nginx's bit, without what guarding adds
 
     ngx_event_t poll;           // wakes a waiting request
     ngx_msec_t poll_delay;

@@ -103,11 +103,9 @@ void Exchange::on_ended(Call &call)
         exchange->claim_answered();
 
     } else if (exchange->settle_answered()) {
-        Context *context = exchange->retry_delay_ == 0 || !exchange->settled_well()
-                               ? exchange->context_ : nullptr;
-
-        if (context != nullptr && context->stage == Stage::settling) {
-            on_settled(*context);
+        // an answer that is on its way needs to know no more
+        if (exchange->context_ != nullptr && exchange->context_->stage == Stage::settling) {
+            on_settled(*exchange->context_);
         }
     }
 
@@ -137,43 +135,46 @@ void Exchange::keep_lease()
 
 // The answer
 
-bool Exchange::hold(std::string_view bytes)
+bool Exchange::add_piece()
 {
-    if (pieces_.nelts == 0 && room_ == nullptr
+    if (pieces_.elts == nullptr
         && ngx_array_init(&pieces_, pool_, 4, sizeof(std::string_view)) != NGX_OK)
     {
         return false;
     }
 
-    while (!bytes.empty()) {
-        if (room_left_ == 0) {
-            std::size_t size = expected_ > held_ ? expected_ - held_
-                                                 : ngx_min(ngx_max(held_, kFirstPiece),
-                                                           kLargestPiece);
-            auto *piece = static_cast<std::string_view *>(ngx_array_push(&pieces_));
+    std::size_t size = expected_ > held_
+                           ? expected_ - held_
+                           : ngx_min(ngx_max(held_, kFirstPiece), kLargestPiece);
+    auto *room = static_cast<char *>(ngx_pnalloc(pool_, size));
+    auto *piece = static_cast<std::string_view *>(
+        room != nullptr ? ngx_array_push(&pieces_) : nullptr);
 
-            room_ = static_cast<char *>(ngx_pnalloc(pool_, size));
+    if (piece == nullptr) {
+        return false;
+    }
 
-            if (piece == nullptr || room_ == nullptr) {
-                return false;
-            }
+    *piece = {room, 0};
+    room_left_ = size;
+    return true;
+}
 
-            *piece = {room_, 0};
-            room_left_ = size;
-        }
+std::size_t Exchange::hold(std::string_view bytes)
+{
+    std::size_t before = held_;
 
-        std::size_t n = ngx_min(room_left_, bytes.size());
+    while (!bytes.empty() && (room_left_ > 0 || add_piece())) {
         auto *last = static_cast<std::string_view *>(pieces_.elts) + pieces_.nelts - 1;
+        std::size_t n = ngx_min(room_left_, bytes.size());
 
-        ngx_memcpy(room_, bytes.data(), n);
+        ngx_memcpy(const_cast<char *>(last->data()) + last->size(), bytes.data(), n);
         *last = {last->data(), last->size() + n};
-        room_ += n;
         room_left_ -= n;
         held_ += n;
         bytes.remove_prefix(n);
     }
 
-    return true;
+    return held_ - before;
 }
 
 unsigned char *Exchange::answer_room(std::size_t size)

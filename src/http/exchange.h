@@ -43,8 +43,9 @@ public:
     // Holds on to what `claim` got.
     void keep_lease();
 
-    // The answer's body.  False where there is no memory.
-    bool hold(std::string_view bytes);
+    // Copies more of the answer's body; gives how much, which is less than all
+    // where there is no memory.
+    std::size_t hold(std::string_view bytes);
     std::size_t held() const { return held_; }
     void expect(std::size_t length) { expected_ = length; }
     const ngx_array_t &pieces() const { return pieces_; }
@@ -73,6 +74,7 @@ private:
     static void on_ended(Call &call);
     static void on_retry(ngx_event_t *event);
 
+    bool add_piece();
     bool start();
     void claim_answered();
     bool settle_answered();
@@ -95,8 +97,7 @@ private:
     ngx_array_t pieces_{};          // of std::string_view: the body
     std::size_t held_ = 0;
     std::size_t expected_ = 0;
-    char *room_ = nullptr;          // what is left of the last piece
-    std::size_t room_left_ = 0;
+    std::size_t room_left_ = 0;     // in the last piece
     unsigned char *answer_ = nullptr;
     std::size_t answer_size_ = 0;
     ngx_array_t record_{};          // of std::string_view: the record

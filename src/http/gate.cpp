@@ -151,7 +151,7 @@ ngx_int_t arrive(ngx_http_request_t *r, LocationConfig *conf)
 // nginx's ngx_http_handler_pt, in the PRECONTENT phase
 ngx_int_t on_request(ngx_http_request_t *r)
 {
-    if (r != r->main) {
+    if (r != r->main || r->post_action) {
         return NGX_DECLINED;
     }
 

@@ -101,11 +101,11 @@ bool give_own_copy(ngx_http_request_t *r)
 ngx_int_t run_guarded(ngx_http_request_t *r)
 {
     Context *context = find_context(r);
-    ngx_uint_t method = r->method;
 
     r->content_handler = context->content_handler;
+    context->method = r->method;
 
-    if ((method & kNotRepeated) == 0) {
+    if ((r->method & kNotRepeated) == 0) {
         r->method |= NGX_HTTP_LOCK;
     }
 
@@ -113,7 +113,7 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
     ngx_int_t rc = r->content_handler(r);
 
     if (r->upstream == nullptr || !location.has(r->upstream->conf)) {
-        r->method = method;     // it was no exchange with an upstream
+        r->method = context->method;    // it was no exchange with an upstream
         return rc;
     }
 
@@ -144,6 +144,10 @@ void guard_upstream(Context &context)
     ngx_http_request_t *r = context.request;
 
     // a redirect leaves an upstream behind; the method's bit was for that one
+    if (r->method == (context.method | NGX_HTTP_LOCK)) {
+        r->method = context.method;
+    }
+
     if (origin_of(context) != Origin::not_reached) {
         context.origin_so_far = origin_of(context);
     }
