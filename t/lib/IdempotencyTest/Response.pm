@@ -7,9 +7,10 @@ use warnings;
 
 use JSON::PP ();
 
-# Fields that say something of this exchange and not of the answer.
+# Fields that say something of this exchange and not of the answer; x-status is
+# what tests that look at $idempotency_status add to it.
 my %of_the_exchange = map { $_ => 1 } qw(date connection keep-alive transfer-encoding
-    idempotent-replayed);
+    idempotent-replayed x-status);
 
 # The answer at the beginning of `bytes` and its length, or nothing if it is not
 # whole yet. `ended`: no more will come.

@@ -1,0 +1,418 @@
+# The Redis store: what it keeps, what a request costs, and what becomes of requests when Redis fails.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use IdempotencyTest::Assertions;
+use IdempotencyTest::Client qw(finish);
+use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Nginx;
+use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Redis;
+use Time::HiRes qw(time);
+
+plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
+
+my $redis = IdempotencyTest::Redis->new;
+my $socket = $redis->socket;
+my $prefixes = 0;
+
+my $server = <<'END';
+        add_header X-Id $idempotency_key_id always;
+        add_header X-Status $idempotency_status always;
+        idempotency main;
+        location / { proxy_pass http://app; }
+        location /pass/ { idempotency_store_error pass; proxy_pass http://app; }
+        location /ttl/ { idempotency_ttl 100s; idempotency_lease 7s; proxy_pass http://app; }
+        location /short/ { idempotency_lease 1s; proxy_pass http://app; }
+END
+
+# An nginx over this Redis; `store`: more directives of its store.
+sub start_nginx {
+    my (%options) = @_;
+    my $prefix = 'p' . ++$prefixes . ':';
+    my $store = $options{store} // '';
+    return IdempotencyTest::Nginx->start(
+        stores => "idempotency_store main { redis unix:$socket; prefix $prefix; $store }",
+        server => $server, log_format => '$request_uri $status [$idempotency_status]', prefix => $prefix, %options);
+}
+
+my @who = (headers => ['X-API-Key: alice-credential']);
+
+sub ask {
+    my ($nginx, $path, $key, %request) = @_;
+    return $nginx->request(path => $path, key => $key, @who, %request);
+}
+
+sub await_answer {
+    my ($nginx, $path, $key, $status) = @_;
+    my $answer;
+    await(sub { $answer = ask($nginx, $path, $key); $answer->status == $status });
+    return $answer;
+}
+
+subtest 'What is kept' => sub {
+    my $nginx = start_nginx();
+    my $first = ask($nginx, '/ttl/kept', 'precious-key');
+    is_first $first, 201, 1, 'a request runs';
+
+    my $id = $first->header('X-Id');
+    like $id, qr/^[0-9a-f]{64}$/, 'its key has an identity';
+    my $name = $nginx->{prefix} . $id;
+    my $contents = $redis->contents;
+    is join(' ', keys %$contents), $name, 'Redis has one key: the prefix and the identity';
+    like $contents->{$name}, qr/^IDM\x01\0\0\0K/, 'and its value is a kept record of version 1';
+
+    my $left = $redis->command('PTTL', $name);
+    ok $left > 95_000 && $left <= 100_000, 'which expires after idempotency_ttl' or diag $left;
+
+    my $running = $nginx->send_request(path => '/ttl/running?gate=kept', key => 'running-key', @who);
+    app()->await_arrival('/ttl/running');
+    $contents = $redis->contents;
+    my ($claim) = grep { $_ ne $name } keys %$contents;
+    like $contents->{$claim}, qr/^IDM\x01\0\0\0R/, 'a running request has a claim';
+    $left = $redis->command('PTTL', $claim);
+    ok $left > 0 && $left <= 7000, 'which expires after idempotency_lease' or diag $left;
+
+    $contents = $redis->contents;
+    my $all = join "\n", %$contents;
+    unlike $all, qr/precious-key|running-key|alice-credential/, 'neither key nor credential is in Redis in the clear';
+    app()->open_gate('kept');
+    is_first $running->response, 201, 1, 'the running request is answered';
+
+    $nginx->stop;
+    unlike join("\n", $nginx->error_log, $nginx->access_log), qr/precious-key|running-key|alice-credential/,
+        'neither key nor credential is in a log';
+};
+
+subtest 'Retriable answers and refusals leave nothing behind' => sub {
+    my $nginx = start_nginx();
+    my $first = ask($nginx, '/busy?status=503', 'busy');
+    is $first->status, 503, 'a retriable answer is delivered';
+    is_problem ask($nginx, '/busy', 'a b'), 400, 'idempotency_key_invalid', 'a key that is none is refused';
+    ok await(sub { !grep { /^\Q$nginx->{prefix}/ } keys %{$redis->contents} }), 'neither leaves a key in Redis';
+    $nginx->stop;
+};
+
+subtest 'Round trips' => sub {
+    # one worker: its connection is there and the scripts are known once it has had a request
+    my $nginx = start_nginx(workers => 1);
+    ask($nginx, '/warm', 'warm');
+
+    my @first = $redis->commands_during(sub { ask($nginx, '/trips', 'trips') });
+    @first = grep { !/"(?:ECHO|MONITOR)"/ } @first;
+    is scalar(@first), 2, 'a first request takes one command to claim and one to keep' or diag explain \@first;
+
+    my @replay = $redis->commands_during(sub { is ask($nginx, '/trips', 'trips')->is_replay, 1, 'a retry is replayed' });
+    @replay = grep { !/"(?:ECHO|MONITOR)"/ } @replay;
+    is scalar(@replay), 1, 'a replay takes one command' or diag explain \@replay;
+
+    my @uncovered = $redis->commands_during(sub { ask($nginx, '/trips', 'trips', method => 'GET') });
+    is scalar(grep { !/"(?:ECHO|MONITOR)"/ } @uncovered), 0, 'a request that is not covered takes none';
+
+    my $clients = () = $redis->command('CLIENT', 'LIST') =~ /^id=/mg;
+    finish(map { $nginx->send_request(path => "/many/$_", key => "many-$_", @who) } 1 .. 100);
+    is scalar(() = $redis->command('CLIENT', 'LIST') =~ /^id=/mg), $clients, 'a hundred requests at once share the one connection';
+    $nginx->stop;
+
+    $nginx = start_nginx(workers => 1, store => 'connections 3;');
+    finish(map { $nginx->send_request(path => "/more/$_", key => "more-$_", @who) } 1 .. 30);
+    is scalar(() = $redis->command('CLIENT', 'LIST') =~ /^id=/mg), 3 + 1, 'with `connections 3` they share three' or diag $redis->command('CLIENT', 'LIST');
+    $nginx->stop;
+};
+
+subtest 'Two nginx share a store' => sub {
+    my $one = start_nginx();
+    my $two = start_nginx(stores => $one->{stores});
+    my $first = ask($one, '/shared', 'shared');
+    my $retry = ask($two, '/shared', 'shared');
+    is $retry->body, $first->body, 'what one has kept the other replays';
+    ok $retry->is_replay, 'as a replay';
+
+    my $running = $one->send_request(path => '/shared/running?gate=shared', key => 'running', @who);
+    app()->await_arrival('/shared/running');
+    is_problem ask($two, '/shared/running?gate=shared', 'running'), 409, 'request_in_progress', 'what runs at one is in progress at the other';
+    app()->open_gate('shared');
+    is_first $running->response, 201, 1, 'and is answered';
+    $_->stop for $one, $two;
+};
+
+subtest 'SCRIPT FLUSH' => sub {
+    my $nginx = start_nginx();
+    my $first = ask($nginx, '/flushed', 'one');
+    $redis->command('SCRIPT', 'FLUSH');
+    is_replay_of ask($nginx, '/flushed', 'one'), $first, 'a result is replayed when Redis has forgotten its scripts';
+
+    my $running = $nginx->send_request(path => '/flushed?gate=flushed', key => 'two', @who);
+    app()->await_arrival('/flushed', 2);
+    $redis->command('SCRIPT', 'FLUSH');
+    app()->open_gate('flushed');
+    my $second = $running->response;
+    is_first $second, 201, 2, 'a request that runs meanwhile is answered';
+    is_replay_of ask($nginx, '/flushed?gate=flushed', 'two'), $second, 'and its answer was kept';
+
+    $redis->command('SCRIPT', 'FLUSH');
+    is ask($nginx, '/flushed?status=503,201', 'three')->status, 201, 'a claim is granted';
+    $nginx->stop;
+};
+
+subtest 'Values that are no records of ours' => sub {
+    my $nginx = start_nginx();
+    my $path = '/damaged';
+    my $first = ask($nginx, $path, 'damaged');
+    my $id = $first->header('X-Id');
+    my $name = $nginx->{prefix} . $id;
+    my $good = $redis->command('GET', $name);
+
+    my $set = sub { my ($value) = @_; $redis->command('SET', $name, $value, 'PX', 60_000) };
+    my @damage = (
+        ['nothing at all' => sub { $set->('') }],
+        ['garbage' => sub { $set->('garbage') }],
+        ['a long stretch of garbage' => sub { $set->(join '', map { chr($_ * 7 % 256) } 1 .. 10_000) }],
+        ['a record of a newer version' => sub { my $v = $good; substr($v, 3, 1) = "\x02"; $set->($v) }],
+        ['a record of another magic' => sub { my $v = $good; substr($v, 0, 3) = 'IDX'; $set->($v) }],
+        ['a record of an unknown state' => sub { my $v = $good; substr($v, 7, 1) = 'Z'; $set->($v) }],
+        ['a record with a byte changed' => sub { my $v = $good; substr($v, -1, 1) ^= "\x01"; $set->($v) }],
+        ['a record with another fingerprint' => sub { my $v = $good; substr($v, 20, 1) ^= "\x01"; $set->($v) }],
+        ['a record that claims to be larger' => sub { my $v = $good; substr($v, 72, 4) = "\xff\xff\xff\xff"; $set->($v) }],
+        ['a record with more behind it' => sub { $set->($good . 'x') }],
+        (map { my $n = $_; ["a record cut after $n bytes" => sub { $set->(substr $good, 0, $n) }] } 1, 8, 79, 80, 100, length($good) - 1),
+        ['a list' => sub { $redis->command('DEL', $name); $redis->command('RPUSH', $name, 'a', 'b') }],
+        ['a hash' => sub { $redis->command('DEL', $name); $redis->command('HSET', $name, 'a', 'b') }],
+    );
+
+    for my $damage (@damage) {
+        my ($what, $make) = @$damage;
+        $make->();
+        my $before = $redis->command('DUMP', $name);
+        my $length = length $nginx->error_log;
+
+        is_problem ask($nginx, $path, 'damaged'), 503, 'store_unavailable', "$what is a 503";
+        like substr($nginx->error_log, $length), qr/\[(?:error|info)\].*idempotency.*\Q$id\E/i, "$what is told in the error log, with the key's identity";
+        is $redis->command('DUMP', $name), $before, "$what is left as it is";
+    }
+
+    is app()->count($path), 1, 'the application was not asked again';
+    $redis->command('DEL', $name);
+    $set->($good);
+    is_replay_of ask($nginx, $path, 'damaged'), $first, 'the record itself is replayed';
+
+    # the same under a request that lets unprotected requests by
+    $id = ask($nginx, '/pass/damaged', 'pass-damaged')->header('X-Id');
+    $redis->command('SET', "$nginx->{prefix}$id", 'garbage', 'PX', 60_000);
+    ok !ask($nginx, '/pass/damaged', 'pass-damaged')->is_replay, 'garbage is not replayed where requests pass';
+    $nginx->stop;
+};
+
+subtest 'An answer is delivered only after it is kept' => sub {
+    my $nginx = start_nginx(store => 'timeout 15s;');
+    my $running = $nginx->send_request(path => '/after?gate=after', key => 'after', @who);
+    app()->await_arrival('/after');
+    $redis->stall;
+    app()->open_gate('after');
+    app()->await_answer('/after');
+    ok $running->is_silent_for(0.5), 'while Redis does not say that it has it the client sees nothing';
+    $redis->resume;
+    my $first = $running->response;
+    is_first $first, 201, 1, 'then the answer comes';
+    is_replay_of ask($nginx, '/after?gate=after', 'after'), $first, 'and its retry is a replay';
+    $nginx->stop;
+};
+
+subtest 'Redis stalls' => sub {
+    my $nginx = start_nginx(store => 'timeout 300ms; connect_timeout 300ms;');
+    my $first = ask($nginx, '/stalled', 'before');
+    $redis->stall;
+
+    my $answer = ask($nginx, '/stalled', 'during');
+    is_problem $answer, 503, 'store_unavailable', 'a request is refused';
+    like $answer->header('Retry-After'), qr/^[1-9]\d*$/, 'and asked to come again';
+    is $answer->header('X-Status'), 'STORE_ERROR', '$idempotency_status is STORE_ERROR';
+    cmp_ok $answer->elapsed, '>=', 0.25, 'after `timeout`';
+    cmp_ok $answer->elapsed, '<', 3, 'and not much later';
+    is_problem ask($nginx, '/stalled', 'before'), 503, 'store_unavailable', 'a retry too: nobody knows whether there is an answer';
+    is app()->count('/stalled'), 1, 'neither runs';
+    ok $nginx->await_error_log(qr/\[error\].*(?:idempotency|redis)/i), 'the error log tells of it';
+
+    # both workers learn it
+    ask($nginx, '/stalled', "during-$_") for 1 .. 10;
+    my @slow = grep { $_->elapsed > 0.2 } map { ask($nginx, '/stalled', "known-$_") } 1 .. 10;
+    cmp_ok scalar(@slow), '<=', 2, 'once it is known requests are refused at once';
+
+    $answer = ask($nginx, '/pass/stalled', 'during');
+    is_first $answer, 201, 1, 'where requests pass, they run';
+    is $answer->header('X-Status'), 'STORE_ERROR', 'with $idempotency_status STORE_ERROR';
+
+    $redis->resume;
+    is_replay_of await_answer($nginx, '/stalled', 'before', 201), $first, 'when Redis is back a retry is replayed';
+    $nginx->stop;
+};
+
+subtest 'Answers that come too late go to nobody else' => sub {
+    my $nginx = start_nginx(workers => 1, store => 'timeout 200ms;');
+    my %first = map { $_ => ask($nginx, "/late/$_", "late-$_") } 1 .. 20;
+
+    $redis->stall;
+    my @late = finish(map { $nginx->send_request(path => "/late/$_", key => "late-$_", @who) } 1 .. 10);
+    is scalar(grep { $_->status == 503 } @late), 10, 'requests whose answers do not come are refused';
+    $redis->resume;
+
+    await_answer($nginx, '/late/11', 'late-11', 201);
+    my @wrong = grep { my $answer = ask($nginx, "/late/$_", "late-$_"); $answer->lasting ne $first{$_}->lasting } reverse 1 .. 20;
+    is "@wrong", '', 'each request gets its own answer afterwards';
+    $nginx->stop;
+};
+
+subtest 'Redis goes and comes back' => sub {
+    my $nginx = start_nginx(store => 'timeout 500ms; connect_timeout 500ms;');
+    my $first = ask($nginx, '/down', 'before');
+    is_first $first, 201, 1, 'a request runs';
+
+    $redis->stop;
+    my @refused = map { ask($nginx, '/down', "during-$_") } 1 .. 10;
+    is scalar(grep { $_->status == 503 && $_->code eq 'store_unavailable' } @refused), 10, 'while Redis is down requests are refused';
+    my @slow = grep { $_->elapsed > 0.2 } @refused[4 .. 9];
+    is scalar(@slow), 0, 'at once' or diag join ' ', map { $_->elapsed } @refused;
+    is app()->count('/down'), 1, 'and do not run';
+    is_first ask($nginx, '/pass/down', 'during'), 201, 1, 'where requests pass, they run';
+
+    $redis->start;
+    my $next = await_answer($nginx, '/down', 'after', 201);
+    is_first $next, 201, 2, 'when Redis is back requests run, without a reload';
+    is_replay_of ask($nginx, '/down', 'after'), $next, 'and their retries are replayed';
+    $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
+};
+
+subtest 'Redis goes between a claim and its answer' => sub {
+    my $nginx = start_nginx(store => 'timeout 300ms; connect_timeout 300ms;');
+    my $running = $nginx->send_request(path => '/lost?gate=lost', key => 'lost', @who);
+    app()->await_arrival('/lost');
+    $redis->kill;
+    app()->open_gate('lost');
+
+    my $answer = $running->response;
+    is_first $answer, 201, 1, 'the answer is delivered: the work is done';
+    ok $nginx->await_access_log(qr{^/lost\S* 201 \[STORE_ERROR\]}), '$idempotency_status is STORE_ERROR';
+    ok $nginx->await_error_log(qr/\[error\]/), 'the error log tells of it';
+    $redis->start;
+    $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
+};
+
+subtest 'An answer that could not be kept at once is kept later' => sub {
+    my $nginx = start_nginx(store => 'timeout 300ms; connect_timeout 300ms;');
+    my $running = $nginx->send_request(path => '/later?gate=later', key => 'later', @who);
+    app()->await_arrival('/later');
+    $redis->stall;
+    app()->open_gate('later');
+    my $first = $running->response;
+    is_first $first, 201, 1, 'the answer is delivered though Redis does not answer';
+    $redis->resume;
+
+    my $retry;
+    await(sub { $retry = ask($nginx, '/later?gate=later', 'later'); $retry->status == 201 });
+    is_replay_of $retry, $first, 'within the lease it is kept after all';
+    is app()->count('/later'), 1, 'and the application acted once';
+    $nginx->stop;
+};
+
+subtest 'A Redis that is not there at the start' => sub {
+    $redis->stop;
+    my $nginx = start_nginx(store => 'timeout 500ms; connect_timeout 500ms;');
+    is_problem ask($nginx, '/never', 'never'), 503, 'store_unavailable', 'nginx starts and refuses';
+    $redis->start;
+    is_first await_answer($nginx, '/never', 'never', 201), 201, 1, 'until Redis is there';
+    $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
+};
+
+subtest 'Errors of Redis' => sub {
+    my $nginx = start_nginx();
+    my $first = ask($nginx, '/errors', 'kept');
+
+    $redis->command('CONFIG', 'SET', 'maxmemory', '1', 'maxmemory-policy', 'noeviction');
+    is_problem ask($nginx, '/errors', 'full'), 503, 'store_unavailable', 'a Redis without room is a 503';
+    ok $nginx->await_error_log(qr/\[error\].*OOM/), 'and the error log says what Redis said';
+    $redis->command('CONFIG', 'SET', 'maxmemory', '0');
+
+    $redis->command('REPLICAOF', '127.0.0.1', '1');
+    is_problem ask($nginx, '/errors', 'replica'), 503, 'store_unavailable', 'a Redis that only reads is a 503';
+    $redis->command('REPLICAOF', 'NO', 'ONE');
+    is app()->count('/errors'), 1, 'neither request runs';
+
+    is_replay_of await_answer($nginx, '/errors', 'kept', 201), $first, 'what was kept is still replayed';
+    is_first await_answer($nginx, '/errors', 'full', 201), 201, 2, 'and the refused request runs now';
+    $nginx->stop;
+};
+
+subtest 'Ways to a Redis' => sub {
+    my $guarded = IdempotencyTest::Redis->new(password => 'open/sesame', arguments => ['--requirepass', 'open/sesame',
+        qw(--user shop on >pass:word ~shop:* +@all)]);
+    my $port = $guarded->port;
+    my $file = sub { my ($nginx) = @_; return $nginx->write_file('password', "open/sesame\n") };
+    my $guarded_socket = $guarded->socket;
+
+    my $nginx = IdempotencyTest::Nginx->new;
+    my $password_file = $file->($nginx);
+    my %way = (
+        tcp => 'redis redis://127.0.0.1:' . $redis->port . ';',
+        database => 'redis redis://127.0.0.1:' . $redis->port . '/5;',
+        socket => "redis unix:$socket;",
+        socket_database => "redis unix:$socket?db=6;",
+        database_word => "redis unix:$socket; database 7;",
+        password => "redis redis://:open%2Fsesame\@127.0.0.1:$port;",
+        password_word => "redis redis://127.0.0.1:$port; password open/sesame;",
+        password_file => "redis unix:$guarded_socket; password_file $password_file;",
+        user => "redis redis://shop:pass%3Aword\@127.0.0.1:$port; prefix shop:;",
+        user_word => "redis redis://127.0.0.1:$port; user shop; password pass:word; prefix shop:w:;",
+    );
+    my %wrong = (
+        no_password => "redis redis://127.0.0.1:$port;",
+        wrong_password => "redis redis://:wrong-sesame\@127.0.0.1:$port;",
+        forbidden => "redis redis://shop:pass%3Aword\@127.0.0.1:$port; prefix other:;",
+        no_database => 'redis redis://127.0.0.1:' . $redis->port . '/999;',
+    );
+    my %all = (%way, %wrong);
+    $nginx->set(
+        stores => join('', map { "idempotency_store $_ { $all{$_} }\n" } sort keys %all),
+        server => join('', map { "location /$_/ { idempotency $_; proxy_pass http://app; }\n" } sort keys %all))->start;
+
+    for my $name (sort keys %way) {
+        my $first = ask($nginx, "/$name/a", "way-$name");
+        is_first $first, 201, 1, "a request runs over a store by $name";
+        is_replay_of ask($nginx, "/$name/a", "way-$name"), $first, "and its retry is replayed ($name)";
+    }
+
+    for (['database', 5], ['socket_database', 6], ['database_word', 7]) {
+        my ($name, $database) = @$_;
+        is scalar(keys %{$redis->contents($database)}), 1, "the record is in the database that was named ($name)";
+    }
+
+    for my $name (sort keys %wrong) {
+        is_problem ask($nginx, "/$name/a", "way-$name"), 503, 'store_unavailable', "a request is refused over a store with $name";
+        is app()->count("/$name/a"), 0, "and does not run ($name)";
+    }
+
+    ok $nginx->await_error_log(qr/\[error\].*(?:NOAUTH|WRONGPASS|AUTH)/i), 'the error log says what Redis said';
+    $nginx->stop;
+    unlike $nginx->error_log, qr/sesame|pass:word|pass%3Aword/, 'no password is in a log';
+};
+
+subtest 'A reload' => sub {
+    my $nginx = start_nginx();
+    my $first = ask($nginx, '/reload', 'one');
+    my $running = $nginx->send_request(path => '/reload?gate=reload', key => 'two', @who);
+    app()->await_arrival('/reload', 2);
+    $nginx->reload(requests_run => 1);
+
+    is_replay_of ask($nginx, '/reload', 'one'), $first, 'a result is replayed after a reload';
+    is_problem ask($nginx, '/reload?gate=reload', 'two'), 409, 'request_in_progress', 'a request of an old worker is still running';
+    app()->open_gate('reload');
+    my $second = $running->response;
+    is_first $second, 201, 2, 'and is answered';
+    is_replay_of ask($nginx, '/reload?gate=reload', 'two'), $second, 'and kept';
+    $nginx->stop;
+};
+
+done_testing;
