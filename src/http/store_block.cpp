@@ -66,9 +66,21 @@ char *read_user(ngx_conf_t *cf, BlockReader &reader)
     return reader.user.len > 0 ? NGX_CONF_OK : refuse(cf, 1, "the name of a user is needed");
 }
 
+char *refuse_second_password(ngx_conf_t *cf, BlockReader &reader)
+{
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "store \"%V\" has both \"password\" and \"password_file\": one is needed",
+                       &reader.name);
+    return failed();
+}
+
 // A password is never repeated in an error.
 char *read_password(ngx_conf_t *cf, BlockReader &reader)
 {
+    if (reader.password.len > 0) {
+        return refuse_second_password(cf, reader);
+    }
+
     reader.password = arguments(cf)[1];
 
     if (reader.password.len == 0) {
@@ -84,6 +96,10 @@ char *read_password_file(ngx_conf_t *cf, BlockReader &reader)
 {
     ngx_str_t name = arguments(cf)[1];
     u_char room[1024];
+
+    if (reader.password.len > 0) {
+        return refuse_second_password(cf, reader);
+    }
 
     if (ngx_conf_full_name(cf->cycle, &name, 1) != NGX_OK) {
         return failed();
@@ -245,14 +261,39 @@ Store *create_memory_store(ngx_conf_t *cf, BlockReader &reader)
                                &ngx_http_idempotency_module);
 }
 
+// What stands in the URL and in a directive, too; null: nothing.
+const char *given_twice(const BlockReader &reader, const RedisOptions &options)
+{
+    if (reader.user.len > 0 && options.user.len > 0) {
+        return "user";
+    }
+    if (reader.password.len > 0 && options.password.len > 0) {
+        return "password";
+    }
+    if (reader.database >= 0 && options.has_database) {
+        return "database";
+    }
+
+    return nullptr;
+}
+
 Store *create_redis(ngx_conf_t *cf, BlockReader &reader)
 {
     RedisOptions options;
     const char *fault = read_redis_url(cf, reader.url, options);
 
     if (fault != nullptr) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid URL in \"redis\" of store \"%V\": %s",
-                           &reader.name, fault);
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid URL in \"redis\" of store \"%V\": %s%s%V",
+                           &reader.name, fault, options.name.len > 0 ? ", " : "", &options.name);
+        return nullptr;
+    }
+
+    const char *twice = given_twice(reader, options);
+
+    if (twice != nullptr) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"%s\" of store \"%V\" is given twice: name it in the URL or in a "
+                           "directive", twice, &reader.name);
         return nullptr;
     }
 
@@ -261,6 +302,12 @@ Store *create_redis(ngx_conf_t *cf, BlockReader &reader)
     }
     if (reader.password.len > 0) {
         options.password = reader.password;
+    }
+    if (options.user.len > 0 && options.password.len == 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"user\" of store \"%V\" has no password: give one with \"password\", "
+                           "\"password_file\" or in the URL", &reader.name);
+        return nullptr;
     }
     if (reader.prefix.len > 0) {
         options.prefix = reader.prefix;

@@ -20,6 +20,7 @@ struct RedisOptions {
     ngx_str_t user = ngx_null_string;
     ngx_str_t password = ngx_null_string;   // empty: no AUTH
     ngx_uint_t database = 0;
+    bool has_database = false;              // the URL names one
     ngx_str_t prefix = ngx_string("idempotency:");
 
     ngx_msec_t connect_timeout = 1000;

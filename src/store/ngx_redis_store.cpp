@@ -100,11 +100,6 @@ public:
 
     bool open() override
     {
-        // nginx's cache processes have no requests
-        if (ngx_process != NGX_PROCESS_WORKER && ngx_process != NGX_PROCESS_SINGLE) {
-            return true;
-        }
-
         for (ngx_uint_t i = 0; i < options_.connections; i++) {
             connections_[i].open(ngx_cycle->log);
         }
@@ -173,6 +168,7 @@ const char *read_redis_url(ngx_conf_t *cf, ngx_str_t url, RedisOptions &options)
     options.user = to_ngx(parsed.user);
     options.password = to_ngx(parsed.password);
     options.database = parsed.database;
+    options.has_database = parsed.has_database;
     return resolve(cf, parsed, options);
 }
 
