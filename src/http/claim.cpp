@@ -68,8 +68,14 @@ ngx_int_t execute(Context &context)
     return NGX_DECLINED;
 }
 
-ngx_int_t store_failed(Context &context)
+ngx_int_t store_failed(Context &context, Verdict verdict)
 {
+    if (verdict == Verdict::full) {
+        ngx_log_error(NGX_LOG_ERR, context.request->connection->log, 0,
+                      "idempotency: store \"%V\" has no room for another key",
+                      &context.conf->store->name);
+    }
+
     if (static_cast<StoreError>(context.conf->store_error) == StoreError::pass) {
         context.stage = Stage::aside;
         context.status = Status::store_error;
@@ -186,7 +192,7 @@ ngx_int_t heed_reply(Context &context)
     case Verdict::found:
         return heed_record(context, reply);
     default:
-        return store_failed(context);
+        return store_failed(context, reply.verdict);
     }
 }
 
