@@ -1,0 +1,173 @@
+# Once a request is claimed a client that leaves changes nothing: the exchange goes on and its answer is kept.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Socket ();
+use Test::More;
+use IdempotencyTest::Assertions;
+use IdempotencyTest::Environment qw(app);
+use IdempotencyTest::Http2;
+use IdempotencyTest::Nginx;
+use IdempotencyTest::Process qw(await);
+
+my $nginx = IdempotencyTest::Nginx->new(workers => 1, log_format => '$request_uri $status [$idempotency_status]');
+my $h2 = $nginx->directory . '/h2.sock';
+$nginx->set(server => <<"END")->start;
+        listen unix:$h2 http2;
+        idempotency main;
+        location / { proxy_pass http://app; }
+        location /unbuffered/ { proxy_buffering off; proxy_pass http://app; }
+        location /streaming/ {
+            idempotency_fingerprint "\$request_method \$request_uri" body=off;
+            proxy_request_buffering off;
+            proxy_pass http://app;
+        }
+        location /small/ { idempotency_max_body 1k; proxy_pass http://app; }
+        location /small-unbuffered/ { idempotency_max_body 1k; proxy_buffering off; proxy_pass http://app; }
+        location /inside/ {
+            error_page 418 = \@app;
+            idempotency main;
+            try_files /nothing \@app;
+        }
+        location \@app { proxy_pass http://app; }
+        location /plain/ { idempotency off; proxy_pass http://app; }
+END
+
+my @who = (headers => ['X-API-Key: alice']);
+
+# What a retry gets once the answer is kept.
+sub retry {
+    my ($path, $key, %request) = @_;
+    my $answer;
+    await(sub { $answer = $nginx->request(path => $path, key => $key, @who, %request); $answer->code ne 'request_in_progress' });
+    return $answer;
+}
+
+my %leave = (
+    'HTTP/1.1' => sub {
+        my ($path, $key) = @_;
+        my $client = $nginx->send_request(path => $path, key => $key, @who);
+        return sub { $client->close };
+    },
+    'HTTP/1.1, its connection reset' => sub {
+        my ($path, $key) = @_;
+        my $client = $nginx->send_request(path => $path, key => $key, @who);
+        return sub { setsockopt $client->{socket}, Socket::SOL_SOCKET(), Socket::SO_LINGER(), pack 'll', 1, 0; $client->close };
+    },
+    'HTTP/2, its stream reset' => sub {
+        my ($path, $key) = @_;
+        my $client = IdempotencyTest::Http2->connect($h2);
+        my $stream = $client->send($path, 'x-api-key' => 'alice', 'idempotency-key' => $key);
+        return sub { $client->reset($stream); return $client };
+    },
+    'HTTP/2, its connection closed' => sub {
+        my ($path, $key) = @_;
+        my $client = IdempotencyTest::Http2->connect($h2);
+        $client->send($path, 'x-api-key' => 'alice', 'idempotency-key' => $key);
+        return sub { $client->close };
+    },
+);
+
+my $n = 0;
+
+for my $protocol (sort keys %leave) {
+    for my $where ('', 'unbuffered/', 'inside/') {
+        for my $size (100, 200_000) {
+            my $path = "/${where}leave" . ++$n;
+            my $query = "kind=binary&size=$size&pieces=20&framing=chunked";
+            my $what = "$protocol, " . ($where || 'buffered/') . ", $size bytes";
+            my $leave = $leave{$protocol}->("$path?$query&gate=$n&pause=0.01", $n);
+            app()->await_arrival($path);
+            my $kept_open = $leave->();
+            # its end is seen before the answer begins
+            ok await(sub { $nginx->request(path => '/plain/seen', method => 'GET')->status == 201 }), "nginx goes on ($what)";
+            app()->open_gate($n);
+            app()->await_answer($path);
+
+            my $retry = retry("$path?$query&gate=$n&pause=0.01", $n);
+            ok $retry->is_replay, "a retry after its client has left is a replay ($what)" or diag $retry->head;
+            is length $retry->body, $size, "and whole ($what)";
+            is app()->count($path), 1, "and the application acted once ($what)";
+        }
+    }
+}
+
+# While the answer is on its way, over the limit of what is kept.
+for my $where ('small', 'small-unbuffered') {
+    my $path = "/$where/passing";
+    my $query = 'kind=binary&size=2000000&pieces=40&pause=0.02&framing=chunked';
+    my $client = $nginx->send_request(path => "$path?$query", key => $where, @who);
+    await(sub { $client->is_silent_for(0) ? 0 : $client->read_some });
+    $client->close;
+    app()->await_answer($path);
+    my $retry = retry("$path?$query", $where);
+    is_problem $retry, 409, 'response_not_kept', "a client that leaves within a large answer leaves it `not kept` ($where)";
+    is app()->count($path), 1, "and the application acted once ($where)";
+}
+
+# Before the request is whole: nothing is claimed with body=on (t/uploads.t); with body=off it is.
+{
+    my $client = $nginx->connect->send_raw(join('', map { "$_\r\n" } 'POST /streaming/half HTTP/1.1', 'Host: localhost', 'X-API-Key: alice',
+        'Idempotency-Key: half', 'Content-Length: 10', '') . 'half ', 'POST');
+    app()->await_arrival('/streaming/half');
+    $client->close;
+    ok $nginx->await_access_log(qr{^/streaming/half }), 'a client that leaves within a streamed body ends its exchange';
+    my $retry = $nginx->request(path => '/streaming/half', key => 'half', body => 'half whole', @who);
+    ok $retry->code eq 'outcome_unknown' || $retry->status == 201, 'its retry runs or is told that nobody knows' or diag $retry->head;
+}
+
+# Retriable and broken answers while nobody listens.
+{
+    my $client = $nginx->send_request(path => '/busy?status=503,201&gate=busy', key => 'busy', @who);
+    app()->await_arrival('/busy');
+    $client->close;
+    app()->open_gate('busy');
+    app()->await_answer('/busy');
+    is_first retry('/busy?status=503,201&gate=busy', 'busy'), 201, 2, 'a retriable answer to a client that has left frees the key';
+}
+
+for my $abort (qw(before mid)) {
+    my $path = "/abort-$abort";
+    my $client = $nginx->send_request(path => "$path?abort=$abort&gate=$abort&size=1000", key => "abort-$abort", @who);
+    app()->await_arrival($path);
+    $client->close;
+    app()->open_gate($abort);
+    app()->await_answer($path);
+    is_problem retry("$path?abort=$abort&gate=$abort&size=1000", "abort-$abort"), 409, 'outcome_unknown',
+        "an exchange that breaks ($abort) when its client has left has an unknown outcome";
+}
+
+# A connection of HTTP/2 with several streams, one of which is reset before it goes as a whole.
+{
+    my $client = IdempotencyTest::Http2->connect($h2);
+    my @streams = map { $client->send("/stream$_?gate=streams", 'x-api-key' => 'alice', 'idempotency-key' => "stream$_") } 1 .. 5;
+    app()->await_arrival("/stream$_") for 1 .. 5;
+    $client->reset($streams[0]);
+    $client->close;
+    app()->open_gate('streams');
+    app()->await_answer("/stream$_") for 1 .. 5;
+    ok retry("/stream$_?gate=streams", "stream$_")->is_replay, "stream $_ of a connection that is gone is kept" for 1 .. 5;
+    is app()->count("/stream$_"), 1, "and ran once ($_)" for 1 .. 5;
+}
+
+# HTTP/2 from end to end, by curl.
+{
+    my $out = $nginx->directory . '/h2';
+    for my $retry (0, 1) {
+        is system('curl', '-sS', '--http2-prior-knowledge', '--unix-socket', $h2, '-X', 'POST', '-H', 'X-API-Key: alice', '-H', 'Idempotency-Key: h2',
+            '-D', "$out-head$retry", '-o', "$out-body$retry", 'http://localhost/h2?kind=binary&size=300000&header=X-A:1&header=X-A:2'), 0,
+            'a request of HTTP/2 is answered';
+    }
+    my @heads = map { join "\n", grep { !/^(?:date|idempotent-replayed):/i } split /\r\n/, IdempotencyTest::App::slurp("$out-head$_") } 0, 1;
+    like $heads[0], qr{^HTTP/2 201}, 'over HTTP/2';
+    is $heads[1], $heads[0], 'the head of its replay is the same';
+    like IdempotencyTest::App::slurp("$out-head1"), qr/^idempotent-replayed: true/mi, 'and marked';
+    ok IdempotencyTest::App::slurp("$out-body0") eq IdempotencyTest::App::slurp("$out-body1"), 'so is its body';
+    is -s "$out-body1", 300_000, 'which is whole';
+}
+
+$nginx->stop;
+done_testing;

@@ -1,0 +1,48 @@
+package IdempotencyTest::Http2;
+
+# As much of an HTTP/2 client as it takes to send requests and to leave: streams
+# are opened and reset, answers are not read.
+
+use strict;
+use warnings;
+
+use IO::Socket::UNIX;
+
+use constant {HEADERS => 1, RST_STREAM => 3, SETTINGS => 4, CANCEL => 8, ACK => 1, END_STREAM_AND_HEADERS => 5};
+
+sub connect {
+    my ($class, $path) = @_;
+    my $socket = IO::Socket::UNIX->new(Peer => $path) or die "cannot connect to $path: $!\n";
+    binmode $socket;
+
+    my $self = bless {socket => $socket, stream => -1}, $class;
+    syswrite $socket, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    $self->frame(SETTINGS, 0, 0, '');
+    $self->frame(SETTINGS, ACK, 0, '');
+    return $self;
+}
+
+sub frame {
+    my ($self, $type, $flags, $stream, $payload) = @_;
+    syswrite $self->{socket}, substr(pack('N', length $payload), 1) . pack('CCN', $type, $flags, $stream) . $payload;
+}
+
+# A request without a body; its stream.
+sub send {
+    my ($self, $path, %headers) = @_;
+    my @fields = (':method' => 'POST', ':scheme' => 'http', ':path' => $path, ':authority' => 'localhost', %headers);
+    my $block = '';
+
+    while (my ($name, $value) = splice @fields, 0, 2) {
+        # a literal without indexing
+        $block .= pack 'C C/a C/a', 0, $name, $value;
+    }
+
+    $self->frame(HEADERS, END_STREAM_AND_HEADERS, $self->{stream} += 2, $block);
+    return $self->{stream};
+}
+
+sub reset { my ($self, $stream) = @_; $self->frame(RST_STREAM, 0, $stream, pack 'N', CANCEL) }
+sub close { close $_[0]{socket} }
+
+1;

@@ -1,0 +1,189 @@
+# The memory store: what it keeps over a reload, and what becomes of requests when it is full.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use IdempotencyTest::Assertions;
+use IdempotencyTest::Client qw(finish);
+use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Nginx;
+use IdempotencyTest::Process qw(await);
+use Time::HiRes qw(time);
+
+plan skip_all => 'is about the memory store' if store_mode() ne 'memory';
+
+my $server = <<'END';
+        add_header X-Status $idempotency_status always;
+        idempotency main;
+        location / { proxy_pass http://app; }
+        location /brief/ { idempotency_ttl 2s; proxy_pass http://app; }
+        location /pass/ { idempotency_store_error pass; proxy_pass http://app; }
+        location /lease/ { idempotency_lease 1s; proxy_pass http://app; }
+END
+
+sub start_nginx {
+    my ($size, %options) = @_;
+    return IdempotencyTest::Nginx->start(
+        stores => "idempotency_store main { memory $size; }", server => $server,
+        log_format => '$request_uri $status [$idempotency_status] $pid', %options);
+}
+
+my @who = (headers => ['X-API-Key: alice-credential']);
+
+sub ask {
+    my ($nginx, $path, $key, %request) = @_;
+    return $nginx->request(path => $path, key => $key, @who, %request);
+}
+
+subtest 'Workers share it' => sub {
+    my $nginx = start_nginx('1m', workers => 4);
+    my $first = ask($nginx, '/shared', 'shared');
+    my @retries = finish(map { $nginx->send_request(path => '/shared', key => 'shared', @who) } 1 .. 60);
+    is scalar(grep { $_->is_replay && $_->body eq $first->body } @retries), 60, 'whatever worker a retry meets, it is replayed';
+    my %workers = map { / (\d+)$/ ? ($1 => 1) : () } $nginx->access_log;
+    cmp_ok scalar(keys %workers), '>', 1, 'and they met more than one';
+    $nginx->stop;
+};
+
+subtest 'Nothing is in the clear' => sub {
+    my $nginx = start_nginx('1m');
+    is_first ask($nginx, '/clear', 'precious-key'), 201, 1, 'a request runs';
+    my ($worker) = $nginx->workers;
+    my $zone = '';
+    open my $memory, '<:raw', "/proc/$worker/mem" or die "mem: $!\n";
+    for my $maps (IdempotencyTest::App::slurp("/proc/$worker/maps") =~ m{^(\S+) rw-s }mg) {
+        no warnings 'portable';
+        my ($start, $end) = map { hex } split /-/, $maps;
+        sysseek $memory, $start, 0;
+        sysread $memory, my $bytes, $end - $start;
+        $zone .= $bytes // '';
+    }
+    like $zone, qr/#1 POST \/clear/, 'its answer is in the shared memory';
+    unlike $zone, qr/precious-key|alice-credential/, 'neither key nor credential is';
+    $nginx->stop;
+    unlike join("\n", $nginx->error_log, $nginx->access_log), qr/precious-key|alice-credential/, 'nor are they in a log';
+};
+
+subtest 'A reload' => sub {
+    my $nginx = start_nginx('1m');
+    my $first = ask($nginx, '/reload', 'one');
+    my $running = $nginx->send_request(path => '/reload?gate=reload', key => 'two', @who);
+    app()->await_arrival('/reload', 2);
+
+    $nginx->reload(requests_run => 1);
+    is_replay_of ask($nginx, '/reload', 'one'), $first, 'a result is kept over a reload';
+    is_problem ask($nginx, '/reload?gate=reload', 'two'), 409, 'request_in_progress', 'so is the claim of a request that runs';
+
+    app()->open_gate('reload');
+    my $second = $running->response;
+    is_first $second, 201, 2, 'which is answered by the old worker';
+    is_replay_of ask($nginx, '/reload?gate=reload', 'two'), $second, 'and is replayed by the new ones';
+
+    $nginx->reload;
+    is_replay_of ask($nginx, '/reload', 'one'), $first, 'and over another reload';
+    is app()->count('/reload'), 2, 'the application acted twice in all';
+
+    $nginx->set(stores => 'idempotency_store main { memory 1m; } idempotency_store other { memory 512k; }')->reload;
+    is_replay_of ask($nginx, '/reload', 'one'), $first, 'and when another store comes';
+    $nginx->set(stores => 'idempotency_store main { memory 1m; }')->reload;
+    is_replay_of ask($nginx, '/reload', 'one'), $first, 'and goes';
+    $nginx->stop;
+};
+
+subtest 'A wrong configuration at a reload' => sub {
+    my $nginx = start_nginx('1m');
+    my $first = ask($nginx, '/wrong', 'one');
+    $nginx->set(server => 'idempotency nowhere;')->configure;
+    kill HUP => $nginx->pid;
+    ok $nginx->await_error_log(qr/\[emerg\].*nowhere/), 'is refused';
+    is_replay_of ask($nginx, '/wrong', 'one'), $first, 'and nothing is forgotten';
+    $nginx->stop(allowed => qr/\[emerg\].*nowhere/);
+};
+
+# Fills the store until it refuses; the answers that were kept, by their number.
+sub fill {
+    my ($nginx, $place, $size) = @_;
+    my %kept;
+
+    for my $n (1 .. 2000) {
+        my $answer = ask($nginx, "/$place/$n?kind=binary&size=$size", "$place-$n");
+        return ($n, $answer, \%kept) if $answer->status != 201;
+        $kept{$n} = $answer;
+    }
+
+    die "2000 answers of $size bytes do not fill it\n";
+}
+
+# The numbers whose retry is neither a replay of what was kept nor said to be not kept.
+sub forgotten {
+    my ($nginx, $place, $size, $kept) = @_;
+    return grep {
+        my $retry = ask($nginx, "/$place/$_?kind=binary&size=$size", "$place-$_");
+        !($retry->is_replay && $retry->lasting eq $kept->{$_}->lasting) && $retry->code ne 'response_not_kept';
+    } sort { $a <=> $b } keys %$kept;
+}
+
+for my $size (100, 3000, 60_000) {
+    subtest "A full store, answers of $size bytes" => sub {
+        my $nginx = start_nginx('256k');
+        my ($n, $refused, $kept) = fill($nginx, "full$size", $size);
+
+        is_problem $refused, 503, 'store_unavailable', 'a new key is refused';
+        like $refused->header('Retry-After'), qr/^[1-9]\d*$/, 'and asked to come again';
+        is $refused->header('X-Status'), 'STORE_ERROR', '$idempotency_status is STORE_ERROR';
+        is app()->count("/full$size/$n"), 0, 'it does not run';
+        cmp_ok scalar(keys %$kept) * $size, '>', $size == 100 ? 20_000 : 120_000, 'the room was used';
+        is join(' ', forgotten($nginx, "full$size", $size, $kept)), '', 'no result whose time has not come was forgotten';
+        is_first ask($nginx, '/pass/full', 'pass'), 201, 1, 'where requests pass, they run' if $size == 100;
+        ok $nginx->await_error_log(qr/\[error\].*idempotency/i), 'the error log tells of it';
+        $nginx->stop;
+    };
+}
+
+subtest 'An answer for which there is no room' => sub {
+    my $nginx = start_nginx('256k');
+    my $first = ask($nginx, '/large?kind=binary&size=500000', 'large');
+    is length $first->body, 500_000, 'is delivered whole';
+    is_problem ask($nginx, '/large?kind=binary&size=500000', 'large'), 409, 'response_not_kept', 'and recorded as not kept';
+    is app()->count('/large'), 1, 'the application acted once';
+    is_first ask($nginx, '/small', 'small'), 201, 1, 'and there is room for others';
+    $nginx->stop;
+};
+
+subtest 'The room of what has expired' => sub {
+    my $nginx = start_nginx('256k');
+
+    for my $round (1 .. 3) {
+        my ($n, $refused, $kept) = fill($nginx, "brief/round$round", 5000);
+        is $refused->status, 503, "the store is full (round $round)";
+        cmp_ok scalar(keys %$kept), '>=', 5, "after many answers (round $round)";
+        ok await(sub { ask($nginx, "/brief/again$round", "again$round-" . time)->status == 201 }),
+            "when they have expired there is room again, without a reload (round $round)";
+        ok await(sub { ask($nginx, "/brief/room$round?kind=binary&size=150000", "room$round-" . time)->status == 201 }), 'also for a large one';
+    }
+
+    my $first = ask($nginx, '/brief/last?kind=binary&size=20000', 'last');
+    ok await(sub { !ask($nginx, '/brief/last?kind=binary&size=20000', 'last')->is_replay }), 'what has expired is not replayed';
+    $nginx->stop;
+};
+
+subtest 'Workers that are killed' => sub {
+    my $nginx = start_nginx('1m');
+    my $first = ask($nginx, '/killed', 'kept');
+    for my $round (1 .. 5) {
+        my @running = map { $nginx->send_request(path => "/lease/killed-$round-$_?delay=0.2", key => "killed-$round-$_", @who) } 1 .. 30;
+        my @workers = $nginx->workers;
+        select undef, undef, undef, 0.02 * $round;
+        kill KILL => @workers;
+        $_->close for @running;
+        await(sub { 2 == grep { my $pid = $_; !grep { $_ == $pid } @workers } $nginx->workers });
+        is_replay_of ask($nginx, '/killed', 'kept'), $first, "a result survives workers that are killed (round $round)";
+        is ask($nginx, "/after-$round", "after-$round")->status, 201, "and new requests run (round $round)";
+    }
+    $nginx->stop(allowed => qr/exited on signal 9/);
+};
+
+done_testing;
