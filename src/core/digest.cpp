@@ -61,15 +61,20 @@ bool Digester::key_id(const Scope &scope, std::string_view key, KeyId &out)
            && sha_.update(scope.owner) && sha_.update(key) && sha_.finish(out);
 }
 
-bool Digester::fingerprint(std::string_view value, const Digest *body, Fingerprint &out)
+bool Digester::fingerprint(std::string_view value, Sha256 *body, Fingerprint &out)
 {
-    unsigned char head[9];
+    unsigned char tail[9];
 
-    head[0] = body != nullptr ? 'B' : 'V';
-    wire::put_u64(head + 1, value.size());
+    wire::put_u64(tail, value.size());
+    tail[8] = body != nullptr ? 'B' : 'V';
 
-    return sha_.restart() && sha_.update(wire::view(head, sizeof(head))) && sha_.update(value)
-           && (body == nullptr || sha_.update(body->view())) && sha_.finish(out);
+    if (body == nullptr && !sha_.restart()) {
+        return false;
+    }
+
+    Sha256 &sha = body != nullptr ? *body : sha_;
+
+    return sha.update(value) && sha.update(wire::view(tail, sizeof(tail))) && sha.finish(out);
 }
 
 }  // namespace idempotency

@@ -74,9 +74,11 @@ public:
     // together into another pair; a global key meets no scoped one.
     bool key_id(const Scope &scope, std::string_view key, KeyId &out);
 
-    // `body` is the digest of the request's body, or null where the body does
-    // not count.
-    bool fingerprint(std::string_view value, const Digest *body, Fingerprint &out);
+    // `body` has been fed the request's body and is finished by this; null
+    // where the body does not count.  The value comes behind the body, and its
+    // length at the end, so that one digest does for both, taken while the body
+    // arrives, and no two pairs make the same bytes.
+    bool fingerprint(std::string_view value, Sha256 *body, Fingerprint &out);
 
 private:
     EVP_MD *method_;

@@ -77,6 +77,21 @@ bool is_state(unsigned char c)
     return false;
 }
 
+struct TokenChars {
+    bool has[256] = {};
+
+    constexpr TokenChars()
+    {
+        for (unsigned c = 0x21; c < 0x7f; c++) {
+            has[c] = std::string_view("\"(),/:;<=>?@[\\]{}").find(static_cast<char>(c))
+                     == std::string_view::npos;
+        }
+    }
+};
+
+// RFC 9110, section 5.6.2
+constexpr TokenChars kTokenChars;
+
 // RFC 9110, section 5.1: a field's name is a token
 bool is_field_name(std::string_view name)
 {
@@ -85,7 +100,7 @@ bool is_field_name(std::string_view name)
     }
 
     for (char c : name) {
-        if (c <= 0x20 || c >= 0x7f || std::strchr("\"(),/:;<=>?@[\\]{}", c) != nullptr) {
+        if (!kTokenChars.has[static_cast<unsigned char>(c)]) {
             return false;
         }
     }
@@ -240,7 +255,8 @@ bool read_fields(std::string_view fields, Record &record)
     Header header;
 
     for (std::size_t i = 0; i < record.header_count; i++) {
-        if (!cursor.next(header) || !is_field_name(header.name)
+        if (!cursor.next(header) || (header.flags & ~kHeaderFromSlot) != 0
+            || !is_field_name(header.name)
             || !stays_on_its_line(header.value))
         {
             return false;

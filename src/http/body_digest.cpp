@@ -131,6 +131,4 @@ ngx_int_t read_body(Context &context)
     return NGX_DONE;
 }
 
-bool finish_body_digest(Context &context, Digest &out) { return context.body->finish(out); }
-
 }  // namespace idempotency

@@ -13,7 +13,6 @@ constexpr Millis kRetrySoon = 1000;
 bool set_fingerprint(Context &context)
 {
     ngx_str_t value;
-    Digest body;
     Fingerprint fingerprint;
 
     // not before the body was read: $request_body would stay empty for all
@@ -22,14 +21,9 @@ bool set_fingerprint(Context &context)
         return false;
     }
 
-    if (context.body != nullptr && !finish_body_digest(context, body)) {
-        return false;
-    }
+    Digester &digester = *main_config(context.request)->digester;
 
-    if (!main_config(context.request)
-             ->digester->fingerprint(view(value), context.body != nullptr ? &body : nullptr,
-                                     fingerprint))
-    {
+    if (!digester.fingerprint(view(value), context.body, fingerprint)) {
         return false;
     }
 

@@ -49,7 +49,7 @@ struct Context {
     Stage stage;
     Status status;
     Millis age;                 // of the result that is replayed
-    Sha256 *body;               // the digest of the body, while it comes in
+    Sha256 *body;               // is fed the body; null where that does not count
     Origin origin_so_far;       // of upstreams that redirects have left behind
 
     Settlement settlement;      // what becomes of the claim, by the answer's head

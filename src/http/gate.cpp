@@ -143,7 +143,7 @@ ngx_int_t arrive(ngx_http_request_t *r, LocationConfig *conf)
         break;
     }
 
-    return cover(r, conf, Scope{conf->scope == nullptr, view(owner)}, key.value);
+    return cover(r, conf, Scope{!question.scope_needed, view(owner)}, key.value);
 }
 
 }  // namespace

@@ -17,7 +17,6 @@ ngx_int_t on_request(ngx_http_request_t *r);
 // body_digest.cpp: takes the digest of the body while it arrives.
 void install_body_digest();
 ngx_int_t read_body(Context &context);
-bool finish_body_digest(Context &context, Digest &out);
 
 // claim.cpp: asks the store, and does what its reply says.
 ngx_int_t claim_key(Context &context);

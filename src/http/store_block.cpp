@@ -14,7 +14,7 @@ namespace {
 // come from directives too, in any order: so it is read at the block's end.
 struct BlockReader {
     ngx_str_t name;
-    ssize_t memory;             // 0: not given
+    off_t memory;               // 0: not given
     ngx_str_t url;              // empty: not given
     ngx_str_t user;
     ngx_str_t password;
@@ -38,7 +38,7 @@ char *refuse(ngx_conf_t *cf, ngx_uint_t argument, const char *expected)
 
 char *read_memory(ngx_conf_t *cf, BlockReader &reader)
 {
-    ssize_t size = ngx_parse_size(&arguments(cf)[1]);
+    off_t size = ngx_parse_offset(&arguments(cf)[1]);
 
     if (size == NGX_ERROR || size < kSmallestSegment) {
         return refuse(cf, 1, "a size of at least 256k is needed, such as 64m");

@@ -13,7 +13,7 @@ use IdempotencyTest::Client ();
 use IdempotencyTest::Environment qw(app bad_log_lines module nginx_binary store_directives);
 use IdempotencyTest::Process qw(await temporary_directory);
 
-# Parts of the configuration: main, http, server; `stores` in place of the store
+# Parts of the configuration, or the whole of it as `configuration`: main, http, server; `stores` in place of the store
 # `main`, `workers`, `log_level`, `application` in place of the shared one.
 sub new {
     my ($class, %options) = @_;
@@ -90,6 +90,8 @@ sub write_file {
 
 sub configure {
     my ($self) = @_;
+    return $self->write_file('nginx.conf', $self->{configuration}) if defined $self->{configuration};
+
     my $directory = $self->{directory};
     my $load = $self->{without_module} ? '' : 'load_module ' . module() . ';';
     my $user = $> == 0 ? 'user root;' : '';

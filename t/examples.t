@@ -1,0 +1,83 @@
+# Every example of the README and the reference is right: configurations start, the request is answered as they say.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use IdempotencyTest::Assertions;
+use IdempotencyTest::Client;
+use IdempotencyTest::Environment qw(app module redis store_mode);
+use IdempotencyTest::Nginx;
+
+plan skip_all => 'names its stores itself: run with the memory store alone' if store_mode() ne 'memory';
+
+my $repository = "$FindBin::Bin/..";
+my $nginx = IdempotencyTest::Nginx->new;
+my $directory = $nginx->directory;
+
+# The indented blocks of a page, without their indentation.
+sub blocks_of {
+    my ($page) = @_;
+    my $text = IdempotencyTest::App::slurp("$repository/$page");
+    my @blocks = $text =~ /(?:\A|\n)\n((?:    .*\n|\n(?=    ))+)/g;
+    s/^    //mg for @blocks;
+    return @blocks;
+}
+
+# The blocks of all pages that begin so.
+my @pages = ('README.md', 'docs/directives.md', 'docs/answers.md');
+sub examples { my ($beginning) = @_; return grep { /\A$beginning/ } map { blocks_of($_) } @pages }
+
+my ($whole) = examples('load_module ');
+my @stores = grep { !/NAME/ } examples('idempotency_store ');
+my @locations = examples('location ');
+my @formats = examples('log_format ');
+my ($request) = examples('POST ');
+
+is scalar(@stores), 2, 'the examples of stores are found';
+is scalar(@locations), 2, 'the examples of locations are found';
+is scalar(@formats), 1, 'the example of a log format is found';
+
+# What belongs to this machine; the rest is the reader's to copy.
+sub at_home {
+    my ($configuration) = @_;
+    my ($app, $redis, $module) = (app()->port, redis()->port, module());
+    $configuration =~ s/127\.0\.0\.1:8080/127.0.0.1:$app/g;
+    $configuration =~ s/127\.0\.0\.1:6379/127.0.0.1:$redis/g;
+    $configuration =~ s{modules/ngx_http_idempotency_module\.so}{$module};
+    $configuration =~ s{listen 80;}{listen unix:$directory/http.sock;};
+    return $configuration;
+}
+
+my ($status, $output) = $nginx->set(
+    stores => at_home(join "\n", 'idempotency_store local { memory 1m; }', @stores, @formats),
+    server => at_home(join "\n", 'access_log logs/example.log idempotency;', @locations))->test_configuration;
+is $status, 0, 'the examples of the reference are right' or diag $output;
+
+# The README's own configuration, and its request sent twice.
+my $first_line = 'daemon off; user root; pid logs/nginx.pid; error_log logs/error.log info; worker_processes 2;';
+$nginx->set(configuration => "$first_line\n" . at_home($whole))->start;
+
+$request =~ s/\n/\r\n/g;
+my ($body) = $request =~ /\r\n\r\n(.*)\r\n\z/s;
+my $length = length $body;
+$request =~ s/\r\n\r\n.*/\r\nContent-Length: $length\r\n\r\n$body/s;
+
+my $client = $nginx->connect;
+my $first = $client->send_raw($request, 'POST')->response;
+ok $first->status == 201 && $first->body =~ /^#\d+ POST / && !$first->is_replay, "the README's request is answered by the application";
+my $retry = $client->send_raw($request, 'POST')->response;
+is_replay_of $retry, $first, 'and sent again it is answered with the kept answer';
+$nginx->stop;
+
+# What a newcomer sees first.
+for my $store ('memory', 'redis') {
+    my $shown = qx(DEMO_BUILT=1 $repository/tools/demo $store 2>&1);
+    is $?, 0, "tools/demo $store ends well" or diag $shown;
+    like $shown, qr/^Six requests; the application has created 2 listings:$/m, 'and shows that the application acted once for each key';
+    is scalar(() = $shown =~ /^    Idempotent-Replayed: true$/mg), 2, 'and two replays';
+}
+
+done_testing;
