@@ -255,7 +255,7 @@ bool read_fields(std::string_view fields, Record &record)
     Header header;
 
     for (std::size_t i = 0; i < record.header_count; i++) {
-        if (!cursor.next(header) || (header.flags & ~kHeaderFromSlot) != 0
+        if (!cursor.next(header) || (header.flags & ~(kHeaderFromSlot | kTrailer)) != 0
             || !is_field_name(header.name)
             || !stays_on_its_line(header.value))
         {

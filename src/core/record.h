@@ -31,6 +31,9 @@ constexpr std::size_t kTokenSize = 8;
 // (`headers_out.location`, `last_modified_time`), so a replay fills that slot.
 constexpr unsigned char kHeaderFromSlot = 0x01;
 
+// It is a trailer: sent behind the body.
+constexpr unsigned char kTrailer = 0x02;
+
 struct Header {
     std::string_view name;
     std::string_view value;

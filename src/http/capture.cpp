@@ -13,22 +13,23 @@ ngx_http_output_body_filter_pt next_body_filter;
 
 namespace {
 
-// A bit of r->buffered that modules may use; nginx's image filter has the same.
-constexpr unsigned kBuffered = 0x08;
-
-ngx_int_t deliver(Context &context);
-
 Context *context_of(ngx_http_request_t *r) { return r == r->main ? find_context(r) : nullptr; }
 
-bool is_stream(ngx_http_request_t *r)
-{
-    constexpr std::string_view events = "text/event-stream";
-    std::string_view type = view(r->headers_out.content_type).substr(0, events.size());
+// A gRPC answer of which one message is there, and for so long no end, is a stream.
+constexpr ngx_msec_t kStreamIdle = 300;
 
-    return type.size() == events.size()
+template <std::size_t N>
+bool has_type(ngx_http_request_t *r, const char (&type)[N])
+{
+    return r->headers_out.content_type.len >= N - 1
            && ngx_strncasecmp(r->headers_out.content_type.data,
-                              reinterpret_cast<u_char *>(const_cast<char *>(events.data())),
-                              events.size()) == 0;
+                              reinterpret_cast<u_char *>(const_cast<char *>(type)), N - 1) == 0;
+}
+
+// A gRPC client that is still sending may wait for an answer before it goes on.
+bool is_stream(ngx_http_request_t *r, const Context &context)
+{
+    return has_type(r, "text/event-stream") || (context.grpc && r->reading_body);
 }
 
 bool is_too_large(ngx_http_request_t *r, const LocationConfig &conf)
@@ -51,14 +52,6 @@ AnswerFacts facts_of(const Context &context, const Word &word)
     return facts;
 }
 
-// From here on the answer goes on as it comes.
-ngx_int_t let_pass(Context &context)
-{
-    context.stage = Stage::passing;
-    context.exchange->settle(context.settlement, context.ttl);
-    return next_header_filter(context.request);
-}
-
 ngx_int_t begin_answer(Context &context)
 {
     ngx_http_request_t *r = context.request;
@@ -72,13 +65,11 @@ ngx_int_t begin_answer(Context &context)
 
     context.settlement = decide_settlement(facts_of(context, word));
     context.ttl = word.ttl != 0 ? word.ttl : context.conf->ttl;
+    context.grpc = has_type(r, "application/grpc");
     r->allow_ranges = 0;
 
-    if (is_stream(r) || is_too_large(r, *context.conf)) {
-        if (context.settlement == Settlement::keep) {
-            context.settlement = Settlement::not_kept;
-        }
-        return let_pass(context);
+    if (is_stream(r, context) || is_too_large(r, *context.conf)) {
+        return let_pass(context, nullptr);
     }
 
     context.stage = Stage::withholding;
@@ -106,112 +97,11 @@ ngx_int_t on_header(ngx_http_request_t *r)
     return begin_answer(*context);
 }
 
-void consume(ngx_buf_t *b)
-{
-    b->pos = b->last;
-    b->file_pos = b->file_last;
-}
-
-// Passes on; a client that is gone does not end the exchange.
-ngx_int_t pass(Context &context, ngx_chain_t *in)
-{
-    ngx_int_t rc = context.client_gone ? NGX_ERROR : next_body_filter(context.request, in);
-
-    if (rc != NGX_ERROR) {
-        return rc;
-    }
-
-    context.client_gone = true;
-    context.request->connection->error = 1;
-
-    for ( ; in != nullptr; in = in->next) {
-        consume(in->buf);
-    }
-
-    return NGX_OK;
-}
-
-ngx_buf_t *piece_buffer(ngx_http_request_t *r, std::string_view piece)
-{
-    ngx_buf_t *b = allocate<ngx_buf_t>(r->pool);
-
-    if (b != nullptr) {
-        b->pos = b->start = reinterpret_cast<u_char *>(const_cast<char *>(piece.data()));
-        b->last = b->end = b->pos + piece.size();
-        b->memory = 1;
-    }
-
-    return b;
-}
-
-// What is held, followed by `rest`.  False where there is no memory.
-bool held_chain(Context &context, ngx_chain_t *rest, ngx_chain_t *&chain)
-{
-    ngx_pool_t *pool = context.request->pool;
-    auto *piece = static_cast<std::string_view *>(context.exchange->pieces().elts);
-    ngx_chain_t **end = &chain;
-
-    for (ngx_uint_t i = 0; i < context.exchange->pieces().nelts; i++) {
-        ngx_chain_t *link = ngx_alloc_chain_link(pool);
-
-        if (link == nullptr || (link->buf = piece_buffer(context.request, piece[i])) == nullptr) {
-            return false;
-        }
-
-        *end = link;
-        end = &link->next;
-    }
-
-    *end = rest;
-    return true;
-}
-
-ngx_chain_t *end_of_body(ngx_http_request_t *r)
-{
-    ngx_chain_t *link = ngx_alloc_chain_link(r->pool);
-
-    if (link == nullptr || (link->buf = allocate<ngx_buf_t>(r->pool)) == nullptr) {
-        return nullptr;
-    }
-
-    link->buf->last_buf = 1;
-    link->next = nullptr;
-    return link;
-}
-
-// The header, then what is held and `rest`.
-ngx_int_t send_held(Context &context, ngx_chain_t *rest)
-{
-    ngx_http_request_t *r = context.request;
-    ngx_chain_t *chain;
-    ngx_int_t rc = next_header_filter(r);
-
-    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
-        for ( ; rest != nullptr; rest = rest->next) {
-            consume(rest->buf);
-        }
-
-        return rc;
-    }
-
-    return held_chain(context, rest, chain) ? pass(context, chain) : NGX_ERROR;
-}
-
-// More has come than may be held, or can be.
-ngx_int_t overflow(Context &context, ngx_chain_t *rest)
-{
-    if (context.settlement == Settlement::keep) {
-        context.settlement = Settlement::not_kept;
-    }
-
-    context.stage = Stage::passing;
-    context.exchange->settle(context.settlement, context.ttl);
-    return send_held(context, rest);
-}
-
 void start_settling(Context &context)
 {
     ngx_http_request_t *r = context.request;
+
+    stop_timer(context);
 
     if (context.settlement == Settlement::keep
         && !write_answer(r, *context.exchange, *context.conf, context.ttl))
@@ -258,14 +148,18 @@ ngx_int_t withhold(Context &context, ngx_chain_t *in)
                                    static_cast<size_t>(b->last - b->pos)};
 
             if (bytes.size() > context.conf->max_body - context.exchange->held()) {
-                return overflow(context, link);
+                return let_pass(context, link);
+            }
+
+            if (context.grpc) {
+                context.messages.feed(bytes);
             }
 
             std::size_t held = context.exchange->hold(bytes);
 
             if (held < bytes.size()) {
                 b->pos += held;
-                return overflow(context, link);
+                return let_pass(context, link);
             }
         }
 
@@ -273,6 +167,10 @@ ngx_int_t withhold(Context &context, ngx_chain_t *in)
         bool last = b->last_buf;
 
         consume(b);
+
+        if (context.messages.begun > 1) {
+            return let_pass(context, link->next);
+        }
 
         if (broken) {
             context.broken = true;
@@ -286,32 +184,11 @@ ngx_int_t withhold(Context &context, ngx_chain_t *in)
         }
     }
 
+    if (context.messages.whole > 0 && !context.timer.timer_set) {
+        start_timer(context, on_idle_stream, kStreamIdle);
+    }
+
     return NGX_OK;
-}
-
-// The claim is settled: the client gets what was held back.
-ngx_int_t deliver(Context &context)
-{
-    ngx_http_request_t *r = context.request;
-
-    context.stage = Stage::passing;
-    context.store_time += ngx_current_msec - context.store_asked_at;
-
-    if (context.settlement == Settlement::unknown) {
-        context.status = Status::unknown;
-    }
-
-    if (!context.exchange->settled_well()) {
-        context.status = Status::store_error;
-    }
-
-    if (context.broken) {
-        return send_problem(r, *context.conf, Problem::answer_incomplete);
-    }
-
-    ngx_chain_t *end = end_of_body(r);
-
-    return end != nullptr ? send_held(context, end) : NGX_ERROR;
 }
 
 // nginx's ngx_http_output_body_filter_pt
@@ -349,24 +226,6 @@ void install_capture()
     ngx_http_top_header_filter = on_header;
     next_body_filter = ngx_http_top_body_filter;
     ngx_http_top_body_filter = on_body;
-}
-
-void on_settled(Context &context)
-{
-    ngx_http_request_t *r = context.request;
-    ngx_connection_t *c = r->connection;
-
-    ngx_http_set_log_request(c->log, r);
-    r->buffered &= static_cast<unsigned>(~kBuffered) & 0xf;
-
-    ngx_int_t rc = deliver(context);
-
-    if (rc == NGX_ERROR || rc > NGX_OK) {
-        c->error = 1;
-    }
-
-    r->write_event_handler(r);
-    ngx_http_run_posted_requests(c);
 }
 
 }  // namespace idempotency

@@ -109,10 +109,7 @@ ngx_int_t wait_for_other(Context &context)
     auto left = static_cast<ngx_msec_int_t>(context.waits_until - ngx_current_msec);
 
     context.stage = Stage::waiting;
-    context.poll.handler = on_poll;
-    context.poll.data = &context;
-    context.poll.log = context.request->connection->log;
-    ngx_add_timer(&context.poll, ngx_min(context.poll_delay, static_cast<ngx_msec_t>(left)));
+    start_timer(context, on_poll, ngx_min(context.poll_delay, static_cast<ngx_msec_t>(left)));
     context.poll_delay = ngx_min(context.poll_delay * 2, kLongestPoll);
     return park(context.request);
 }

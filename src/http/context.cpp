@@ -85,4 +85,19 @@ void resume(ngx_http_request_t *r)
     ngx_http_run_posted_requests(c);
 }
 
+void start_timer(Context &context, ngx_event_handler_pt handler, ngx_msec_t delay)
+{
+    context.timer.handler = handler;
+    context.timer.data = &context;
+    context.timer.log = context.request->connection->log;
+    ngx_add_timer(&context.timer, delay);
+}
+
+void stop_timer(Context &context)
+{
+    if (context.timer.timer_set) {
+        ngx_del_timer(&context.timer);
+    }
+}
+
 }  // namespace idempotency

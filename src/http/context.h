@@ -5,6 +5,7 @@
 #include "store/nginx.h"
 
 #include "core/decision.h"
+#include "core/grpc.h"
 #include "http/config.h"
 
 namespace idempotency {
@@ -55,12 +56,14 @@ struct Context {
     Settlement settlement;      // what becomes of the claim, by the answer's head
     Millis ttl;                 // of the result
     bool broken;                // the answer did not come whole
+    bool grpc;                  // the answer is one of gRPC:
+    GrpcMessages messages;      // what has come of it
     bool client_gone;           // while the answer went on to it
 
     ngx_http_handler_pt content_handler;    // the location's own, while it is guarded
     ngx_uint_t method;                      // nginx's bit, without what guarding adds
 
-    ngx_event_t poll;           // wakes a waiting request
+    ngx_event_t timer;          // of a request that waits, or of a stream
     ngx_msec_t poll_delay;
     ngx_msec_t waits_until;
     bool waits;
@@ -79,5 +82,10 @@ Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status stat
 // meanwhile ends the request.
 ngx_int_t park(ngx_http_request_t *r);
 void resume(ngx_http_request_t *r);
+
+// The context's timer: `handler` gets the context as `data`.  It ends with the
+// request.
+void start_timer(Context &context, ngx_event_handler_pt handler, ngx_msec_t delay);
+void stop_timer(Context &context);
 
 }  // namespace idempotency

@@ -145,12 +145,12 @@ private:
     u_char room_[64];
 };
 
+// `more`: flags for each field of the list.
 template <typename Visitor>
-void visit_list(ngx_http_request_t *r, const LocationConfig &conf, Visitor &visitor)
+void visit_list(ngx_http_request_t *r, ngx_list_t &list, unsigned char more,
+                const LocationConfig &conf, Visitor &visitor)
 {
-    for (ngx_list_part_t *part = &r->headers_out.headers.part; part != nullptr;
-         part = part->next)
-    {
+    for (ngx_list_part_t *part = &list.part; part != nullptr; part = part->next) {
         auto *field = static_cast<ngx_table_elt_t *>(part->elts);
 
         for (ngx_uint_t i = 0; i < part->nelts; i++) {
@@ -160,7 +160,8 @@ void visit_list(ngx_http_request_t *r, const LocationConfig &conf, Visitor &visi
 
             unsigned char flags = is_in_slot(r, &field[i]) ? kHeaderFromSlot : 0;
 
-            visitor.add(Header{view(field[i].key), view(field[i].value), flags});
+            visitor.add(Header{view(field[i].key), view(field[i].value),
+                               static_cast<unsigned char>(flags | more)});
         }
     }
 }
@@ -169,7 +170,10 @@ template <typename Visitor>
 void visit_fields(ngx_http_request_t *r, const LocationConfig &conf, Visitor &visitor)
 {
     SlotFields(r, conf).visit(visitor);
-    visit_list(r, conf, visitor);
+    visit_list(r, r->headers_out.headers, 0, conf, visitor);
+
+    // they are there just before the last buffer (ngx_http_upstream_process_trailers)
+    visit_list(r, r->headers_out.trailers, kTrailer, conf, visitor);
 }
 
 // As ngx_http_upstream_copy_content_type takes a type and its charset apart.
@@ -222,6 +226,21 @@ ngx_str_t text_of(std::string_view bytes)
     text.len = bytes.size();
     text.data = reinterpret_cast<u_char *>(const_cast<char *>(bytes.data()));
     return text;
+}
+
+ngx_table_elt_t *push_field(ngx_list_t &list, std::string_view name, std::string_view value)
+{
+    auto *field = static_cast<ngx_table_elt_t *>(ngx_list_push(&list));
+
+    if (field == nullptr) {
+        return nullptr;
+    }
+
+    ngx_memzero(field, sizeof(ngx_table_elt_t));
+    field->hash = 1;
+    field->key = text_of(name);
+    field->value = text_of(value);
+    return field;
 }
 
 // `Cache-Control` and `Link`: lists to which nginx's modules look.
@@ -289,10 +308,16 @@ bool restore_field(ngx_http_request_t *r, const Header &header)
         return r->headers_out.content_length_n != NGX_ERROR;
     }
 
-    ngx_table_elt_t *field = add_field(r, header.name, header.value);
+    bool is_trailer = (header.flags & kTrailer) != 0;
+    ngx_table_elt_t *field = push_field(
+        is_trailer ? r->headers_out.trailers : r->headers_out.headers, header.name, header.value);
 
     if (field == nullptr) {
         return false;
+    }
+
+    if (is_trailer) {
+        return true;
     }
 
     if (same_name(header.name, "Cache-Control")) {
@@ -314,17 +339,7 @@ bool restore_field(ngx_http_request_t *r, const Header &header)
 
 ngx_table_elt_t *add_field(ngx_http_request_t *r, std::string_view name, std::string_view value)
 {
-    auto *field = static_cast<ngx_table_elt_t *>(ngx_list_push(&r->headers_out.headers));
-
-    if (field == nullptr) {
-        return nullptr;
-    }
-
-    ngx_memzero(field, sizeof(ngx_table_elt_t));
-    field->hash = 1;
-    field->key = text_of(name);
-    field->value = text_of(value);
-    return field;
+    return push_field(r->headers_out.headers, name, value);
 }
 
 // False where there is no memory, or where a record can't hold the fields.

@@ -7,9 +7,7 @@ namespace idempotency {
 // From the cleanup of the request's pool: nothing may be allocated there.
 void on_request_gone(Context &context)
 {
-    if (context.poll.timer_set) {
-        ngx_del_timer(&context.poll);
-    }
+    stop_timer(context);
 
     if (context.exchange == nullptr) {
         return;

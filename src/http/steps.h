@@ -54,7 +54,17 @@ Origin origin_of(const Context &context);
 
 // capture.cpp: holds the answer back until the claim is settled by it.
 void install_capture();
+
+// deliver.cpp: the answer goes on to the client.
+ngx_int_t deliver(Context &context);
+ngx_int_t let_pass(Context &context, ngx_chain_t *rest);
+ngx_int_t pass(Context &context, ngx_chain_t *in);
 void on_settled(Context &context);
+void on_idle_stream(ngx_event_t *event);
+void consume(ngx_buf_t *b);
+
+// A bit of r->buffered that modules may use; nginx's image filter has the same.
+constexpr unsigned kBuffered = 0x08;
 
 // gone.cpp: the request is no more, with or without an answer.
 void on_request_gone(Context &context);

@@ -230,7 +230,7 @@ void check_written(std::string_view input)
     result.status = static_cast<std::uint16_t>(200 + steer.number(2) % 800);
     result.status_line = text(40, false);
     for (std::size_t n = steer.number(1) % 32; n > 0 && !steer.done(); n--) {
-        auto flags = static_cast<unsigned char>(steer.number(1) & kHeaderFromSlot);
+        auto flags = static_cast<unsigned char>(steer.number(1) & (kHeaderFromSlot | kTrailer));
         std::string_view name = text(20, true);
 
         if (!name.empty()) {

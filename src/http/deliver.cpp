@@ -1,0 +1,199 @@
+// The answer goes on to the client: once its claim is settled, or as it comes.
+
+#include "http/steps.h"
+
+namespace idempotency {
+
+namespace {
+
+ngx_buf_t *piece_buffer(ngx_http_request_t *r, std::string_view piece)
+{
+    ngx_buf_t *b = allocate<ngx_buf_t>(r->pool);
+
+    if (b != nullptr) {
+        b->pos = b->start = reinterpret_cast<u_char *>(const_cast<char *>(piece.data()));
+        b->last = b->end = b->pos + piece.size();
+        b->memory = 1;
+    }
+
+    return b;
+}
+
+// What is held, followed by `rest`.  False where there is no memory.
+bool held_chain(Context &context, ngx_chain_t *rest, ngx_chain_t *&chain)
+{
+    ngx_pool_t *pool = context.request->pool;
+    auto *piece = static_cast<std::string_view *>(context.exchange->pieces().elts);
+    ngx_chain_t **end = &chain;
+
+    for (ngx_uint_t i = 0; i < context.exchange->pieces().nelts; i++) {
+        ngx_chain_t *link = ngx_alloc_chain_link(pool);
+
+        if (link == nullptr || (link->buf = piece_buffer(context.request, piece[i])) == nullptr) {
+            return false;
+        }
+
+        *end = link;
+        end = &link->next;
+    }
+
+    *end = rest;
+    return true;
+}
+
+// A link with a buffer of no bytes.
+ngx_chain_t *empty_link(ngx_http_request_t *r)
+{
+    ngx_chain_t *link = ngx_alloc_chain_link(r->pool);
+
+    if (link == nullptr || (link->buf = allocate<ngx_buf_t>(r->pool)) == nullptr) {
+        return nullptr;
+    }
+
+    link->next = nullptr;
+    return link;
+}
+
+ngx_chain_t *end_of_body(ngx_http_request_t *r)
+{
+    ngx_chain_t *link = empty_link(r);
+
+    if (link != nullptr) {
+        link->buf->last_buf = 1;
+    }
+
+    return link;
+}
+
+ngx_chain_t *flush_buffer(ngx_http_request_t *r)
+{
+    ngx_chain_t *link = empty_link(r);
+
+    if (link != nullptr) {
+        link->buf->flush = 1;
+    }
+
+    return link;
+}
+
+// What nginx has to do once something has been sent from outside of its call:
+// the end of the request, or the wait for a socket that is full.
+void go_on(ngx_http_request_t *r, ngx_int_t rc)
+{
+    if (rc == NGX_ERROR || rc > NGX_OK) {
+        r->connection->error = 1;
+    }
+
+    r->write_event_handler(r);
+}
+
+// The header, then what is held and `rest`.
+ngx_int_t send_held(Context &context, ngx_chain_t *rest)
+{
+    ngx_http_request_t *r = context.request;
+    ngx_chain_t *chain = nullptr;
+    ngx_int_t rc = next_header_filter(r);
+
+    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+        for ( ; rest != nullptr; rest = rest->next) {
+            consume(rest->buf);
+        }
+
+        return rc;
+    }
+
+    if (!held_chain(context, rest, chain)) {
+        return NGX_ERROR;
+    }
+
+    return chain != nullptr ? pass(context, chain) : rc;
+}
+
+}  // namespace
+
+void consume(ngx_buf_t *b)
+{
+    b->pos = b->last;
+    b->file_pos = b->file_last;
+}
+
+// Passes on; a client that is gone does not end the exchange.
+ngx_int_t pass(Context &context, ngx_chain_t *in)
+{
+    ngx_int_t rc = context.client_gone ? NGX_ERROR : next_body_filter(context.request, in);
+
+    if (rc != NGX_ERROR) {
+        return rc;
+    }
+
+    context.client_gone = true;
+    context.request->connection->error = 1;
+
+    for ( ; in != nullptr; in = in->next) {
+        consume(in->buf);
+    }
+
+    return NGX_OK;
+}
+
+// More has come than may be held, or it is known to come: from here on the
+// answer goes on as it comes, what is held ahead of `rest`.
+ngx_int_t let_pass(Context &context, ngx_chain_t *rest)
+{
+    if (context.settlement == Settlement::keep) {
+        context.settlement = Settlement::not_kept;
+    }
+
+    context.stage = Stage::passing;
+    context.exchange->settle(context.settlement, context.ttl);
+    return send_held(context, rest);
+}
+
+// The claim is settled: the client gets what was held back.
+ngx_int_t deliver(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+
+    context.stage = Stage::passing;
+    context.store_time += ngx_current_msec - context.store_asked_at;
+
+    if (context.settlement == Settlement::unknown) {
+        context.status = Status::unknown;
+    }
+
+    if (!context.exchange->settled_well()) {
+        context.status = Status::store_error;
+    }
+
+    if (context.broken) {
+        return send_problem(r, *context.conf, Problem::answer_incomplete);
+    }
+
+    ngx_chain_t *end = end_of_body(r);
+
+    return end != nullptr ? send_held(context, end) : NGX_ERROR;
+}
+
+void on_settled(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+    ngx_connection_t *c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+    r->buffered &= static_cast<unsigned>(~kBuffered) & 0xf;
+    go_on(r, deliver(context));
+    ngx_http_run_posted_requests(c);
+}
+
+// A stream has something to tell, and waits for more: what is held goes on.
+void on_idle_stream(ngx_event_t *event)
+{
+    auto *context = static_cast<Context *>(event->data);
+    ngx_connection_t *c = context->request->connection;
+
+    ngx_http_set_log_request(c->log, context->request);
+    go_on(context->request, let_pass(*context, flush_buffer(context->request)));
+    ngx_http_run_posted_requests(c);
+}
+
+}  // namespace idempotency
