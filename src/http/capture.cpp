@@ -38,7 +38,7 @@ bool is_too_large(ngx_http_request_t *r, const LocationConfig &conf)
            && static_cast<size_t>(r->headers_out.content_length_n) > conf.max_body;
 }
 
-AnswerFacts facts_of(const Context &context, const Word &word)
+AnswerFacts facts_of(const Context &context)
 {
     ngx_http_request_t *r = context.request;
     AnswerFacts facts;
@@ -48,23 +48,24 @@ AnswerFacts facts_of(const Context &context, const Word &word)
                        ? Origin::application : origin_of(context);
     facts.unknown = static_cast<UnknownPolicy>(context.conf->unknown);
     facts.retriable = context.conf->retriable->has(r->headers_out.status);
-    facts.word = word;
+    facts.word = context.word;
     return facts;
 }
 
 ngx_int_t begin_answer(Context &context)
 {
     ngx_http_request_t *r = context.request;
-    Word word = take_word(r, *context.conf);
 
-    if (!word.well_formed) {
+    take_word(r, *context.conf, context.word);
+
+    if (!context.word.well_formed) {
         ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
                       "idempotency: \"X-Accel-Idempotency\" of the application was not understood: "
                       "\"release\", \"no-store\" or \"ttl=SECONDS\" are expected");
     }
 
-    context.settlement = decide_settlement(facts_of(context, word));
-    context.ttl = word.ttl != 0 ? word.ttl : context.conf->ttl;
+    context.settlement = decide_settlement(facts_of(context));
+    context.ttl = context.word.ttl != 0 ? context.word.ttl : context.conf->ttl;
     context.grpc = has_type(r, "application/grpc");
     r->allow_ranges = 0;
 

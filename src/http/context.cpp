@@ -55,6 +55,7 @@ Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status stat
     context->stage = Stage::aside;
     context->status = status;
     context->origin_so_far = Origin::not_reached;
+    context->word = Word{};
     context->method = r->method;
 
     cleanup->handler = on_pool_destroyed;

@@ -51,7 +51,8 @@ struct Context {
     Status status;
     Millis age;                 // of the result that is replayed
     Sha256 *body;               // is fed the body; null where that does not count
-    Origin origin_so_far;       // of upstreams that redirects have left behind
+    Origin origin_so_far;       // of upstreams that redirects have left behind,
+    Word word;                  // and their applications' word
 
     Settlement settlement;      // what becomes of the claim, by the answer's head
     Millis ttl;                 // of the result

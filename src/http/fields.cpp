@@ -394,12 +394,15 @@ ngx_int_t restore_answer(ngx_http_request_t *r, const Record &record)
     return NGX_OK;
 }
 
+bool is_word(const ngx_table_elt_t &field)
+{
+    return same_name(view(field.key), "X-Accel-Idempotency");
+}
+
 // Takes out what is between the application and this module: its word, and a
 // claim to be a replay, which is nobody's but ours to make.
-Word take_word(ngx_http_request_t *r, const LocationConfig &conf)
+void take_word(ngx_http_request_t *r, const LocationConfig &conf, Word &word)
 {
-    Word word;
-
     for (ngx_list_part_t *part = &r->headers_out.headers.part; part != nullptr;
          part = part->next)
     {
@@ -410,7 +413,7 @@ Word take_word(ngx_http_request_t *r, const LocationConfig &conf)
                 continue;
             }
 
-            if (same_name(view(field[i].key), "X-Accel-Idempotency")) {
+            if (is_word(field[i])) {
                 read_word(view(field[i].value), word);
                 field[i].hash = 0;
 
@@ -421,8 +424,6 @@ Word take_word(ngx_http_request_t *r, const LocationConfig &conf)
             }
         }
     }
-
-    return word;
 }
 
 }  // namespace idempotency

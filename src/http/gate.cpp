@@ -171,8 +171,7 @@ ngx_int_t on_request(ngx_http_request_t *r)
         return heed_reply(*context);
 
     case Stage::executing:
-        // a redirect within nginx: the claim goes along
-        guard_upstream(*context);
+        go_along(*context);
         return NGX_DECLINED;
 
     default:

@@ -143,15 +143,6 @@ void guard_upstream(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
-    // a redirect leaves an upstream behind; the method's bit was for that one
-    if (r->method == (context.method | NGX_HTTP_LOCK)) {
-        r->method = context.method;
-    }
-
-    if (origin_of(context) != Origin::not_reached) {
-        context.origin_so_far = origin_of(context);
-    }
-
     if (r->content_handler != nullptr && r->content_handler != run_guarded) {
         context.content_handler = r->content_handler;
         r->content_handler = run_guarded;

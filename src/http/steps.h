@@ -52,6 +52,9 @@ bool find_upstream_modules(ngx_conf_t *cf, ngx_array_t &indices);
 void guard_upstream(Context &context);
 Origin origin_of(const Context &context);
 
+// redirect.cpp: a redirect within nginx, while the claim is held.
+void go_along(Context &context);
+
 // capture.cpp: holds the answer back until the claim is settled by it.
 void install_capture();
 
@@ -74,7 +77,8 @@ bool write_answer(ngx_http_request_t *r, Exchange &exchange, const LocationConfi
                   Millis lifetime);
 ngx_int_t restore_answer(ngx_http_request_t *r, const Record &record);
 ngx_table_elt_t *add_field(ngx_http_request_t *r, std::string_view name, std::string_view value);
-Word take_word(ngx_http_request_t *r, const LocationConfig &conf);
+bool is_word(const ngx_table_elt_t &field);
+void take_word(ngx_http_request_t *r, const LocationConfig &conf, Word &word);
 
 // variables.cpp
 ngx_int_t add_variables(ngx_conf_t *cf);
