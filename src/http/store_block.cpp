@@ -2,30 +2,12 @@
 
 #include <new>
 
-#include "http/config.h"
+#include "http/store_options.h"
 #include "store/ngx_memory_store.h"
-#include "store/ngx_redis_store.h"
 
 namespace idempotency {
 
 namespace {
-
-// What the block says, until it ends.  A URL's `database` and credentials may
-// come from directives too, in any order: so it is read at the block's end.
-struct BlockReader {
-    ngx_str_t name;
-    off_t memory;               // 0: not given
-    ngx_str_t url;              // empty: not given
-    ngx_str_t user;
-    ngx_str_t password;
-    ngx_str_t prefix;
-    ngx_int_t database;         // -1: not given
-    ngx_int_t connections;      // 0: not given; so are those below
-    ngx_int_t connect_timeout;
-    ngx_int_t timeout;
-    unsigned seen;              // bits of kBlockDirectives
-    const char *redis_only;     // a directive that only a Redis has
-};
 
 ngx_str_t *arguments(ngx_conf_t *cf) { return static_cast<ngx_str_t *>(cf->args->elts); }
 
@@ -36,7 +18,7 @@ char *refuse(ngx_conf_t *cf, ngx_uint_t argument, const char *expected)
     return refuse_value(cf, &arguments(cf)[0], &arguments(cf)[argument], expected);
 }
 
-char *read_memory(ngx_conf_t *cf, BlockReader &reader)
+char *read_memory(ngx_conf_t *cf, StoreOptions &options)
 {
     off_t size = ngx_parse_offset(&arguments(cf)[1]);
 
@@ -44,46 +26,46 @@ char *read_memory(ngx_conf_t *cf, BlockReader &reader)
         return refuse(cf, 1, "a size of at least 256k is needed, such as 64m");
     }
 
-    reader.memory = size;
+    options.memory = size;
     return NGX_CONF_OK;
 }
 
-char *read_url(ngx_conf_t *cf, BlockReader &reader)
+char *read_url(ngx_conf_t *cf, StoreOptions &options)
 {
     if (cf->args->nelts > 2) {
         return refuse(cf, 2, "one URL is needed: several servers are not supported yet");
     }
 
-    reader.url = arguments(cf)[1];
+    options.url = arguments(cf)[1];
 
-    return reader.url.len > 0 ? NGX_CONF_OK
+    return options.url.len > 0 ? NGX_CONF_OK
                               : refuse(cf, 1, "a URL is needed, such as redis://127.0.0.1:6379/0");
 }
 
-char *read_user(ngx_conf_t *cf, BlockReader &reader)
+char *read_user(ngx_conf_t *cf, StoreOptions &options)
 {
-    reader.user = arguments(cf)[1];
-    return reader.user.len > 0 ? NGX_CONF_OK : refuse(cf, 1, "the name of a user is needed");
+    options.user = arguments(cf)[1];
+    return options.user.len > 0 ? NGX_CONF_OK : refuse(cf, 1, "the name of a user is needed");
 }
 
-char *refuse_second_password(ngx_conf_t *cf, BlockReader &reader)
+char *refuse_second_password(ngx_conf_t *cf, StoreOptions &options)
 {
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                        "store \"%V\" has both \"password\" and \"password_file\": one is needed",
-                       &reader.name);
+                       &options.name);
     return failed();
 }
 
 // A password is never repeated in an error.
-char *read_password(ngx_conf_t *cf, BlockReader &reader)
+char *read_password(ngx_conf_t *cf, StoreOptions &options)
 {
-    if (reader.password.len > 0) {
-        return refuse_second_password(cf, reader);
+    if (options.password.len > 0) {
+        return refuse_second_password(cf, options);
     }
 
-    reader.password = arguments(cf)[1];
+    options.password = arguments(cf)[1];
 
-    if (reader.password.len == 0) {
+    if (options.password.len == 0) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid value in \"password\": it is empty");
         return failed();
     }
@@ -92,13 +74,13 @@ char *read_password(ngx_conf_t *cf, BlockReader &reader)
 }
 
 // The first line of a file.
-char *read_password_file(ngx_conf_t *cf, BlockReader &reader)
+char *read_password_file(ngx_conf_t *cf, StoreOptions &options)
 {
     ngx_str_t name = arguments(cf)[1];
     u_char room[1024];
 
-    if (reader.password.len > 0) {
-        return refuse_second_password(cf, reader);
+    if (options.password.len > 0) {
+        return refuse_second_password(cf, options);
     }
 
     if (ngx_conf_full_name(cf->cycle, &name, 1) != NGX_OK) {
@@ -131,10 +113,10 @@ char *read_password_file(ngx_conf_t *cf, BlockReader &reader)
     text.data = room;
     text.len = length;
 
-    reader.password.data = ngx_pstrdup(cf->pool, &text);
-    reader.password.len = length;
+    options.password.data = ngx_pstrdup(cf->pool, &text);
+    options.password.len = length;
     ngx_explicit_memzero(room, sizeof(room));
-    return reader.password.data != nullptr ? NGX_CONF_OK : failed();
+    return options.password.data != nullptr ? NGX_CONF_OK : failed();
 }
 
 char *read_number(ngx_conf_t *cf, ngx_int_t &field, ngx_int_t least, ngx_int_t most,
@@ -145,14 +127,14 @@ char *read_number(ngx_conf_t *cf, ngx_int_t &field, ngx_int_t least, ngx_int_t m
     return field >= least && field <= most ? NGX_CONF_OK : refuse(cf, 1, expected);
 }
 
-char *read_database(ngx_conf_t *cf, BlockReader &reader)
+char *read_database(ngx_conf_t *cf, StoreOptions &options)
 {
-    return read_number(cf, reader.database, 0, 65535, "a number from 0 to 65535 is needed");
+    return read_number(cf, options.database, 0, 65535, "a number from 0 to 65535 is needed");
 }
 
-char *read_connections(ngx_conf_t *cf, BlockReader &reader)
+char *read_connections(ngx_conf_t *cf, StoreOptions &options)
 {
-    return read_number(cf, reader.connections, 1, 64, "a number from 1 to 64 is needed");
+    return read_number(cf, options.connections, 1, 64, "a number from 1 to 64 is needed");
 }
 
 char *read_time(ngx_conf_t *cf, ngx_int_t &field)
@@ -163,18 +145,18 @@ char *read_time(ngx_conf_t *cf, ngx_int_t &field)
                               : refuse(cf, 1, "a time above 0 is needed, such as 500ms or 1s");
 }
 
-char *read_connect_timeout(ngx_conf_t *cf, BlockReader &reader)
+char *read_connect_timeout(ngx_conf_t *cf, StoreOptions &options)
 {
-    return read_time(cf, reader.connect_timeout);
+    return read_time(cf, options.connect_timeout);
 }
 
-char *read_timeout(ngx_conf_t *cf, BlockReader &reader) { return read_time(cf, reader.timeout); }
+char *read_timeout(ngx_conf_t *cf, StoreOptions &options) { return read_time(cf, options.timeout); }
 
-char *read_prefix(ngx_conf_t *cf, BlockReader &reader)
+char *read_prefix(ngx_conf_t *cf, StoreOptions &options)
 {
-    reader.prefix = arguments(cf)[1];
+    options.prefix = arguments(cf)[1];
 
-    return reader.prefix.len > 0 && reader.prefix.len <= 128
+    return options.prefix.len > 0 && options.prefix.len <= 128
                ? NGX_CONF_OK : refuse(cf, 1, "1 to 128 characters are needed");
 }
 
@@ -182,7 +164,7 @@ struct BlockDirective {
     const char *name;
     ngx_uint_t most;            // arguments; one is needed
     bool redis_only;
-    char *(*read)(ngx_conf_t *cf, BlockReader &reader);
+    char *(*read)(ngx_conf_t *cf, StoreOptions &options);
 };
 
 constexpr BlockDirective kBlockDirectives[] = {
@@ -200,7 +182,7 @@ constexpr BlockDirective kBlockDirectives[] = {
 
 constexpr std::size_t kBlockDirectiveCount = sizeof(kBlockDirectives) / sizeof(kBlockDirectives[0]);
 
-char *read_known(ngx_conf_t *cf, BlockReader &reader, std::size_t number)
+char *read_known(ngx_conf_t *cf, StoreOptions &options, std::size_t number)
 {
     const BlockDirective &directive = kBlockDirectives[number];
     ngx_str_t *value = arguments(cf);
@@ -208,137 +190,44 @@ char *read_known(ngx_conf_t *cf, BlockReader &reader, std::size_t number)
     if (cf->args->nelts < 2 || cf->args->nelts - 1 > directive.most) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "invalid number of arguments in \"%V\" of store \"%V\"", &value[0],
-                           &reader.name);
+                           &options.name);
         return failed();
     }
 
-    if ((reader.seen >> number & 1) != 0) {
+    if ((options.seen >> number & 1) != 0) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "duplicate directive \"%V\" in store \"%V\"",
-                           &value[0], &reader.name);
+                           &value[0], &options.name);
         return failed();
     }
 
-    reader.seen |= 1u << number;
+    options.seen |= 1u << number;
 
     if (directive.redis_only) {
-        reader.redis_only = directive.name;
+        options.redis_only = directive.name;
     }
 
-    return directive.read(cf, reader);
+    return directive.read(cf, options);
 }
 
 // nginx's cf->handler: called for each directive of the block.
 char *read_directive(ngx_conf_t *cf, ngx_command_t *, void *data)
 {
-    auto *reader = static_cast<BlockReader *>(data);
+    auto *options = static_cast<StoreOptions *>(data);
 
     for (std::size_t i = 0; i < kBlockDirectiveCount; i++) {
         if (view(arguments(cf)[0]) == kBlockDirectives[i].name) {
-            return read_known(cf, *reader, i);
+            return read_known(cf, *options, i);
         }
     }
 
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "unknown directive \"%V\" in store \"%V\"",
-                       &arguments(cf)[0], &reader->name);
+                       &arguments(cf)[0], &options->name);
     return failed();
 }
 
 bool has_valid_name(const ngx_str_t &name)
 {
     return name.len > 0 && view(name) != "off";
-}
-
-Store *create_memory_store(ngx_conf_t *cf, BlockReader &reader)
-{
-    if (reader.redis_only != nullptr) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"%s\" in store \"%V\" goes with \"redis\", not with \"memory\"",
-                           reader.redis_only, &reader.name);
-        return nullptr;
-    }
-
-    return MemoryStore::create(cf, &reader.name, static_cast<size_t>(reader.memory),
-                               &ngx_http_idempotency_module);
-}
-
-// What stands in the URL and in a directive, too; null: nothing.
-const char *given_twice(const BlockReader &reader, const RedisOptions &options)
-{
-    if (reader.user.len > 0 && options.user.len > 0) {
-        return "user";
-    }
-    if (reader.password.len > 0 && options.password.len > 0) {
-        return "password";
-    }
-    if (reader.database >= 0 && options.has_database) {
-        return "database";
-    }
-
-    return nullptr;
-}
-
-Store *create_redis(ngx_conf_t *cf, BlockReader &reader)
-{
-    RedisOptions options;
-    const char *fault = read_redis_url(cf, reader.url, options);
-
-    if (fault != nullptr) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid URL in \"redis\" of store \"%V\": %s%s%V",
-                           &reader.name, fault, options.name.len > 0 ? ", " : "", &options.name);
-        return nullptr;
-    }
-
-    const char *twice = given_twice(reader, options);
-
-    if (twice != nullptr) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"%s\" of store \"%V\" is given twice: name it in the URL or in a "
-                           "directive", twice, &reader.name);
-        return nullptr;
-    }
-
-    if (reader.user.len > 0) {
-        options.user = reader.user;
-    }
-    if (reader.password.len > 0) {
-        options.password = reader.password;
-    }
-    if (options.user.len > 0 && options.password.len == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"user\" of store \"%V\" has no password: give one with \"password\", "
-                           "\"password_file\" or in the URL", &reader.name);
-        return nullptr;
-    }
-    if (reader.prefix.len > 0) {
-        options.prefix = reader.prefix;
-    }
-    if (reader.database >= 0) {
-        options.database = static_cast<ngx_uint_t>(reader.database);
-    }
-    if (reader.connections > 0) {
-        options.connections = static_cast<ngx_uint_t>(reader.connections);
-    }
-    if (reader.connect_timeout > 0) {
-        options.connect_timeout = static_cast<ngx_msec_t>(reader.connect_timeout);
-    }
-    if (reader.timeout > 0) {
-        options.timeout = static_cast<ngx_msec_t>(reader.timeout);
-    }
-
-    return create_redis_store(cf->pool, cf->log, options);
-}
-
-Store *create_store(ngx_conf_t *cf, BlockReader &reader)
-{
-    if ((reader.memory == 0) == (reader.url.len == 0)) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "%s in store \"%V\": it needs exactly one of \"memory SIZE\" and "
-                           "\"redis URL\"", reader.memory == 0 ? "no engine" : "two engines",
-                           &reader.name);
-        return nullptr;
-    }
-
-    return reader.memory != 0 ? create_memory_store(cf, reader) : create_redis(cf, reader);
 }
 
 StoreSlot *add_slot(ngx_conf_t *cf, MainConfig *main, const ngx_str_t &name, Store *store)
@@ -363,26 +252,26 @@ StoreSlot *add_slot(ngx_conf_t *cf, MainConfig *main, const ngx_str_t &name, Sto
 char *store_block(ngx_conf_t *cf, ngx_command_t *, void *data)
 {
     auto *main = static_cast<MainConfig *>(data);
-    BlockReader reader{};
+    StoreOptions options{};
 
-    reader.name = arguments(cf)[1];
-    reader.database = -1;
+    options.name = arguments(cf)[1];
+    options.database = -1;
 
-    if (!has_valid_name(reader.name)) {
+    if (!has_valid_name(options.name)) {
         return refuse(cf, 1, "a name other than \"off\" is needed");
     }
 
-    if (find_store(main, &reader.name) != nullptr) {
+    if (find_store(main, &options.name) != nullptr) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "duplicate store \"%V\" in \"idempotency_store\": each needs a name "
-                           "of its own", &reader.name);
+                           "of its own", &options.name);
         return failed();
     }
 
     ngx_conf_t outer = *cf;
 
     cf->handler = read_directive;
-    cf->handler_conf = reinterpret_cast<char *>(&reader);
+    cf->handler_conf = reinterpret_cast<char *>(&options);
 
     char *result = ngx_conf_parse(cf, nullptr);
 
@@ -392,9 +281,9 @@ char *store_block(ngx_conf_t *cf, ngx_command_t *, void *data)
         return result;
     }
 
-    Store *store = create_store(cf, reader);
+    Store *store = create_store(cf, options);
 
-    return store != nullptr && add_slot(cf, main, reader.name, store) != nullptr ? NGX_CONF_OK
+    return store != nullptr && add_slot(cf, main, options.name, store) != nullptr ? NGX_CONF_OK
                                                                                : failed();
 }
 
