@@ -14,7 +14,8 @@ use IdempotencyTest::Environment qw(app bad_log_lines module nginx_binary store_
 use IdempotencyTest::Process qw(await temporary_directory);
 
 # Parts of the configuration, or the whole of it as `configuration`: main, http, server; `stores` in place of the store
-# `main`, `workers`, `log_level`, `application` in place of the shared one.
+# `main`, `workers`, `log_level`, `application` in place of the shared one; `modules`, files that are loaded ahead of the module, which
+# `without_module` leaves out.
 sub new {
     my ($class, %options) = @_;
     my $self = bless {
@@ -93,7 +94,7 @@ sub configure {
     return $self->write_file('nginx.conf', $self->{configuration}) if defined $self->{configuration};
 
     my $directory = $self->{directory};
-    my $load = $self->{without_module} ? '' : 'load_module ' . module() . ';';
+    my $load = join ' ', map { "load_module $_;" } @{$self->{modules} || []}, $self->{without_module} ? () : module();
     my $user = $> == 0 ? 'user root;' : '';
     my $main = $self->{main} // '';
     my $http = $self->{http} // '';
