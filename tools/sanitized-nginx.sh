@@ -1,0 +1,39 @@
+# Sourced by the tools that build an nginx with AddressSanitizer and UndefinedBehaviorSanitizer.
+# shellcheck shell=bash
+
+. tools/debian.sh
+
+# Left out of UBSan is what nginx itself does on purpose and everywhere: unaligned words (NGX_HAVE_NONALIGNED) and
+# memcpy of no bytes from a null pointer.
+sanitize='-fsanitize=address,undefined -fno-sanitize=alignment,nonnull-attribute,pointer-overflow'
+
+# Upstream's part of the source alone: an archive has not always the packaging of its newest version.
+#   fetch_nginx DIRECTORY SUITE     leaves nginx_VERSION.orig.tar.gz in the directory
+fetch_nginx() {
+    local directory=$1 suite=$2
+
+    rm -rf "$directory"
+    mkdir -p "$directory"
+    quietly with_source "$directory/apt" deb-src "$suite" update || fail 'the index of sources could not be fetched'
+    (cd "$directory" && quietly with_source "$directory/apt" deb-src "$suite" --tar-only source nginx) \
+        || fail 'the source of nginx could not be fetched'
+}
+
+#   unpack_nginx TARBALL SOURCE
+unpack_nginx() {
+    rm -rf "$2"
+    mkdir "$2"
+    tar -xzf "$1" -C "$2" --strip-components=1
+}
+
+# NGX_DEBUG_PALLOC makes an allocation of its own of each that a pool gives, so that its bounds and its end are seen.
+#   build_nginx SOURCE BINARY FLAG...
+build_nginx() (
+    cd "$1"
+    quietly ./configure "${@:3}" --with-http_sub_module \
+        --with-cc-opt="-g -O1 -fPIC -fno-omit-frame-pointer $sanitize -DNGX_DEBUG_PALLOC=1" \
+        --with-ld-opt="-fPIC $sanitize" || fail 'nginx could not be configured'
+    quietly make -j "$(nproc)" || fail 'nginx could not be built'
+    mv objs/nginx "$2"
+    rm -rf objs Makefile
+)
