@@ -2,6 +2,8 @@
 """The application behind nginx: what the tests protect against acting twice.
 
     app.py --port PORT        serves 127.0.0.1:PORT, prints 'ready' once it listens
+           --gateways DIRECTORY   also fastcgi.sock, scgi.sock, uwsgi.sock and grpc.sock in
+                                  there (gateways.py): the same application, the same counts
 
 Every request that is not one of the questions below is an execution. It is
 counted by its space (the header App-Space, so that tests which share this
@@ -23,8 +25,10 @@ How it is answered is steered by the query:
     delay=SECONDS         wait before the answer
     pieces=COUNT          send the body in so many pieces,
     pause=SECONDS         with a pause between them
-    abort=before|mid      close instead of answering, or after half of the body;
-                          with commas, one for each execution, e.g. abort=before,no
+    abort=before|reset|mid|garbage
+                          close instead of answering, with a reset, after half of the body,
+                          or answer nonsense; with commas, one for each execution, e.g. abort=before,no
+    middle=NAME           after the first piece of the body wait for GET /open/NAME
 
 Questions, which are never counted:
 
@@ -42,6 +46,9 @@ import hashlib
 import http
 import json
 import signal
+import socket
+import struct
+import sys
 import urllib.parse
 from email.utils import formatdate
 
@@ -135,6 +142,58 @@ async def read_body(reader, request):
     return await reader.readexactly(int(request.header('content-length', '0')))
 
 
+class Http1Answer:
+    """Writes one answer; gateways.py has one for each of its protocols."""
+
+    def __init__(self, writer, request):
+        self.writer = writer
+        self.request = request
+        self.framing = None
+
+    def start(self, status, reason, fields, framing):
+        if framing == 'chunked' and self.request.version == 'HTTP/1.0':
+            framing = 'close'
+        self.framing = framing
+
+        fields = [('Server', 'app'), ('Date', formatdate(usegmt=True))] + fields
+        if framing == 'chunked':
+            fields.append(('Transfer-Encoding', 'chunked'))
+        if framing == 'close':
+            fields.append(('Connection', 'close'))
+        elif self.request.version == 'HTTP/1.0' and self.request.keeps_alive():
+            fields.append(('Connection', 'keep-alive'))
+
+        head = 'HTTP/1.1 %d %s\r\n' % (status, reason)
+        head += ''.join('%s: %s\r\n' % field for field in fields) + '\r\n'
+        self.writer.write(head.encode('latin-1'))
+
+    def piece(self, data):
+        if self.framing == 'chunked':
+            data = b'%x\r\n%s\r\n' % (len(data), data)
+        self.writer.write(data)
+
+    def end(self, trailers):
+        if self.framing == 'chunked':
+            lines = ''.join('%s: %s\r\n' % field for field in trailers)
+            self.writer.write(b'0\r\n' + lines.encode('latin-1') + b'\r\n')
+
+    def garbage(self):
+        self.writer.write(b'\x00nonsense\r\n\r\n')
+
+    def reset(self):
+        reset(self.writer)
+
+    async def drain(self):
+        await self.writer.drain()
+
+
+def reset(writer):
+    """The other side sees an error and no end (of a TCP connection)."""
+    opened = writer.get_extra_info('socket')
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    writer.transport.abort()
+
+
 class Application:
     def __init__(self):
         self.arrived = Steps()
@@ -165,13 +224,17 @@ class Application:
             request.body = await read_body(reader, request)
             name = subject if question == 'open' else '/' + subject
             status, text = await ask((request.space, name), int(request.arg('n', '1')))
-            await self.send(writer, request, status, [], text.encode(), 'length')
+            await self.send(Http1Answer(writer, request), request, status, [], text.encode(), 'length')
             return request.keeps_alive()
 
-        name = (request.space, request.path)
-        await self.arrived.add(name)
+        await self.arrived.add((request.space, request.path))
         request.body = await read_body(reader, request)
-        goes_on = await self.execute(name, request, writer)
+        return await self.act(request, Http1Answer(writer, request))
+
+    async def act(self, request, answer):
+        """Executes a request that has arrived; says whether the connection may go on."""
+        name = (request.space, request.path)
+        goes_on = await self.execute(name, request, answer)
         await self.answered.add(name)
         return goes_on
 
@@ -208,7 +271,7 @@ class Application:
             return 504, 'waited in vain\n'
         return 200, '%d\n' % steps.counts[name]
 
-    async def execute(self, name, request, writer):
+    async def execute(self, name, request, answer):
         self.last[name] = request
         n = await self.executed.add(name)
 
@@ -219,6 +282,13 @@ class Application:
         abort = request.arg_of('abort', n, 'no')
         if abort == 'before':
             return False
+        if abort == 'reset':
+            answer.reset()
+            return False
+        if abort == 'garbage':
+            answer.garbage()
+            await answer.drain()
+            return False
 
         status = int(request.arg_of('status', n, '201'))
         headers = [tuple(field.split(':', 1)) for field in request.args.get('header', [])]
@@ -226,7 +296,7 @@ class Application:
         body = self.body(request, n)
         if request.arg('kind') == 'none':
             framing = 'none'
-        await self.send(writer, request, status, headers, body, framing, halve=abort == 'mid')
+        await self.send(answer, request, status, headers, body, framing, halve=abort == 'mid')
         return request.keeps_alive() and framing != 'close' and abort != 'mid'
 
     @staticmethod
@@ -246,36 +316,21 @@ class Application:
             body = (body + b'.' * size)[:size]
         return body
 
-    @staticmethod
-    async def send(writer, request, status, headers, body, framing, halve=False):
-        if framing == 'chunked' and request.version == 'HTTP/1.0':
-            framing = 'close'
-
+    async def send(self, answer, request, status, headers, body, framing, halve=False):
         try:
             reason = http.HTTPStatus(status).phrase
         except ValueError:
             reason = 'Whatever'
-        reason = request.arg('reason', reason)
 
-        fields = [('Server', 'app'), ('Date', formatdate(usegmt=True))]
+        fields = list(headers)
         if framing != 'none' and not any(name.lower() == 'content-type' for name, _ in headers):
-            fields.append(('Content-Type', 'text/plain'))
-        fields += headers
+            fields.insert(0, ('Content-Type', 'text/plain'))
         if framing == 'length':
             fields.append(('Content-Length', str(len(body))))
-        elif framing == 'chunked':
-            fields.append(('Transfer-Encoding', 'chunked'))
-        if framing == 'close':
-            fields.append(('Connection', 'close'))
-        elif request.version == 'HTTP/1.0' and request.keeps_alive():
-            fields.append(('Connection', 'keep-alive'))
-
-        head = 'HTTP/1.1 %d %s\r\n' % (status, reason)
-        head += ''.join('%s: %s\r\n' % field for field in fields) + '\r\n'
-        writer.write(head.encode('latin-1'))
+        answer.start(status, request.arg('reason', reason), fields, framing)
 
         if request.method == 'HEAD':
-            await writer.drain()
+            await answer.drain()
             return
 
         if halve:
@@ -285,29 +340,36 @@ class Application:
         count = int(request.arg('pieces', '1'))
         step = max(1, -(-len(body) // count))
         for start in range(0, len(body), step):
-            if pause and start:
-                await writer.drain()
-                await asyncio.sleep(pause)
-            piece = body[start:start + step]
-            if framing == 'chunked':
-                piece = b'%x\r\n%s\r\n' % (len(piece), piece)
-            writer.write(piece)
-            await writer.drain()
+            if start:
+                await self.rest(request, pause)
+            answer.piece(body[start:start + step])
+            await answer.drain()
 
-        if framing == 'chunked' and not halve:
-            trailers = ''.join('%s: %s\r\n' % tuple(field.split(':', 1))
-                               for field in request.args.get('trailer', []))
-            writer.write(b'0\r\n' + trailers.encode('latin-1') + b'\r\n')
-        await writer.drain()
+        if not halve:
+            answer.end([tuple(field.split(':', 1)) for field in request.args.get('trailer', [])])
+        await answer.drain()
+
+    async def rest(self, request, pause):
+        if request.arg('middle'):
+            await self.opened.reached((request.space, request.arg('middle')), 1)
+        if pause:
+            await asyncio.sleep(pause)
 
 
 async def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument('--port', type=int, required=True)
-    port = arguments.parse_args().port
+    arguments.add_argument('--gateways')
+    options = arguments.parse_args()
 
-    server = await asyncio.start_server(Application().serve, '127.0.0.1', port,
+    application = Application()
+    server = await asyncio.start_server(application.serve, '127.0.0.1', options.port,
                                         backlog=512, limit=1 << 20)
+    if options.gateways:
+        sys.dont_write_bytecode = True
+        import gateways
+        await gateways.start(application, options.gateways)
+
     # A test run that is stopped takes this process with it without a traceback.
     stopped = asyncio.get_running_loop().create_future()
     for number in (signal.SIGTERM, signal.SIGINT):

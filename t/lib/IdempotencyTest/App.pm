@@ -15,9 +15,10 @@ my $program = File::Spec->rel2abs(dirname(__FILE__) . '/../app.py');
 my $spaces = 0;
 
 # `port`: of an application that is running already, or the one to listen on.
+# `gateways`: it speaks FastCGI, SCGI, uwsgi and gRPC too, see gateway().
 sub new {
     my ($class, %options) = @_;
-    my $self = bless {port => $options{port}, space => $class->new_space}, $class;
+    my $self = bless {port => $options{port}, gateways => $options{gateways}, space => $class->new_space}, $class;
     $self->start if !$options{is_running};
     return $self;
 }
@@ -35,7 +36,10 @@ sub start {
         my $port = $self->{port} // free_port();
         unlink $output;
         my $process = IdempotencyTest::Process->start(
-            name => 'app', command => ['python3', $program, '--port', $port], output => $output);
+            name => 'app', output => $output,
+            # the python which Debian's python3-h2 is for
+            command => [-x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3', $program, '--port', $port,
+                $self->{gateways} ? ('--gateways', "$self->{directory}") : ()]);
 
         await(sub { !$process->is_running || slurp($output) =~ /^ready$/m });
         next if !$process->is_running;
@@ -58,6 +62,10 @@ sub slurp {
 sub stop { $_[0]{process}->stop if $_[0]{process} }
 
 sub port { $_[0]{port} }
+
+# The socket of fastcgi, scgi, uwsgi or grpc.
+sub gateway { my ($self, $protocol) = @_; return "unix:$self->{directory}/$protocol.sock" }
+
 sub space { $_[0]{space} }
 
 sub ask {

@@ -10,6 +10,7 @@ use Exporter 'import';
 use IO::Select;
 use IO::Socket::INET;
 use IO::Socket::UNIX;
+use Socket qw(SOL_SOCKET SO_LINGER);
 use Time::HiRes qw(time);
 
 use IdempotencyTest::Process;
@@ -143,6 +144,20 @@ sub is_closed_within {
 }
 
 sub close { close $_[0]{socket} }
+
+# The other side gets a reset.
+sub close_with_reset {
+    my ($self) = @_;
+    setsockopt $self->{socket}, SOL_SOCKET, SO_LINGER, pack 'll', 1, 0;
+    $self->close;
+}
+
+# Gives back once the first bytes are there.
+sub await_bytes {
+    my ($self, $seconds) = @_;
+    return length $self->{buffer}
+        || IO::Select->new($self->{socket})->can_read($seconds // $IdempotencyTest::Process::DEADLINE) && $self->read_some;
+}
 
 sub send_request {
     my ($address, %request) = @_;

@@ -8,7 +8,7 @@ use warnings;
 
 use IO::Socket::UNIX;
 
-use constant {HEADERS => 1, RST_STREAM => 3, SETTINGS => 4, CANCEL => 8, ACK => 1, END_STREAM_AND_HEADERS => 5};
+use constant {HEADERS => 1, RST_STREAM => 3, SETTINGS => 4, CANCEL => 8, ACK => 1, END_OF_HEADERS => 4, END_STREAM_AND_HEADERS => 5, DATA => 0, END_STREAM => 1};
 
 sub connect {
     my ($class, $path) = @_;
@@ -28,8 +28,18 @@ sub frame {
 }
 
 # A request without a body; its stream.
-sub send {
-    my ($self, $path, %headers) = @_;
+sub send { my ($self, $path, %headers) = @_; return $self->open($path, END_STREAM_AND_HEADERS, %headers) }
+
+# A request whose body goes in parts, by send_data.
+sub begin { my ($self, $path, %headers) = @_; return $self->open($path, END_OF_HEADERS, %headers) }
+
+sub send_data {
+    my ($self, $stream, $bytes, $is_last) = @_;
+    $self->frame(DATA, $is_last ? END_STREAM : 0, $stream, $bytes);
+}
+
+sub open {
+    my ($self, $path, $flags, %headers) = @_;
     my @fields = (':method' => 'POST', ':scheme' => 'http', ':path' => $path, ':authority' => 'localhost', %headers);
     my $block = '';
 
@@ -38,11 +48,14 @@ sub send {
         $block .= pack 'C C/a C/a', 0, $name, $value;
     }
 
-    $self->frame(HEADERS, END_STREAM_AND_HEADERS, $self->{stream} += 2, $block);
+    $self->frame(HEADERS, $flags, $self->{stream} += 2, $block);
     return $self->{stream};
 }
 
 sub reset { my ($self, $stream) = @_; $self->frame(RST_STREAM, 0, $stream, pack 'N', CANCEL) }
 sub close { close $_[0]{socket} }
+
+# A connection or a stream is open as long as something comes, or nothing does.
+sub await_bytes { return sysread $_[0]{socket}, my $bytes, 65536 }
 
 1;

@@ -1,0 +1,56 @@
+package IdempotencyTest::Leave;
+
+# The ways in which a client leaves. An nginx that is to be left listens on `h2`
+# in its directory too, and on tcp: only there is a reset one.
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use IdempotencyTest::Client;
+use IdempotencyTest::Http2;
+use IdempotencyTest::Process qw(free_port);
+
+our @EXPORT_OK = qw(leave_ways leave_listeners);
+
+# Directives for the server, once for each nginx.
+sub leave_listeners {
+    my ($nginx) = @_;
+    $nginx->{leave_port} //= free_port();
+    my $h2 = $nginx->directory . '/h2.sock';
+    return "listen unix:$h2 http2; listen 127.0.0.1:$nginx->{leave_port};";
+}
+
+# By name: what sends a request (method, path, key, headers by name) and gives a client with
+# await_bytes and leave.
+sub leave_ways {
+    my ($nginx) = @_;
+    my $h2 = $nginx->directory . '/h2.sock';
+
+    my $http1 = sub {
+        my ($leave, $path, $key, %headers) = @_;
+        my $client = IdempotencyTest::Client->connect("127.0.0.1:$nginx->{leave_port}")->send(
+            path => $path, key => $key, headers => [map { "$_: $headers{$_}" } sort keys %headers]);
+        return IdempotencyTest::Leave->new($client, sub { $client->$leave });
+    };
+    my $http2 = sub {
+        my ($leave, $path, $key, %headers) = @_;
+        my $client = IdempotencyTest::Http2->connect($h2);
+        my $stream = $client->send($path, 'idempotency-key' => $key, map { lc $_ => $headers{$_} } keys %headers);
+        # the connection of a stream that was reset stays
+        return IdempotencyTest::Leave->new($client, sub { $client->$leave($stream) });
+    };
+
+    return (
+        'HTTP/1.1' => sub { $http1->('close', @_) },
+        'HTTP/1.1, its connection reset' => sub { $http1->('close_with_reset', @_) },
+        'HTTP/2, its stream reset' => sub { $http2->('reset', @_) },
+        'HTTP/2, its connection closed' => sub { $http2->('close', @_) },
+    );
+}
+
+sub new { my ($class, $client, $leave) = @_; return bless {client => $client, leave => $leave}, $class }
+sub leave { $_[0]{leave}->() }
+sub await_bytes { return $_[0]{client}->await_bytes }
+
+1;
