@@ -38,6 +38,17 @@ bool is_too_large(ngx_http_request_t *r, const LocationConfig &conf)
            && static_cast<size_t>(r->headers_out.content_length_n) > conf.max_body;
 }
 
+// 'Not acted on' is the application's to say: a file that nginx denies after
+// X-Accel-Redirect, or a page of another status, does not undo what it has done.
+bool is_retriable(ngx_http_request_t *r, const StatusSet &retriable)
+{
+    ngx_http_upstream_t *u = r->upstream;
+
+    return retriable.has(r->headers_out.status)
+           && (u == nullptr || u->headers_in.status_n == 0
+               || retriable.has(u->headers_in.status_n));
+}
+
 AnswerFacts facts_of(const Context &context)
 {
     ngx_http_request_t *r = context.request;
@@ -47,7 +58,7 @@ AnswerFacts facts_of(const Context &context)
     facts.origin = r->upstream == nullptr && context.origin_so_far == Origin::not_reached
                        ? Origin::application : origin_of(context);
     facts.unknown = static_cast<UnknownPolicy>(context.conf->unknown);
-    facts.retriable = context.conf->retriable->has(r->headers_out.status);
+    facts.retriable = is_retriable(r, *context.conf->retriable);
     facts.word = context.word;
     return facts;
 }

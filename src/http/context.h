@@ -63,6 +63,7 @@ struct Context {
 
     ngx_http_handler_pt content_handler;    // the location's own, while it is guarded
     ngx_uint_t method;                      // nginx's bit, without what guarding adds
+    void (*finalize_upstream)(ngx_http_request_t *r, ngx_int_t rc);     // that of its protocol
 
     ngx_event_t timer;          // of a request that waits, or of a stream
     ngx_msec_t poll_delay;

@@ -101,7 +101,9 @@ public:
             visit(visitor, "Content-Length", written(end));
         }
 
-        if (out.last_modified == nullptr && out.last_modified_time != -1) {
+        if (out.last_modified == nullptr && out.last_modified_time != -1
+            && tells_last_modified(out.status))
+        {
             u_char *end = ngx_http_time(room_, out.last_modified_time);
             visit(visitor, "Last-Modified", written(end));
         }
@@ -114,6 +116,13 @@ private:
         if (is_kept(conf_, name)) {
             visitor.add(Header{name, value, kHeaderFromSlot});
         }
+    }
+
+    // As ngx_http_header_filter: an error page of a file has no date of its own.
+    static bool tells_last_modified(ngx_uint_t status)
+    {
+        return status == NGX_HTTP_OK || status == NGX_HTTP_PARTIAL_CONTENT
+               || status == NGX_HTTP_NOT_MODIFIED;
     }
 
     std::string_view written(u_char *end) const

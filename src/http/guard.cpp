@@ -97,6 +97,35 @@ bool give_own_copy(ngx_http_request_t *r)
     return true;
 }
 
+void unmark(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+
+    if (r->method == (context.method | NGX_HTTP_LOCK)) {
+        r->method = context.method;
+    }
+}
+
+// An upstream's `finalize_request`, which comes before any redirect: the
+// location of an error page is chosen by the method too (`limit_except`).
+void on_exchange_ended(ngx_http_request_t *r, ngx_int_t rc)
+{
+    Context *context = find_context(r);
+
+    unmark(*context);
+    context->finalize_upstream(r, rc);
+}
+
+void watch_end(Context &context)
+{
+    ngx_http_upstream_t *u = context.request->upstream;
+
+    if (u->finalize_request != on_exchange_ended) {
+        context.finalize_upstream = u->finalize_request;
+        u->finalize_request = on_exchange_ended;
+    }
+}
+
 // nginx's ngx_http_handler_pt, in place of the location's content handler
 ngx_int_t run_guarded(ngx_http_request_t *r)
 {
@@ -117,6 +146,7 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
         return rc;
     }
 
+    watch_end(*context);
     return give_own_copy(r) ? rc : NGX_ERROR;
 }
 
@@ -142,6 +172,9 @@ bool find_upstream_modules(ngx_conf_t *cf, ngx_array_t &indices)
 void guard_upstream(Context &context)
 {
     ngx_http_request_t *r = context.request;
+
+    // an exchange that failed at once was not watched
+    unmark(context);
 
     if (r->content_handler != nullptr && r->content_handler != run_guarded) {
         context.content_handler = r->content_handler;

@@ -39,11 +39,6 @@ void go_along(Context &context)
         hear_word(context, *r->upstream);
     }
 
-    // the bit that guarding has added was for that upstream
-    if (r->method == (context.method | NGX_HTTP_LOCK)) {
-        r->method = context.method;
-    }
-
     guard_upstream(context);
 }
 
