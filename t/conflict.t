@@ -54,8 +54,22 @@ sub send_to {
     is app()->count('/twenty'), 1, 'the application acted once';
     is_replay_of send_to('/twenty?gate=twenty', 'twenty')->response, $first, 'and a retry is replayed';
     ok $nginx->await_access_log(qr{^/twenty\S* IN_PROGRESS}), '$idempotency_status of a refused one is IN_PROGRESS';
-    my %workers = map { /^\/twenty.* (\d+)$/ ? ($1 => 1) : () } $nginx->access_log;
-    is scalar(keys %workers), 2, 'they met over both workers';
+}
+
+# Over two workers.
+{
+    my ($one, $two) = $nginx->workers;
+    my $first = $nginx->over($one, sub { my $client = send_to('/two?gate=two', 'two'); app()->await_arrival('/two'); return $client });
+    is_problem $nginx->over($two, sub { send_to('/two?gate=two', 'two')->response }), 409, 'request_in_progress',
+        'one worker knows what runs at the other';
+    app()->open_gate('two');
+    my $answer = $first->response;
+    is_first $answer, 201, 1, 'where it is answered';
+    is_replay_of $nginx->over($_, sub { send_to('/two?gate=two', 'two')->response }), $answer, 'and each replays the answer' for $one, $two;
+
+    $nginx->await_access_log(qr{^/two\S* REPLAYED .* $_$}) or fail "worker $_ has not had its request" for $one, $two;
+    ok $nginx->await_access_log(qr{^/two\S* NEW .* $one$}), 'the first request was at the first worker';
+    ok $nginx->await_access_log(qr{^/two\S* IN_PROGRESS .* $two$}), 'and its duplicate at the second';
 }
 
 # Twenty at once, held.

@@ -153,6 +153,21 @@ sub workers {
     return grep { is_worker($_) } split ' ', IdempotencyTest::App::slurp("/proc/$pid/task/$pid/children");
 }
 
+# What the code gives while this worker alone takes connections: the others, which
+# have to be idle, are held.
+sub over {
+    my ($self, $worker, $code) = @_;
+    my @others = grep { $_ != $worker } $self->workers;
+
+    kill STOP => @others;
+    await(sub { !grep { IdempotencyTest::App::slurp("/proc/$_/stat") !~ /\) T / } @others });
+    my $result = eval { $code->() };
+    my $error = $@;
+    kill CONT => @others;
+    die $error if $error;
+    return $result;
+}
+
 sub is_worker {
     my ($pid) = @_;
     my $title = IdempotencyTest::App::slurp("/proc/$pid/cmdline");
