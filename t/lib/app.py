@@ -17,6 +17,7 @@ How it is answered is steered by the query:
     kind=echo|binary|none echo: '#N METHOD URI DIGEST\\n', DIGEST being 12 digits of the SHA-256
                           of the request's body or '-' without one; binary: '#N\\n' and then all
                           byte values over and over; none: no body, no length (204, 304)
+    text=TEXT             what stands behind #N in place of the echo, in UTF-8
     size=BYTES            cut or stretch the body to this length
     framing=length|chunked|close
     header=NAME:VALUE     a field of the answer, in the order given, as often as given
@@ -308,6 +309,9 @@ class Application:
             size = int(request.arg('size', '260'))
             every_byte = bytes(range(256))
             return (b'#%d\n' % n + every_byte * (size // 256 + 1))[:size]
+
+        if request.arg('text'):
+            return ('#%d %s\n' % (n, request.arg('text'))).encode()
 
         digest = request.digest()[:12] if request.body else '-'
         body = ('#%d %s %s %s\n' % (n, request.method, request.uri, digest)).encode('latin-1')
