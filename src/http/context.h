@@ -60,6 +60,8 @@ struct Context {
     bool grpc;                  // the answer is one of gRPC:
     GrpcMessages messages;      // what has come of it
     bool client_gone;           // while the answer went on to it
+    bool answer_ended;          // all of it has been passed on
+    ngx_chain_t *on_the_way;    // buffers that were, and have not been taken yet
 
     ngx_http_handler_pt content_handler;    // the location's own, while it is guarded
     ngx_uint_t method;                      // nginx's bit, without what guarding adds

@@ -87,12 +87,17 @@ void go_on(ngx_http_request_t *r, ngx_int_t rc)
     r->write_event_handler(r);
 }
 
-// The header, then what is held and `rest`.
-ngx_int_t send_held(Context &context, ngx_chain_t *rest)
+// The header, then what is held and `rest`, after which more may be to come.
+ngx_int_t send_held(Context &context, ngx_chain_t *rest, bool more_to_come)
 {
     ngx_http_request_t *r = context.request;
     ngx_chain_t *chain = nullptr;
     ngx_int_t rc = next_header_filter(r);
+
+    if (rc == NGX_ERROR && more_to_come) {
+        on_client_gone(context);
+        return pass(context, rest);
+    }
 
     if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
         for ( ; rest != nullptr; rest = rest->next) {
@@ -117,25 +122,6 @@ void consume(ngx_buf_t *b)
     b->file_pos = b->file_last;
 }
 
-// Passes on; a client that is gone does not end the exchange.
-ngx_int_t pass(Context &context, ngx_chain_t *in)
-{
-    ngx_int_t rc = context.client_gone ? NGX_ERROR : next_body_filter(context.request, in);
-
-    if (rc != NGX_ERROR) {
-        return rc;
-    }
-
-    context.client_gone = true;
-    context.request->connection->error = 1;
-
-    for ( ; in != nullptr; in = in->next) {
-        consume(in->buf);
-    }
-
-    return NGX_OK;
-}
-
 // More has come than may be held, or it is known to come: from here on the
 // answer goes on as it comes, what is held ahead of `rest`.
 ngx_int_t let_pass(Context &context, ngx_chain_t *rest)
@@ -146,7 +132,8 @@ ngx_int_t let_pass(Context &context, ngx_chain_t *rest)
 
     context.stage = Stage::passing;
     context.exchange->settle(context.settlement, context.ttl);
-    return send_held(context, rest);
+    watch_client(context);
+    return send_held(context, rest, true);
 }
 
 // The claim is settled: the client gets what was held back.
@@ -171,7 +158,7 @@ ngx_int_t deliver(Context &context)
 
     ngx_chain_t *end = end_of_body(r);
 
-    return end != nullptr ? send_held(context, end) : NGX_ERROR;
+    return end != nullptr ? send_held(context, end, false) : NGX_ERROR;
 }
 
 void on_settled(Context &context)

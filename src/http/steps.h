@@ -61,10 +61,15 @@ void install_capture();
 // deliver.cpp: the answer goes on to the client.
 ngx_int_t deliver(Context &context);
 ngx_int_t let_pass(Context &context, ngx_chain_t *rest);
-ngx_int_t pass(Context &context, ngx_chain_t *in);
 void on_settled(Context &context);
 void on_idle_stream(ngx_event_t *event);
 void consume(ngx_buf_t *b);
+
+// passing.cpp: the answer goes on as it comes; a client that is gone does not end
+// the exchange.
+void watch_client(Context &context);
+void on_client_gone(Context &context);
+ngx_int_t pass(Context &context, ngx_chain_t *in);
 
 // A bit of r->buffered that modules may use; nginx's image filter has the same.
 constexpr unsigned kBuffered = 0x08;

@@ -55,7 +55,22 @@ sub open {
 sub reset { my ($self, $stream) = @_; $self->frame(RST_STREAM, 0, $stream, pack 'N', CANCEL) }
 sub close { close $_[0]{socket} }
 
-# A connection or a stream is open as long as something comes, or nothing does.
-sub await_bytes { return sysread $_[0]{socket}, my $bytes, 65536 }
+# Gives back once the first bytes of a body are here; false at the end of the connection.
+sub await_bytes {
+    my ($self) = @_;
+    my $bytes = '';
+
+    while (sysread $self->{socket}, $bytes, 65536, length $bytes) {
+        while (length $bytes >= 9) {
+            my ($high, $low, $type) = unpack 'CnC', $bytes;
+            my $length = $high << 16 | $low;
+            return 1 if $type == DATA;
+            last if length $bytes < 9 + $length;
+            substr $bytes, 0, 9 + $length, '';
+        }
+    }
+
+    return 0;
+}
 
 1;
