@@ -7,20 +7,20 @@
 # memcpy of no bytes from a null pointer.
 sanitize='-fsanitize=address,undefined -fno-sanitize=alignment,nonnull-attribute,pointer-overflow'
 
-# Upstream's part of the source alone: an archive has not always the packaging of its newest version.
-#   fetch_nginx DIRECTORY SUITE     leaves nginx_VERSION.orig.tar.gz in the directory
-fetch_nginx() {
-    local directory=$1 suite=$2
+# Upstream's part of a source alone: an archive has not always the packaging of its newest version.
+#   fetch_source DIRECTORY SUITE PACKAGE    leaves PACKAGE_VERSION.orig.tar.gz in the directory
+fetch_source() {
+    local directory=$1 suite=$2 package=$3
 
     rm -rf "$directory"
     mkdir -p "$directory"
     quietly with_source "$directory/apt" deb-src "$suite" update || fail 'the index of sources could not be fetched'
-    (cd "$directory" && quietly with_source "$directory/apt" deb-src "$suite" --tar-only source nginx) \
-        || fail 'the source of nginx could not be fetched'
+    (cd "$directory" && quietly with_source "$directory/apt" deb-src "$suite" --tar-only source "$package") \
+        || fail "the source of $package could not be fetched"
 }
 
-#   unpack_nginx TARBALL SOURCE
-unpack_nginx() {
+#   unpack TARBALL DIRECTORY
+unpack() {
     rm -rf "$2"
     mkdir "$2"
     tar -xzf "$1" -C "$2" --strip-components=1

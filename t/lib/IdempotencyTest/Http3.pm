@@ -1,0 +1,122 @@
+package IdempotencyTest::Http3;
+
+# A client of HTTP/3, h3.py, and what an nginx needs to speak it. That nginx, the module for it and the client's
+# library are in a directory that tools/nginx-h3 prints: IDEMPOTENCY_TEST_H3 names it, or else it is built. To be
+# used ahead of everything that asks which nginx it is to be.
+
+use strict;
+use warnings;
+
+use File::Basename qw(dirname);
+use File::Spec;
+use IO::Socket::INET;
+use IPC::Open2 ();
+use JSON::PP ();
+
+use IdempotencyTest::Response;
+
+my $library = File::Spec->rel2abs(dirname(__FILE__) . '/..');
+my $json = JSON::PP->new;
+my $home;
+
+BEGIN {
+    $home = $ENV{IDEMPOTENCY_TEST_H3} // qx{"@{[dirname(__FILE__)]}/../../../tools/nginx-h3"} // '';
+    chomp $home;
+    die "there is no nginx with HTTP/3 in '$home': run tools/nginx-h3\n" if !-x "$home/nginx";
+
+    $ENV{TEST_NGINX_BINARY} = "$home/nginx";
+    $ENV{IDEMPOTENCY_MODULE} = "$home/ngx_http_idempotency_module.so";
+    # nginx and each of its modules have a table of this name of their own
+    $ENV{ASAN_OPTIONS} //= 'detect_odr_violation=0';
+    $ENV{LSAN_OPTIONS} //= 'suppressions=' . File::Spec->rel2abs(dirname(__FILE__) . '/../leaks.supp') . ':print_suppressions=0';
+}
+
+# Directives for a server; its port is kept over reloads.
+sub listener {
+    my ($class, $nginx) = @_;
+    my $directory = $nginx->directory;
+
+    if (!$nginx->{h3_port}) {
+        $nginx->{h3_port} = free_udp_port();
+        system("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+            . " -keyout $directory/key.pem -out $directory/certificate.pem 2>$directory/openssl.log") == 0
+            or die "there is no certificate: see $directory/openssl.log\n";
+    }
+
+    return "listen 127.0.0.1:$nginx->{h3_port} quic; ssl_certificate $directory/certificate.pem; ssl_certificate_key $directory/key.pem;";
+}
+
+# Below the range that the kernel takes ports from.
+sub free_udp_port {
+    for (1 .. 200) {
+        my $port = 12000 + int rand 18000;
+        return $port if IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $port, Proto => 'udp');
+    }
+
+    die "no free port found\n";
+}
+
+# `window`: as many bytes of an answer are taken, and no more.
+sub connect {
+    my ($class, $nginx, %options) = @_;
+    local $ENV{PYTHONPATH} = "$home/python";
+    local $ENV{PYTHONDONTWRITEBYTECODE} = 1;
+
+    my $self = bless {}, $class;
+    $self->{pid} = IPC::Open2::open2($self->{out}, $self->{in},
+        -x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3', "$library/h3.py", '--port', $nginx->{h3_port},
+        defined $options{window} ? ('--window', $options{window}) : ());
+    return $self;
+}
+
+sub tell {
+    my ($self, @command) = @_;
+    local $SIG{PIPE} = 'IGNORE';
+    syswrite $self->{in}, $json->encode(\@command) . "\n";
+    my $line = readline $self->{out};
+    die "the client of HTTP/3 has failed at $command[0]\n" if !defined $line;
+    return JSON::PP->new->allow_nonref->decode($line);
+}
+
+# path, key, headers (a list of 'Name: value'), body, rest; the stream.
+sub send {
+    my ($self, %request) = @_;
+    my @headers = map { [split /: */, $_, 2] } @{$request{headers} || []};
+    push @headers, ['Idempotency-Key', $request{key}] if defined $request{key};
+    return $self->tell(send => {path => $request{path}, headers => \@headers, body => $request{body} // '',
+        rest => $request{rest} ? JSON::PP::true : JSON::PP::false});
+}
+
+sub response {
+    my ($self, $stream) = @_;
+    my $answer = $self->tell(answer => $stream);
+    my $body = pack 'H*', $answer->{body};
+    return IdempotencyTest::Response->missing($answer->{end}, $body) if $answer->{end} ne 'whole';
+
+    my $head = join '', map { "$_\r\n" } "HTTP/1.1 $answer->{status}", map { "$_->[0]: $_->[1]" } @{$answer->{headers}};
+    my ($response) = IdempotencyTest::Response->parse("$head\r\n$body", 'POST', 1);
+    return $response // IdempotencyTest::Response->missing('less than its length', $body);
+}
+
+sub request { my ($self, %request) = @_; return $self->response($self->send(%request)) }
+sub await_bytes { my ($self, $stream) = @_; return $self->tell(begin => $stream) }
+
+# The ways to leave.
+sub stop { my ($self, $stream) = @_; $self->tell(stop => $stream) }
+sub reset { my ($self, $stream) = @_; $self->tell(reset => $stream) }
+sub stop_and_reset { my ($self, $stream) = @_; $self->stop($stream); $self->reset($stream) }
+sub stop_and_close { my ($self, $stream) = @_; $self->tell(stop_and_close => $stream) }
+sub close { $_[0]->tell('close') }
+sub vanish { $_[0]->tell('vanish') }
+
+sub DESTROY {
+    my ($self) = @_;
+    local ($?, $!);
+    return if !$self->{pid};
+    CORE::close $self->{in};
+    CORE::close $self->{out};
+    kill TERM => $self->{pid};
+    waitpid $self->{pid}, 0;
+}
+
+1;
