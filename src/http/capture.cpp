@@ -95,18 +95,33 @@ ngx_int_t begin_answer(Context &context)
     return NGX_OK;
 }
 
+// A connection that is handed over is no answer, and what goes over it nobody
+// can give once more.
+void uncover(Context &context)
+{
+    context.stage = Stage::aside;
+    context.status = Status::none;
+    context.exchange->settle(Settlement::release, 0);
+}
+
 // nginx's ngx_http_output_header_filter_pt
 ngx_int_t on_header(ngx_http_request_t *r)
 {
     Context *context = context_of(r);
 
-    if (context == nullptr || context->stage != Stage::executing
-        || r->headers_out.status < NGX_HTTP_OK)
-    {
+    if (context == nullptr || context->stage != Stage::executing) {
         return next_header_filter(r);
     }
 
-    return begin_answer(*context);
+    if (r->headers_out.status >= NGX_HTTP_OK) {
+        return begin_answer(*context);
+    }
+
+    if (r->headers_out.status == NGX_HTTP_SWITCHING_PROTOCOLS) {
+        uncover(*context);
+    }
+
+    return next_header_filter(r);
 }
 
 void start_settling(Context &context)
