@@ -8,9 +8,12 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app);
+use IdempotencyTest::Leave qw(leave_listeners upload_ways);
 use IdempotencyTest::Nginx;
 
-my $nginx = IdempotencyTest::Nginx->start(server => <<'END');
+my $nginx = IdempotencyTest::Nginx->new;
+my $leave = leave_listeners($nginx);
+$nginx->set(server => "$leave\n" . <<'END')->start;
         idempotency main;
         client_body_buffer_size 4k;
         location / { proxy_pass http://app; }
@@ -19,6 +22,8 @@ my $nginx = IdempotencyTest::Nginx->start(server => <<'END');
             proxy_request_buffering off;
             proxy_pass http://app;
         }
+        location /on-unbuffered/ { proxy_request_buffering off; proxy_pass http://app; }
+        location /off/ { idempotency_fingerprint $request_uri body=off; proxy_pass http://app; }
         location /limited/ { client_max_body_size 1k; proxy_pass http://app; }
 END
 
@@ -77,6 +82,31 @@ sub begin {
     my $next = $nginx->request(path => '/left', key => 'left', body => 'half whole', @who);
     is_first $next, 201, 1, 'a client that left within its body has claimed nothing';
     is app()->count('/left'), 1, 'and its request never ran';
+}
+
+# A client that leaves within its body frees the key, if it was claimed already.
+{
+    my %way = upload_ways($nginx);
+    my $n = 0;
+
+    for my $where ('', 'on-unbuffered/', 'off/', 'streaming/') {
+        for my $way (sort keys %way) {
+            for my $length (1000, undef) {
+                my $path = "/${where}leaves" . ++$n;
+                my $what = "$way, " . ($where || '/') . ', ' . (defined $length ? 'length' : 'chunked');
+                my $client = $way{$way}->($path, $n, 'x' x 500, $length, 'X-API-Key' => 'alice');
+                if ($where eq 'streaming/') {
+                    app()->await_arrival($path);
+                    is_problem $nginx->request(path => $path, key => $n, body => 'x', @who), 409, 'request_in_progress',
+                        "a request that streams is claimed ($what)";
+                }
+                $client->leave;
+                ok $nginx->await_access_log(qr{^POST \Q$path\E (?:499|400)}), "a client that leaves within its body ends its request ($what)";
+                is app()->count($path), 0, "and the application did not act ($what)";
+                is_first $nginx->request(path => $path, key => $n, body => 'x' x 1000, @who), 201, 1, "the same request runs ($what)";
+            }
+        }
+    }
 }
 
 {

@@ -11,7 +11,7 @@ use IdempotencyTest::Client;
 use IdempotencyTest::Http2;
 use IdempotencyTest::Process qw(free_port);
 
-our @EXPORT_OK = qw(leave_ways leave_listeners);
+our @EXPORT_OK = qw(leave_ways leave_listeners upload_ways);
 
 # Directives for the server, once for each nginx.
 sub leave_listeners {
@@ -38,6 +38,38 @@ sub leave_ways {
         my $client = IdempotencyTest::Http2->connect($h2);
         my $stream = $client->send($path, 'idempotency-key' => $key, map { lc $_ => $headers{$_} } keys %headers);
         # the connection of a stream that was reset stays
+        return IdempotencyTest::Leave->new($client, sub { $client->$leave($stream) });
+    };
+
+    return (
+        'HTTP/1.1' => sub { $http1->('close', @_) },
+        'HTTP/1.1, its connection reset' => sub { $http1->('close_with_reset', @_) },
+        'HTTP/2, its stream reset' => sub { $http2->('reset', @_) },
+        'HTTP/2, its connection closed' => sub { $http2->('close', @_) },
+    );
+}
+
+# The same for a client that leaves within its upload: path, key, what of the body is sent, and
+# the length that is promised, undef for chunks, headers by name.
+sub upload_ways {
+    my ($nginx) = @_;
+    my $h2 = $nginx->directory . '/h2.sock';
+
+    my $http1 = sub {
+        my ($leave, $path, $key, $part, $length, %headers) = @_;
+        my $client = IdempotencyTest::Client->connect("127.0.0.1:$nginx->{leave_port}");
+        my $body = defined $length ? $part : sprintf "%x\r\n%s\r\n", length $part, $part;
+        $client->send_raw(join("\r\n", "POST $path HTTP/1.1", 'Host: localhost', "Idempotency-Key: $key",
+            (map { "$_: $headers{$_}" } sort keys %headers),
+            defined $length ? "Content-Length: $length" : 'Transfer-Encoding: chunked', '', $body), 'POST');
+        return IdempotencyTest::Leave->new($client, sub { $client->$leave });
+    };
+    my $http2 = sub {
+        my ($leave, $path, $key, $part, $length, %headers) = @_;
+        my $client = IdempotencyTest::Http2->connect($h2);
+        my $stream = $client->begin($path, 'idempotency-key' => $key, (map { lc $_ => $headers{$_} } keys %headers),
+            defined $length ? ('content-length' => $length) : ());
+        $client->send_data($stream, $part);
         return IdempotencyTest::Leave->new($client, sub { $client->$leave($stream) });
     };
 
