@@ -3,7 +3,7 @@
 #include <cstring>
 #include <limits>
 
-#include <zlib.h>
+#include <libdeflate.h>
 
 #include "core/wire.h"
 
@@ -28,25 +28,22 @@ constexpr std::size_t kChecksumOffset = 76;
 constexpr std::size_t kStatusLineHead = 2;
 constexpr std::size_t kHeaderHead = 1 + 2 + 4;
 
-// Without the test an empty view would start the sum anew: zlib takes a null
-// pointer for 'give me the initial value'.
+// Without the test an empty view would start the sum anew: the library takes a
+// null pointer for 'give me the initial value'.
 std::uint32_t checksum(std::uint32_t so_far, const unsigned char *data, std::size_t size)
 {
-    return size == 0 ? so_far : static_cast<std::uint32_t>(crc32_z(so_far, data, size));
+    return size == 0 ? so_far : libdeflate_crc32(so_far, data, size);
 }
 
-// The token stays out: a store writes it into a claim itself.
-std::uint32_t head_checksum(const unsigned char *head)
+// Backwards, as what a record says is known: body, fields, head.  The token
+// stays out: a store writes it into a claim itself.
+std::uint32_t whole_checksum(std::uint32_t body, const unsigned char *head, std::size_t fields)
 {
     constexpr std::size_t after_token = kTokenOffset + kTokenSize;
-    std::uint32_t sum = checksum(0, head, kTokenOffset);
+    std::uint32_t sum = checksum(body, head + kRecordHeadSize, fields);
 
+    sum = checksum(sum, head, kTokenOffset);
     return checksum(sum, head + after_token, kChecksumOffset - after_token);
-}
-
-std::uint32_t combine(std::uint32_t head, std::uint32_t rest, std::size_t rest_size)
-{
-    return static_cast<std::uint32_t>(crc32_combine(head, rest, static_cast<z_off_t>(rest_size)));
 }
 
 const unsigned char *octets(std::string_view bytes)
@@ -186,9 +183,7 @@ void RecordWriter::finish()
     wire::put_u16(out_ + kCountOffset, count_);
     wire::put_u32(out_ + kFieldsOffset, static_cast<std::uint32_t>(fields));
     wire::put_u32(out_ + kBodyOffset, body_length_);
-
-    std::uint32_t sum = checksum(head_checksum(out_), out_ + kRecordHeadSize, fields);
-    wire::put_u32(out_ + kChecksumOffset, combine(sum, body_checksum_, body_length_));
+    wire::put_u32(out_ + kChecksumOffset, whole_checksum(body_checksum_, out_, fields));
 }
 
 const char *describe(RecordFault fault)
@@ -296,7 +291,7 @@ RecordFault read_record(std::string_view bytes, Record &record)
         return RecordFault::truncated;
     }
 
-    if (checksum(head_checksum(in), in + kRecordHeadSize, rest)
+    if (whole_checksum(checksum(0, in + kRecordHeadSize + fields, body), in, fields)
         != wire::get_u32(in + kChecksumOffset))
     {
         return RecordFault::corrupt;

@@ -1,11 +1,12 @@
 // A record: any bytes as a store may give them back, and records written by
 // this module as the input tells.
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <vector>
 
-#include <zlib.h>
+#include <libdeflate.h>
 
 #include "core/record.h"
 #include "core/wire.h"
@@ -32,13 +33,19 @@ constexpr char kStates[] = {'R', 'U', 'K', 'N'};
 
 std::uint32_t checksum_of(const std::uint8_t *record, std::size_t size)
 {
-    uLong sum = crc32_z(0, record, kTokenAt);
+    std::size_t rest = size - kHeadEnd;
+    std::size_t fields = std::min<std::size_t>(wire::get_u32(record + kFieldsAt), rest);
+    std::uint32_t sum = 0;
 
-    sum = crc32_z(sum, record + kTokenEnd, kChecksumAt - kTokenEnd);
-    if (size > kHeadEnd) {
-        sum = crc32_z(sum, record + kHeadEnd, size - kHeadEnd);
+    // body, fields, head
+    if (rest > fields) {
+        sum = libdeflate_crc32(sum, record + kHeadEnd + fields, rest - fields);
     }
-    return static_cast<std::uint32_t>(sum);
+    if (fields > 0) {
+        sum = libdeflate_crc32(sum, record + kHeadEnd, fields);
+    }
+    sum = libdeflate_crc32(sum, record, kTokenAt);
+    return libdeflate_crc32(sum, record + kTokenEnd, kChecksumAt - kTokenEnd);
 }
 
 // A record in a block of its exact size, so that a byte too many is noticed.
