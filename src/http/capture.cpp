@@ -78,6 +78,7 @@ ngx_int_t begin_answer(Context &context)
     context.settlement = decide_settlement(facts_of(context));
     context.ttl = context.word.ttl != 0 ? context.word.ttl : context.conf->ttl;
     context.grpc = has_type(r, "application/grpc");
+    context.from_upstream = r->upstream != nullptr && r->upstream->cleanup != nullptr;
     r->allow_ranges = 0;
 
     if (is_stream(r, context) || is_too_large(r, *context.conf)) {
@@ -158,14 +159,30 @@ ngx_int_t settle(Context &context)
 
 // An upstream that is done but has sent no end: ngx_http_upstream_finalize_request
 // flushes, and that is all.
-bool has_broken_off(ngx_http_request_t *r, const ngx_buf_t *b)
+bool has_broken_off(const Context &context, const ngx_buf_t *b)
 {
-    return b->flush && !b->last_buf && r->upstream != nullptr && r->upstream->cleanup == nullptr;
+    return b->flush && !b->last_buf && context.from_upstream
+           && context.request->upstream->cleanup == nullptr;
+}
+
+// FastCGI, SCGI, uwsgi: nginx takes the end of a connection for the end of an
+// answer, whatever length the application has told.
+bool is_not_as_long_as_told(const Context &context)
+{
+    const ngx_http_headers_out_t &out = context.request->headers_out;
+
+    return out.content_length_n >= 0 && out.status != NGX_HTTP_NO_CONTENT
+           && out.status != NGX_HTTP_NOT_MODIFIED
+           && static_cast<size_t>(out.content_length_n) != context.exchange->held();
 }
 
 ngx_int_t withhold(Context &context, ngx_chain_t *in)
 {
     ngx_http_request_t *r = context.request;
+
+    if (has_subrequests(r)) {
+        return let_pass_ahead(context, in);
+    }
 
     for (ngx_chain_t *link = in; link != nullptr; link = link->next) {
         ngx_buf_t *b = link->buf;
@@ -190,8 +207,8 @@ ngx_int_t withhold(Context &context, ngx_chain_t *in)
             }
         }
 
-        bool broken = has_broken_off(r, b);
         bool last = b->last_buf;
+        bool broken = has_broken_off(context, b) || (last && is_not_as_long_as_told(context));
 
         consume(b);
 
@@ -221,7 +238,11 @@ ngx_int_t withhold(Context &context, ngx_chain_t *in)
 // nginx's ngx_http_output_body_filter_pt
 ngx_int_t on_body(ngx_http_request_t *r, ngx_chain_t *in)
 {
-    Context *context = context_of(r);
+    if (r != r->main) {
+        return on_subrequest_body(r, in);
+    }
+
+    Context *context = find_context(r);
 
     if (context == nullptr) {
         return next_body_filter(r, in);

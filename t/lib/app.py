@@ -179,7 +179,8 @@ class Http1Answer:
             self.writer.write(b'0\r\n' + lines.encode('latin-1') + b'\r\n')
 
     def garbage(self):
-        self.writer.write(b'\x00nonsense\r\n\r\n')
+        # without a status line nginx would take it for HTTP/0.9
+        self.writer.write(b'HTTP/1.1 201 Created\r\n\x00nonsense\r\n\r\n')
 
     def reset(self):
         reset(self.writer)
