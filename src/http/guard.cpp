@@ -173,6 +173,8 @@ void guard_upstream(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
+    outlast_quic(r);
+
     // an exchange that failed at once was not watched
     unmark(context);
 

@@ -42,6 +42,7 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
 
     install_body_digest();
     install_capture();
+    install_early_hints();
     return add_phase_handler(cf);
 }
 

@@ -55,6 +55,12 @@ Origin origin_of(const Context &context);
 // redirect.cpp: a redirect within nginx, while the claim is held.
 void go_along(Context &context);
 
+// quic.cpp: the exchange outlasts the client's QUIC connection.
+void outlast_quic(ngx_http_request_t *r);
+
+// early_hints.cpp: and a 103 that nobody takes.
+void install_early_hints();
+
 // capture.cpp: holds the answer back until the claim is settled by it.
 void install_capture();
 
