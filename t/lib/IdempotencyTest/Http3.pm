@@ -82,7 +82,7 @@ sub tell {
 sub send {
     my ($self, %request) = @_;
     my @headers = map { [split /: */, $_, 2] } @{$request{headers} || []};
-    push @headers, ['Idempotency-Key', $request{key}] if defined $request{key};
+    push @headers, ['Idempotency-Key', "$request{key}"] if defined $request{key};
     return $self->tell(send => {path => $request{path}, headers => \@headers, body => $request{body} // '',
         rest => $request{rest} ? JSON::PP::true : JSON::PP::false});
 }
