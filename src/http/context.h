@@ -56,6 +56,7 @@ struct Context {
 
     Settlement settlement;      // what becomes of the claim, by the answer's head
     Millis ttl;                 // of the result
+    bool from_upstream;         // the answer comes from one that is at work
     bool broken;                // the answer did not come whole
     bool grpc;                  // the answer is one of gRPC:
     GrpcMessages messages;      // what has come of it
@@ -64,6 +65,7 @@ struct Context {
     ngx_chain_t *on_the_way;    // buffers that were, and have not been taken yet
 
     ngx_http_handler_pt content_handler;    // the location's own, while it is guarded
+    bool handled;                           // it has been called
     ngx_uint_t method;                      // nginx's bit, without what guarding adds
     void (*finalize_upstream)(ngx_http_request_t *r, ngx_int_t rc);     // that of its protocol
 

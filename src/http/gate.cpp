@@ -151,7 +151,12 @@ ngx_int_t arrive(ngx_http_request_t *r, LocationConfig *conf)
 // nginx's ngx_http_handler_pt, in the PRECONTENT phase
 ngx_int_t on_request(ngx_http_request_t *r)
 {
-    if (r != r->main || r->post_action) {
+    if (r != r->main) {
+        guard_subrequest(r);
+        return NGX_DECLINED;
+    }
+
+    if (r->post_action) {
         return NGX_DECLINED;
     }
 

@@ -4,6 +4,20 @@
 
 namespace idempotency {
 
+namespace {
+
+// A content handler without an upstream (`content_by_lua`) tells nothing of what
+// it had done when it was cut off.
+Origin origin_at_end(const Context &context)
+{
+    ngx_http_request_t *r = context.request;
+
+    return context.handled && r->upstream == nullptr && !r->reading_body ? Origin::broken
+                                                                        : origin_of(context);
+}
+
+}  // namespace
+
 // From the cleanup of the request's pool: nothing may be allocated there.
 void on_request_gone(Context &context)
 {
@@ -17,7 +31,7 @@ void on_request_gone(Context &context)
 
     if (context.stage == Stage::executing || context.stage == Stage::withholding) {
         context.exchange->settle(
-            decide_without_answer(origin_of(context),
+            decide_without_answer(origin_at_end(context),
                                   static_cast<UnknownPolicy>(context.conf->unknown)),
             context.conf->ttl);
     }

@@ -132,6 +132,7 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
     Context *context = find_context(r);
 
     r->content_handler = context->content_handler;
+    context->handled = true;
     context->method = r->method;
 
     if ((r->method & kNotRepeated) == 0) {
@@ -147,6 +148,27 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
     }
 
     watch_end(*context);
+    return give_own_copy(r) ? rc : NGX_ERROR;
+}
+
+ngx_http_handler_pt handler_of_location(ngx_http_request_t *r)
+{
+    return static_cast<ngx_http_core_loc_conf_t *>(
+               ngx_http_get_module_loc_conf(r, ngx_http_core_module))->handler;
+}
+
+// nginx's ngx_http_handler_pt, in place of that of a subrequest
+ngx_int_t run_guarded_subrequest(ngx_http_request_t *r)
+{
+    r->content_handler = handler_of_location(r);
+
+    GuardedLocation location(main_config(r)->upstream_modules, r);
+    ngx_int_t rc = r->content_handler(r);
+
+    if (r->upstream == nullptr || !location.has(r->upstream->conf)) {
+        return rc;
+    }
+
     return give_own_copy(r) ? rc : NGX_ERROR;
 }
 
@@ -181,6 +203,20 @@ void guard_upstream(Context &context)
     if (r->content_handler != nullptr && r->content_handler != run_guarded) {
         context.content_handler = r->content_handler;
         r->content_handler = run_guarded;
+    }
+}
+
+// The content handler of a claimed request may do its work by subrequests
+// (`echo_location`): they end with their client no more than it does.
+void guard_subrequest(ngx_http_request_t *r)
+{
+    Context *context = find_context(r->main);
+
+    if (context != nullptr
+        && (context->stage == Stage::executing || context->stage == Stage::withholding)
+        && r->content_handler != nullptr && r->content_handler == handler_of_location(r))
+    {
+        r->content_handler = run_guarded_subrequest;
     }
 }
 

@@ -50,6 +50,7 @@ ngx_int_t send_problem(ngx_http_request_t *r, const LocationConfig &conf, Proble
 // and that nginx takes it to one server only.
 bool find_upstream_modules(ngx_conf_t *cf, ngx_array_t &indices);
 void guard_upstream(Context &context);
+void guard_subrequest(ngx_http_request_t *r);
 Origin origin_of(const Context &context);
 
 // redirect.cpp: a redirect within nginx, while the claim is held.
@@ -70,6 +71,11 @@ ngx_int_t let_pass(Context &context, ngx_chain_t *rest);
 void on_settled(Context &context);
 void on_idle_stream(ngx_event_t *event);
 void consume(ngx_buf_t *b);
+
+// subrequest.cpp: what a claimed request is made of besides.
+bool has_subrequests(ngx_http_request_t *r);
+ngx_int_t let_pass_ahead(Context &context, ngx_chain_t *rest);
+ngx_int_t on_subrequest_body(ngx_http_request_t *r, ngx_chain_t *in);
 
 // passing.cpp: the answer goes on as it comes; a client that is gone does not end
 // the exchange.

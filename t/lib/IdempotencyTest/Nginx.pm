@@ -70,6 +70,20 @@ sub test_configuration {
     return $process->{status}, IdempotencyTest::App::slurp($output);
 }
 
+# Those of Debian's dynamic modules that are installed and that this nginx loads; each may need the ones before it. They load into
+# the sanitized nginx too, which has the same signature, though they themselves are built without sanitizers.
+sub debian_modules {
+    my ($class, @names) = @_;
+    my @files;
+
+    for my $file (grep { -e } map { "/usr/lib/nginx/modules/$_.so" } @names) {
+        my ($status) = $class->new(stores => '', without_module => 1, modules => [@files, $file])->test_configuration;
+        push @files, $file if $status == 0;
+    }
+
+    return @files;
+}
+
 sub socket { "$_[0]{directory}/http.sock" }
 sub address { 'unix:' . $_[0]->socket }
 sub directory { "$_[0]{directory}" }
