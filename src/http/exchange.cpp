@@ -1,5 +1,6 @@
 #include "http/exchange.h"
 
+#include <algorithm>
 #include <new>
 
 #include "http/context.h"
@@ -238,8 +239,8 @@ bool Exchange::settle(Settlement settlement, Millis ttl)
 
         *static_cast<std::string_view *>(ngx_array_push(&record_)) = {
             reinterpret_cast<char *>(answer_), answer_size_};
-        ngx_memcpy(static_cast<std::string_view *>(record_.elts) + 1, pieces_.elts,
-                   pieces_.nelts * sizeof(std::string_view));
+        std::copy_n(static_cast<std::string_view *>(pieces_.elts), pieces_.nelts,
+                    static_cast<std::string_view *>(record_.elts) + 1);
         call_.value = {static_cast<std::string_view *>(record_.elts), pieces_.nelts + 1};
         call_.lifetime = ttl;
         break;
