@@ -214,7 +214,7 @@ for my $where ('small/', 'small-unbuffered/') {
     $client->send(path => '/plain/gone?gate=plain', key => 'plain', @who);
     app()->await_arrival('/plain/gone');
     $client->close;
-    ok $nginx->await_access_log(qr{/plain/gone\S* \d+ \[\]}), 'a request that is not covered ends with its connection';
+    ok $nginx->await_access_log(qr{/plain/gone\S* \d+ \[-\]}), 'a request that is not covered ends with its connection';
     app()->open_gate('plain');
 }
 
