@@ -159,6 +159,20 @@ sub await_bytes {
         || IO::Select->new($self->{socket})->can_read($seconds // $IdempotencyTest::Process::DEADLINE) && $self->read_some;
 }
 
+# Gives back once what is unread matches.
+sub await_text {
+    my ($self, $pattern, $seconds) = @_;
+    my $deadline = time() + ($seconds // $IdempotencyTest::Process::DEADLINE);
+    my $select = IO::Select->new($self->{socket});
+
+    while ($self->{buffer} !~ $pattern) {
+        my $left = $deadline - time();
+        return 0 if $left <= 0 || $select->can_read($left) && !$self->read_some;
+    }
+
+    return 1;
+}
+
 sub send_request {
     my ($address, %request) = @_;
     return __PACKAGE__->connect($address)->send(%request);
