@@ -13,10 +13,10 @@ use IdempotencyTest::Environment qw(app);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 
-my $brotli = '/usr/lib/nginx/modules/ngx_http_brotli_filter_module.so';
-my $has_brotli = -e $brotli;
+my @modules = IdempotencyTest::Nginx->debian_modules('ngx_http_brotli_filter_module');
+my $has_brotli = @modules > 0;
 
-my $nginx = IdempotencyTest::Nginx->new($has_brotli ? (modules => [$brotli]) : ());
+my $nginx = IdempotencyTest::Nginx->new(modules => \@modules);
 my $directory = $nginx->directory;
 my $space = app()->space;
 mkdir "$directory/files" or die "mkdir: $!\n";

@@ -30,7 +30,7 @@ unpack() {
 #   build_nginx SOURCE BINARY FLAG...
 build_nginx() (
     cd "$1"
-    quietly ./configure "${@:3}" --with-http_sub_module \
+    quietly ./configure "${@:3}" --with-http_sub_module --with-http_addition_module --with-http_gunzip_module \
         --with-cc-opt="-g -O1 -fPIC -fno-omit-frame-pointer $sanitize -DNGX_DEBUG_PALLOC=1" \
         --with-ld-opt="-fPIC $sanitize" || fail 'nginx could not be configured'
     quietly make -j "$(nproc)" || fail 'nginx could not be built'
