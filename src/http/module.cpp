@@ -1,5 +1,7 @@
 // What nginx is told of this module, and when it calls.
 
+#include <cstring>
+
 #include "http/config.h"
 #include "http/steps.h"
 
@@ -25,6 +27,28 @@ ngx_int_t add_phase_handler(ngx_conf_t *cf)
     return NGX_OK;
 }
 
+// A filter of others that is loaded behind this module runs ahead of it: what it
+// does to an answer is kept, and done to each replay once more.
+void warn_of_filters_ahead(ngx_conf_t *cf)
+{
+    ngx_module_t **m = cf->cycle->modules;
+
+    while (*m != nullptr && *m != &ngx_http_idempotency_module) {
+        m++;
+    }
+
+    if (*m == nullptr) {
+        return;
+    }
+
+    for (m++; *m != nullptr && std::strcmp((*m)->name, "ngx_http_copy_filter_module") != 0; m++) {
+        ngx_log_error(NGX_LOG_WARN, cf->log, 0,
+                      "\"%s\" is loaded behind \"ngx_http_idempotency_module\": what it does to an "
+                      "answer would be done to its replay again; load "
+                      "\"ngx_http_idempotency_module\" last", (*m)->name);
+    }
+}
+
 ngx_int_t preconfiguration(ngx_conf_t *cf) { return add_variables(cf); }
 
 ngx_int_t postconfiguration(ngx_conf_t *cf)
@@ -35,6 +59,8 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     if (!main->used) {
         return NGX_OK;
     }
+
+    warn_of_filters_ahead(cf);
 
     if (!find_upstream_modules(cf, main->upstream_modules)) {
         return NGX_ERROR;
