@@ -85,6 +85,7 @@ my %broken = (
     late => ['gate=never', 504],
     truncated => ['abort=mid&kind=binary&size=50000', 502],
     'truncated chunks' => ['abort=mid&kind=binary&size=50000&framing=chunked', 502],
+    'ill-formed chunks' => ['abort=chunk&kind=binary&size=50000&framing=chunked', 502],
     'late in the middle' => ['middle=never&pieces=2&kind=binary&size=50000', 502],
 );
 
@@ -95,7 +96,7 @@ sub broken_names {
 }
 
 # What nginx's own 502 and 504 are, and what this module's.
-sub has_own_page { return $_[0] !~ /truncated|middle/ }
+sub has_own_page { return $_[0] !~ /truncated|middle|chunks/ }
 
 my @held;
 for my $where (@protocols, map { "$_-unbuffered" } grep { $_ ne 'grpc' } @protocols) {

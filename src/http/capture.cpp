@@ -86,6 +86,7 @@ ngx_int_t begin_answer(Context &context)
     }
 
     context.stage = Stage::withholding;
+    expect_ill_formed(context);
     r->main_filter_need_in_memory = 1;
     r->filter_need_in_memory = 1;
 

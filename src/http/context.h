@@ -41,6 +41,13 @@ enum class Stage {
     passing,            // the answer goes on as it comes, and is not kept
 };
 
+// What an upstream's module reads a body with.
+struct BodyReader {
+    ngx_int_t (*start)(void *data);
+    ngx_event_pipe_input_filter_pt buffered;
+    ngx_int_t (*unbuffered)(void *data, ssize_t bytes);
+};
+
 // Lives in the request's pool.  `ngx_http_internal_redirect` and its like wipe
 // r->ctx; find_context gets it back.
 struct Context {
@@ -58,6 +65,7 @@ struct Context {
     Millis ttl;                 // of the result
     bool from_upstream;         // the answer comes from one that is at work
     bool broken;                // the answer did not come whole
+    BodyReader body_reader;     // while the answer comes in
     bool grpc;                  // the answer is one of gRPC:
     GrpcMessages messages;      // what has come of it
     bool client_gone;           // while the answer went on to it

@@ -86,6 +86,9 @@ ngx_int_t pass(Context &context, ngx_chain_t *in);
 // A bit of r->buffered that modules may use; nginx's image filter has the same.
 constexpr unsigned kBuffered = 0x08;
 
+// ill_formed.cpp: a body that can't be read is told as one that broke off.
+void expect_ill_formed(Context &context);
+
 // gone.cpp: the request is no more, with or without an answer.
 void on_request_gone(Context &context);
 

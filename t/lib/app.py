@@ -26,9 +26,9 @@ How it is answered is steered by the query:
     delay=SECONDS         wait before the answer
     pieces=COUNT          send the body in so many pieces,
     pause=SECONDS         with a pause between them
-    abort=before|reset|mid|garbage
+    abort=before|reset|mid|garbage|chunk
                           close instead of answering, with a reset, after half of the body,
-                          or answer nonsense; with commas, one for each execution, e.g. abort=before,no
+                          or answer nonsense, or so after half of a chunked body; with commas, one for each execution, e.g. abort=before,no
     middle=NAME           after the first piece of the body wait for GET /open/NAME
 
 Questions, which are never counted:
@@ -298,8 +298,11 @@ class Application:
         body = self.body(request, n)
         if request.arg('kind') == 'none':
             framing = 'none'
-        await self.send(answer, request, status, headers, body, framing, halve=abort == 'mid')
-        return request.keeps_alive() and framing != 'close' and abort != 'mid'
+        await self.send(answer, request, status, headers, body, framing, halve=abort in ('mid', 'chunk'))
+        if abort == 'chunk':
+            answer.writer.write(b'nonsense\r\n' * 10)
+            await answer.drain()
+        return request.keeps_alive() and framing != 'close' and abort not in ('mid', 'chunk')
 
     @staticmethod
     def body(request, n):
