@@ -103,6 +103,8 @@ for my $way (sort keys %leave) {
     my $leave = $leave{$way};
 
     for my $where ('', 'unbuffered/', 'inside/', 'once-more/', 'error/') {
+        next if $way eq 'silence' && $where !~ m{^(?:unbuffered/)?$};
+
         my $size = $n % 2 ? 100 : 200_000;
         my $path = "/${where}leave" . ++$n;
         my $status = $where eq 'once-more/' ? '404,201' : $where eq 'error/' ? '404' : '201';
@@ -113,11 +115,8 @@ for my $way (sort keys %leave) {
         app()->await_arrival($path);
         $client->$leave($stream);
 
-        if ($way eq 'silence') {
-            next if $where ne '' && $where ne 'unbuffered/';
-            # nginx gives the connection up after two seconds
-            select undef, undef, undef, 2.5;
-        }
+        # nginx gives a connection up after two seconds
+        select undef, undef, undef, 2.5 if $way eq 'silence';
 
         nginx_goes_on($what);
         app()->open_gate($n);

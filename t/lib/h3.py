@@ -11,8 +11,9 @@ JSON, [COMMAND, ARGUMENT...], and answers each with one:
     ["begin", STREAM]       awaits the first bytes of the answer's body
     ["stop", STREAM]        STOP_SENDING: no more of the answer is wanted
     ["reset", STREAM]       RESET_STREAM: the request is given up
+    ["stop_and_reset", STREAM]  both
     ["close"]               CONNECTION_CLOSE
-    ["stop_and_close", STREAM]  both in one datagram
+    ["stop_and_close", STREAM]  one right after the other
     ["vanish"]              not a word more
 
 With --window the client takes so many bytes of each answer and never grants more.
@@ -121,8 +122,13 @@ class Client(QuicConnectionProtocol):
         self._quic.reset_stream(stream, CANCELLED)
         self.transmit()
 
+    async def stop_and_reset(self, stream):
+        self._quic.stop_stream(stream, CANCELLED)
+        self._quic.reset_stream(stream, CANCELLED)
+        self.transmit()
+
     async def stop_and_close(self, stream):
-        # aioquic sends nothing besides a CONNECTION_CLOSE: the datagram with the other frame goes just before it
+        # aioquic sends nothing besides a CONNECTION_CLOSE in its datagram
         self._quic.stop_stream(stream, CANCELLED)
         self.transmit()
         self.close(ErrorCode.H3_NO_ERROR)
@@ -161,7 +167,7 @@ async def main():
 
     client = await asyncio.wait_for(connect(arguments.parse_args()), 20)
     commands = {'send': client.send, 'answer': client.answer, 'begin': client.begin, 'stop': client.stop,
-                'reset': client.reset, 'close': client.leave, 'stop_and_close': client.stop_and_close}
+                'reset': client.reset, 'close': client.leave, 'stop_and_close': client.stop_and_close, 'stop_and_reset': client.stop_and_reset}
 
     while True:
         line = await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)

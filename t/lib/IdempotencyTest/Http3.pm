@@ -104,7 +104,7 @@ sub await_bytes { my ($self, $stream) = @_; return $self->tell(begin => $stream)
 # The ways to leave.
 sub stop { my ($self, $stream) = @_; $self->tell(stop => $stream) }
 sub reset { my ($self, $stream) = @_; $self->tell(reset => $stream) }
-sub stop_and_reset { my ($self, $stream) = @_; $self->stop($stream); $self->reset($stream) }
+sub stop_and_reset { my ($self, $stream) = @_; $self->tell(stop_and_reset => $stream) }
 sub stop_and_close { my ($self, $stream) = @_; $self->tell(stop_and_close => $stream) }
 sub close { $_[0]->tell('close') }
 sub vanish { $_[0]->tell('vanish') }
