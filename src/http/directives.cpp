@@ -203,8 +203,10 @@ char *set_methods(ngx_conf_t *cf, ngx_command_t *, void *data)
         }
 
         if (equals(value[i], "HEAD") || equals(value[i], "CONNECT") || equals(value[i], "TRACE")) {
-            return refuse(cf, i, "this method's answers can't be kept; "
-                                 "name methods that act, such as POST");
+            ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                               "\"%V\" in \"%V\" is without effect: answers to it are never kept",
+                               &value[i], &value[0]);
+            continue;
         }
 
         if (choose(value[i], kMethods, bit)) {
