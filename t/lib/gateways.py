@@ -183,7 +183,8 @@ class GrpcAnswer:
         self.server.send(lambda h: h.reset_stream(self.stream, 2))
 
     async def drain(self):
-        await self.server.drained(self.stream)
+        if self.stream not in self.server.finished:
+            await self.server.drained(self.stream)
 
 
 class GrpcServer:
@@ -195,7 +196,8 @@ class GrpcServer:
         self.writer = writer
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding='latin-1'))
         self.requests = {}
-        self.tasks = []
+        self.tasks = {}
+        self.finished = set()
         self.waiting = {}
         self.window = asyncio.Event()
 
@@ -225,6 +227,7 @@ class GrpcServer:
         await self.writer.drain()
 
     def finish(self, stream, trailers):
+        self.finished.add(stream)
         self.send(lambda h: h.send_headers(stream, trailers, end_stream=True))
 
     async def run(self):
@@ -236,8 +239,10 @@ class GrpcServer:
             for event in self.h2.receive_data(data):
                 await self.on_event(event)
             self.writer.write(self.h2.data_to_send())
-        for task in self.tasks:
-            task.cancel()
+        # nginx closes as soon as it has an answer's end: that one is not to be cut off
+        for stream, task in self.tasks.items():
+            if stream not in self.finished:
+                task.cancel()
 
     async def on_event(self, event):
         if isinstance(event, h2.events.RequestReceived):
@@ -266,7 +271,7 @@ class GrpcServer:
                         self.writer.close()
             except ConnectionError:
                 pass
-        self.tasks.append(asyncio.create_task(act()))
+        self.tasks[stream] = asyncio.create_task(act())
 
 
 async def serve_grpc(application, reader, writer):
