@@ -32,6 +32,7 @@ $nginx->set(server => <<"END")->start;
             idempotency main;
             try_files /nothing \@app;
         }
+        location /intercepted/ { proxy_intercept_errors on; error_page 404 = \@app; proxy_pass http://app; }
         location \@app { proxy_pass http://app; }
         location /plain/ { idempotency off; proxy_pass http://app; }
 END
@@ -93,6 +94,21 @@ for my $protocol (sort keys %leave) {
             is app()->count($path), 1, "and the application acted once ($what)";
         }
     }
+}
+
+# An error page is asked for when nobody listens any more.
+for my $protocol (sort keys %leave) {
+    my $path = '/intercepted/' . ++$n;
+    my $leave = $leave{$protocol}->("$path?status=404,201&gate=$n", $n);
+    app()->await_arrival($path);
+    my $kept_open = $leave->();
+    ok await(sub { $nginx->request(path => '/plain/seen', method => 'GET')->status == 201 }), "nginx goes on ($protocol, error page)";
+    app()->open_gate($n);
+    app()->await_answer($path, 2);
+
+    my $retry = retry("$path?status=404,201&gate=$n", $n);
+    ok $retry->is_replay && $retry->status == 201, "what an error page came to is replayed ($protocol)" or diag $retry->head;
+    is app()->count($path), 2, "and nothing ran again ($protocol)";
 }
 
 # While the answer is on its way, over the limit of what is kept.

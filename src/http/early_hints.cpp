@@ -13,13 +13,18 @@ ngx_http_output_header_filter_pt next_early_hints_filter;
 // nginx's ngx_http_output_header_filter_pt
 ngx_int_t on_early_hints(ngx_http_request_t *r)
 {
-    ngx_int_t rc = next_early_hints_filter(r);
+    Context *context = r == r->main ? find_context(r) : nullptr;
 
-    if (rc != NGX_ERROR || !r->connection->error || r != r->main) {
-        return rc;
+    // nothing may be sent on a stream that was reset
+    if (context != nullptr && context->reset) {
+        return NGX_OK;
     }
 
-    Context *context = find_context(r);
+    ngx_int_t rc = next_early_hints_filter(r);
+
+    if (rc != NGX_ERROR || !r->connection->error) {
+        return rc;
+    }
 
     return context != nullptr && context->stage == Stage::executing ? NGX_OK : rc;
 }

@@ -147,6 +147,7 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
         return rc;
     }
 
+    outlast_reset(r);
     watch_end(*context);
     return give_own_copy(r) ? rc : NGX_ERROR;
 }

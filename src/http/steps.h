@@ -62,6 +62,10 @@ void outlast_quic(ngx_http_request_t *r);
 // early_hints.cpp: and a 103 that nobody takes.
 void install_early_hints();
 
+// stream_reset.cpp: a client that resets its stream before there is an answer.
+void outlast_reset(ngx_http_request_t *r);
+void recall_reset(Context &context);
+
 // capture.cpp: holds the answer back until the claim is settled by it.
 void install_capture();
 
