@@ -426,3 +426,31 @@ Idempotency-Key: k
 [404, 404, 200]
 --- response_body eval
 [qr/404/, qr/404/, "0\n"]
+
+
+
+=== TEST 17: the checks are those of the location that try_files leads to
+--- config
+idempotency_scope off;
+location / {
+    idempotency main;
+    try_files /nothing @app;
+}
+location @app {
+    auth_basic realm;
+    auth_basic_user_file ../html/users;
+    proxy_pass http://app;
+}
+--- user_files
+>>> users
+alice:{PLAIN}right
+--- more_headers eval
+[map { "Authorization: Basic $_\nIdempotency-Key: k" } "YWxpY2U6d3Jvbmc=", "YWxpY2U6cmlnaHQ=", "YWxpY2U6d3Jvbmc=", "YWxpY2U6cmlnaHQ="]
+--- request eval
+[("POST /orders") x 4]
+--- error_code eval
+[401, 201, 401, 201]
+--- response_body eval
+[qr/401 Authorization Required/, echo(1, "POST /orders"), qr/401 Authorization Required/, echo(1, "POST /orders")]
+--- response_headers eval
+[("!Idempotent-Replayed") x 3, "Idempotent-Replayed: true"]

@@ -26,6 +26,7 @@ struct MainConfig {
     ngx_array_t stores;         // of StoreSlot *
     Digester *digester;
     ngx_array_t upstream_modules;   // of ngx_uint_t: where their location configurations are
+    ngx_int_t try_files;        // where that module's are; -1: it is not there
     bool used;                  // some location is covered
 };
 

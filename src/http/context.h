@@ -31,6 +31,7 @@ enum class Status {
 // Where a request is on its way.
 enum class Stage {
     aside,              // not, or no longer, a concern of this module
+    led_on,             // `try_files` may lead to another location first
     reading,            // the body comes in, and is digested
     claiming,           // the store is asked for the key
     answered,           // the store has answered

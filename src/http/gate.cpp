@@ -99,12 +99,7 @@ ngx_int_t arrive(ngx_http_request_t *r, LocationConfig *conf)
     char room[kMaxKeyLength];
     ParsedKey key;
 
-    question.method_covered = is_covered_method(*conf->methods, r);
-
-    if (!question.method_covered) {
-        return NGX_DECLINED;
-    }
-
+    question.method_covered = true;
     question.required = conf->required;
 
     if (!find_key(r, *conf->key, question.key_fields, field)) {
@@ -146,9 +141,60 @@ ngx_int_t arrive(ngx_http_request_t *r, LocationConfig *conf)
     return cover(r, conf, Scope{!question.scope_needed, view(owner)}, key.value);
 }
 
+// `try_files` leads on to another location, whose access checks are still to
+// come; so what it leads to is where a key is asked for.
+bool may_lead_on(ngx_http_request_t *r)
+{
+    ngx_int_t index = main_config(r)->try_files;
+
+    // the first member of ngx_http_try_files_loc_conf_t is its list
+    return index >= 0 && *static_cast<void **>(r->loc_conf[index]) != nullptr;
+}
+
+// `outer`: of the location that led here, or null.
+ngx_int_t enter(ngx_http_request_t *r, LocationConfig *outer)
+{
+    LocationConfig *conf = location_config(r);
+
+    if (conf->store == nullptr) {
+        conf = outer;
+    }
+
+    if (conf == nullptr || !is_covered_method(*conf->methods, r)) {
+        return NGX_DECLINED;
+    }
+
+    if (!may_lead_on(r)) {
+        return arrive(r, conf);
+    }
+
+    Context *context = create_context(r, conf, Status::none);
+
+    if (context == nullptr) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    context->stage = Stage::led_on;
+    return NGX_DECLINED;
+}
+
+ngx_int_t come_back(Context &context)
+{
+    switch (context.stage) {
+    case Stage::reading:
+        return claim_key(context);
+
+    case Stage::answered:
+        return heed_reply(context);
+
+    default:
+        return NGX_DECLINED;
+    }
+}
+
 }  // namespace
 
-// nginx's ngx_http_handler_pt, in the PRECONTENT phase
+// nginx's ngx_http_handler_pt, the first in the PRECONTENT phase
 ngx_int_t on_request(ngx_http_request_t *r)
 {
     if (r != r->main) {
@@ -163,25 +209,33 @@ ngx_int_t on_request(ngx_http_request_t *r)
     Context *context = find_context(r);
 
     if (context == nullptr) {
-        LocationConfig *conf = location_config(r);
-
-        return conf->store != nullptr ? arrive(r, conf) : NGX_DECLINED;
+        return enter(r, nullptr);
     }
 
     switch (context->stage) {
-    case Stage::reading:
-        return claim_key(*context);
-
-    case Stage::answered:
-        return heed_reply(*context);
+    case Stage::led_on:
+        return enter(r, context->conf);
 
     case Stage::executing:
         go_along(*context);
         return NGX_DECLINED;
 
     default:
+        return come_back(*context);
+    }
+}
+
+// nginx's ngx_http_handler_pt, the last in the PRECONTENT phase: `try_files` has
+// found what it leads to in this very location
+ngx_int_t on_request_led_on(ngx_http_request_t *r)
+{
+    Context *context = r == r->main && !r->post_action ? find_context(r) : nullptr;
+
+    if (context == nullptr) {
         return NGX_DECLINED;
     }
+
+    return context->stage == Stage::led_on ? arrive(r, context->conf) : come_back(*context);
 }
 
 }  // namespace idempotency

@@ -9,22 +9,36 @@ namespace idempotency {
 
 namespace {
 
-// Pushed last into its phase it runs first there: after every access check
-// (PRECONTENT comes behind the access phase, whatever `satisfy` says), before
-// `try_files` and `mirror`.
-ngx_int_t add_phase_handler(ngx_conf_t *cf)
+// In PRECONTENT, which comes behind every access check, whatever `satisfy` says.
+// The last handler of the array is the first to run, ahead of `mirror` and
+// `try_files`; the first of it is the last.
+ngx_int_t add_phase_handlers(ngx_conf_t *cf)
 {
     auto *core = static_cast<ngx_http_core_main_conf_t *>(
         ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module));
-    auto *handler = static_cast<ngx_http_handler_pt *>(
-        ngx_array_push(&core->phases[NGX_HTTP_PRECONTENT_PHASE].handlers));
+    ngx_array_t *handlers = &core->phases[NGX_HTTP_PRECONTENT_PHASE].handlers;
 
-    if (handler == nullptr) {
+    if (ngx_array_push_n(handlers, 2) == nullptr) {
         return NGX_ERROR;
     }
 
-    *handler = on_request;
+    auto *handler = static_cast<ngx_http_handler_pt *>(handlers->elts);
+
+    ngx_memmove(handler + 1, handler, (handlers->nelts - 2) * sizeof(*handler));
+    handler[0] = on_request_led_on;
+    handler[handlers->nelts - 1] = on_request;
     return NGX_OK;
+}
+
+ngx_int_t find_try_files(ngx_conf_t *cf)
+{
+    for (ngx_module_t **m = cf->cycle->modules; *m != nullptr; m++) {
+        if (std::strcmp((*m)->name, "ngx_http_try_files_module") == 0) {
+            return static_cast<ngx_int_t>((*m)->ctx_index);
+        }
+    }
+
+    return -1;
 }
 
 // A filter of others that is loaded behind this module runs ahead of it: what it
@@ -69,7 +83,8 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     install_body_digest();
     install_capture();
     install_early_hints();
-    return add_phase_handler(cf);
+    main->try_files = find_try_files(cf);
+    return add_phase_handlers(cf);
 }
 
 MainConfig *main_config_of(ngx_cycle_t *cycle)

@@ -13,6 +13,7 @@ namespace idempotency {
 // gate.cpp: the phase handler, in which a request arrives and comes back after
 // each wait.
 ngx_int_t on_request(ngx_http_request_t *r);
+ngx_int_t on_request_led_on(ngx_http_request_t *r);
 
 // body_digest.cpp: takes the digest of the body while it arrives.
 void install_body_digest();
