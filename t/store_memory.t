@@ -166,7 +166,7 @@ subtest 'The room of what has expired' => sub {
         my ($n, $refused, $kept) = fill($nginx, "brief/round$round", 5000);
         is $refused->status, 503, "the store is full (round $round)";
         # in a later round the large answer of the one before may still be there
-        cmp_ok scalar(keys %$kept), '>=', $round == 1 ? 5 : 0, "after many answers (round $round)";
+        cmp_ok scalar(keys %$kept), '>=', 5, 'after many answers' if $round == 1;
         ok await(sub { ask($nginx, "/brief/again$round", "again$round-" . time)->status == 201 }),
             "when they have expired there is room again, without a reload (round $round)";
         ok await(sub { ask($nginx, "/brief/room$round?kind=binary&size=150000", "room$round-" . time)->status == 201 }), 'also for a large one';
