@@ -267,7 +267,7 @@ subtest 'Answers that come too late go to nobody else' => sub {
 };
 
 subtest 'Redis goes and comes back' => sub {
-    my $nginx = start_nginx(store => 'timeout 500ms; connect_timeout 500ms;');
+    my $nginx = start_nginx(workers => 1, store => 'timeout 500ms; connect_timeout 500ms;');
     my $first = ask($nginx, '/down', 'before');
     is_first $first, 201, 1, 'a request runs';
 

@@ -499,12 +499,8 @@ void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
     }
 
     if (answer.kind == RedisAnswer::Kind::error) {
-        const KeyId id = command->id;
-        Kind kind = command->kind;
-
-        end(command, reply);
-        events_.error_answer(name(kind), answer.code, kind != Kind::renew ? &id : nullptr);
-        return;
+        events_.error_answer(name(command->kind), answer.code,
+                             command->kind != Kind::renew ? &command->id : nullptr);
     }
 
     end(command, reply);
