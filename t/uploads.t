@@ -101,7 +101,9 @@ sub begin {
                         "a request that streams is claimed ($what)";
                 }
                 $client->leave;
-                ok $nginx->await_access_log(qr{^POST \Q$path\E (?:499|400)}), "a client that leaves within its body ends its request ($what)";
+                # nginx says 500 where it can't ask for more of a body, as over HTTP/2 when the connection has gone
+                ok $nginx->await_access_log(qr{^POST \Q$path\E (?:499|400|500)}), "a client that leaves within its body ends its request ($what)"
+                    or diag join "\n", grep { /\Q$path\E / } $nginx->access_log;
                 is app()->count($path), 0, "and the application did not act ($what)";
                 is_first $nginx->request(path => $path, key => $n, body => 'x' x 1000, @who), 201, 1, "the same request runs ($what)";
             }
