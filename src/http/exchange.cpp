@@ -60,10 +60,18 @@ void Exchange::drop()
     ngx_destroy_pool(pool_);
 }
 
+// A request that waits asks again and again, and finds a claim of the same size.
 char *Exchange::give_room(Call &call, std::size_t size)
 {
-    return static_cast<char *>(
-        ngx_pnalloc(static_cast<OwnCall &>(call).exchange->pool_, size > 0 ? size : 1));
+    Exchange *exchange = static_cast<OwnCall &>(call).exchange;
+
+    if (exchange->found_ == nullptr || size > exchange->found_size_) {
+        exchange->found_ = static_cast<char *>(
+            ngx_pnalloc(exchange->pool_, size > 0 ? size : 1));
+        exchange->found_size_ = size;
+    }
+
+    return exchange->found_;
 }
 
 // The claim

@@ -87,6 +87,8 @@ private:
     ngx_uint_t references_ = 1;
 
     OwnCall call_{};
+    char *found_ = nullptr;         // room for the value of a key that is taken
+    std::size_t found_size_ = 0;
     std::string_view claim_piece_;
     unsigned char claim_[kRecordHeadSize];
     Fingerprint fingerprint_{};
