@@ -539,7 +539,8 @@ bool RedisPipeline::read_answer(const Command &command, const RedisAnswer &answe
             return false;
         }
 
-        if (no_room_) {
+        // the room for the value was the call's, and is gone with it
+        if (no_room_ || command.call == nullptr) {
             return true;
         }
 

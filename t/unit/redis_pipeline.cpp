@@ -340,6 +340,31 @@ void a_claim_that_is_granted_late_is_released(void **)
     assert_true(redis.pipeline.idle());
 }
 
+// Its value came in time, the rest of it when the call and its room were gone.
+void half_an_answer_does_not_outlive_its_call(void **)
+{
+    Harness redis;
+    auto *claim = new TestCall(Call::Kind::claim, 'a');
+    TestCall next(Call::Kind::release, 'b');
+    std::string answer = found_answer(std::string(300000, 'x'), 9);
+
+    redis.greet();
+    redis.send(*claim);
+    redis.answer(answer.substr(0, answer.size() - 4));
+    assert_int_equal(claim->found.size(), 300000);
+
+    redis.now += kTimeout;
+    redis.pipeline.expire(redis.now);
+    assert_true(claim->ended_as(Verdict::unavailable));
+    delete claim;
+
+    redis.answer(answer.substr(answer.size() - 4));
+    assert_null(redis.pipeline.fault());
+    redis.send(next);
+    redis.answer(":1\r\n");
+    assert_true(next.ended_as(Verdict::done));
+}
+
 void a_stall_ends_with_the_connection(void **)
 {
     Harness redis;
@@ -596,6 +621,7 @@ int main()
         cmocka_unit_test(large_pieces_are_sent_in_place),
         cmocka_unit_test(a_late_answer_is_read_and_dropped),
         cmocka_unit_test(a_claim_that_is_granted_late_is_released),
+        cmocka_unit_test(half_an_answer_does_not_outlive_its_call),
         cmocka_unit_test(a_stall_ends_with_the_connection),
         cmocka_unit_test(what_could_not_be_written_in_time_is_not_left_half_written),
         cmocka_unit_test(a_waiting_call_ends_at_its_deadline),
