@@ -61,8 +61,8 @@ class Story:
     def killed(self, at, worker=10):
         return self.fault('worker_killed', at, worker=worker)
 
-    def logged(self, number, at):
-        self.events.append({'event': 'logged', 'key': self.key, 'number': number, 'at': at})
+    def logged(self, number, at, worker=10):
+        self.events.append({'event': 'logged', 'key': self.key, 'number': number, 'at': at, 'worker': worker})
         return self
 
     def alert(self, text):
@@ -97,10 +97,17 @@ GOOD = {
     'a broken answer, then another': twice(kind='broken', second=12.3).got(9.9, 10.3, 502, 'NEW')
         .blocked(11.0, idempotency='UNKNOWN'),
     'a killed worker, then another execution': twice(second=12.2).killed(10.1).request(9.9, 10.1, 'lost'),
+    'logged, and not yet told to Redis': twice(second=13.0).fault('stalled', 10.15, 12.7).request(9.9, 10.2, 'left')
+        .logged(1, 10.3),
     'both at once after a kill': twice(end=14.0, second=12.2).killed(10.1).request(9.9, 10.1, 'lost'),
     'killed before it has told the store': twice(second=12.3).killed(10.25).request(9.9, 10.25, 'lost'),
     'a claim that could not be renewed': twice(end=14.0, second=12.9).fault('stalled', 10.5, 12.5),
     'an outcome that could not be told': twice(second=13.0).fault('killed', 10.1, 11.0).got(9.9, 10.3, 201, 'STORE_ERROR', 1),
+    'its worker stood still': twice(end=14.0, second=12.9).fault('worker_stalled', 10.5, 13.5, worker=10)
+        .got(9.9, 14.1, 201, 'STORE_ERROR', 1),
+    'told by a worker that stood still': Story('memory').executed(1, 10.0, 10.2, kind='broken')
+        .fault('worker_stalled', 10.1, 13.0, worker=10).request(9.9, 10.0, 'left').blocked(14.8, idempotency='UNKNOWN')
+        .executed(2, 15.1, 15.2, worker=11).new(15.0, 15.3, 2).finally_replayed(2),
     'overtaken, and not kept': twice(end=14.0, second=12.9).fault('stalled', 10.5, 12.5)
         .got(9.9, 14.1, 201, 'STORE_ERROR', 1),
     'blocked for a lease after a kill': Story().executed(1, 10.0).killed(10.1).blocked(11.9).executed(2, 12.2, 12.3, worker=11)
@@ -134,6 +141,9 @@ BAD = {
     'a short stall is no excuse': (twice(end=14.0, second=13.0).fault('stalled', 10.5, 10.8), {1}),
     'nor are closed connections': (twice(end=14.0, second=13.0).fault('connections_closed', 10.5), {1}),
     'nor are forgotten scripts': (twice(end=14.0, second=13.0).fault('scripts_flushed', 10.5), {1}),
+    'nor is the stall of another worker': (
+        twice(end=14.0, second=13.0).fault('worker_stalled', 10.5, 13.5, worker=11), {1}),
+    'nor is a short stall of its own': (twice(end=14.0, second=13.0).fault('worker_stalled', 10.5, 10.8, worker=10), {1}),
     'nor is a reload': (twice(end=14.0, second=13.0).fault('reload', 10.5), {1}),
     'nor is an outage long before': (twice(end=24.0, second=13.0).fault('killed', 2.0, 5.0), {1}),
     'an outage, and executed before the lease has passed': (twice(end=14.0, second=11.0).fault('stalled', 10.1, 12.0), {1}),
@@ -155,8 +165,8 @@ BAD = {
                                          .executed(1, 20.0, 20.1).new(19.9, 20.2, 1).finally_replayed(), {3}),
 
     'executed after it was delivered': (plain().killed(10.25).executed(2, 14.0, 14.1, worker=11).finally_replayed(), {4}),
-    'executed after it was logged': (Story().executed(1, 10.0, 10.2).request(9.9, 10.1, 'left').logged(1, 10.3).killed(10.25)
-                                     .executed(2, 14.0, 14.1, worker=11).finally_replayed(), {4}),
+    'executed after it was logged': (Story().executed(1, 10.0, 10.2).request(9.9, 10.1, 'left').logged(1, 10.3).killed(12.0)
+                                     .executed(2, 20.0, 20.1, worker=11).finally_replayed(), {1, 4}),
     'blocked after it was delivered': (plain().blocked(10.5).finally_replayed(), {4}),
     'another answer after a restart of Redis': (plain().fault('killed', 11.0, 12.0).executed(2, 14.0, 14.1)
                                                 .new(13.9, 14.2, 2).finally_replayed(2), {2, 4}),

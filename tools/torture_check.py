@@ -19,10 +19,11 @@ machine.
             an execution at the application; `end` is taken before it answers. KIND is what it
             answers: `kept`; `free` (retriable, or released); `not_kept` (no-store); `large` (over
             idempotency_max_body); `broken` (closes before or within its answer).
-    {"event": "logged", "key": K, "number": N, "at": T}
-            nginx has logged the answer of this execution as NEW.
+    {"event": "logged", "key": K, "number": N, "at": T, "worker": PID}
+            nginx has logged the answer of this execution as NEW. It counts as kept unless there was
+            a fault within SLACK: where the client has left, Redis may have been about to be told.
     {"event": "fault", "fault": NAME, "at": T, "until": T, "worker": PID}
-            `worker_killed` (its `worker`), `reload`, and of Redis `stalled`, `killed` (until it
+            `worker_killed` and `worker_stalled` (which `worker`), `reload`, and of Redis `stalled`, `killed` (until it
             answers again), `connections_closed`, `scripts_flushed`. `pause`: the machine itself
             stood still for the watcher.
     {"event": "log", "level": "alert", "text": "..."}
@@ -38,13 +39,15 @@ What is decided
          third of its lease), or
        - an outage of the store of at least OUTAGE leases met A, or the lease that follows A's end
          (it was not renewed, or its outcome could not be told), and B starts no earlier than a
-         lease after A's start.
+         lease after A's start, or
+       - a stall of A's worker did the same to it.
   2  An answer is to the byte that of the execution that it names, which has ended; all answers of a
      key that were delivered as kept (NEW or REPLAYED) name one execution.
   3  409 `request_in_progress` or `outcome_unknown` comes within a lease of the last sign of life of
      somebody who may hold the key: an execution until its end, or until its worker was killed; a
      request of that key that ended without a word from the application. An outage that meets it
-     prolongs it until the outage has ended: what was sent to a stalled Redis is done when it wakes.
+     prolongs it until the outage has ended: what was sent to a stalled Redis is done when it wakes. So does the
+     stall of a worker.
   4  Once an answer of a key was delivered or logged as kept, nothing is executed any more, and
      whoever asks after that gets this answer (after `not_kept`: 409 `response_not_kept`).
   5  No other answers than these: those of the application; 409; 503 `store_unavailable`, and
@@ -82,6 +85,7 @@ FOREVER = float('inf')
 
 Violation = collections.namedtuple('Violation', 'rule key text')
 Outage = collections.namedtuple('Outage', 'start end')
+Stall = collections.namedtuple('Stall', 'start end worker')
 
 
 class Execution:
@@ -105,6 +109,7 @@ class History:
         self.requests = collections.defaultdict(list)
         self.logged = collections.defaultdict(list)
         self.kills = collections.defaultdict(list)
+        self.stalls = []
         self.log = []
         self.run = None
         by_number = {}
@@ -131,6 +136,8 @@ class History:
                 faults.append(event)
                 if event['fault'] == 'worker_killed':
                     self.kills[event['worker']].append(event['at'])
+                elif event['fault'] == 'worker_stalled':
+                    self.stalls.append(Stall(event['at'], event['until'], event['worker']))
 
         if self.run is None:
             raise ValueError('no history: the event "run" is missing')
@@ -180,6 +187,10 @@ class History:
     def outages_between(self, start, end):
         return [outage for outage in self.outages if outage.start <= end and outage.end >= start]
 
+    def stalls_between(self, start, end, worker=None):
+        return [stall for stall in self.stalls if stall.start <= end and stall.end >= start
+                and worker in (None, stall.worker)]
+
     def slack(self, start, end):
         return SLACK + sum(until - at for at, until in self.pauses if at <= end and until >= start)
 
@@ -194,6 +205,8 @@ class History:
         settled = execution.end + SLACK
         for outage in self.outages_between(execution.end, execution.end + self.lease):
             settled = max(settled, min(outage.end, execution.end + self.lease) + SLACK)
+        for stall in self.stalls_between(execution.end - SLACK, execution.end + SLACK, execution.worker):
+            settled = max(settled, stall.end + SLACK)
         for at in self.kills[execution.worker]:
             if execution.start - SLACK <= at <= settled:
                 return at
@@ -245,9 +258,10 @@ class Checker:
         return self.may_have_lapsed(a, b.start)
 
     def may_have_lapsed(self, execution, at):
-        end = min(execution.end + self.lease, at)
-        return any(outage.end - outage.start >= self.lease * OUTAGE
-                   for outage in self.history.outages_between(execution.start - SLACK, end))
+        start = execution.start - SLACK
+        breaks = self.history.outages_between(start, min(execution.end + self.lease, at)) \
+            + self.history.stalls_between(start, min(execution.end + SLACK, at), execution.worker)
+        return any(stretch.end - stretch.start >= self.lease * OUTAGE for stretch in breaks)
 
     # 2
 
@@ -309,8 +323,9 @@ class Checker:
     def outlast(self, at):
         if at == FOREVER:
             return at
-        return max([at] + [outage.end for outage in
-                           self.history.outages_between(at - EXPLAINED, at + self.lease)])
+        breaks = self.history.outages_between(at - EXPLAINED, at + self.lease) \
+            + self.history.stalls_between(at - EXPLAINED, at + EXPLAINED)
+        return max([at] + [stretch.end for stretch in breaks])
 
     # 4
 
@@ -344,12 +359,21 @@ class Checker:
                     and request['idempotency'] in ('NEW', 'REPLAYED'):
                 seen.append((request['ended'], request['execution']))
         for event in self.history.logged[key]:
-            seen.append((event['at'], event['number']))
+            if self.is_certain(event):
+                seen.append((event['at'], event['number']))
         for at, number in sorted(seen):
             execution = self.history.execution(key, number)
             if execution is not None and execution.kind in ('kept', 'not_kept'):
                 return at, execution
         return None
+
+    # The request of a client that has left is logged while Redis is still to be told, and a worker
+    # that was held logs with a clock of the time before.
+    def is_certain(self, logged):
+        around = logged['at'] - SLACK, logged['at'] + SLACK
+        return not self.history.outages_between(*around) \
+            and not self.history.stalls_between(*around, logged['worker']) \
+            and not any(around[0] <= at <= around[1] for at in self.history.kills[logged['worker']])
 
     # 5
 
