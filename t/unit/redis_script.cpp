@@ -1,6 +1,6 @@
 // The scripts, on a Redis that the test starts itself.
 
-#include "cmocka.h"
+#include "model.h"
 
 #include <cerrno>
 #include <chrono>
@@ -9,8 +9,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
-#include <map>
-#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -22,7 +20,6 @@
 
 #include "core/record.h"
 #include "core/wire.h"
-#include "store/memory_zone.h"
 #include "store/redis_pipeline.h"
 
 using namespace idempotency;
@@ -115,14 +112,6 @@ struct TestCall : Call {
     std::string_view piece;
     std::string found;
     bool over = false;
-};
-
-// What a call came to.
-struct Outcome {
-    Verdict verdict = Verdict::unavailable;
-    Token token = 0;
-    Millis remaining = 0;
-    std::string value;
 };
 
 // The pipeline over a connection that blocks.
@@ -286,12 +275,6 @@ std::string record_of(State state, Token token = 0)
 
     writer.finish();
     return std::string(reinterpret_cast<char *>(out), writer.size());
-}
-
-std::string with_token(std::string record, Token token)
-{
-    wire::put_u64(reinterpret_cast<unsigned char *>(&record[kTokenOffset]), token);
-    return record;
 }
 
 // A result's state and token, and then any bytes.
@@ -540,76 +523,48 @@ void of_many_claims_one_is_granted(void **state)
     assert_int_equal(granted, 1);
 }
 
-// The embedded store and Redis are one store: what any sequence of calls comes
-// to is the same in both.
-void both_stores_do_the_same(void **state)
-{
-    Client redis(server_of(state));
-    std::vector<std::uint64_t> memory(256 * 1024 / 8);
-    MemoryZone zone(memory.data(), memory.size() * 8);
-    std::mt19937 random(20250407);
-    std::map<Token, Token> in_zone{{0, 0}};      // tokens of Redis and of the zone
-    std::vector<Token> tokens[4];
-    std::string claim = record_of(State::running);
-    constexpr Millis kLong = 600000, kNow = 1000000;
+// What any sequence of calls comes to is what the model says, and so what it comes to in the embedded store.
+class ScriptEngine : public Engine {
+public:
+    explicit ScriptEngine(const Server &server) : redis_(server) { slack = 120000; }
 
-    assert_true(zone.format(kNow));
+    Outcome claim(unsigned n, const std::string &record, Millis lease) override
+    {
+        return redis_.claim(key(n), record, lease);
+    }
 
-    for (int i = 0; i < 4000; i++) {
-        unsigned n = random() % 4;
-        const std::vector<Token> &known = tokens[n];
-        std::size_t back = random() % 3;
-        Token token = back < known.size() ? known[known.size() - 1 - back] : 0;
-        Token twin = in_zone[token];
+    Verdict settle(unsigned n, Token by, const std::string &record, Millis lifetime) override
+    {
+        return redis_.settle(key(n), by, record, lifetime);
+    }
 
-        switch (random() % 5) {
-        case 0:
-        case 1: {
-            Outcome a = redis.claim(key(n), claim, kLong);
-            MemoryZone::Found b = zone.claim(key(n), claim, kLong, kNow, 1);
+    Verdict release(unsigned n, Token by) override { return redis_.release(key(n), by); }
+    void renew(unsigned n, Token by, Millis lease) override { redis_.renew({{key(n), by, lease}}); }
 
-            assert_true(a.verdict == b.reply.verdict);
+    // As if its clock had gone on.
+    void pass(Millis time) override
+    {
+        for (unsigned n = 0; time > 0 && n < keys; n++) {
+            std::string name = Client::name(key(n));
+            long left = std::stol(redis_.raw({"PTTL", name}).substr(1));
 
-            if (a.verdict == Verdict::claimed) {
-                in_zone[a.token] = b.reply.token;
-                tokens[n].push_back(a.token);
-            } else {
-                std::string value(b.value_size, '\0');
-
-                zone.read(b.entry, &value[0]);
-                assert_true(in_zone.at(a.token) == b.reply.token);
-                assert_true(with_token(a.value, 0) == with_token(value, 0));
-            }
-            break;
-        }
-
-        case 2:
-        case 3: {
-            std::string rest = std::to_string(i);
-            std::string a = random() % 2 == 0 ? result_of(token, rest)
-                                              : record_of(State::unknown, token);
-            std::string b = with_token(a, twin);
-            std::string_view piece = b;
-
-            assert_true(redis.settle(key(n), token, a, kLong)
-                        == zone.settle(key(n), twin, Pieces{&piece, 1}, kLong, kNow));
-            break;
-        }
-
-        default:
-            assert_true(redis.release(key(n), token) == zone.release(key(n), twin, kNow));
-
-            // a settled key is freed by hand, or soon all of them were settled
-            if (random() % 2 == 0 && token != 0) {
-                std::string_view piece = claim;
-                Verdict freed = zone.settle(key(n), twin, Pieces{&piece, 1}, 0, kNow);
-
-                if (freed == Verdict::done) {
-                    redis.raw({"DEL", Client::name(key(n))});
-                }
+            if (left > long(time)) {
+                redis_.raw({"PEXPIRE", name, std::to_string(left - long(time))});
+            } else if (left >= 0) {
+                redis_.raw({"DEL", name});
             }
         }
     }
+
+private:
+    Client redis_;
+};
+
+void the_scripts_do_as_the_model(void **state)
+{
+    ScriptEngine engine(server_of(state));
+
+    follow_model(engine, 20250407, 6000);
 }
 
 int start_server(void **state)
@@ -639,7 +594,7 @@ int main()
         cmocka_unit_test(every_byte_survives),
         cmocka_unit_test(flushed_scripts_are_loaded_again),
         cmocka_unit_test(of_many_claims_one_is_granted),
-        cmocka_unit_test(both_stores_do_the_same),
+        cmocka_unit_test(the_scripts_do_as_the_model),
     };
 
     return cmocka_run_group_tests(tests, start_server, stop_server);
