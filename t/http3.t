@@ -20,7 +20,7 @@ my $listener = IdempotencyTest::Http3->listener($nginx);
 my $locations = <<'END';
         idempotency main;
         # QUIC's idle timeout too
-        keepalive_timeout 2s;
+        keepalive_timeout 5s;
         location / { proxy_pass http://app; }
         location /unbuffered/ { proxy_buffering off; proxy_pass http://app; }
         location /streaming/ {

@@ -66,11 +66,13 @@ class Client(QuicConnectionProtocol):
         super().__init__(quic)
         self.http = H3Connection(quic)
         self.answers = {}
+        self.ended = None
 
     def quic_event_received(self, event):
         if isinstance(event, ConnectionTerminated):
+            self.ended = 'connection closed: %s' % (event.reason_phrase or event.error_code)
             for answer in self.answers.values():
-                answer.finish('connection closed: %s' % (event.reason_phrase or event.error_code))
+                answer.finish(self.ended)
         elif isinstance(event, StreamReset) and event.stream_id in self.answers:
             self.answers[event.stream_id].finish('stream reset: %d' % event.error_code)
 
@@ -92,6 +94,10 @@ class Client(QuicConnectionProtocol):
     async def send(self, request):
         stream = self._quic.get_next_available_stream_id()
         self.answers[stream] = Answer()
+        if self.ended:
+            # nothing is going to come
+            self.answers[stream].finish(self.ended)
+            return stream
         fields = [(':method', 'POST'), (':scheme', 'https'), (':authority', 'localhost'), (':path', request['path'])]
         fields += [(name.lower(), value) for name, value in request.get('headers', [])]
         body = request.get('body', '').encode()
