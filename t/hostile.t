@@ -1,0 +1,328 @@
+# What a client, an application and another tenant of the store may try: lengths at and past every limit, ill-formed keys, fields that are ours,
+# bytes that end lines, values in Redis that are not ours; and what an answer tells of keys of another scope.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use IdempotencyTest::Assertions;
+use IdempotencyTest::Client qw(finish);
+use IdempotencyTest::Environment qw(app redis store_directives store_mode);
+use IdempotencyTest::Nginx;
+use IdempotencyTest::Process qw(await);
+
+my $prefix = "hostile-$$-" . int(time) . ':';
+my $store = store_mode() eq 'redis' ? 'redis unix:' . redis()->socket . "; prefix $prefix;" : store_directives();
+
+my $nginx = IdempotencyTest::Nginx->start(
+    stores => "idempotency_store main { $store }",
+    log_format => '$request_uri $status [$idempotency_status]',
+    http => 'client_header_buffer_size 1k; large_client_header_buffers 4 8k;',
+    server => <<'END');
+        idempotency main;
+        add_header X-Id $idempotency_key_id always;
+        location / { proxy_pass http://app; }
+        location /required/ { idempotency main required; proxy_pass http://app; }
+        location /named/ { idempotency_replayed_header X-Again; proxy_pass http://app; }
+        location /unnamed/ { idempotency_replayed_header off; proxy_pass http://app; }
+        location /from/ { idempotency_key $http_x_request_id; proxy_pass http://app; }
+        location /decoded/ { idempotency_key $uri; idempotency_fingerprint same; proxy_pass http://app; }
+        location /scope/ { idempotency_scope $http_x_tenant; proxy_pass http://app; }
+        location /body/ { client_max_body_size 100k; proxy_pass http://app; }
+        location /answer/ { idempotency_max_body 1000; proxy_pass http://app; }
+        location /lease/ { idempotency_lease 1s; proxy_pass http://app; }
+        location /plain/ { proxy_pass http://app; add_header X-Id ''; }
+END
+
+my @who = (headers => ['X-API-Key: alice']);
+
+sub ask {
+    my ($path, $key, %request) = @_;
+    return $nginx->request(path => $path, key => $key, @who, %request);
+}
+
+# Lengths of a key: the limit is that of its value.
+{
+    my %key = (
+        'bare' => sub { 'k' x $_[0] },
+        'quoted' => sub { '"' . 'q' x $_[0] . '"' },
+        'escaped' => sub { '"' . '\\"' x $_[0] . '"' },
+    );
+
+    for my $form (sort keys %key) {
+        for my $length (1, 254, 255) {
+            my $key = $key{$form}->($length);
+            my $first = ask("/length/$form$length", $key);
+            is_first $first, 201, 1, "a $form key of $length bytes is one";
+            is_replay_of ask("/length/$form$length", $key), $first, "and its retry is replayed ($form, $length)";
+        }
+        for my $length (0, 256, 257, 4000) {
+            is_problem ask("/length/$form$length", $key{$form}->($length)), 400, 'idempotency_key_invalid', "a $form key of $length bytes is none";
+            is app()->count("/length/$form$length"), 0, "and does not run ($form, $length)";
+        }
+    }
+
+    my $parameters = '"p";a=' . 'x' x 4000;
+    my $first = ask('/length/parameters', $parameters);
+    is_first $first, 201, 1, 'parameters count for nothing';
+    is_replay_of ask('/length/parameters', '"p"'), $first, 'however long they are';
+    is_replay_of ask('/length/parameters', 'p'), $first, 'as they have no part in the key';
+
+    # nginx's own limit for a line
+    my $huge = ask('/length/huge', 'k' x 9000);
+    is $huge->status, 400, 'a line past large_client_header_buffers is refused by nginx';
+    is app()->count('/length/huge'), 0, 'and does not run';
+}
+
+# Keys of all kinds that are none: each byte that has no place in one, at each place.
+{
+    my @bytes = grep { $_ != 10 && $_ != 13 && $_ != 0 } 1 .. 32, 127 .. 255;
+    my $wrong = 0;
+    my $connection = $nginx->connect;
+    for my $byte (@bytes) {
+        for my $key ('a' . chr($byte) . 'b', '"a' . chr($byte) . 'b"') {
+            # a quoted key may hold spaces
+            next if $byte == 32 && $key =~ /^"/;
+            my $answer = $connection->send(path => '/bytes', key => $key, @who)->response;
+            next if $answer->status == 400;
+            $wrong++;
+            diag sprintf 'byte %d: %s', $byte, $answer->status_line;
+        }
+        $connection = $nginx->connect;
+    }
+    is $wrong, 0, 'a byte that is not visible ASCII makes a key none';
+
+    for my $key ('"', '"a', '"a\\"', '"\\', '"\\a"', '"a"b', '"a" b', '"a";', '"a";=', '"a";A=1', '"a";a=', '"a";a="', '"a", "b"', 'a, b', '"a";a=?2', '""', '"";a') {
+        is_problem ask('/forms', $key), 400, 'idempotency_key_invalid', "no key: $key";
+    }
+    is app()->count('/bytes') + app()->count('/forms'), 0, 'none of them runs';
+
+    # lines that end early, and what ends a string in C
+    my %raw = ('NUL' => "Idempotency-Key: a\0b", 'CR' => "Idempotency-Key: a\rX-Forged: 1", 'a fold' => "Idempotency-Key: a\r\n b");
+    for my $what (sort keys %raw) {
+        my $answer = $nginx->connect->send_raw("POST /raw HTTP/1.1\r\nHost: localhost\r\nX-API-Key: alice\r\n$raw{$what}\r\n\r\n", 'POST')->response;
+        is $answer->status, 400, "$what in a key's field is refused";
+    }
+    is app()->count('/raw'), 0, 'and does not run';
+
+    # what only a variable can hold
+    for my $path (map { "/decoded/a$_" } '%01b', '%0d%0aX-Forged:%201', '%ff', '%7f') {
+        my $answer = ask($path, undef);
+        is_problem $answer, 400, 'idempotency_key_invalid', "a key with such a byte is none: $path";
+        is $answer->header('X-Forged'), undef, 'and nothing of it is in the answer';
+    }
+
+    is ask('/decoded/a%00b', undef)->status, 400, 'a path with NUL is refused by nginx';
+
+    for my $pair (['a', 'b'], ['a', 'a'], ['"a"', 'a'], ['', 'a'], ['a', '']) {
+        my $answer = $nginx->request(path => '/twice', headers => ['X-API-Key: alice', map { "Idempotency-Key: $_" } @$pair]);
+        is_problem $answer, 400, 'idempotency_key_invalid', "two fields are no key: '$pair->[0]' and '$pair->[1]'";
+    }
+    is app()->count('/twice'), 0, 'and do not run';
+
+    # names that are not the key's
+    for my $name ('Idempotency_Key', 'Idempotency-Key2', 'X-Idempotency-Key', 'Idempotency-Ke') {
+        $nginx->request(path => "/names/$name", headers => ['X-API-Key: alice', "$name: a"]) for 1 .. 2;
+        is app()->count("/names/$name"), 2, "$name is no key";
+    }
+}
+
+# Scopes of all lengths and with all bytes that a field may have.
+{
+    my %scope = (short => 's', long => 's' x 4000, longer => 's' x 7000, quoted => '"s"', spaces => 's t', latin => "s\xe9", colon => 'a:b', digits => '12:34');
+    for my $name (sort keys %scope) {
+        my $request = sub { $nginx->request(path => '/scope/same', key => 'same', headers => ["X-Tenant: $scope{$name}"]) };
+        my $first = $request->();
+        ok $first->status == 201 && !$first->is_replay, "a scope that is $name has its own answer";
+        is_replay_of $request->(), $first, "and its own replay ($name)";
+    }
+
+    # nothing of the one can be taken for a part of the other
+    my %id;
+    for (['a', 'bc'], ['ab', 'c'], ['a:b', 'c'], ['a', 'b:c'], ['1', '1'], ['11', '1'], ['1', '11'], ['a"', 'b'], ['a', '"b"'], ['b', 'a'], ['a', 'b']) {
+        my ($scope, $key) = @$_;
+        $id{$nginx->request(path => '/scope/parts', key => $key, headers => ["X-Tenant: $scope"])->header('X-Id')}{"$scope " . $key =~ tr/"//dr} = 1;
+    }
+    is join('; ', grep { /,/ } map { join ', ', sort keys %$_ } values %id), '', 'scope and key never run into each other';
+
+    # two fields of a credential
+    my $one = $nginx->request(path => '/credentials', key => 'c', headers => ['Authorization: ab', 'X-API-Key: c']);
+    my $two = $nginx->request(path => '/credentials', key => 'c', headers => ['Authorization: a', 'X-API-Key: c']);
+    isnt $one->header('X-Id'), $two->header('X-Id'), 'other credentials have another identity';
+}
+
+# Bodies and answers at their limits.
+{
+    for my $size (0, 1, 102_400) {
+        my $first = ask("/body/$size", "body-$size", body => 'b' x $size);
+        is_first $first, 201, 1, "a request with $size bytes runs";
+        is_replay_of ask("/body/$size", "body-$size", body => 'b' x $size), $first, "its retry is replayed ($size)";
+        is_problem ask("/body/$size", "body-$size", body => 'b' x ($size > 1 ? $size - 1 : $size + 1)), 422, 'idempotency_key_reused', "another length is another request ($size)";
+    }
+    is ask('/body/past', 'body-past', body => 'b' x 102_401)->status, 413, 'a request past client_max_body_size is refused by nginx';
+    is_first ask('/body/past', 'body-past', body => 'b'), 201, 1, 'and has claimed nothing';
+
+    for my $size (999, 1000) {
+        my $first = ask("/answer/$size?size=$size", "answer-$size");
+        is_replay_of ask("/answer/$size?size=$size", "answer-$size"), $first, "an answer of $size bytes is kept";
+    }
+    for my $framing (qw(length chunked close)) {
+        is length ask("/answer/past-$framing?size=1001&framing=$framing", "answer-past-$framing")->body, 1001, "an answer past the limit is delivered ($framing)";
+        my $retry;
+        await(sub { $retry = ask("/answer/past-$framing?size=1001&framing=$framing", "answer-past-$framing"); $retry->code ne 'request_in_progress' });
+        is_problem $retry, 409, 'response_not_kept', "and not kept ($framing)";
+    }
+
+    # as much as nginx reads of an answer's fields, and past it
+    for my $length (1000, 3000) {
+        my $path = "/fields/$length?header=X-Long:" . 'v' x $length;
+        my $first = ask($path, "fields-$length");
+        is $first->status, 201, "an answer with a field of $length bytes";
+        is_replay_of ask($path, "fields-$length"), $first, 'is replayed to the byte';
+    }
+}
+
+# Fields that are ours, from the client.
+{
+    my @forged = ('Idempotent-Replayed: true', 'X-Accel-Idempotency: release', 'X-Accel-Idempotency: no-store', 'X-Accel-Idempotency: ttl=1', 'X-Again: true');
+    my $request = sub { $nginx->request(path => '/forged', key => 'forged', headers => ['X-API-Key: alice', @_]) };
+    my $first = $request->(@forged);
+    is_first $first, 201, 1, 'a request with fields that are ours runs as any other';
+    is $first->header('Idempotent-Replayed'), undef, 'and is not marked as a replay';
+    my %seen = map { lc "$_->[0]: $_->[1]" => 1 } @{app()->last_request('/forged')->{headers}};
+    is join(', ', grep { !$seen{lc $_} } @forged), '', 'they are passed on';
+    is_replay_of $request->(), $first, 'the answer is kept all the same';
+    my $retry = $request->(@forged);
+    is_replay_of $retry, $first, 'and replayed to a request with such fields';
+    is scalar($retry->headers('Idempotent-Replayed')), 1, 'marked once';
+    is $retry->header('X-Accel-Idempotency'), undef, 'with nothing else in it';
+    is app()->count('/forged'), 1, 'it ran once';
+}
+
+# Fields that are ours, from the application.
+{
+    my $forged = 'header=Idempotent-Replayed:true&header=idempotent-replayed:false&header=IDEMPOTENT-REPLAYED:';
+    my $again = 'header=X-Again:true&header=x-again:1';
+
+    my $first = ask("/claims?$forged", 'claims');
+    is scalar($first->headers('Idempotent-Replayed')), 0, 'a claim to be a replay is taken out of an answer';
+    my $retry = ask("/claims?$forged", 'claims');
+    is join(', ', $retry->headers('Idempotent-Replayed')), 'true', 'a replay is marked once';
+    is $retry->body, $first->body, 'and is one';
+
+    $first = ask("/named/claims?$again", 'named');
+    is scalar($first->headers('X-Again')), 0, 'by another name as well';
+    is join(', ', ask("/named/claims?$again", 'named')->headers('X-Again')), 'true', 'where a replay is marked by that';
+
+    $first = ask("/unnamed/claims?$forged&$again", 'unnamed');
+    $retry = ask("/unnamed/claims?$forged&$again", 'unnamed');
+    is_deeply [$retry->headers('X-Again')], [$first->headers('X-Again')], 'where nothing marks a replay a field that is none of ours is kept';
+    is app()->count('/unnamed/claims'), 1, 'and the answer is replayed';
+
+    # bytes that end a line: nginx refuses them, and nothing is kept of such an answer
+    for my $bytes ('a%0d%0aX-Forged:1', 'a%00b', 'a%0aX-Forged:1') {
+        my $path = '/lines/' . $bytes =~ s/\W/-/gr;
+        my @answers = map { ask("$path?header=X-Value:$bytes", $path =~ tr{/}{-}r) } 1 .. 2;
+        is $answers[1]->lasting, $answers[0]->lasting, "a retry gets the same ($bytes)" if $answers[0]->status == 201;
+        ok app()->count($path) == 1, "the application acted once ($bytes)";
+    }
+
+    # words that are none
+    for my $word ('release%3Bno-store', '%00release', 'ttl%3D-1', 'ttl%3D99999999999999999999', 'ttl%3D', 'RELEASES', '%2C%2C%2C') {
+        my $path = '/words/' . $word =~ s/\W/-/gr;
+        ask("$path?header=X-Accel-Idempotency:$word", $path =~ tr{/}{-}r) for 1 .. 2;
+        is app()->count($path), 1, "no word of ours: $word";
+    }
+}
+
+# Whether a key of another scope exists: the same request, with and without it.
+{
+    my $shape = sub {
+        my ($answer) = @_;
+        # the identity is that of the asker's own scope and key
+        return join "\n", $answer->status_line, (map { "$_->[0]: " . ($_->[0] =~ /^(?:Date|X-Id|Content-Length)$/i ? '' : $_->[1]) } @{$answer->{fields}}),
+            $answer->body =~ s{/exists/\w+}{}r =~ s/^#\d+//r;
+    };
+    my $of = sub { my ($who, $path, $key, %more) = @_; return $nginx->request(path => $path, key => $key, headers => ["X-API-Key: $who"], %more) };
+
+    # Alice has a kept answer, one that is not, one of unknown outcome and one that runs.
+    $of->('alice', '/exists/kept', 'exists-kept');
+    $of->('alice', '/answer/exists?size=2000', 'exists-large');
+    $of->('alice', '/exists/lost?abort=before', 'exists-lost');
+    my $running = $nginx->send_request(path => '/exists/running?gate=exists', key => 'exists-running', headers => ['X-API-Key: alice']);
+    app()->await_arrival('/exists/running');
+
+    my $none = $shape->($of->('bob', '/exists/probe', 'exists-none'));
+    for my $key (map { "exists-$_" } qw(kept large lost running)) {
+        is $shape->($of->('carol', '/exists/probe', $key)), $none, "nothing tells that somebody else has $key";
+        is $shape->($of->('dave', '/exists/probe', $key, body => 'x')), $shape->($of->('dave', '/exists/probe', "$key-none", body => 'x')), "nor to another request ($key)";
+    }
+    app()->open_gate('exists');
+    is $running->response->status, 201, 'and nobody is disturbed';
+}
+
+# Another tenant writes into the same Redis.
+if (store_mode() eq 'redis') {
+    my $redis = redis();
+    my $name_of = sub { return $prefix . $_[0]->header('X-Id') };
+    my $value_of = sub { return $redis->command('GET', $name_of->($_[0])) };
+
+    my $mine = ask('/tenant/mine', 'tenant-mine');
+    my $other = $nginx->request(path => '/tenant/other', key => 'tenant-other', headers => ['X-API-Key: mallory']);
+    my ($good, $foreign) = ($value_of->($mine), $value_of->($other));
+
+    $redis->command('SET', $name_of->($mine), $foreign, 'PX', 60_000);
+    is_problem ask('/tenant/mine', 'tenant-mine'), 422, 'idempotency_key_reused', 'a record of another request in its place is not replayed';
+    $redis->command('SET', $name_of->($mine), 'x' x 5_000_000, 'PX', 60_000);
+    is_problem ask('/tenant/mine', 'tenant-mine'), 503, 'store_unavailable', 'nor are five megabytes of something else';
+    $redis->command('SET', $name_of->($mine), $good);
+    is_replay_of ask('/tenant/mine', 'tenant-mine'), $mine, 'a record whose time to live was removed is replayed';
+    $redis->command('SET', $name_of->($mine), $good, 'PX', 1000 * 86400 * 365 * 20);
+    is_replay_of ask('/tenant/mine', 'tenant-mine'), $mine, 'as is one with a longer one';
+    $redis->command('DEL', $name_of->($mine));
+    is_first ask('/tenant/mine', 'tenant-mine'), 201, 2, 'a record that was deleted is none: the request runs again';
+
+    # while a request runs
+    my $tampered = sub {
+        my ($what, $tamper) = @_;
+        my $path = "/lease/$what";
+        my $claim = $nginx->send_request(path => "$path?gate=$what", key => $what, @who);
+        app()->await_arrival($path);
+        my $refused = ask("$path?gate=$what", $what);
+        is_problem $refused, 409, 'request_in_progress', "a request runs ($what)";
+        $tamper->($name_of->($refused));
+        return $claim;
+    };
+
+    my $claim = $tampered->('deleted', sub { $redis->command('DEL', $_[0]) });
+    app()->open_gate('deleted');
+    my $first = $claim->response;
+    is_first $first, 201, 1, 'a request whose claim was deleted gets its answer';
+    is_replay_of ask('/lease/deleted?gate=deleted', 'deleted'), $first, 'which is kept where nobody else came';
+
+    my $name;
+    $claim = $tampered->('replaced', sub { $name = $_[0]; $redis->command('SET', $name, $foreign, 'PX', 60_000) });
+    app()->open_gate('replaced');
+    is_first $claim->response, 201, 1, 'a request whose claim was replaced gets its answer';
+    is $redis->command('GET', $name), $foreign, 'and leaves alone what is there now';
+    ok $nginx->await_error_log(qr/claim in store "main" was lost/), 'which the log tells';
+    $redis->command('DEL', $name);
+
+    $claim = $tampered->('persisted', sub { $name = $_[0]; $redis->command('PERSIST', $name) });
+    ok await(sub { $redis->command('PTTL', $name) > 0 }), 'a claim whose time to live was removed gets one with its next renewal';
+    app()->open_gate('persisted');
+    $first = $claim->response;
+    is_replay_of ask('/lease/persisted?gate=persisted', 'persisted'), $first, 'and its answer is kept';
+    cmp_ok $redis->command('PTTL', $name), '>', 0, 'for a time';
+
+    $claim = $tampered->('list', sub { $name = $_[0]; $redis->command('DEL', $name); $redis->command('RPUSH', $name, 'a') });
+    app()->open_gate('list');
+    is_first $claim->response, 201, 1, 'a request whose claim became a list gets its answer';
+    is_problem ask('/lease/list?gate=list', 'list'), 503, 'store_unavailable', 'and its retry is refused';
+}
+
+$nginx->stop;
+unlike join("\n", $nginx->error_log, $nginx->access_log), qr/X-API-Key|alice|mallory|"k{200}/, 'no credential is in a log';
+done_testing;
