@@ -105,6 +105,12 @@ GOOD = {
     'an outcome that could not be told': twice(second=13.0).fault('killed', 10.1, 11.0).got(9.9, 10.3, 201, 'STORE_ERROR', 1),
     'its worker stood still': twice(end=14.0, second=12.9).fault('worker_stalled', 10.5, 13.5, worker=10)
         .got(9.9, 14.1, 201, 'STORE_ERROR', 1),
+    'its worker stood still, and nothing was left to release': Story('memory').executed(1, 10.0, 14.0, kind='free')
+        .fault('worker_stalled', 10.5, 13.5, worker=10).got(9.9, 14.1, 201, 'STORE_ERROR', 1)
+        .executed(2, 90.0, 90.1).new(89.9, 90.2, 2, final=True),
+    'its worker stood still, and the application broke off': Story('memory').executed(1, 10.0, 10.6, kind='broken')
+        .fault('worker_stalled', 10.5, 13.5, worker=10).got(9.9, 13.6, 502, 'STORE_ERROR')
+        .executed(2, 12.3, 13.0, worker=11).new(12.2, 13.1, 2).finally_replayed(2),
     'told by a worker that stood still': Story('memory').executed(1, 10.0, 10.2, kind='broken')
         .fault('worker_stalled', 10.1, 13.0, worker=10).request(9.9, 10.0, 'left').blocked(14.8, idempotency='UNKNOWN')
         .executed(2, 15.1, 15.2, worker=11).new(15.0, 15.3, 2).finally_replayed(2),
@@ -181,6 +187,8 @@ BAD = {
     'refused because scripts were forgotten': (plain().fault('scripts_flushed', 20.0).store_down(20.1).finally_replayed(), {5}),
     'STORE_ERROR while the store is there': (Story().executed(1, 10.0, 10.2).got(9.9, 10.3, 201, 'STORE_ERROR', 1)
                                              .finally_replayed(), {5}),
+    'a bad gateway and STORE_ERROR while the store is there': (
+        twice(kind='broken', second=13.0).got(9.9, 10.3, 502, 'STORE_ERROR'), {5}),
     'a bad gateway that answers': (Story().got(5.0, 5.1, 502, 'NEW').executed(1, 10.0, 10.2).new(9.9, 10.3, 1)
                                    .finally_replayed(), {5}),
     'not keepable, says nobody': (Story().not_kept(5.0).executed(1, 10.0, 10.2).new(9.9, 10.3, 1).finally_replayed(), {5}),

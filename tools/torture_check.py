@@ -51,7 +51,7 @@ What is decided
   4  Once an answer of a key was delivered or logged as kept, nothing is executed any more, and
      whoever asks after that gets this answer (after `not_kept`: 409 `response_not_kept`).
   5  No other answers than these: those of the application; 409; 503 `store_unavailable`, and
-     STORE_ERROR beside an answer, where an outage explains it; 502 and 504 where the application
+     STORE_ERROR beside an answer, where an outage or a lapsed claim explains it; 502 and 504 where the application
      broke off. No line of the level `alert` or above but those of workers that were killed.
   6  In the end each key gets a final answer that is a replay, an execution, or 409
      `response_not_kept`.
@@ -379,7 +379,7 @@ class Checker:
 
     def check_explained(self, key, request):
         if request['idempotency'] == 'STORE_ERROR':
-            explained = self.store_was_out(request) or self.was_overtaken(key, request)
+            explained = self.store_was_out(request) or self.has_lapsed(key, request)
         elif request['execution'] is not None:
             explained = request['idempotency'] in ('NEW', 'REPLAYED')
         elif request['status'] == 409:
@@ -397,11 +397,20 @@ class Checker:
     def store_was_out(self, request):
         return bool(self.history.outages_between(request['sent'] - EXPLAINED, request['ended']))
 
-    # Its claim had lapsed, and another one was there by the time of its answer.
-    def was_overtaken(self, key, request):
-        own = self.history.execution(key, request['execution'])
-        return own is not None and any(own.start < other.start <= request['ended'] + SLACK
-                                       for other in self.history.executions[key])
+    # The claim had lapsed by the time of the answer, and maybe another one was there.
+    def has_lapsed(self, key, request):
+        for own in self.history.executions[key]:
+            is_own = own.number == request['execution'] or self.is_broken_within(own, request)
+            if is_own and (self.is_overtaken(own, request) or self.may_have_lapsed(own, request['ended'])):
+                return True
+        return False
+
+    def is_overtaken(self, own, request):
+        return any(own.start < other.start <= request['ended'] + SLACK for other in self.history.executions[own.key])
+
+    @staticmethod
+    def is_broken_within(execution, request):
+        return execution.kind == 'broken' and request['sent'] <= execution.end <= request['ended']
 
     def was_not_keepable(self, key, request):
         return request['code'] == 'response_not_kept' and any(
@@ -409,8 +418,7 @@ class Checker:
             for execution in self.history.executions[key])
 
     def has_broken(self, key, request):
-        return any(execution.kind == 'broken' and request['sent'] <= execution.end <= request['ended']
-                   for execution in self.history.executions[key])
+        return any(self.is_broken_within(execution, request) for execution in self.history.executions[key])
 
     def check_log(self):
         killed = {str(worker) for worker in self.history.kills}
