@@ -213,6 +213,7 @@ void RedisConnection::greeted()
 {
     greeted_at_ = ngx_current_msec;
     tried_ = 0;
+    refusal_logged_ = false;
 
     if (!down_) {
         return;
@@ -478,7 +479,13 @@ void RedisConnection::try_next(const char *why, ngx_err_t error) noexcept
 
 void RedisConnection::rest(const char *why, ngx_err_t error) noexcept
 {
-    ngx_uint_t level = !down_ && all_down_++ == 0 ? NGX_LOG_ERR : NGX_LOG_INFO;
+    // once for each time that it is down, and once more where it is up and
+    // refuses: what it says is what has to be put right
+    bool refuses = refusal_[0] != '\0' && !refusal_logged_;
+    bool is_first = !down_ && all_down_++ == 0;
+    ngx_uint_t level = is_first || refuses ? NGX_LOG_ERR : NGX_LOG_INFO;
+
+    refusal_logged_ = refusal_logged_ || refuses;
 
     ngx_log_error(level, log_, error, "idempotency: redis \"%V\" is unavailable: %s",
                   &options_.name, why);

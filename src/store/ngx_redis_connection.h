@@ -99,6 +99,7 @@ private:
     ngx_msec_t error_logged_at_ = 0;
     bool error_logged_ = false;
     char refusal_[64] = "";         // why it did not let us in
+    bool refusal_logged_ = false;   // since it last let us in
 
     ngx_log_t *log_ = nullptr;
     ngx_log_t quiet_log_{};         // for nginx's own messages about the socket
