@@ -1,0 +1,154 @@
+# Fencing: the late answer of a claim that has lapsed is delivered to its own client and replaces nothing.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use IdempotencyTest::Assertions;
+use IdempotencyTest::Environment qw(app redis store_mode);
+use IdempotencyTest::Nginx;
+use IdempotencyTest::Process qw(await);
+use Time::HiRes qw(sleep);
+
+my $is_redis = store_mode() eq 'redis';
+my $prefix = "fencing:$$:";
+my $lost = qr/\[warn\].*idempotency: a claim in store "main" was lost/;
+
+my $nginx = IdempotencyTest::Nginx->start(
+    stores => 'idempotency_store main { ' . ($is_redis ? 'redis unix:' . redis()->socket . "; prefix $prefix;" : 'memory 1m;') . ' }',
+    server => <<'END');
+        add_header X-Id $idempotency_key_id always;
+        idempotency main;
+        idempotency_lease 700ms;
+        location / { proxy_pass http://app; }
+END
+
+my @who = (headers => ['X-API-Key: alice']);
+my ($old, $young) = $nginx->workers;
+
+sub ask {
+    my ($path, $key) = @_;
+    return $nginx->request(path => $path, key => $key, @who);
+}
+
+sub warnings { return scalar grep { /$lost/ } split /\n/, $nginx->error_log }
+
+sub halt {
+    my ($worker) = @_;
+    kill STOP => $worker;
+    await(sub { IdempotencyTest::App::slurp("/proc/$worker/stat") =~ /\) T / });
+}
+
+# A request that one worker holds, which stands still until its lease has ended; and, with the other worker, the next one
+# with its key. Both are at the application.
+sub two_executions {
+    my ($path, $key, $query) = @_;
+    my $uri = "$path?gate=$key" . ($query // '');
+    my $late = $nginx->over($old, sub {
+        my $client = $nginx->send_request(path => $uri, key => $key, @who);
+        app()->await_arrival($path);
+        return $client;
+    });
+    halt($old);
+
+    my $next;
+    await(sub {
+        $next = $nginx->send_request(path => $uri, key => $key, @who);
+        # refused at once, or at the application
+        await(sub { app()->count($path) > 1 || !$next->is_silent_for(0.01) });
+        app()->count($path) > 1;
+    });
+    return $uri, $late, $next;
+}
+
+subtest 'The next one has finished' => sub {
+    my $before = warnings();
+    my ($uri, $late, $next) = two_executions('/finished', 'finished');
+    app()->open_gate('finished');
+    my $second = $next->response;
+    is_first $second, 201, 2, 'the next request is answered';
+    is_replay_of ask($uri, 'finished'), $second, 'and kept';
+
+    kill CONT => $old;
+    is_first $late->response, 201, 1, 'the late answer is delivered to its own client';
+    is_replay_of ask($uri, 'finished'), $second, 'and the newer one is what is kept';
+    ok await(sub { warnings() == $before + 1 }), 'a warning is logged' or diag $nginx->error_log;
+    is app()->count('/finished'), 2, 'no third execution';
+};
+
+subtest 'The next one runs' => sub {
+    my $before = warnings();
+    my ($uri, $late, $next) = two_executions('/runs', 'runs');
+    halt($young);
+    app()->open_gate('runs');
+    app()->await_answer('/runs', 2);
+    kill CONT => $old;
+    is_first $late->response, 201, 1, 'the late answer is delivered to its own client';
+    ok await(sub { warnings() == $before + 1 }), 'a warning is logged' or diag $nginx->error_log;
+
+    kill CONT => $young;
+    my $second = $next->response;
+    is_first $second, 201, 2, 'the next request is answered';
+    is_replay_of ask($uri, 'runs'), $second, 'and its answer is what is kept';
+    is app()->count('/runs'), 2, 'no third execution';
+};
+
+# `status` is that of the first execution: retriable, so that its key would be free again
+subtest 'A late release' => sub {
+    my $before = warnings();
+    my ($uri, $late, $next) = two_executions('/release', 'release', '&status=503,201');
+    app()->open_gate('release');
+    my $second = $next->response;
+    is_first $second, 201, 2, 'the next request is answered';
+
+    kill CONT => $old;
+    is_first $late->response, 503, 1, 'the late answer is delivered to its own client';
+    is_replay_of ask($uri, 'release'), $second, 'and the key is not free';
+    ok await(sub { warnings() == $before + 1 }), 'a warning is logged' or diag $nginx->error_log;
+};
+
+subtest 'A lapsed claim without a successor' => sub {
+    my $before = warnings();
+    my $late = $nginx->over($old, sub {
+        my $client = $nginx->send_request(path => '/alone?gate=alone', key => 'alone', @who);
+        app()->await_arrival('/alone');
+        return $client;
+    });
+    halt($old);
+    sleep 1;
+    app()->open_gate('alone');
+    app()->await_answer('/alone');
+    kill CONT => $old;
+
+    my $first = $late->response;
+    is_first $first, 201, 1, 'its answer is delivered';
+    is_replay_of ask('/alone?gate=alone', 'alone'), $first, 'and kept all the same';
+    is warnings(), $before, 'no warning';
+};
+
+subtest 'A claim that Redis forgets' => sub {
+    plan skip_all => 'is about the Redis store' if !$is_redis;
+
+    for my $round (1 .. 5) {
+        my ($path, $key) = ("/forgot$round", "forgot$round");
+        my $before = warnings();
+        my $late = $nginx->send_request(path => "$path?gate=$key", key => $key, @who);
+        app()->await_arrival($path);
+        my $id = ask("$path?gate=$key", $key)->header('X-Id');
+        redis()->command('DEL', "$prefix$id");
+
+        my $next = $nginx->send_request(path => "$path?gate=$key", key => $key, @who);
+        app()->await_arrival($path, 2);
+        app()->open_gate($key);
+        my ($first, $second) = map { $_->response } $late, $next;
+        is_first $first, 201, 1, "the late answer is delivered (round $round)";
+        is_first $second, 201, 2, "and that of the next request (round $round)";
+        is_replay_of ask("$path?gate=$key", $key), $second, "which is kept (round $round)";
+        ok await(sub { warnings() == $before + 1 }), "a warning is logged (round $round)";
+    }
+};
+
+$nginx->stop;
+done_testing;
