@@ -1,0 +1,228 @@
+# What becomes of running exchanges, and of what is kept, when nginx or its workers are reloaded, upgraded, cut off and killed.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use IdempotencyTest::Assertions;
+use IdempotencyTest::Client qw(finish);
+use IdempotencyTest::Environment qw(app nginx_binary redis store_mode);
+use IdempotencyTest::Nginx;
+use IdempotencyTest::Process qw(await);
+use Time::HiRes qw(sleep time);
+
+# an upgrade executes the binary by the name under which it was started
+$ENV{TEST_NGINX_BINARY} = (grep { -x } nginx_binary(), map { "$_/" . nginx_binary() } split /:/, $ENV{PATH})[0]
+    if nginx_binary() !~ m{/};
+
+my $is_redis = store_mode() eq 'redis';
+my $prefixes = 0;
+
+my $server = <<'END';
+        idempotency main;
+        idempotency_lease 1s;
+        location / { proxy_pass http://app; }
+        location /cut/ { idempotency_lease 3s; proxy_pass http://app; }
+        location /load/ { idempotency_lease 500ms; proxy_pass http://app; }
+END
+
+my @who = (headers => ['X-API-Key: alice']);
+
+sub new_nginx {
+    my (%options) = @_;
+    my $prefix = $options{prefix} || "lifecycle:$$:" . ++$prefixes . ':';
+    my $store = $is_redis ? 'redis unix:' . redis()->socket . "; prefix $prefix;" : 'memory 4m;';
+    return IdempotencyTest::Nginx->new(
+        server => $server, prefix => $prefix, stores => "idempotency_store main { $store }", %options);
+}
+
+sub start_nginx { return new_nginx(@_)->start }
+
+sub ask {
+    my ($nginx, $path, $key) = @_;
+    return $nginx->request(path => $path, key => $key, @who);
+}
+
+# Begins a request that runs until its gate opens.
+sub begin {
+    my ($nginx, $path, $key, $n) = @_;
+    my $running = $nginx->send_request(path => "$path?gate=$key", key => $key, @who);
+    app()->await_arrival($path, $n // 1);
+    return $running;
+}
+
+subtest 'A reload, and a request that goes on for longer than its lease' => sub {
+    my $nginx = start_nginx();
+    my $running = begin($nginx, '/reload', 'reload');
+    $nginx->reload(requests_run => 1);
+    my $until = time + 2.5;
+    my @other;
+
+    while (time < $until) {
+        my $answer = ask($nginx, '/reload?gate=reload', 'reload');
+        push @other, $answer->status_line if $answer->code ne 'request_in_progress';
+        sleep 0.05;
+    }
+
+    is "@other", '', 'the worker that is shutting down renews its claim';
+    app()->open_gate('reload');
+    my $first = $running->response;
+    is_first $first, 201, 1, 'and answers';
+    is_replay_of ask($nginx, '/reload?gate=reload', 'reload'), $first, 'which is kept';
+    $nginx->stop;
+};
+
+# Processes may be nobody's to wait for: one that has ended is a zombie at most.
+sub is_alive { return IdempotencyTest::App::slurp("/proc/$_[0]/stat") =~ /\) [^Z]/ }
+
+sub children { return split ' ', IdempotencyTest::App::slurp("/proc/$_[0]/task/$_[0]/children") }
+
+# The binary is upgraded only under an nginx that its parent has left.
+sub start_daemon {
+    my ($nginx) = @_;
+    $nginx->configure;
+    my $configuration = IdempotencyTest::App::slurp($nginx->directory . '/nginx.conf');
+    $nginx->write_file('nginx.conf', $configuration =~ s/daemon off/daemon on/r);
+    system($nginx->command) == 0 or die 'nginx does not start: ' . $nginx->error_log;
+
+    my $pid = await(sub { pid_in($nginx) }) or die "nginx does not start\n";
+    await(sub { 2 == grep { IdempotencyTest::Nginx::is_worker($_) } children($pid) });
+    return $pid;
+}
+
+sub pid_in {
+    my ($nginx) = @_;
+    return IdempotencyTest::App::slurp($nginx->directory . '/logs/nginx.pid') =~ /^(\d+)\n/ ? $1 : 0;
+}
+
+subtest 'An upgrade of the binary' => sub {
+    my $nginx = new_nginx();
+    my $old = start_daemon($nginx);
+    my @processes = ($old, children($old));
+    my @old_workers = children($old);
+
+    my $ended = eval {
+        my $kept = ask($nginx, '/upgrade', 'kept');
+        my $running = begin($nginx, '/upgrade/runs', 'upgrade');
+
+        kill USR2 => $old;
+        my $new = await(sub {
+            my $pid = pid_in($nginx);
+            $pid != $old && 2 == grep({ IdempotencyTest::Nginx::is_worker($_) } children($pid)) && $pid;
+        }) or die 'no new nginx: ' . $nginx->error_log;
+        push @processes, $new, children($new);
+
+        kill QUIT => $old;
+        await(sub { my $log = $nginx->error_log; !grep { $log !~ / \Q$_\E#\d+: gracefully shutting down/ } @old_workers });
+
+        if ($is_redis) {
+            is_replay_of ask($nginx, '/upgrade', 'kept'), $kept, 'what Redis has is replayed by the new nginx';
+        }
+        else {
+            is_first ask($nginx, '/upgrade', 'kept'), 201, 2, 'the new nginx has a memory store of its own, which is empty';
+        }
+
+        # for longer than a lease
+        sleep 1.5;
+        is_problem ask($nginx, '/upgrade/runs?gate=upgrade', 'upgrade'), 409, 'request_in_progress', 'a request of the old one is running'
+            if $is_redis;
+        app()->open_gate('upgrade');
+        my $first = $running->response;
+        is_first $first, 201, 1, 'the exchange of the old one ends with its answer';
+        is_replay_of ask($nginx, '/upgrade/runs?gate=upgrade', 'upgrade'), $first, 'and is kept' if $is_redis;
+        ok await(sub { !is_alive($old) }), 'the old nginx ends';
+        kill QUIT => $new;
+        ok await(sub { !grep { is_alive($_) } @processes }), 'and so does the new one, when it is told';
+        1;
+    };
+    my $error = $@;
+    kill KILL => grep { is_alive($_) } @processes;
+    die $error if !$ended;
+    $nginx->check_error_log;
+};
+
+subtest 'A worker that is cut off by worker_shutdown_timeout' => sub {
+    my $nginx = start_nginx(main => 'worker_shutdown_timeout 500ms;', workers => 1);
+    my @paths = map { "/cut/$_" } 1 .. 5;
+    my $kept = ask($nginx, '/cut/kept', 'kept');
+    my @running = map { begin($nginx, $_, "cut$_") } @paths;
+    my @old = $nginx->workers;
+    my $cut = time;
+    $nginx->reload(requests_run => 1);
+    ok await(sub { !grep { kill 0 => $_ } @old }), 'it ends though requests run';
+    is scalar(grep { $_->status == 0 } finish(@running)), 5, 'their clients get no answer';
+
+    my @codes = map { ask($nginx, "$_?gate=cut$_", "cut$_")->code } @paths;
+    is "@codes", join(' ', ('outcome_unknown') x 5), 'a retry is told that the outcome is not known';
+    is join(' ', map { app()->count($_) } @paths), '1 1 1 1 1', 'and does not run';
+    is_replay_of ask($nginx, '/cut/kept', 'kept'), $kept, 'what was kept is replayed';
+
+    app()->open_gate("cut$_") for @paths;
+    my $answer;
+    await(sub { $answer = ask($nginx, "$paths[0]?gate=cut$paths[0]", "cut$paths[0]"); $answer->status != 409 });
+    is_first $answer, 201, 2, 'after the lease the key is free';
+    cmp_ok time - $cut, '<', 0.5 + 3 + 3, 'and not much later';
+    $nginx->stop(allowed => qr/open socket #\d+ left in connection/);
+};
+
+subtest 'An nginx that is told to end at once' => sub {
+    plan skip_all => 'the memory store ends with its nginx' if !$is_redis;
+    my $nginx = start_nginx();
+    my $kept = ask($nginx, '/term', 'kept');
+    my $running = begin($nginx, '/term/runs', 'term');
+    my $ended = time;
+    ok $nginx->{process}->stop('TERM'), 'it does';
+    is $running->response->status, 0, 'the client of a running request gets no answer';
+    $nginx->check_error_log(allowed => qr/open socket #\d+ left in connection/);
+
+    my $next = start_nginx(prefix => $nginx->{prefix});
+    is_replay_of ask($next, '/term', 'kept'), $kept, 'what was kept is replayed by the next nginx';
+    app()->open_gate('term');
+    my ($answer, @codes);
+    await(sub { $answer = ask($next, '/term/runs?gate=term', 'term'); push @codes, $answer->code; $answer->status != 409 });
+    is_first $answer, 201, 2, 'the key of the running one is free';
+    cmp_ok time - $ended, '<', 1 + 2.5, 'after its lease';
+    pop @codes;
+    is scalar(grep { !/^(?:request_in_progress|outcome_unknown)$/ } @codes), 0, 'until then retries are refused';
+    $next->stop;
+};
+
+subtest 'Workers that are killed and that crash under load' => sub {
+    my $nginx = start_nginx(workers => 3, main => 'worker_rlimit_core 0;');
+    my (%kept, @not_answered, $n);
+
+    for my $round (1 .. 24) {
+        my @keys = map { ++$n } 1 .. 20;
+        my @running = map { $nginx->send_request(path => "/load/$_?delay=0.0" . $_ % 4 . '&size=' . $_ * 37 % 5000, key => "load-$_", @who) } @keys;
+        my @workers = $nginx->workers;
+        sleep 0.002 * ($round % 12);
+        my $victim = $workers[$round % 3];
+        kill +($round % 2 ? 'KILL' : 'SEGV') => $victim;
+        my @answers = finish(@running);
+
+        for my $i (0 .. $#keys) {
+            if ($answers[$i]->status == 201) {
+                $kept{$keys[$i]} = $answers[$i];
+            }
+            else {
+                push @not_answered, $keys[$i];
+            }
+        }
+        await(sub { 3 == grep { $_ != $victim } $nginx->workers });
+    }
+
+    note scalar(keys %kept) . ' answered, ' . @not_answered . ' not';
+    cmp_ok scalar(keys %kept), '>=', 100, 'workers that live go on';
+    my $uri = sub { "/load/$_[0]?delay=0.0" . $_[0] % 4 . '&size=' . $_[0] * 37 % 5000 };
+    my @lost = grep { my $retry = ask($nginx, $uri->($_), "load-$_"); !$retry->is_replay || $retry->lasting ne $kept{$_}->lasting } sort { $a <=> $b } keys %kept;
+    is "@lost", '', 'what a client was answered is kept';
+    my @blocked = grep { my $key = $_; !await(sub { ask($nginx, $uri->($key), "load-$key")->status == 201 }, 3) } @not_answered;
+    is "@blocked", '', 'no key is blocked for longer than a lease';
+    my @twice = grep { app()->count("/load/$_") > 1 } keys %kept;
+    is "@twice", '', 'nothing that was answered ran twice';
+    $nginx->stop(allowed => qr/exited on signal (?:9|11)/);
+};
+
+done_testing;
