@@ -54,8 +54,9 @@ AnswerFacts facts_of(const Context &context)
     ngx_http_request_t *r = context.request;
     AnswerFacts facts;
 
-    // without an upstream it is a file, or a module's own answer
+    // without an upstream it is a file, or a module's own answer, unless there should have been one
     facts.origin = r->upstream == nullptr && context.origin_so_far == Origin::not_reached
+                           && !context.exchange_failed
                        ? Origin::application : origin_of(context);
     facts.unknown = static_cast<UnknownPolicy>(context.conf->unknown);
     facts.retriable = is_retriable(r, *context.conf->retriable);

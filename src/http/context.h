@@ -76,6 +76,7 @@ struct Context {
 
     ngx_http_handler_pt content_handler;    // the location's own, while it is guarded
     bool handled;                           // it has been called
+    bool exchange_failed;                   // and came to no exchange, as it does else
     ngx_uint_t method;                      // nginx's bit, without what guarding adds
     void (*finalize_upstream)(ngx_http_request_t *r, ngx_int_t rc);     // that of its protocol
 

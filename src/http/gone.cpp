@@ -12,8 +12,8 @@ Origin origin_at_end(const Context &context)
 {
     ngx_http_request_t *r = context.request;
 
-    return context.handled && r->upstream == nullptr && !r->reading_body ? Origin::broken
-                                                                        : origin_of(context);
+    return context.handled && !context.exchange_failed && r->upstream == nullptr && !r->reading_body
+               ? Origin::broken : origin_of(context);
 }
 
 }  // namespace

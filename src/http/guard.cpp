@@ -126,6 +126,33 @@ void watch_end(Context &context)
     }
 }
 
+// The content handlers that were seen to set up an exchange, of this worker.
+ngx_http_handler_pt exchanging[kMostModules];
+
+void remember_exchanging(ngx_http_handler_pt handler)
+{
+    for (ngx_http_handler_pt &known : exchanging) {
+        if (known == nullptr) {
+            known = handler;
+        }
+
+        if (known == handler) {
+            return;
+        }
+    }
+}
+
+bool is_exchanging(ngx_http_handler_pt handler)
+{
+    for (ngx_http_handler_pt known : exchanging) {
+        if (known == handler) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
 // nginx's ngx_http_handler_pt, in place of the location's content handler
 ngx_int_t run_guarded(ngx_http_request_t *r)
 {
@@ -133,6 +160,7 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
 
     r->content_handler = context->content_handler;
     context->handled = true;
+    context->exchange_failed = false;
     context->method = r->method;
 
     if ((r->method & kNotRepeated) == 0) {
@@ -144,9 +172,12 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
 
     if (r->upstream == nullptr || !location.has(r->upstream->conf)) {
         r->method = context->method;    // it was no exchange with an upstream
+        context->exchange_failed = r->upstream == nullptr && rc >= NGX_HTTP_INTERNAL_SERVER_ERROR
+                                   && is_exchanging(context->content_handler);
         return rc;
     }
 
+    remember_exchanging(context->content_handler);
     outlast_reset(r);
     watch_end(*context);
     return give_own_copy(r) ? rc : NGX_ERROR;

@@ -1,0 +1,145 @@
+# Each allocation that a request takes fails in turn, in nginx, the module and OpenSSL: no crash, no answer but the right
+# one or that of an error, and no key that is blocked for longer than its lease. The nginx is one whose pools ask for
+# each piece of memory by itself (tools/nginx-palloc), or IDEMPOTENCY_TEST_PALLOC with the module IDEMPOTENCY_TEST_PLAIN.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+BEGIN {
+    # a sanitized module has an allocator of its own
+    $ENV{IDEMPOTENCY_MODULE} = $ENV{IDEMPOTENCY_TEST_PLAIN} // "$FindBin::Bin/../build/ngx_http_idempotency_module.so";
+    $ENV{TEST_NGINX_BINARY} = $ENV{IDEMPOTENCY_TEST_PALLOC} // qx{"$FindBin::Bin/../tools/nginx-palloc"};
+    chomp $ENV{TEST_NGINX_BINARY};
+}
+
+use Test::More;
+use Time::HiRes qw(sleep time);
+use IdempotencyTest::Environment qw(app store_directives store_mode);
+use IdempotencyTest::Nginx;
+use IdempotencyTest::Process qw(await temporary_directory);
+
+my $directory = temporary_directory();
+my $control = "$directory/control";
+my $shim = "$directory/failing_malloc.so";
+
+system('cc', '-O2', '-Wall', '-shared', '-fPIC', '-o', $shim, "$FindBin::Bin/lib/failing_malloc.c") == 0 or die "there is no $shim\n";
+
+sub set_control {
+    open my $out, -e $control ? '+<:raw' : '>:raw', $control or die "$control: $!\n";
+    syswrite $out, pack 'l l q', @_;
+}
+
+sub has_failed { return (unpack 'l l q', IdempotencyTest::App::slurp($control))[1] }
+
+set_control(0, 0, 0);
+
+# room for all answers
+my $store = store_mode() eq 'memory' ? 'memory 64m;' : store_directives();
+my $nginx = IdempotencyTest::Nginx->new(workers => 1, stores => "idempotency_store main { $store }", server => <<'END');
+        idempotency main;
+        idempotency_lease 1s;
+        location / { proxy_pass http://app; }
+        location /wait/ { idempotency_conflict wait 15s; proxy_pass http://app; }
+        location /probe { idempotency_lease 30s; proxy_pass http://app; }
+END
+{
+    local @ENV{qw(LD_PRELOAD FAILING_MALLOC)} = ($shim, $control);
+    $nginx->start;
+}
+
+my ($worker) = $nginx->workers;
+my @who = (headers => ['X-API-Key: alice']);
+
+# What the module and nginx say when they have no memory; 0, where the connection was closed.
+my %is_failure = map { $_ => 1 } 0, 500, 502, 503;
+my $long = 'b' x 40_000;
+
+my %case = (
+    'a first request' => {},
+    'a replay' => {before => sub { $_[0]->() }},
+    'another request with the same key' => {before => sub { $_[0]->(body => 'another body') }, status => 422},
+    'a duplicate' => {query => 'gate', before => \&hold, after => \&go_on, status => 409},
+    'a duplicate that waits' => {query => 'gate', path => '/wait', before => \&hold, during => \&go_on},
+    'a large answer' => {query => 'kind=binary&size=200000&pieces=5'},
+    'an answer that is too large' => {query => 'kind=binary&size=1100000', step => 3},
+    'a chunked body' => {request => {chunks => ['some', $long, 'body'], body => undef}, step => 2},
+);
+
+sub hold {
+    my ($send, $one) = @_;
+    $one->{held} = $nginx->send_request(%{$one->{request}});
+    app()->await_arrival($one->{path});
+}
+
+sub go_on {
+    my ($one) = @_;
+    app()->open_gate($one->{gate});
+}
+
+my $n = 0;
+
+for my $name (sort keys %case) {
+    my $case = $case{$name};
+    my (@all, @wrong);
+    my $until = time + 60;
+
+    for (my $nth = 1; time < $until; $nth += $case->{step} // 1) {
+        $n++;
+        my $path = ($case->{path} // '') . "/oom$n";
+        my $query = $case->{query} // '';
+        $query = "gate=oom$n" if $query eq 'gate';
+        my $one = {nth => $nth, path => $path, gate => "oom$n",
+            request => {path => "$path?$query", key => "oom$n", body => 'body', @who, %{$case->{request} || {}}}};
+
+        # a connection to the store that had no memory is given up, and made again
+        await(sub { $nginx->request(path => '/probe', key => 'probe', body => 'body', @who)->status == 201 });
+        $case->{before}->(sub { $one->{earlier} = $nginx->request(%{$one->{request}}, @_) }, $one) if $case->{before};
+
+        set_control($worker, 0, $nth);
+        my $client = eval { $nginx->send_request(%{$one->{request}}) };
+        if ($case->{during}) {
+            sleep 0.003;
+            $case->{during}->($one);
+        }
+        $one->{answer} = $client->response;
+        my $failed = has_failed();
+        set_control(0, 0, 0);
+        $case->{after}->($one) if $case->{after};
+        $one->{held} = $one->{held}->response if $one->{held};
+
+        push @all, $one;
+        my $status = $one->{answer}->status;
+        # the request that is waited for may be the one that fails
+        my $right = $status == ($case->{status} // 201) || $failed && $case->{during} && $one->{answer}->code =~ /^(?:outcome_unknown|response_not_kept)$/;
+        push @wrong, "allocation $nth: " . $one->{answer}->status_line . ' ' . $one->{answer}->code
+            if !$right && !($failed && $is_failure{$status}) || $one->{answer}->status_line eq 'no answer in time';
+        last if !$failed || ($nginx->workers)[0] != $worker;
+    }
+
+    is join("\n", @wrong), '', "$name: the answer is right or that of an error, whichever of ${\scalar @all} allocations fails";
+    is join(' ', $nginx->workers), $worker, "$name: and nginx goes on";
+    cmp_ok scalar(@all), '>', 5, "$name: it has allocations";
+
+    # the leases end
+    sleep 1.2;
+    @wrong = ();
+
+    for my $one (@all) {
+        my $retry = $nginx->request(%{$one->{request}});
+        my $count = app()->count($one->{path});
+        my $works = $retry->status == 201 || $retry->code eq 'response_not_kept' || $retry->code eq 'idempotency_key_reused';
+        # once the application's answer was seen, nothing is executed again
+        my $delivered = grep { defined && $_->status == 201 } @$one{qw(answer earlier held)};
+
+        push @wrong, "allocation $one->{nth}: the answer was " . $one->{answer}->status_line . ', the retry gets ' . $retry->status_line . ' '
+            . $retry->code . ", $count executions" if !$works || $count < 1 || $count > ($delivered ? 1 : 2);
+    }
+
+    is join("\n", @wrong), '', "$name: once the lease has ended the key works, and nothing that was answered is executed again";
+}
+
+$nginx->stop(allowed => qr/(?:malloc|memalign)\(.*failed|no memory/);
+
+done_testing;
