@@ -16,7 +16,7 @@ BEGIN {
 
 use Test::More;
 use Time::HiRes qw(sleep time);
-use IdempotencyTest::Environment qw(app store_directives store_mode);
+use IdempotencyTest::Environment qw(app redis store_directives store_mode);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await temporary_directory);
 
@@ -41,6 +41,7 @@ my $nginx = IdempotencyTest::Nginx->new(workers => 1, stores => "idempotency_sto
         idempotency main;
         idempotency_lease 1s;
         location / { proxy_pass http://app; }
+        location /unbuffered/ { proxy_buffering off; idempotency_max_body 100k; proxy_pass http://app; }
         location /wait/ { idempotency_conflict wait 15s; proxy_pass http://app; }
         location /probe { idempotency_lease 30s; proxy_pass http://app; }
 END
@@ -64,8 +65,12 @@ my %case = (
     'a duplicate that waits' => {query => 'gate', path => '/wait', before => \&hold, during => \&go_on},
     'a large answer' => {query => 'kind=binary&size=200000&pieces=5'},
     'an answer that is too large' => {query => 'kind=binary&size=1100000', step => 3},
+    'an answer that becomes too large' => {path => '/unbuffered', query => 'kind=binary&size=200000&framing=chunked&pieces=5', step => 2},
+    'an answer that breaks off' => {query => 'abort=mid&size=2000', status => 502, retry => 502, step => 2},
     'a chunked body' => {request => {chunks => ['some', $long, 'body'], body => undef}, step => 2},
 );
+
+sub store_works { return $nginx->request(path => '/probe', key => 'probe', body => 'body', @who)->status == 201 }
 
 sub hold {
     my ($send, $one) = @_;
@@ -94,7 +99,7 @@ for my $name (sort keys %case) {
             request => {path => "$path?$query", key => "oom$n", body => 'body', @who, %{$case->{request} || {}}}};
 
         # a connection to the store that had no memory is given up, and made again
-        await(sub { $nginx->request(path => '/probe', key => 'probe', body => 'body', @who)->status == 201 });
+        await(\&store_works);
         $case->{before}->(sub { $one->{earlier} = $nginx->request(%{$one->{request}}, @_) }, $one) if $case->{before};
 
         set_control($worker, 0, $nth);
@@ -129,7 +134,7 @@ for my $name (sort keys %case) {
     for my $one (@all) {
         my $retry = $nginx->request(%{$one->{request}});
         my $count = app()->count($one->{path});
-        my $works = $retry->status == 201 || $retry->code eq 'response_not_kept' || $retry->code eq 'idempotency_key_reused';
+        my $works = $retry->status == ($case->{retry} // 201) || $retry->code eq 'response_not_kept' || $retry->code eq 'idempotency_key_reused';
         # once the application's answer was seen, nothing is executed again
         my $delivered = grep { defined && $_->status == 201 } @$one{qw(answer earlier held)};
 
@@ -138,6 +143,22 @@ for my $name (sort keys %case) {
     }
 
     is join("\n", @wrong), '', "$name: once the lease has ended the key works, and nothing that was answered is executed again";
+}
+
+# A connection to the store that is made anew.
+if (store_mode() eq 'redis') {
+    my $nth = 0;
+    my $works = 1;
+
+    do {
+        set_control($worker, 0, ++$nth);
+        redis()->command('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
+        sleep 0.3;
+    } while (has_failed() && ($works = await(\&store_works)) && $nth < 40);
+
+    set_control(0, 0, 0);
+    ok $works && await(\&store_works), "a connection to the store is made again, whichever of $nth allocations fails";
+    is join(' ', $nginx->workers), $worker, 'and nginx goes on';
 }
 
 $nginx->stop(allowed => qr/(?:malloc|memalign)\(.*failed|no memory/);
