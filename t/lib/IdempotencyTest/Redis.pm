@@ -41,8 +41,10 @@ sub server_program {
     die "neither redis-server nor valkey-server is installed\n";
 }
 
+# Returns when it answers, or when `until` holds.
 sub start {
-    my ($self) = @_;
+    my ($self, %options) = @_;
+    my $until = $options{until} || sub { eval { $self->command('PING') } };
     unlink $self->{socket};
 
     $self->{process} = IdempotencyTest::Process->start(
@@ -53,7 +55,7 @@ sub start {
             '--dir', "$self->{directory}", '--save', '', '--appendonly', 'no',
             @{$self->{arguments} || []}]);
 
-    await(sub { !$self->{process}->is_running || eval { $self->command('PING') } })
+    await(sub { !$self->{process}->is_running || $until->() })
         and $self->{process}->is_running
         or die "redis does not start, see its output:\n" . IdempotencyTest::App::slurp($self->log_file);
 

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""A relay before Redis that does on command what networks and dying servers do.
+
+    relay.py --port PORT --to PATH --control PATH
+                        listens on 127.0.0.1:PORT, forwards to the unix socket of a Redis,
+                        takes commands on the unix socket `control`; prints 'ready' once it listens
+
+A command is a line, its answer is a line:
+
+    pass                forward all bytes, those that were held first
+    hold                forward nothing, in both directions
+    mute                forward no replies
+    cut COUNT           forward so many bytes of the next reply, then mute
+    cut-behind HEX      forward the replies up to these bytes and with them, then mute
+    sever COUNT         forward so many bytes of the next reply, then close its connection
+    insert HEX          forward these bytes ahead of the next reply
+    replace HEX         forward these bytes in place of the next reply
+    delay SECONDS       forward each piece of a reply so much later; 0 ends that
+    close               close all connections
+    refuse              listen no more, and close all connections
+    accept              listen again
+    muted               answered once a cut, a cut-behind or a sever has happened
+    connected           answered with how many connections there are
+    accepted            answered with how many there ever were
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+
+
+class Relay:
+    def __init__(self, options):
+        self.options = options
+        self.server = None
+        self.pairs = set()
+        self.accepted = 0
+        self.requests_pass = asyncio.Event()
+        self.replies_pass = asyncio.Event()
+        self.cut_happened = asyncio.Event()
+        self.delay = 0
+        self.reset()
+
+    def reset(self):
+        self.requests_pass.set()
+        self.replies_pass.set()
+        self.cut_happened.clear()
+        self.plan = None
+        self.delay = 0
+
+    async def listen(self):
+        self.server = await asyncio.start_server(
+            self.serve, '127.0.0.1', self.options.port, backlog=512)
+
+    async def serve(self, reader, writer):
+        self.accepted += 1
+        try:
+            up_reader, up_writer = await asyncio.open_unix_connection(self.options.to)
+        except OSError:
+            writer.close()
+            return
+
+        pair = (writer, up_writer)
+        self.pairs.add(pair)
+        ways = [asyncio.ensure_future(way) for way in (
+            self.requests(reader, up_writer), self.replies(up_reader, writer))]
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+        self.pairs.discard(pair)
+        for end in pair:
+            end.close()
+
+    async def requests(self, reader, writer):
+        while data := await reader.read(65536):
+            await self.requests_pass.wait()
+            writer.write(data)
+            await writer.drain()
+
+    async def replies(self, reader, writer):
+        while data := await reader.read(65536):
+            await self.replies_pass.wait()
+            if self.delay:
+                await asyncio.sleep(self.delay)
+
+            if self.plan is not None:
+                kind, value = self.plan
+                if kind in ('insert', 'replace'):
+                    self.plan = None
+                    data = value + (data if kind == 'insert' else b'')
+                else:
+                    end = data.find(value) + len(value) if kind == 'cut-behind' else value
+                    if kind == 'cut-behind' and value not in data:
+                        end = None
+                    if end is not None:
+                        self.plan = None
+                        writer.write(data[:end])
+                        await writer.drain()
+                        data = data[end:]
+                        self.cut_happened.set()
+                        if kind == 'sever':
+                            return
+                        self.replies_pass.clear()
+                        await self.replies_pass.wait()
+
+            writer.write(data)
+            await writer.drain()
+
+    def close_all(self):
+        for pair in self.pairs:
+            for end in pair:
+                end.transport.abort()
+
+    async def command(self, word, argument):
+        if word == 'pass':
+            self.reset()
+        elif word == 'hold':
+            self.requests_pass.clear()
+            self.replies_pass.clear()
+        elif word == 'mute':
+            self.replies_pass.clear()
+        elif word in ('cut', 'sever'):
+            self.plan = (word, int(argument))
+        elif word in ('cut-behind', 'insert', 'replace'):
+            self.plan = (word, bytes.fromhex(argument))
+        elif word == 'delay':
+            self.delay = float(argument)
+        elif word == 'close':
+            self.close_all()
+        elif word == 'refuse':
+            self.server.close()
+            self.close_all()
+        elif word == 'accept':
+            await self.listen()
+        elif word == 'muted':
+            await asyncio.wait_for(self.cut_happened.wait(), 20)
+        elif word == 'connected':
+            return str(len(self.pairs))
+        elif word == 'accepted':
+            return str(self.accepted)
+        else:
+            return 'unknown'
+        return 'ok'
+
+    async def control(self, reader, writer):
+        while line := await reader.readline():
+            word, _, argument = line.decode().strip().partition(' ')
+            try:
+                answer = await self.command(word, argument)
+            except (OSError, ValueError, asyncio.TimeoutError) as fault:
+                answer = f'failed: {fault!r}'
+            writer.write(answer.encode() + b'\n')
+            await writer.drain()
+        writer.close()
+
+
+async def main():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument('--port', type=int, required=True)
+    arguments.add_argument('--to', required=True)
+    arguments.add_argument('--control', required=True)
+    options = arguments.parse_args()
+
+    relay = Relay(options)
+    await relay.listen()
+    await asyncio.start_unix_server(relay.control, options.control)
+
+    # a test run that is stopped takes this process with it without a traceback
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, os._exit, 0)
+
+    print('ready', flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == '__main__':
+    asyncio.run(main())
