@@ -42,6 +42,8 @@ my $nginx = IdempotencyTest::Nginx->new(workers => 1, stores => "idempotency_sto
         idempotency_lease 1s;
         location / { proxy_pass http://app; }
         location /unbuffered/ { proxy_buffering off; idempotency_max_body 100k; proxy_pass http://app; }
+        location /page/ { error_page 500 /error; proxy_pass http://app; }
+        location = /error { internal; return 500 "a page\n"; }
         location /wait/ { idempotency_conflict wait 15s; proxy_pass http://app; }
         location /probe { idempotency_lease 30s; proxy_pass http://app; }
 END
@@ -59,6 +61,7 @@ my $long = 'b' x 40_000;
 
 my %case = (
     'a first request' => {},
+    'a first request, where errors have a page' => {path => '/page', from => 25},
     'a replay' => {before => sub { $_[0]->() }},
     'another request with the same key' => {before => sub { $_[0]->(body => 'another body') }, status => 422},
     'a duplicate' => {query => 'gate', before => \&hold, after => \&go_on, status => 409},
@@ -90,7 +93,7 @@ for my $name (sort keys %case) {
     my (@all, @wrong);
     my $until = time + 60;
 
-    for (my $nth = 1; time < $until; $nth += $case->{step} // 1) {
+    for (my $nth = $case->{from} // 1; time < $until; $nth += $case->{step} // 1) {
         $n++;
         my $path = ($case->{path} // '') . "/oom$n";
         my $query = $case->{query} // '';
