@@ -26,6 +26,10 @@ constexpr unsigned kSlots = 1u << kSlotBits;
 constexpr unsigned kExpiryBudget = 32;
 constexpr unsigned kTickBudget = 8192;
 
+// And what it may spend where it needs the room.  A full zone that has so many
+// keys to look at before one that has expired refuses, and the next call goes on.
+constexpr unsigned kRoomBudget = 4096;
+
 enum class Kind : std::uint32_t {
     data = 0,           // free, or part of an entry's chain
     entry = 1,          // published
@@ -338,8 +342,11 @@ bool MemoryZone::make_room(std::size_t wanted, Millis now)
 {
     wanted += head()->running;
 
-    while (head()->free_count < wanted && head()->tick < now >> kTickShift) {
-        wheel_advance(now, std::numeric_limits<unsigned>::max());
+    unsigned left = kRoomBudget;
+
+    // no more than is needed
+    while (head()->free_count < wanted && head()->tick < now >> kTickShift && left > 0) {
+        left -= wheel_advance(now, std::min(left, kExpiryBudget));
     }
 
     return head()->free_count >= wanted;
@@ -488,7 +495,7 @@ void MemoryZone::wheel_remove(std::uint32_t at)
 
 // Spreads the slot of `level` that begins at `tick` over the levels below.
 // False where the budget ended first; the next call goes on.
-bool MemoryZone::wheel_cascade(unsigned level, std::uint64_t tick, unsigned &budget)
+bool MemoryZone::wheel_cascade(unsigned level, std::uint64_t tick, Millis now, unsigned &budget)
 {
     std::uint32_t &slot = head()->wheel[level * kSlots + ((tick >> (kSlotBits * level)) & (kSlots - 1))];
 
@@ -497,24 +504,34 @@ bool MemoryZone::wheel_cascade(unsigned level, std::uint64_t tick, unsigned &bud
             return false;
         }
 
-        std::uint32_t at = slot;
-
-        wheel_remove(at);
-        wheel_insert(at);
+        wheel_look_at(slot, now);
         budget--;
     }
 
     return true;
 }
 
-void MemoryZone::wheel_advance(Millis now, unsigned budget)
+void MemoryZone::wheel_look_at(std::uint32_t at, Millis now)
+{
+    if (block(at)->entry.expires <= now) {
+        remove(at);
+    } else {
+        // not its time yet, or renewed since
+        wheel_remove(at);
+        wheel_insert(at);
+    }
+}
+
+// How much of the budget it took.
+unsigned MemoryZone::wheel_advance(Millis now, const unsigned budget)
 {
     ZoneHead *zone = head();
     std::uint64_t target = now >> kTickShift;
+    unsigned left = budget;
 
     if (zone->entries == 0) {
         zone->tick = std::max(zone->tick, target);
-        return;
+        return 0;
     }
 
     for (unsigned ticks = 0; zone->tick < target && ticks < kTickBudget; ticks++) {
@@ -523,30 +540,26 @@ void MemoryZone::wheel_advance(Millis now, unsigned budget)
         for (unsigned level = kLevels; level-- > 1; ) {
             bool begins = (next & ((std::uint64_t(1) << (kSlotBits * level)) - 1)) == 0;
 
-            if (begins && !wheel_cascade(level, next, budget)) {
-                return;
+            if (begins && !wheel_cascade(level, next, now, left)) {
+                return budget;
             }
         }
 
         std::uint32_t &slot = zone->wheel[next & (kSlots - 1)];
 
         while (slot != kNone) {
-            if (budget-- == 0) {
-                return;
+            if (left == 0) {
+                return budget;
             }
 
-            std::uint32_t at = slot;
-
-            if (block(at)->entry.expires <= now) {
-                remove(at);
-            } else {
-                wheel_remove(at);       // renewed since
-                wheel_insert(at);
-            }
+            wheel_look_at(slot, now);
+            left--;
         }
 
         zone->tick = next;
     }
+
+    return budget - left;
 }
 
 // After a killed process

@@ -96,8 +96,9 @@ private:
 
     void wheel_insert(std::uint32_t entry);
     void wheel_remove(std::uint32_t entry);
-    bool wheel_cascade(unsigned level, std::uint64_t tick, unsigned &budget);
-    void wheel_advance(Millis now, unsigned budget);
+    void wheel_look_at(std::uint32_t entry, Millis now);
+    bool wheel_cascade(unsigned level, std::uint64_t tick, Millis now, unsigned &budget);
+    unsigned wheel_advance(Millis now, unsigned budget);
 
     void rebuild(Millis now);
     bool chain_is_whole(std::uint32_t entry) const;

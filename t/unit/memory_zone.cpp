@@ -1,5 +1,7 @@
 #include "model.h"
 
+#include <cstring>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -252,6 +254,72 @@ void the_zone_does_as_the_model(void **)
     }
 }
 
+// How many stretches of a block's size a call has changed: what it did, whatever
+// the machine's speed.
+std::size_t changed(Fixture &f, const std::function<void()> &call)
+{
+    auto before = f.memory;
+    std::size_t count = 0;
+    constexpr std::size_t words = kZoneBlockSize / 8;
+
+    call();
+    for (std::size_t at = 0; at + words <= before.size(); at += words) {
+        count += std::memcmp(&before[at], &f.memory[at], kZoneBlockSize) != 0;
+    }
+    return count;
+}
+
+// All of a full zone's keys expire at a time, and are where the wheel has to
+// move all of them at a time before.
+void a_call_is_bounded_work_however_many_keys_there_are(void **)
+{
+    constexpr unsigned kKeys = 200000;
+    constexpr Millis kLife = 100000;
+    constexpr std::size_t kBound = 500;         // some stretches for each step of kExpiryBudget
+    constexpr std::size_t kFullBound = 20000;   // and for each of kRoomBudget
+    Fixture f(kKeys * (kZoneBlockSize + 2));
+    unsigned n = 0;
+
+    for ( ;; n++) {
+        auto found = f.claim(n);
+        if (found.reply.verdict == Verdict::full) {
+            break;
+        }
+        expect(f.settle(n, found.reply.token, "kept", kLife), Verdict::done);
+    }
+    assert_true(n > kKeys - 1000);
+    assert_int_equal(f.zone.entries(), n);
+
+    // it is full, and nothing has expired
+    assert_true(changed(f, [&] { expect(f.claim(n).reply.verdict, Verdict::full); }) < kBound);
+    assert_true(changed(f, [&] { expect(f.claim(n / 2).reply.verdict, Verdict::found); }) < kBound);
+
+    // one tick after another up to the end of them and over it
+    f.now += kLife - 40000;
+    for (int i = 0; i < 8; i++) {
+        f.now += 4900;
+        assert_true(changed(f, [&] { expect(f.claim(n / 2).reply.verdict, Verdict::found); }) < kBound);
+        assert_true(changed(f, [&] { expect(f.claim(n).reply.verdict, Verdict::full); }) < kFullBound);
+    }
+    f.now += 5000;
+
+    // all have expired: a call takes as many away as it needs, and some more
+    for (int i = 0; i < 8; i++) {
+        std::size_t before = f.zone.entries();
+        assert_true(changed(f, [&] { expect(f.claim(n + i, 1000).reply.verdict, Verdict::claimed); }) < kBound);
+        assert_true(before - f.zone.entries() < 100);
+    }
+    assert_true(f.zone.sound());
+
+    // and in the end all are gone
+    for (unsigned i = 0; f.zone.free_blocks() + 1 < f.zone.blocks(); i++) {
+        assert_true(i < kKeys);
+        f.now += 300;
+        expect(f.claim(3 * kKeys, 1).reply.verdict, Verdict::claimed);
+    }
+    assert_true(f.zone.sound());
+}
+
 }  // namespace
 
 int main()
@@ -263,6 +331,7 @@ int main()
         cmocka_unit_test(leases_end_on_time_and_are_renewed),
         cmocka_unit_test(a_full_zone_refuses_forgets_nothing_and_recovers),
         cmocka_unit_test(room_of_the_expired_is_used_again),
+        cmocka_unit_test(a_call_is_bounded_work_however_many_keys_there_are),
         cmocka_unit_test(the_zone_does_as_the_model),
     };
 
