@@ -300,7 +300,9 @@ subtest 'Many answers that cannot be kept' => sub {
     }
 
     my $growth = memory_of($worker) - $before;
-    cmp_ok $growth * 1024, '<', $many * $size / 2, 'what was given up takes no memory any more';
+    # a sanitizer keeps what was freed
+    cmp_ok $growth * 1024, '<', $many * $size / 2, 'what was given up takes no memory any more'
+        if ($ENV{IDEMPOTENCY_MODULE} // '') !~ /asan/;
     $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
 };
 
