@@ -311,7 +311,9 @@ void Exchange::try_again_later()
     retry_.log = ngx_cycle->log;
     retain();
     ngx_add_timer(&retry_, retry_delay_);
-    retry_delay_ = ngx_min(retry_delay_ * 2, kLongestRetry);
+
+    // an outage shorter than a lease is not to cost the claim
+    retry_delay_ = ngx_min(retry_delay_ * 2, ngx_min(kLongestRetry, conf_->lease / 8 + 1));
 }
 
 void Exchange::on_retry(ngx_event_t *event)
