@@ -12,6 +12,7 @@ BEGIN {
     $ENV{IDEMPOTENCY_MODULE} = $ENV{IDEMPOTENCY_TEST_PLAIN} // "$FindBin::Bin/../build/ngx_http_idempotency_module.so";
     $ENV{TEST_NGINX_BINARY} = $ENV{IDEMPOTENCY_TEST_PALLOC} // qx{"$FindBin::Bin/../tools/nginx-palloc"};
     chomp $ENV{TEST_NGINX_BINARY};
+    die "there is no nginx in '$ENV{TEST_NGINX_BINARY}': run tools/nginx-palloc\n" if !-x $ENV{TEST_NGINX_BINARY};
 }
 
 use Test::More;
@@ -59,9 +60,12 @@ my @who = (headers => ['X-API-Key: alice']);
 my %is_failure = map { $_ => 1 } 0, 500, 502, 503;
 my $long = 'b' x 40_000;
 
+# Not over HTTP/2: nginx 1.22 itself crashes where it has no memory for a request line, in writing that to its log
+# (ngx_http_v2_construct_request_line has set the length of what it then has not).
 my %case = (
     'a first request' => {},
     'a first request, where errors have a page' => {path => '/page', from => 25},
+    'a client that leaves' => {query => 'delay=0.01&size=20000', leave => sub { $nginx->send_request(%{$_[0]{request}}) }, step => 3},
     'a replay' => {before => sub { $_[0]->() }},
     'another request with the same key' => {before => sub { $_[0]->(body => 'another body') }, status => 422},
     'a duplicate' => {query => 'gate', before => \&hold, after => \&go_on, status => 409},
@@ -86,6 +90,8 @@ sub go_on {
     app()->open_gate($one->{gate});
 }
 
+# a connection may be closed at any time
+local $SIG{PIPE} = 'IGNORE';
 my $n = 0;
 
 for my $name (sort keys %case) {
@@ -106,12 +112,18 @@ for my $name (sort keys %case) {
         $case->{before}->(sub { $one->{earlier} = $nginx->request(%{$one->{request}}, @_) }, $one) if $case->{before};
 
         set_control($worker, 0, $nth);
-        my $client = eval { $nginx->send_request(%{$one->{request}}) };
+        my $client = $case->{leave} ? $case->{leave}->($one) : $nginx->send_request(%{$one->{request}});
         if ($case->{during}) {
             sleep 0.003;
             $case->{during}->($one);
         }
-        $one->{answer} = $client->response;
+        if ($case->{leave}) {
+            sleep 0.005;
+            $client->close;
+            # until the application has answered
+            sleep 0.03;
+        }
+        $one->{answer} = $case->{leave} ? IdempotencyTest::Response->missing('none') : $client->response;
         my $failed = has_failed();
         set_control(0, 0, 0);
         $case->{after}->($one) if $case->{after};
@@ -122,7 +134,7 @@ for my $name (sort keys %case) {
         # the request that is waited for may be the one that fails
         my $right = $status == ($case->{status} // 201) || $failed && $case->{during} && $one->{answer}->code =~ /^(?:outcome_unknown|response_not_kept)$/;
         push @wrong, "allocation $nth: " . $one->{answer}->status_line . ' ' . $one->{answer}->code
-            if !$right && !($failed && $is_failure{$status}) || $one->{answer}->status_line eq 'no answer in time';
+            if !$right && !$case->{leave} && !($failed && $is_failure{$status}) || $one->{answer}->status_line eq 'no answer in time';
         last if !$failed || ($nginx->workers)[0] != $worker;
     }
 
@@ -138,7 +150,7 @@ for my $name (sort keys %case) {
         my $retry = $nginx->request(%{$one->{request}});
         my $count = app()->count($one->{path});
         my $works = $retry->status == ($case->{retry} // 201) || $retry->code eq 'response_not_kept' || $retry->code eq 'idempotency_key_reused';
-        # once the application's answer was seen, nothing is executed again
+        # what was executed but not answered may be executed once more, when its lease has ended; what was answered, never
         my $delivered = grep { defined && $_->status == 201 } @$one{qw(answer earlier held)};
 
         push @wrong, "allocation $one->{nth}: the answer was " . $one->{answer}->status_line . ', the retry gets ' . $retry->status_line . ' '
