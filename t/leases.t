@@ -93,11 +93,12 @@ subtest 'A worker that dies' => sub {
         # the gate is closed still: the second execution is seen by its arrival alone
         my @refused;
         my $second;
-        await(sub {
+        my $is_free = await(sub {
             $second = $nginx->send_request(path => "$path?gate=$key", key => $key, @who);
             $second->is_silent_for(0.1) || app()->count($path) > 1
                 or push(@refused, $second->response->code) && 0;
-        });
+        }, 8);
+        ok $is_free, "the claim ends (after $leases leases)" or last;
         app()->await_arrival($path, 2);
         my $ended = time;
         is scalar(grep { $_ ne 'request_in_progress' } @refused), 0, "until the claim ends, retries are refused (after $leases leases)";
