@@ -98,7 +98,8 @@ sub pid_in {
 }
 
 subtest 'An upgrade of the binary' => sub {
-    my $nginx = new_nginx();
+    # what a sanitizer is told, the new binary has to be told too
+    my $nginx = new_nginx(main => 'env ASAN_OPTIONS; env LSAN_OPTIONS;');
     my $old = start_daemon($nginx);
     my @processes = ($old, children($old));
     my @old_workers = children($old);
@@ -190,6 +191,7 @@ subtest 'An nginx that is told to end at once' => sub {
 };
 
 subtest 'Workers that are killed and that crash under load' => sub {
+    local $ENV{ASAN_OPTIONS} = join ':', $ENV{ASAN_OPTIONS} // (), 'handle_segv=0';
     my $nginx = start_nginx(workers => 3, main => 'worker_rlimit_core 0;');
     my (%kept, @not_answered, $n);
 
