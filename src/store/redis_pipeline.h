@@ -27,7 +27,7 @@ struct RedisLogin {
 };
 
 // How many claims one command renews: a script blocks Redis while it runs.
-constexpr std::size_t kRenewedAtOnce = 64;
+constexpr std::size_t kRenewedAtOnce = 512;
 
 class RedisPipeline : private RedisReader::Sink {
 public:
