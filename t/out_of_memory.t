@@ -18,23 +18,11 @@ BEGIN {
 use Test::More;
 use Time::HiRes qw(sleep time);
 use IdempotencyTest::Environment qw(app redis store_directives store_mode);
+use IdempotencyTest::Faults;
 use IdempotencyTest::Nginx;
-use IdempotencyTest::Process qw(await temporary_directory);
+use IdempotencyTest::Process qw(await);
 
-my $directory = temporary_directory();
-my $control = "$directory/control";
-my $shim = "$directory/failing_malloc.so";
-
-system('cc', '-O2', '-Wall', '-shared', '-fPIC', '-o', $shim, "$FindBin::Bin/lib/failing_malloc.c") == 0 or die "there is no $shim\n";
-
-sub set_control {
-    open my $out, -e $control ? '+<:raw' : '>:raw', $control or die "$control: $!\n";
-    syswrite $out, pack 'l l q', @_;
-}
-
-sub has_failed { return (unpack 'l l q', IdempotencyTest::App::slurp($control))[1] }
-
-set_control(0, 0, 0);
+my $faults = IdempotencyTest::Faults->new('failing_malloc');
 
 # room for all answers
 my $store = store_mode() eq 'memory' ? 'memory 64m;' : store_directives();
@@ -48,10 +36,7 @@ my $nginx = IdempotencyTest::Nginx->new(workers => 1, stores => "idempotency_sto
         location /wait/ { idempotency_conflict wait 15s; proxy_pass http://app; }
         location /probe { idempotency_lease 30s; proxy_pass http://app; }
 END
-{
-    local @ENV{qw(LD_PRELOAD FAILING_MALLOC)} = ($shim, $control);
-    $nginx->start;
-}
+$faults->preloaded(sub { $nginx->start });
 
 my ($worker) = $nginx->workers;
 my @who = (headers => ['X-API-Key: alice']);
@@ -111,7 +96,7 @@ for my $name (sort keys %case) {
         await(\&store_works);
         $case->{before}->(sub { $one->{earlier} = $nginx->request(%{$one->{request}}, @_) }, $one) if $case->{before};
 
-        set_control($worker, 0, $nth);
+        $faults->arm($worker, $nth);
         my $client = $case->{leave} ? $case->{leave}->($one) : $nginx->send_request(%{$one->{request}});
         if ($case->{during}) {
             sleep 0.003;
@@ -124,8 +109,8 @@ for my $name (sort keys %case) {
             sleep 0.03;
         }
         $one->{answer} = $case->{leave} ? IdempotencyTest::Response->missing('none') : $client->response;
-        my $failed = has_failed();
-        set_control(0, 0, 0);
+        my $failed = $faults->has_failed;
+        $faults->disarm;
         $case->{after}->($one) if $case->{after};
         $one->{held} = $one->{held}->response if $one->{held};
 
@@ -166,12 +151,12 @@ if (store_mode() eq 'redis') {
     my $works = 1;
 
     do {
-        set_control($worker, 0, ++$nth);
+        $faults->arm($worker, ++$nth);
         redis()->command('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
         sleep 0.3;
-    } while (has_failed() && ($works = await(\&store_works)) && $nth < 40);
+    } while ($faults->has_failed && ($works = await(\&store_works)) && $nth < 40);
 
-    set_control(0, 0, 0);
+    $faults->disarm;
     ok $works && await(\&store_works), "a connection to the store is made again, whichever of $nth allocations fails";
     is join(' ', $nginx->workers), $worker, 'and nginx goes on';
 }

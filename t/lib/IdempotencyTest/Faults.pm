@@ -1,0 +1,49 @@
+package IdempotencyTest::Faults;
+
+# Makes one call of a process fail: a library of t/lib that is preloaded into nginx, and its control file (fault.h).
+
+use strict;
+use warnings;
+
+use File::Basename qw(dirname);
+use File::Spec;
+use IdempotencyTest::App ();
+use IdempotencyTest::Process qw(temporary_directory);
+
+my $library = File::Spec->rel2abs(dirname(__FILE__) . '/..');
+
+# The name of the library's source.
+sub new {
+    my ($class, $name) = @_;
+    my $self = bless {directory => temporary_directory()}, $class;
+    $self->{preload} = "$self->{directory}/$name.so";
+
+    system('cc', '-O2', '-Wall', '-shared', '-fPIC', '-o', $self->{preload}, "$library/$name.c") == 0 or die "there is no $self->{preload}\n";
+    $self->disarm;
+    return $self;
+}
+
+# What is started by the code is started with the library.
+sub preloaded {
+    my ($self, $code) = @_;
+    local @ENV{qw(LD_PRELOAD FAULT_CONTROL)} = ($self->{preload}, "$self->{directory}/control");
+    # a sanitizer's library, which wants to be the first, does without these calls
+    local $ENV{ASAN_OPTIONS} = join ':', $ENV{ASAN_OPTIONS} // (), 'verify_asan_link_order=0';
+    return $code->();
+}
+
+sub set {
+    my ($self, @values) = @_;
+    my $file = "$self->{directory}/control";
+    open my $out, -e $file ? '+<:raw' : '>:raw', $file or die "$file: $!\n";
+    syswrite $out, pack 'l l q', @values;
+}
+
+# The Nth call of the process from now on fails.
+sub arm { my ($self, $pid, $nth) = @_; $self->set($pid, 0, $nth) }
+sub disarm { $_[0]->set(0, 0, 0) }
+
+# The error of the call, or 0 while none has failed.
+sub has_failed { return (unpack 'l l q', IdempotencyTest::App::slurp("$_[0]{directory}/control"))[1] }
+
+1;

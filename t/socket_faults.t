@@ -1,0 +1,182 @@
+# Each call about a socket that a request takes fails in turn, on the sides of the client, the application and Redis: no
+# crash, no answer but the right one or that of an error, no hang, and no key that is blocked for longer than its lease.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use Time::HiRes qw(sleep time);
+use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Faults;
+use IdempotencyTest::Nginx;
+use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Redis;
+
+my $faults = IdempotencyTest::Faults->new('failing_sockets');
+my $redis = store_mode() eq 'redis' ? IdempotencyTest::Redis->new : undef;
+my $other_redis = $redis ? IdempotencyTest::Redis->new : undef;
+
+# What a worker that has lost its Redis, or whose Redis does not answer, takes at most, and the machine.
+my $longest = 5;
+# Redis is lost twice at the most, and rests for up to a second after each.
+my $lease = 5;
+
+my %is_failure = map { $_ => 1 } 0, 500, 502, 503;
+my @who = (headers => ['X-API-Key: alice']);
+my @cases;
+
+sub case {
+    my ($name, %case) = @_;
+    push @cases, {name => $name, %case};
+}
+
+# A key of its own for each run.
+case 'a first request';
+case 'a replay', before => sub { $_[0]{earlier} = send_one($_[0])->response };
+case 'a duplicate that waits', path => '/wait', gated => 1, before => \&hold, during => \&go_on;
+case 'a duplicate', gated => 1, status => 409, before => \&hold, after => \&go_on;
+case 'a large answer', query => 'kind=binary&size=200000&pieces=3';
+case 'a large answer that is not buffered', path => '/unbuffered', query => 'kind=binary&size=200000&framing=chunked&pieces=3';
+case 'a chunked body', request => {chunks => ['some', 'b' x 40_000, 'body'], body => undef};
+
+# Its result is kept on a connection that is made while the request runs. Its first calls are those of a first request.
+case 'a request whose connection to Redis breaks', gated => 1, skip => 3, redis => $other_redis,
+    during => sub { lose_redis(); sleep 0.05; go_on(@_) } if $redis;
+
+sub send_one { my ($one) = @_; return $one->{nginx}->send_request(%{$one->{request}}) }
+
+sub hold {
+    my ($one) = @_;
+    $one->{held} = send_one($one);
+    app()->await_arrival($one->{path});
+}
+
+sub go_on { app()->open_gate($_[0]{name}) }
+sub lose_redis { $other_redis->command('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes') }
+
+# An nginx for each case.
+sub start_nginx {
+    my ($case) = @_;
+    my $server = $case->{redis} || $redis;
+    my $store = $server ? 'redis redis://127.0.0.1:' . $server->port . '; timeout 1s; connect_timeout 1s;' : 'memory 32m;';
+    my $nginx = IdempotencyTest::Nginx->new(workers => 1, stores => "idempotency_store main { $store }", server => <<"END");
+        idempotency main;
+        idempotency_lease ${lease}s;
+        location / { proxy_pass http://app; }
+        location /unbuffered/ { proxy_buffering off; proxy_pass http://app; }
+        location /wait/ { idempotency_conflict wait 5s; proxy_pass http://app; }
+        location /probe { idempotency_lease 60s; proxy_pass http://app; }
+END
+    $faults->preloaded(sub { $nginx->start });
+    ($case->{worker}) = $nginx->workers;
+    return $case->{nginx} = $nginx;
+}
+
+# Waits until the stores are there and have been told what they could not be told before: that is tried again each
+# eighth of a lease, and is not to fall into the next fault.
+sub await_stores {
+    my $outcomes = 0;
+
+    for my $case (@_) {
+        my $nginx = $case->{nginx};
+        await(sub { $nginx->request(path => '/probe', key => 'probe', body => 'body', @who)->status == 201 });
+        my $failed = () = $nginx->error_log =~ /can't be told the outcome/g;
+        $outcomes += $failed - ($case->{outcomes} // 0);
+        $case->{outcomes} = $failed;
+    }
+
+    sleep $lease / 8 + 0.2 if $outcomes > 0;
+}
+
+my $n = 0;
+
+# The request of a case, of which the Nth call fails.
+sub run_one {
+    my ($case, $nth) = @_;
+    my $nginx = $case->{nginx};
+    my $name = 'socket' . ++$n;
+    my $path = ($case->{path} // '') . "/$name";
+    my $query = $case->{gated} ? "gate=$name" : $case->{query} // '';
+    my $one = {nginx => $nginx, nth => $nth, name => $name, path => $path,
+        request => {path => "$path?$query", key => $name, body => 'body', @who, %{$case->{request} || {}}}};
+
+    $case->{before}->($one) if $case->{before};
+    $faults->arm($case->{worker}, $nth);
+    my $client = send_one($one);
+    if ($case->{during}) {
+        sleep 0.01;
+        $case->{during}->($one);
+    }
+    $one->{answer} = $client->response($longest);
+    # what follows an answer, too
+    sleep 0.002;
+    $one->{error} = $faults->has_failed;
+    $faults->disarm;
+    $case->{after}->($one) if $case->{after};
+    $one->{held} = $one->{held}->response($longest) if $one->{held};
+
+    push @{$case->{all}}, $one;
+    my ($status, $code) = ($one->{answer}->status, $one->{answer}->code);
+    # the request that is waited for may be the one that fails
+    my $right = $status == ($case->{status} // 201) || $one->{error} && $case->{during} && $code =~ /^(?:outcome_unknown|response_not_kept)$/;
+    push @{$case->{wrong}}, describe($one) if !$right && !($one->{error} && $is_failure{$status})
+        || grep { defined && $_->status_line eq 'no answer in time' } @$one{qw(answer held)};
+    return $one->{error} && ($nginx->workers)[0] == $case->{worker};
+}
+
+# a connection may be closed at any time
+local $SIG{PIPE} = 'IGNORE';
+
+start_nginx($_) for @cases;
+my @left = @cases;
+
+# in turn, so that each Redis has time to come back
+for my $nth (1 .. 100) {
+    await_stores(@left);
+    @left = grep { run_one($_, $nth + ($_->{skip} // 0)) } @left or last;
+}
+
+await_stores(@cases);
+
+for my $case (@cases) {
+    my $count = @{$case->{all}};
+    is join("\n", @{$case->{wrong} || []}), '', "$case->{name}: the answer is right or that of an error, whichever of $count calls fails";
+    cmp_ok $count, '>', 4, "$case->{name}: it has calls";
+    ok !$case->{all}[-1]{error}, "$case->{name}: and all have failed once";
+}
+
+sub describe {
+    my ($one) = @_;
+    local $! = $one->{error};
+    return "call $one->{nth} ($!): " . join ', ', map { "$_ " . $one->{$_}->status_line . ' ' . $one->{$_}->code } grep { $one->{$_} } qw(earlier held answer retry);
+}
+
+# the leases end
+sleep $lease + 0.3;
+
+for my $case (@cases) {
+    my $nginx = $case->{nginx};
+    my @wrong;
+
+    for my $one (@{$case->{all}}) {
+        app()->open_gate($one->{name});
+        $one->{retry} = send_one($one)->response;
+        my $count = app()->count($one->{path});
+        # what was executed but not answered may be executed once more; what was answered, never
+        my @delivered = grep { defined && $_->status == 201 } @$one{qw(earlier held answer)};
+        my $works = $one->{retry}->status == 201 || $one->{retry}->code eq 'response_not_kept';
+        my $others = grep { $_->lasting ne $one->{retry}->lasting } $one->{retry}->status == 201 ? @delivered : ();
+
+        push @wrong, describe($one) . ", $count executions" . ($others ? ', and answers that differ' : '')
+            if !$works || $others || $count < 1 || $count > (@delivered ? 1 : 2);
+    }
+
+    is join("\n", @wrong), '', "$case->{name}: once the lease has ended the key works, and nothing that was answered is executed again";
+    is join(' ', $nginx->workers), $case->{worker}, "$case->{name}: nginx has gone on";
+    # of epoll_ctl(), ioctl() and others that do not fail elsewhere
+    $nginx->stop(allowed => qr/\[(?:alert|crit)\] .*(?:epoll_ctl|ioctl|accept4|setsockopt|getsockopt|socket|connect)\(.*failed/);
+}
+
+done_testing;
