@@ -319,6 +319,12 @@ void Exchange::try_again_later()
 void Exchange::on_retry(ngx_event_t *event)
 {
     auto *exchange = static_cast<Exchange *>(event->data);
+    auto left = static_cast<ngx_msec_int_t>(exchange->retry_until_ - ngx_current_msec);
+
+    // told late it holds the key no longer than told at once
+    if (exchange->settlement_ == Settlement::unknown) {
+        exchange->write_outcome(State::unknown, static_cast<Millis>(ngx_max(left, 1)));
+    }
 
     if (exchange->start()) {
         exchange->settle_answered();
