@@ -10,10 +10,10 @@ use IdempotencyTest::App;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app);
 use IdempotencyTest::Nginx;
-use IdempotencyTest::Process qw(await free_port);
+use IdempotencyTest::Process qw(await dead_port);
 use Time::HiRes qw(time);
 
-my $dead = free_port();
+my $dead = dead_port();
 my $nginx = IdempotencyTest::Nginx->start(
     log_format => '[$idempotency_status] [$idempotency_key_id] [$idempotency_store_time] [$idempotency_age]',
     server => <<"END");

@@ -10,11 +10,11 @@ use IdempotencyTest::App;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app);
 use IdempotencyTest::Nginx;
-use IdempotencyTest::Process qw(await free_port);
+use IdempotencyTest::Process qw(await dead_port);
 
 my $other = IdempotencyTest::App->new;
 $other->{space} = app()->space;
-my ($dead, $here, $there) = (free_port(), app()->port, $other->port);
+my ($dead, $here, $there) = (dead_port(), app()->port, $other->port);
 
 my $nginx = IdempotencyTest::Nginx->start(
     http => <<"END",

@@ -10,12 +10,12 @@ use IdempotencyTest::App;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Leave qw(leave_listeners leave_ways);
 use IdempotencyTest::Nginx;
-use IdempotencyTest::Process qw(await free_port);
+use IdempotencyTest::Process qw(await dead_port free_port);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
 my @protocols = qw(proxy fastcgi grpc scgi uwsgi);
-my $closed = '127.0.0.1:' . free_port();
+my $closed = "127.0.0.1:" . dead_port();
 
 # What it takes to pass on to `to`.
 sub pass_to {

@@ -9,11 +9,11 @@ use Test::More;
 use IdempotencyTest::App;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Nginx;
-use IdempotencyTest::Process qw(free_port);
+use IdempotencyTest::Process qw(dead_port);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
-my $closed = '127.0.0.1:' . free_port();
+my $closed = "127.0.0.1:" . dead_port();
 my @protocols = qw(proxy fastcgi grpc scgi uwsgi);
 
 # Both servers are one application, which counts what comes to either.

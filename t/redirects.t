@@ -9,9 +9,9 @@ use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app store_directives);
 use IdempotencyTest::Nginx;
-use IdempotencyTest::Process qw(await free_port);
+use IdempotencyTest::Process qw(await dead_port);
 
-my $dead = free_port();
+my $dead = dead_port();
 my $other = 'idempotency_store other { ' . store_directives() . ' }';
 my $nginx = IdempotencyTest::Nginx->new(log_format => '$request_method $request_uri $status [$idempotency_status]');
 my $files = $nginx->directory . '/files';

@@ -12,7 +12,7 @@ use POSIX qw(WNOHANG);
 use Scalar::Util qw(weaken);
 use Time::HiRes qw(sleep time);
 
-our @EXPORT_OK = qw(await free_port temporary_directory);
+our @EXPORT_OK = qw(await dead_port free_port temporary_directory);
 
 # Longer than anything takes on a slow machine under a sanitizer: only a test
 # that fails waits so long.
@@ -53,6 +53,15 @@ sub free_port {
     }
 
     die "no free port found\n";
+}
+
+# At which nobody listens, and nobody else can begin to: bound until the test ends.
+my @dead;
+
+sub dead_port {
+    push @dead, IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => free_port(), Proto => 'tcp')
+        or die "no port: $!\n";
+    return $dead[-1]->sockport;
 }
 
 # Sockets live in it, so the path has to be short.
