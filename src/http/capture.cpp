@@ -256,9 +256,7 @@ ngx_int_t on_body(ngx_http_request_t *r, ngx_chain_t *in)
         return withhold(*context, in);
 
     case Stage::settling:
-        for ( ; in != nullptr; in = in->next) {
-            consume(in->buf);
-        }
+        consume_all(in);
         return NGX_AGAIN;
 
     case Stage::passing:

@@ -100,10 +100,7 @@ ngx_int_t send_held(Context &context, ngx_chain_t *rest, bool more_to_come)
     }
 
     if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
-        for ( ; rest != nullptr; rest = rest->next) {
-            consume(rest->buf);
-        }
-
+        consume_all(rest);
         return rc;
     }
 

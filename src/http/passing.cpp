@@ -15,13 +15,6 @@ ngx_event_handler_pt request_handler;
 
 bool is_taken(const ngx_buf_t *b) { return ngx_buf_size(b) == 0; }
 
-void consume_all(ngx_chain_t *in)
-{
-    for ( ; in != nullptr; in = in->next) {
-        consume(in->buf);
-    }
-}
-
 bool has_end(const ngx_chain_t *in)
 {
     for ( ; in != nullptr; in = in->next) {
@@ -130,6 +123,13 @@ void on_write_event(ngx_event_t *event)
 }
 
 }  // namespace
+
+void consume_all(ngx_chain_t *in)
+{
+    for ( ; in != nullptr; in = in->next) {
+        consume(in->buf);
+    }
+}
 
 void watch_client(Context &context)
 {

@@ -87,6 +87,7 @@ ngx_int_t on_subrequest_body(ngx_http_request_t *r, ngx_chain_t *in);
 void watch_client(Context &context);
 void on_client_gone(Context &context);
 ngx_int_t pass(Context &context, ngx_chain_t *in);
+void consume_all(ngx_chain_t *in);
 
 // A bit of r->buffered that modules may use; nginx's image filter has the same.
 constexpr unsigned kBuffered = 0x08;

@@ -75,10 +75,7 @@ ngx_int_t on_subrequest_body(ngx_http_request_t *r, ngx_chain_t *in)
     // a client that is gone ends a subrequest no more than the request
     on_client_gone(*context);
 
-    for ( ; in != nullptr; in = in->next) {
-        consume(in->buf);
-    }
-
+    consume_all(in);
     return NGX_OK;
 }
 
