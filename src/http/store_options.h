@@ -3,27 +3,46 @@
 #pragma once
 
 #include "http/config.h"
+#include "store/ngx_redis_options.h"
 
 namespace idempotency {
 
-// What the block says, until it ends.  A URL's `database` and credentials may
-// come from directives too, in any order: so it is read at the block's end.
+// What the block says, until it ends.  Directives come in any order, and some
+// of it may stand in a URL too: so it is put together at the block's end.
 struct StoreOptions {
     ngx_str_t name;
     off_t memory;               // 0: not given
-    ngx_str_t url;              // empty: not given
+
+    ngx_array_t urls;           // of ngx_str_t
+    RedisTopology topology;
+    ngx_str_t master;           // as the sentinels call it
     ngx_str_t user;
     ngx_str_t password;
     ngx_str_t prefix;
     ngx_int_t database;         // -1: not given
-    ngx_int_t connections;      // 0: not given; so are those below
+    ngx_int_t connections;      // 0: not given; so are the times
     ngx_int_t connect_timeout;
     ngx_int_t timeout;
-    unsigned seen;              // bits of kBlockDirectives
-    const char *redis_only;     // a directive that only a Redis has
+    ngx_int_t replicas;         // `wait_replicas`; 0: off
+    ngx_int_t replica_wait;
+    RedisTlsOptions tls;
+
+    off_t near_cache;           // 0: off
+    ngx_array_t encryption_keys;    // of ngx_str_t: whole paths
+
+    unsigned seen;              // bits of the block's directives
+    const char *redis_only;     // one that only a Redis has, or null
+    const char *tls_only;       // one that only TLS has, or null
 };
+
+// Reads one directive of the block; nginx's log says what is wrong.
+char *read_store_directive(ngx_conf_t *cf, StoreOptions &options);
 
 // Null where the options don't go together; nginx's log says why.
 Store *create_store(ngx_conf_t *cf, StoreOptions &options);
+
+// What `redis` and its neighbours say, put together; false, and a line in
+// nginx's log, where they don't go together.
+bool gather_redis_options(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options);
 
 }  // namespace idempotency

@@ -138,7 +138,7 @@ void RedisConnection::connect() noexcept
     refusal_[0] = '\0';
     read_only_ = false;
 
-    if (!connect_to(options_.addresses[address_])) {
+    if (!connect_to(server().addresses[address_])) {
         try_next("it cannot be connected to", ngx_socket_errno);
     }
 }
@@ -223,7 +223,7 @@ void RedisConnection::greeted()
 
     if (--all_down_ == 0) {
         ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" is back",
-                      &options_.name);
+                      &server().name);
     }
 }
 
@@ -254,7 +254,7 @@ void RedisConnection::error_answer(const char *what, const char *code, const Key
     }
 
     ngx_log_error(level, log_, 0, "idempotency: redis \"%V\" answers %s with %s%s%*s",
-                  &options_.name, what, code, id != nullptr ? ", key " : "", length, hex);
+                  &server().name, what, code, id != nullptr ? ", key " : "", length, hex);
 
     read_only_ = read_only_ || ngx_strcmp(code, "READONLY") == 0;
 }
@@ -420,10 +420,10 @@ void RedisConnection::note_stall() noexcept
     if (stall_logged_) {
         ngx_log_error(NGX_LOG_ERR, log_, 0,
                       "idempotency: redis \"%V\" has not answered for %M ms: it gets no further "
-                      "commands until it does", &options_.name, options_.timeout);
+                      "commands until it does", &server().name, options_.timeout);
     } else {
         ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" answers again",
-                      &options_.name);
+                      &server().name);
     }
 }
 
@@ -446,11 +446,11 @@ void RedisConnection::drop(const char *why, ngx_err_t error) noexcept
 
     // another address of the name may be that of the new master
     if (read_only_) {
-        address_ = (address_ + 1) % options_.address_count;
+        address_ = (address_ + 1) % server().address_count;
     }
 
     if (again) {
-        ngx_log_error(NGX_LOG_INFO, log_, error, "idempotency: redis \"%V\": %s", &options_.name,
+        ngx_log_error(NGX_LOG_INFO, log_, error, "idempotency: redis \"%V\": %s", &server().name,
                       why);
         state_ = State::resting;
         pipeline_.close();
@@ -465,9 +465,9 @@ void RedisConnection::drop(const char *why, ngx_err_t error) noexcept
 // An attempt has failed: on to the next address, or a rest after the last.
 void RedisConnection::try_next(const char *why, ngx_err_t error) noexcept
 {
-    address_ = (address_ + 1) % options_.address_count;
+    address_ = (address_ + 1) % server().address_count;
 
-    if (++tried_ < options_.address_count) {
+    if (++tried_ < server().address_count) {
         state_ = State::resting;
         pipeline_.close();
         connect();
@@ -488,7 +488,7 @@ void RedisConnection::rest(const char *why, ngx_err_t error) noexcept
     refusal_logged_ = refusal_logged_ || refuses;
 
     ngx_log_error(level, log_, error, "idempotency: redis \"%V\" is unavailable: %s",
-                  &options_.name, why);
+                  &server().name, why);
 
     // before the calls end, which may start others
     state_ = State::resting;

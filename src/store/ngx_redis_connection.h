@@ -4,29 +4,12 @@
 
 #include "store/nginx.h"
 
+#include "store/ngx_redis_options.h"
 #include "store/redis_pipeline.h"
 #include "store/redis_script.h"
 #include "store/store.h"
 
 namespace idempotency {
-
-// A Redis and how to use it.  What it points to lives as long as the
-// configuration, whose pool it is in.
-struct RedisOptions {
-    ngx_str_t name = ngx_null_string;       // for the log; without credentials
-    ngx_addr_t *addresses = nullptr;        // of the one server, tried in turn
-    ngx_uint_t address_count = 0;
-
-    ngx_str_t user = ngx_null_string;
-    ngx_str_t password = ngx_null_string;   // empty: no AUTH
-    ngx_uint_t database = 0;
-    bool has_database = false;              // the URL names one
-    ngx_str_t prefix = ngx_string("idempotency:");
-
-    ngx_msec_t connect_timeout = 1000;
-    ngx_msec_t timeout = 1000;              // of each command, from its start
-    ngx_uint_t connections = 1;             // of each worker
-};
 
 // It connects again by itself.  While Redis is known to be down, calls end at
 // once; while that is not known yet (the worker has just started, or Redis has
@@ -83,6 +66,8 @@ private:
 
     void arm(Millis deadline) noexcept;
     void note_stall() noexcept;
+
+    const RedisServer &server() const { return options_.servers[0]; }
 
     const RedisOptions &options_;
     ngx_uint_t &all_down_;
