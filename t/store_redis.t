@@ -207,6 +207,29 @@ subtest 'Values that are no records of ours' => sub {
     $nginx->stop;
 };
 
+subtest 'Values of other keys' => sub {
+    my $nginx = start_nginx();
+    my $path = '/swapped';
+    my %first = map { $_ => ask($nginx, $path, $_) } qw(one two);
+    my ($one, $two) = map { $nginx->{prefix} . $first{$_}->header('X-Id') } qw(one two);
+    my @values = map { $redis->command('GET', $_) } $one, $two;
+
+    # equal requests: nothing but the key tells their records apart
+    $redis->command('SET', $one, $values[1], 'PX', 60_000);
+    $redis->command('SET', $two, $values[0], 'PX', 60_000);
+
+    for my $key (qw(one two)) {
+        my $id = $first{$key}->header('X-Id');
+        is_problem ask($nginx, $path, $key), 503, 'store_unavailable', "the answer of another key is not replayed to $key";
+        ok $nginx->await_error_log(qr/\[error\].*the value of key \Q$id\E .* is corrupt, or of another key/), 'it is told in the error log';
+    }
+
+    is app()->count($path), 2, 'the application was not asked again';
+    $redis->command('SET', $one, $values[0], 'PX', 60_000);
+    is_replay_of ask($nginx, $path, 'one'), $first{one}, 'the record itself is replayed';
+    $nginx->stop;
+};
+
 subtest 'An answer is delivered only after it is kept' => sub {
     my $nginx = start_nginx(store => 'timeout 15s;');
     my $running = $nginx->send_request(path => '/after?gate=after', key => 'after', @who);

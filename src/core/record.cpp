@@ -36,14 +36,17 @@ std::uint32_t checksum(std::uint32_t so_far, const unsigned char *data, std::siz
 }
 
 // Backwards, as what a record says is known: body, fields, head.  The token
-// stays out: a store writes it into a claim itself.
-std::uint32_t whole_checksum(std::uint32_t body, const unsigned char *head, std::size_t fields)
+// stays out: a store writes it into a claim itself.  The key goes in: a record
+// that got under another key is no answer there.
+std::uint32_t whole_checksum(std::uint32_t body, const unsigned char *head, std::size_t fields,
+                             const KeyId &id)
 {
     constexpr std::size_t after_token = kTokenOffset + kTokenSize;
     std::uint32_t sum = checksum(body, head + kRecordHeadSize, fields);
 
     sum = checksum(sum, head, kTokenOffset);
-    return checksum(sum, head + after_token, kChecksumOffset - after_token);
+    sum = checksum(sum, head + after_token, kChecksumOffset - after_token);
+    return checksum(sum, id.bytes.data(), id.bytes.size());
 }
 
 const unsigned char *octets(std::string_view bytes)
@@ -176,14 +179,14 @@ void RecordWriter::add_body(std::string_view piece)
     body_length_ += static_cast<std::uint32_t>(piece.size());
 }
 
-void RecordWriter::finish()
+void RecordWriter::finish(const KeyId &id)
 {
     std::size_t fields = size() - kRecordHeadSize;
 
     wire::put_u16(out_ + kCountOffset, count_);
     wire::put_u32(out_ + kFieldsOffset, static_cast<std::uint32_t>(fields));
     wire::put_u32(out_ + kBodyOffset, body_length_);
-    wire::put_u32(out_ + kChecksumOffset, whole_checksum(body_checksum_, out_, fields));
+    wire::put_u32(out_ + kChecksumOffset, whole_checksum(body_checksum_, out_, fields, id));
 }
 
 const char *describe(RecordFault fault)
@@ -198,7 +201,7 @@ const char *describe(RecordFault fault)
     case RecordFault::newer:
         return "is of a format that this version does not know";
     case RecordFault::corrupt:
-        return "is corrupt";
+        return "is corrupt, or of another key";
     }
 
     return "is of an unknown kind";
@@ -263,7 +266,7 @@ bool read_fields(std::string_view fields, Record &record)
 
 }  // namespace
 
-RecordFault read_record(std::string_view bytes, Record &record)
+RecordFault read_record(std::string_view bytes, const KeyId &id, Record &record)
 {
     const unsigned char *in = octets(bytes);
 
@@ -291,7 +294,7 @@ RecordFault read_record(std::string_view bytes, Record &record)
         return RecordFault::truncated;
     }
 
-    if (whole_checksum(checksum(0, in + kRecordHeadSize + fields, body), in, fields)
+    if (whole_checksum(checksum(0, in + kRecordHeadSize + fields, body), in, fields, id)
         != wire::get_u32(in + kChecksumOffset))
     {
         return RecordFault::corrupt;

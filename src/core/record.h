@@ -77,9 +77,10 @@ public:
     // ... and its body, piece by piece, for the checksum and the length.
     void add_body(std::string_view piece);
 
-    // Fills in what could only be known at the end.  What was written is
-    // [out, out + size()); the body's pieces follow it.
-    void finish();
+    // Fills in what could only be known at the end; `id` is the key's that the
+    // record is of.  What was written is [out, out + size()); the body's pieces
+    // follow it.
+    void finish(const KeyId &id);
 
     std::size_t size() const { return static_cast<std::size_t>(next_ - out_); }
 
@@ -96,7 +97,7 @@ enum class RecordFault {
     truncated,          // shorter than it says, or longer
     foreign,            // not a record of this module
     newer,              // of a version that this code does not know
-    corrupt,            // the checksum or a field is wrong
+    corrupt,            // the checksum or a field is wrong, or it is another key's
 };
 
 const char *describe(RecordFault fault);
@@ -111,10 +112,10 @@ struct Record {
     std::string_view body;
 };
 
-// Reads bytes that nobody vouches for.  After `none` every view lies within
-// `bytes`, the headers can be walked to their end, and no name or value holds
-// a byte that could end a line of HTTP.
-RecordFault read_record(std::string_view bytes, Record &record);
+// Reads bytes that nobody vouches for, found under the key `id`.  After `none`
+// every view lies within `bytes`, the headers can be walked to their end, and no
+// name or value holds a byte that could end a line of HTTP.
+RecordFault read_record(std::string_view bytes, const KeyId &id, Record &record);
 
 // Walks the headers of a record that was read without a fault.
 class HeaderCursor {

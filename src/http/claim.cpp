@@ -128,7 +128,7 @@ ngx_int_t other_runs(Context &context)
 ngx_int_t heed_record(Context &context, const Reply &reply)
 {
     Record record;
-    RecordFault fault = read_record(reply.value, record);
+    RecordFault fault = read_record(reply.value, context.exchange->id(), record);
 
     if (fault != RecordFault::none) {
         char id[kHexLength];

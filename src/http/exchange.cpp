@@ -85,7 +85,7 @@ bool Exchange::claim()
     head.lifetime = conf_->lease;
 
     RecordWriter writer(claim_, head);
-    writer.finish();
+    writer.finish(call_.id);
     claim_piece_ = {reinterpret_cast<char *>(claim_), writer.size()};
 
     call_.kind = Call::Kind::claim;
@@ -212,7 +212,7 @@ void Exchange::write_outcome(State state, Millis lifetime)
 {
     RecordWriter writer(claim_, head(state, lifetime));
 
-    writer.finish();
+    writer.finish(call_.id);
     claim_piece_ = {reinterpret_cast<char *>(claim_), writer.size()};
     call_.value = {&claim_piece_, 1};
     call_.lifetime = lifetime;

@@ -381,7 +381,7 @@ bool write_answer(ngx_http_request_t *r, Exchange &exchange, const LocationConfi
         writer.add_body(piece[i]);
     }
 
-    writer.finish();
+    writer.finish(exchange.id());
     exchange.set_answer_size(writer.size());
     return true;
 }

@@ -31,13 +31,16 @@ constexpr std::size_t kChecksumAt = 76;
 constexpr std::size_t kHeadEnd = 80;
 constexpr char kStates[] = {'R', 'U', 'K', 'N'};
 
+// The key that every record of this target is of.
+const KeyId kId = {{'f', 'u', 'z', 'z'}};
+
 std::uint32_t checksum_of(const std::uint8_t *record, std::size_t size)
 {
     std::size_t rest = size - kHeadEnd;
     std::size_t fields = std::min<std::size_t>(wire::get_u32(record + kFieldsAt), rest);
     std::uint32_t sum = 0;
 
-    // body, fields, head
+    // body, fields, head, key
     if (rest > fields) {
         sum = libdeflate_crc32(sum, record + kHeadEnd + fields, rest - fields);
     }
@@ -45,7 +48,8 @@ std::uint32_t checksum_of(const std::uint8_t *record, std::size_t size)
         sum = libdeflate_crc32(sum, record + kHeadEnd, fields);
     }
     sum = libdeflate_crc32(sum, record, kTokenAt);
-    return libdeflate_crc32(sum, record + kTokenEnd, kChecksumAt - kTokenEnd);
+    sum = libdeflate_crc32(sum, record + kTokenEnd, kChecksumAt - kTokenEnd);
+    return libdeflate_crc32(sum, kId.bytes.data(), kId.bytes.size());
 }
 
 // A record in a block of its exact size, so that a byte too many is noticed.
@@ -69,7 +73,7 @@ Written write_claim(const RecordHead &head)
     Written out{std::make_unique<unsigned char[]>(kRecordHeadSize), kRecordHeadSize};
     RecordWriter writer(out.block.get(), head);
 
-    writer.finish();
+    writer.finish(kId);
     EXPECT(writer.size() == kRecordHeadSize);
     return out;
 }
@@ -96,7 +100,7 @@ Written write_result(const RecordHead &head, const Result &result)
     writer.add_body(result.body.substr(0, result.first_piece));
     writer.add_body({});
     writer.add_body(result.body.substr(result.first_piece));
-    writer.finish();
+    writer.finish(kId);
     EXPECT(writer.size() == before_body);
 
     Written out{std::make_unique<unsigned char[]>(size), size};
@@ -144,7 +148,7 @@ std::vector<Header> headers_of(const Record &record)
 void check_any_bytes(std::string_view bytes)
 {
     Record record;
-    RecordFault fault = read_record(bytes, record);
+    RecordFault fault = read_record(bytes, kId, record);
 
     EXPECT(describe(fault) != nullptr);
     if (fault != RecordFault::none) {
@@ -177,15 +181,21 @@ void check_any_bytes(std::string_view bytes)
     Record other;
 
     idempotency::wire::put_u64(again.block.get() + kTokenAt, ~record.head.token);
-    EXPECT(read_record(again.view(), other) == RecordFault::none);
+    EXPECT(read_record(again.view(), kId, other) == RecordFault::none);
     EXPECT(other.head.token == ~record.head.token);
 
     // every other byte counts
     std::size_t at = bytes.size() - 1;
 
     again.block[at] ^= 1;
-    EXPECT(read_record(again.view(), other) != RecordFault::none);
-    EXPECT(read_record(again.view().substr(0, at), other) != RecordFault::none);
+    EXPECT(read_record(again.view(), kId, other) != RecordFault::none);
+    EXPECT(read_record(again.view().substr(0, at), kId, other) != RecordFault::none);
+
+    // and so does the key
+    KeyId stranger = kId;
+
+    stranger.bytes[31] ^= 1;
+    EXPECT(read_record(bytes, stranger, other) == RecordFault::corrupt);
 }
 
 // Replaces what the contract forbids, so that the writer's user keeps to it.
@@ -220,7 +230,7 @@ void check_written(std::string_view input)
     if (head.state != State::kept) {
         Written claim = write_claim(head);
 
-        EXPECT(read_record(claim.view(), record) == RecordFault::none);
+        EXPECT(read_record(claim.view(), kId, record) == RecordFault::none);
         EXPECT(same(record.head, head));
         return;
     }
@@ -252,7 +262,7 @@ void check_written(std::string_view input)
 
     EXPECT(idempotency::wire::get_u32(written.block.get() + kChecksumAt)
            == checksum_of(written.block.get(), written.size));
-    EXPECT(read_record(written.view(), record) == RecordFault::none);
+    EXPECT(read_record(written.view(), kId, record) == RecordFault::none);
     EXPECT(same(record.head, head));
     EXPECT(record.status == result.status);
     EXPECT(record.status_line == result.status_line);

@@ -36,18 +36,18 @@ struct Fixture {
         return id;
     }
 
-    static std::string claim_record()
+    static std::string claim_record(unsigned n)
     {
         unsigned char out[kRecordHeadSize];
         RecordWriter writer(out, RecordHead{});
 
-        writer.finish();
+        writer.finish(id(n));
         return std::string(reinterpret_cast<char *>(out), writer.size());
     }
 
     MemoryZone::Found claim(unsigned n, Millis lease = 30000)
     {
-        return zone.claim(id(n), claim_record(), lease, now, kClock);
+        return zone.claim(id(n), claim_record(n), lease, now, kClock);
     }
 
     Verdict settle(unsigned n, Token token, const std::string &value, Millis lifetime = 86400000)
@@ -78,7 +78,7 @@ void a_claim_excludes_and_a_result_is_found(void **)
     auto second = f.claim(1);
     Record record;
     expect(second.reply.verdict, Verdict::found);
-    assert_int_equal(int(read_record(f.value(second), record)), int(RecordFault::none));
+    assert_int_equal(int(read_record(f.value(second), Fixture::id(1), record)), int(RecordFault::none));
     assert_true(record.head.token == first.reply.token);
 
     for (std::size_t size : {0, 1, 415, 416, 417, 919, 920, 921, 5000, 100000}) {

@@ -8,6 +8,8 @@ using namespace idempotency;
 
 namespace {
 
+const KeyId kId = {{1, 2, 3}};
+
 RecordHead head_of(State state)
 {
     RecordHead head;
@@ -25,7 +27,7 @@ std::string claim(State state)
     unsigned char out[kRecordHeadSize];
     RecordWriter writer(out, head_of(state));
 
-    writer.finish();
+    writer.finish(kId);
     return std::string(reinterpret_cast<char *>(out), writer.size());
 }
 
@@ -50,7 +52,7 @@ std::string result(std::string_view first_piece, std::string_view second_piece)
     }
     writer.add_body(first_piece);
     writer.add_body(second_piece);
-    writer.finish();
+    writer.finish(kId);
 
     assert_true(sizer.fits());
     assert_int_equal(writer.size(), kRecordHeadSize + sizer.size());
@@ -62,7 +64,7 @@ std::string result(std::string_view first_piece, std::string_view second_piece)
 RecordFault fault_of(const std::string &bytes)
 {
     Record record;
-    return read_record(bytes, record);
+    return read_record(bytes, kId, record);
 }
 
 void every_state_is_read_as_written(void **)
@@ -71,7 +73,7 @@ void every_state_is_read_as_written(void **)
         std::string bytes = claim(state);
         Record record;
 
-        assert_int_equal(int(read_record(bytes, record)), int(RecordFault::none));
+        assert_int_equal(int(read_record(bytes, kId, record)), int(RecordFault::none));
         assert_int_equal(int(record.head.state), int(state));
         assert_true(record.head.token == head_of(state).token);
         assert_true(record.head.fingerprint == head_of(state).fingerprint);
@@ -85,7 +87,7 @@ void a_result_is_read_as_written(void **)
     std::string bytes = result(std::string("{\"a\":\0", 6), "1}");
     Record record;
 
-    assert_int_equal(int(read_record(bytes, record)), int(RecordFault::none));
+    assert_int_equal(int(read_record(bytes, kId, record)), int(RecordFault::none));
     assert_int_equal(record.status, 201);
     assert_true(record.status_line == "201 Made");
     assert_true(record.body == std::string_view("{\"a\":\0" "1}", 8));
@@ -113,11 +115,11 @@ void an_empty_view_may_be_null(void **)
     writer.add({"X-Empty", {}, 0});
     writer.add_body("body");
     writer.add_body({});
-    writer.finish();
+    writer.finish(kId);
 
     std::string bytes(reinterpret_cast<char *>(out), writer.size());
     bytes += "body";
-    assert_int_equal(int(read_record(bytes, record)), int(RecordFault::none));
+    assert_int_equal(int(read_record(bytes, kId, record)), int(RecordFault::none));
     assert_true(record.body == "body");
 }
 
@@ -127,7 +129,7 @@ void a_store_may_write_the_token(void **)
     Record record;
 
     bytes.replace(kTokenOffset, kTokenSize, "\0\0\0\0\0\0\1\2", kTokenSize);
-    assert_int_equal(int(read_record(bytes, record)), int(RecordFault::none));
+    assert_int_equal(int(read_record(bytes, kId, record)), int(RecordFault::none));
     assert_true(record.head.token == 0x102);
 }
 
@@ -158,6 +160,21 @@ void every_flipped_bit_is_noticed(void **)
     }
 }
 
+// A checksum is no signature, but whoever moves a value moves it as it is.
+void a_record_of_another_key_is_refused(void **)
+{
+    KeyId other = kId;
+    Record record;
+
+    for (std::size_t i = 0; i < other.bytes.size(); i++) {
+        other.bytes[i] ^= 0x80;
+        for (const std::string &bytes : {claim(State::running), result("body", "")}) {
+            assert_int_equal(int(read_record(bytes, other, record)), int(RecordFault::corrupt));
+        }
+        other.bytes[i] ^= 0x80;
+    }
+}
+
 void faults_have_names(void **)
 {
     std::string bytes = claim(State::running);
@@ -184,7 +201,7 @@ void header_injection_is_refused(void **)
 
         writer.start_result(200, "");
         writer.add(header);
-        writer.finish();
+        writer.finish(kId);
         assert_int_equal(
             int(fault_of(std::string(reinterpret_cast<char *>(out), writer.size()))),
             int(RecordFault::corrupt));
@@ -202,6 +219,7 @@ int main()
         cmocka_unit_test(a_store_may_write_the_token),
         cmocka_unit_test(every_shorter_or_longer_record_is_refused),
         cmocka_unit_test(every_flipped_bit_is_noticed),
+        cmocka_unit_test(a_record_of_another_key_is_refused),
         cmocka_unit_test(faults_have_names),
         cmocka_unit_test(header_injection_is_refused),
     };

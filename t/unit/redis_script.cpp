@@ -263,6 +263,7 @@ KeyId key(unsigned n)
     return id;
 }
 
+// Of key(1), where it is read again.
 std::string record_of(State state, Token token = 0)
 {
     unsigned char out[kRecordHeadSize];
@@ -273,7 +274,7 @@ std::string record_of(State state, Token token = 0)
 
     RecordWriter writer(out, head);
 
-    writer.finish();
+    writer.finish(key(1));
     return std::string(reinterpret_cast<char *>(out), writer.size());
 }
 
@@ -302,7 +303,7 @@ void a_free_key_is_claimed(void **state)
     assert_true(second.token == first.token);
     assert_true(second.remaining > 25000 && second.remaining <= 30000);
     assert_true(second.value == with_token(record, first.token));
-    assert_true(read_record(second.value, read) == RecordFault::none);
+    assert_true(read_record(second.value, key(1), read) == RecordFault::none);
     assert_true(read.head.token == first.token);
 
     // tokens grow, also within a key's life after life

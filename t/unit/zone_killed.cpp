@@ -109,7 +109,7 @@ std::string claim_record()
     unsigned char out[kRecordHeadSize];
     RecordWriter writer(out, RecordHead{});
 
-    writer.finish();
+    writer.finish(KeyId{});
     return std::string(reinterpret_cast<char *>(out), writer.size());
 }
 
