@@ -8,6 +8,7 @@ package IdempotencyTest::Environment;
 #   IDEMPOTENCY_TEST_APP_PORT     where the application listens; one is started
 #   IDEMPOTENCY_TEST_REDIS        the unix socket of a Redis; one is started
 #   IDEMPOTENCY_TEST_REDIS_PORT   its TCP port
+#   IDEMPOTENCY_TEST_REDIS_SERVER redis-server or valkey-server; the first one that is found
 
 use strict;
 use warnings;

@@ -1,37 +1,78 @@
 package IdempotencyTest::Redis;
 
-# A Redis server of the test's own, or a connection to one that is running, with
-# a client that takes and gives any bytes.
+# A Redis or Valkey server of the test's own, or a connection to one that is
+# running, with a client that takes and gives any bytes.
+#
+# Environment: IDEMPOTENCY_TEST_REDIS_SERVER, the server's program.
 
 use strict;
 use warnings;
 
+use File::Basename qw(basename dirname);
 use IO::Socket::INET;
 use IO::Socket::UNIX;
+use IdempotencyTest::App ();
 use IdempotencyTest::Process qw(await free_port temporary_directory);
 
-# `socket`: of a server that is running already. Otherwise `arguments` are given
-# to the server that is started, and `password` is what this client needs then.
+# `socket`: of a server that is running already; or `address`, HOST:PORT. Otherwise a server is started, with
+#   arguments     more of its command line
+#   configuration text of its configuration file
+#   bind          the addresses it listens at, 127.0.0.1
+#   tls           certificates (Certificates::server): it has a port for TLS too; `client_certificates` yes, no or optional
+#   acl           text of its ACL file
+#   replica_of    another one of these
+#   mode          `sentinel`
+# and `user` and `password` are what this client needs then.
 sub new {
     my ($class, %options) = @_;
     my $self = bless {%options}, $class;
 
-    if (!defined $self->{socket}) {
+    if (!defined $self->{socket} && !defined $self->{address}) {
         $self->{directory} = temporary_directory();
-        $self->{socket} = "$self->{directory}/redis.sock";
-        $self->{port} = free_port();
-        $self->start;
+        # a sentinel has none
+        $self->{socket} = "$self->{directory}/redis.sock" if !$self->{mode};
+        $self->write_file('redis.conf', $self->{configuration} // '');
+        $self->write_file('users.acl', $self->{acl}) if defined $self->{acl};
+        $self->start_somewhere;
     }
 
     return $self;
 }
 
+# A port that somebody else took in the meantime is not worth a failed test.
+sub start_somewhere {
+    my ($self) = @_;
+    my $is_given = defined $self->{port};
+
+    for my $attempt (1 .. 5) {
+        $self->{port} = free_port() if !$is_given;
+        $self->{tls_port} = free_port() if $self->{tls};
+        return $self if eval { $self->start };
+        die $@ if $@ !~ /Address already in use/;
+    }
+
+    die $@;
+}
+
 sub port { $_[0]{port} }
+sub tls_port { $_[0]{tls_port} }
 sub socket { $_[0]{socket} }
 sub pid { $_[0]{process}->pid }
 sub log_file { "$_[0]{directory}/output" }
+sub address { $_[0]{address} // "127.0.0.1:$_[0]{port}" }
+sub is_running { $_[0]{process} && $_[0]{process}->is_running }
+
+sub write_file {
+    my ($self, $name, $content) = @_;
+    open my $out, '>:raw', "$self->{directory}/$name" or die "$name: $!\n";
+    print $out $content;
+    close $out or die "$name: $!\n";
+    return "$self->{directory}/$name";
+}
 
 sub server_program {
+    return $ENV{IDEMPOTENCY_TEST_REDIS_SERVER} if $ENV{IDEMPOTENCY_TEST_REDIS_SERVER};
+
     for my $name ('redis-server', 'valkey-server') {
         for my $directory (split(/:/, $ENV{PATH}), '/usr/bin', '/usr/local/bin') {
             return "$directory/$name" if -x "$directory/$name";
@@ -41,19 +82,56 @@ sub server_program {
     die "neither redis-server nor valkey-server is installed\n";
 }
 
+# Of the same make as the server where that is installed: each speaks to both.
+sub client_program {
+    my $server = server_program();
+    my ($make) = basename($server) =~ /(redis|valkey)/;
+    my @names = map { "$_-cli" } ($make // 'redis'), 'redis', 'valkey';
+
+    for my $name (@names) {
+        for my $directory (dirname($server), split(/:/, $ENV{PATH}), '/usr/bin', '/usr/local/bin') {
+            return "$directory/$name" if -x "$directory/$name";
+        }
+    }
+
+    die "neither redis-cli nor valkey-cli is installed\n";
+}
+
+sub arguments {
+    my ($self) = @_;
+    return ('--sentinel', '--port', $self->{port}) if ($self->{mode} // '') eq 'sentinel';
+
+    my @arguments = ('--bind', @{$self->{bind} || ['127.0.0.1']}, '--port', $self->{port}, '--unixsocket', $self->{socket},
+        '--dir', "$self->{directory}", '--save', '', '--appendonly', 'no',
+        # a replica is in step at once
+        '--repl-diskless-sync-delay', '0', '--repl-ping-replica-period', '1');
+
+    if (my $tls = $self->{tls}) {
+        push @arguments, '--tls-port', $self->{tls_port}, '--tls-cert-file', $tls->{certificate}, '--tls-key-file', $tls->{key},
+            '--tls-ca-cert-file', $tls->{authority}, '--tls-auth-clients', $self->{client_certificates} // 'no';
+    }
+
+    if (my $master = $self->{replica_of}) {
+        push @arguments, '--replicaof', '127.0.0.1', $master->port;
+        push @arguments, '--masterauth', $master->{password} if defined $master->{password};
+        push @arguments, '--masteruser', $master->{user} if defined $master->{user};
+    }
+
+    push @arguments, '--aclfile', "$self->{directory}/users.acl" if defined $self->{acl};
+    return @arguments, @{$self->{arguments} || []};
+}
+
 # Returns when it answers, or when `until` holds.
 sub start {
     my ($self, %options) = @_;
     my $until = $options{until} || sub { eval { $self->command('PING') } };
-    unlink $self->{socket};
+    unlink $self->{socket} if defined $self->{socket};
+    unlink $self->log_file;
 
     $self->{process} = IdempotencyTest::Process->start(
         name => 'redis',
         output => $self->log_file,
-        command => [server_program(),
-            '--bind', '127.0.0.1', '--port', $self->{port}, '--unixsocket', $self->{socket},
-            '--dir', "$self->{directory}", '--save', '', '--appendonly', 'no',
-            @{$self->{arguments} || []}]);
+        command => [server_program(), "$self->{directory}/redis.conf", $self->arguments]);
 
     await(sub { !$self->{process}->is_running || $until->() })
         and $self->{process}->is_running
@@ -76,10 +154,11 @@ sub connection {
     return $self->{connection} if $self->{connection};
 
     $self->{buffer} = '';
-    $self->{connection} = IO::Socket::UNIX->new(Peer => $self->{socket})
-        or die "cannot connect to redis: $!\n";
+    $self->{connection} = defined $self->{socket}
+        ? IO::Socket::UNIX->new(Peer => $self->{socket}) : IO::Socket::INET->new(PeerAddr => $self->address);
+    die "cannot connect to redis: $!\n" if !$self->{connection};
     binmode $self->{connection};
-    $self->command('AUTH', $self->{password}) if defined $self->{password};
+    $self->command('AUTH', $self->{user} // (), $self->{password}) if defined $self->{password};
     return $self->{connection};
 }
 
@@ -137,10 +216,34 @@ sub read_reply {
     return $bytes;
 }
 
+# With a connection of its own.
+sub another_client {
+    my ($self) = @_;
+    my %where = defined $self->{socket} ? (socket => $self->{socket}) : (address => $self->address);
+    return IdempotencyTest::Redis->new(%where, user => $self->{user}, password => $self->{password});
+}
+
+# A field of INFO.
+sub info {
+    my ($self, $field) = @_;
+    my ($value) = $self->command('INFO') =~ /^\Q$field\E:(.*?)\r?$/m;
+    return $value;
+}
+
+sub is_master { my ($self) = @_; return eval { $self->info('role') eq 'master' } }
+
+# Returns when so many replicas are in step.
+sub await_replicas {
+    my ($self, $n) = @_;
+    await(sub { eval { $n == (() = $self->command('INFO', 'replication') =~ /^slave\d+:.*state=online/mg) } })
+        or die "redis has not $n replicas\n";
+    return $self;
+}
+
 # The lines of MONITOR while the code runs; what scripts call is left out.
 sub commands_during {
     my ($self, $code) = @_;
-    my $monitor = (ref $self)->new(socket => $self->{socket}, password => $self->{password});
+    my $monitor = $self->another_client;
     $monitor->command('MONITOR');
     $code->();
     $self->command('ECHO', 'that was all');
