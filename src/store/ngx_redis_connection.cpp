@@ -15,9 +15,6 @@ constexpr ngx_msec_t kInOrder = 1000;
 // How often a connection complains about answers at the level `error`.
 constexpr ngx_msec_t kErrorInterval = 1000;
 
-constexpr std::size_t kReadSize = 16 * 1024;
-constexpr std::size_t kPieces = 64;             // as many as nginx gives to one writev()
-
 std::string_view view(const ngx_str_t &text)
 {
     return {reinterpret_cast<const char *>(text.data), text.len};
@@ -31,24 +28,13 @@ ngx_msec_t rest_length(ngx_uint_t rests)
     return most / 2 + static_cast<ngx_msec_t>(ngx_random()) % (most / 2 + 1);
 }
 
-ngx_err_t socket_error(const ngx_connection_t *c)
-{
-    int error = 0;
-    socklen_t size = sizeof(error);
-
-    if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size) == -1) {
-        error = ngx_socket_errno;
-    }
-
-    return error;
-}
-
 }  // namespace
 
-RedisConnection::RedisConnection(const RedisOptions &options, const RedisScripts &scripts,
-                                 ngx_uint_t &down) noexcept
-    : options_(options), all_down_(down),
-      pipeline_(scripts, view(options.prefix), options.timeout, *this)
+RedisConnection::RedisConnection(const RedisOptions &options, RedisServer &server,
+                                 const RedisScripts &scripts, Owner &owner) noexcept
+    : options_(options), owner_(owner),
+      pipeline_(scripts, view(options.prefix), options.timeout, *this),
+      socket_(options, server, *this)
 {
 }
 
@@ -56,35 +42,27 @@ void RedisConnection::open(ngx_log_t *log) noexcept
 {
     log_ = log;
 
-    // Each failed attempt would be logged by nginx too; here a line is written
-    // when Redis goes down and when it is back.
-    quiet_log_ = *log;
-    quiet_log_.handler = nullptr;
-
-    if ((log->log_level & NGX_LOG_DEBUG_EVENT) == 0) {
-        quiet_log_.log_level = std::min<ngx_uint_t>(log->log_level, NGX_LOG_ALERT);
-    }
-
     deadline_timer_.handler = on_deadline;
     deadline_timer_.data = this;
     deadline_timer_.log = log;
     deadline_timer_.cancelable = 1;
 
     // a worker that quits does not wait for a connection that nobody waits for
-    retry_timer_.handler = on_retry;
-    retry_timer_.data = this;
-    retry_timer_.log = log;
-    retry_timer_.cancelable = 1;
+    rest_timer_.handler = on_rested;
+    rest_timer_.data = this;
+    rest_timer_.log = log;
+    rest_timer_.cancelable = 1;
 
+    socket_.open(log);
     connect();
 }
 
 void RedisConnection::close() noexcept
 {
     state_ = State::closed;
-    close_socket();
+    socket_.close();
 
-    for (ngx_event_t *timer : {&deadline_timer_, &retry_timer_}) {
+    for (ngx_event_t *timer : {&deadline_timer_, &rest_timer_}) {
         if (timer->timer_set) {
             ngx_del_timer(timer);
         }
@@ -94,27 +72,46 @@ void RedisConnection::close() noexcept
     pipeline_.give_up();
 }
 
+void RedisConnection::retarget(RedisServer &server) noexcept
+{
+    socket_.close();
+    socket_.retarget(server);
+
+    if (state_ == State::closed) {
+        return;
+    }
+
+    // nothing is known of that server yet
+    rests_ = 0;
+    refusal_logged_ = false;
+    connect();
+}
+
 // Calls
 
-bool RedisConnection::start(Call &call) noexcept
+Millis RedisConnection::deadline() const noexcept
+{
+    return ngx_current_msec + options_.timeout
+           + (pipeline_.ready() ? 0 : options_.connect_timeout);
+}
+
+bool RedisConnection::start(Call &call, Millis deadline) noexcept
 {
     if (down_ || state_ == State::closed) {
         call.reply = Reply();
         return true;
     }
 
-    Millis deadline = ngx_current_msec + options_.timeout;
+    bool ended = pipeline_.start(call, deadline);
 
-    if (!pipeline_.ready()) {
-        deadline += options_.connect_timeout;
-    }
+    check_soon();
 
-    if (pipeline_.start(call, deadline)) {
+    if (ended) {
         return true;
     }
 
     arm(deadline);
-    write_soon();
+    socket_.write_soon();
     return false;
 }
 
@@ -125,8 +122,9 @@ bool RedisConnection::renew(const Lease *leases, std::size_t count) noexcept
     }
 
     pipeline_.renew(leases, count, ngx_current_msec);
+    check_soon();
     arm(ngx_current_msec + options_.timeout);
-    write_soon();
+    socket_.write_soon();
     return true;
 }
 
@@ -134,86 +132,37 @@ bool RedisConnection::renew(const Lease *leases, std::size_t count) noexcept
 
 void RedisConnection::connect() noexcept
 {
+    if (rest_timer_.timer_set) {
+        ngx_del_timer(&rest_timer_);
+    }
+
     state_ = State::connecting;
-    refusal_[0] = '\0';
-    read_only_ = false;
-
-    if (!connect_to(server().addresses[address_])) {
-        try_next("it cannot be connected to", ngx_socket_errno);
-    }
-}
-
-bool RedisConnection::connect_to(const ngx_addr_t &address) noexcept
-{
-    ngx_peer_connection_t peer{};
-
-    peer.sockaddr = address.sockaddr;
-    peer.socklen = address.socklen;
-    peer.name = const_cast<ngx_str_t *>(&address.name);
-    peer.get = ngx_event_get_peer;
-    peer.log = &quiet_log_;
-    peer.log_error = NGX_ERROR_ERR;
-    peer.so_keepalive = 1;
-
-    ngx_int_t rc = ngx_event_connect_peer(&peer);
-
-    if (rc != NGX_OK && rc != NGX_AGAIN) {
-        return false;
-    }
-
-    // Not `idle`: a worker that quits keeps the connection for the results of
-    // the requests that it still has.  `close` comes before nginx looks for
-    // sockets that were left open.
-    connection_ = peer.connection;
-    connection_->data = this;
-    connection_->read->handler = on_read;
-    connection_->write->handler = on_write;
-
-    if (rc == NGX_AGAIN) {
-        ngx_add_timer(&retry_timer_, options_.connect_timeout);
-    } else {
-        established();
-    }
-
-    return true;
-}
-
-// False where the attempt has failed.
-bool RedisConnection::finish_connect() noexcept
-{
-    ngx_err_t error = socket_error(connection_);
-
-    if (error != 0) {
-        drop("it cannot be connected to", error);
-        return false;
-    }
-
-    established();
-    return true;
-}
-
-void RedisConnection::established() noexcept
-{
-    if (retry_timer_.timer_set) {
-        ngx_del_timer(&retry_timer_);
-    }
-
-    (void) ngx_tcp_nodelay(connection_);
-
-    state_ = State::connected;
     greeted_at_ = 0;
+    read_only_ = false;
+    stall_logged_ = false;
+
+    // ends what was in flight; that may start other calls, which wait
+    pipeline_.close();
+    socket_.connect();
+}
+
+void RedisConnection::established()
+{
+    state_ = State::connected;
+    refusal_[0] = '\0';
     pipeline_.open({view(options_.user), view(options_.password),
                     static_cast<std::uint32_t>(options_.database)},
                    ngx_current_msec);
+    check_soon();
     arm(ngx_current_msec + options_.timeout);
-    write_soon();
+    socket_.write_soon();
 }
 
 void RedisConnection::greeted()
 {
     greeted_at_ = ngx_current_msec;
-    tried_ = 0;
     refusal_logged_ = false;
+    socket_.settle();
 
     if (!down_) {
         return;
@@ -221,7 +170,7 @@ void RedisConnection::greeted()
 
     down_ = false;
 
-    if (--all_down_ == 0) {
+    if (owner_.up(*this)) {
         ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" is back",
                       &server().name);
     }
@@ -261,126 +210,23 @@ void RedisConnection::error_answer(const char *what, const char *code, const Key
 
 // Reading and writing
 
-void RedisConnection::on_read(ngx_event_t *event)
+void RedisConnection::received(std::string_view bytes)
 {
-    auto c = static_cast<ngx_connection_t *>(event->data);
-
-    static_cast<RedisConnection *>(c->data)->read();
-}
-
-void RedisConnection::on_write(ngx_event_t *event)
-{
-    auto c = static_cast<ngx_connection_t *>(event->data);
-
-    static_cast<RedisConnection *>(c->data)->write();
-}
-
-void RedisConnection::read() noexcept
-{
-    u_char bytes[kReadSize];
-
-    if (state_ == State::connecting && !finish_connect()) {
-        return;
-    }
-
-    // the event may be edge-triggered: until there is no more
-    for ( ;; ) {
-        ssize_t n = connection_->recv(connection_, bytes, sizeof(bytes));
-
-        if (n == NGX_AGAIN) {
-            break;
-        }
-
-        if (n == 0 || n == NGX_ERROR) {
-            drop("it closed the connection", n == 0 ? 0 : ngx_socket_errno);
-            return;
-        }
-
-        pipeline_.input({reinterpret_cast<char *>(bytes), static_cast<std::size_t>(n)},
-                        ngx_current_msec);
-
-        if (pipeline_.fault() != nullptr) {
-            break;
-        }
-    }
-
-    if (ngx_handle_read_event(connection_->read, 0) != NGX_OK) {
-        drop("its socket cannot be watched", 0);
-        return;
-    }
-
-    check();
-    write_soon();
-}
-
-void RedisConnection::write() noexcept
-{
-    if (state_ == State::connecting && !finish_connect()) {
-        return;
-    }
+    pipeline_.input(bytes, ngx_current_msec);
 
     if (pipeline_.fault() != nullptr) {
         check();
-        return;
-    }
-
-    if (!write_some()) {
-        drop("it cannot be written to", ngx_socket_errno);
-        return;
-    }
-
-    if (ngx_handle_write_event(connection_->write, 0) != NGX_OK) {
-        drop("its socket cannot be watched", 0);
     }
 }
 
-// Writes as much as the socket takes.  False where it is broken.
-bool RedisConnection::write_some() noexcept
+void RedisConnection::received_all() { check(); }
+
+std::size_t RedisConnection::output(iovec *out, std::size_t most)
 {
-    iovec pieces[kPieces];
-    ngx_buf_t buffers[kPieces];
-    ngx_chain_t links[kPieces];
-
-    for ( ;; ) {
-        std::size_t n = pipeline_.output(pieces, kPieces);
-
-        if (n == 0) {
-            return true;
-        }
-
-        ngx_memzero(buffers, n * sizeof(ngx_buf_t));
-
-        for (std::size_t i = 0; i < n; i++) {
-            buffers[i].pos = static_cast<u_char *>(pieces[i].iov_base);
-            buffers[i].last = buffers[i].pos + pieces[i].iov_len;
-            buffers[i].memory = 1;
-            links[i].buf = &buffers[i];
-            links[i].next = i + 1 < n ? &links[i + 1] : nullptr;
-        }
-
-        off_t before = connection_->sent;
-        ngx_chain_t *rest = connection_->send_chain(connection_, links, 0);
-
-        if (rest == NGX_CHAIN_ERROR) {
-            return false;
-        }
-
-        pipeline_.wrote(static_cast<std::size_t>(connection_->sent - before));
-
-        if (rest != nullptr) {
-            return true;
-        }
-    }
+    return pipeline_.output(out, most);
 }
 
-// At the end of this turn of the event loop, so that all commands of one turn
-// share a system call.
-void RedisConnection::write_soon() noexcept
-{
-    if (state_ == State::connected && connection_->write->ready) {
-        ngx_post_event(connection_->write, &ngx_posted_events);
-    }
-}
+void RedisConnection::wrote(std::size_t size) { pipeline_.wrote(size); }
 
 // Ends
 
@@ -409,6 +255,15 @@ void RedisConnection::check() noexcept
     }
 }
 
+// Where a call has just been started the connection cannot end: that would end
+// the call, which is told of only when `start` has returned.
+void RedisConnection::check_soon() noexcept
+{
+    if (pipeline_.fault() != nullptr) {
+        arm(ngx_current_msec);
+    }
+}
+
 void RedisConnection::note_stall() noexcept
 {
     if (pipeline_.stalled() == stall_logged_) {
@@ -427,16 +282,26 @@ void RedisConnection::note_stall() noexcept
     }
 }
 
+void RedisConnection::broken(const char *why, ngx_err_t error)
+{
+    if (state_ == State::connected) {
+        drop(why, error);
+    } else {
+        rest(why, error);
+    }
+}
+
+// The connection is of no use any more.
 void RedisConnection::drop(const char *why, ngx_err_t error) noexcept
 {
-    bool was_greeted = state_ == State::connected && pipeline_.ready();
-    bool in_order = state_ == State::connected && greeted_at_ != 0
-                    && ngx_current_msec - greeted_at_ >= kInOrder;
+    bool was_greeted = pipeline_.ready();
+    bool in_order = greeted_at_ != 0 && ngx_current_msec - greeted_at_ >= kInOrder;
+    bool is_read_only = read_only_;
     // Redis closes idle connections, and so does what stands in between: that
     // it is down is known when it cannot be connected to again
-    bool again = in_order && was_greeted && !pipeline_.stalled() && !read_only_;
+    bool again = in_order && was_greeted && !pipeline_.stalled() && !is_read_only;
 
-    close_socket();
+    socket_.close();
     stall_logged_ = false;
     greeted_at_ = 0;
 
@@ -445,36 +310,35 @@ void RedisConnection::drop(const char *why, ngx_err_t error) noexcept
     }
 
     // another address of the name may be that of the new master
-    if (read_only_) {
-        address_ = (address_ + 1) % server().address_count;
+    if (is_read_only) {
+        socket_.turn_away();
     }
 
     if (again) {
-        ngx_log_error(NGX_LOG_INFO, log_, error, "idempotency: redis \"%V\": %s", &server().name,
-                      why);
-        state_ = State::resting;
-        pipeline_.close();
+        ngx_log_error(NGX_LOG_INFO, log_, error, "idempotency: redis \"%V\": %s",
+                      &server().name, why);
         connect();
     } else if (was_greeted || in_order) {
         rest(why, error);
     } else {
-        try_next(why, error);
+        next(why, error);
+    }
+
+    if (is_read_only) {
+        owner_.read_only(*this);
     }
 }
 
-// An attempt has failed: on to the next address, or a rest after the last.
-void RedisConnection::try_next(const char *why, ngx_err_t error) noexcept
+// It did not let us in: what about the next address?
+void RedisConnection::next(const char *why, ngx_err_t error) noexcept
 {
-    address_ = (address_ + 1) % server().address_count;
+    state_ = State::connecting;
+    read_only_ = false;
+    pipeline_.close();
 
-    if (++tried_ < server().address_count) {
-        state_ = State::resting;
-        pipeline_.close();
-        connect();
-        return;
+    if (!socket_.connect_next()) {
+        rest(why, error);
     }
-
-    rest(why, error);
 }
 
 void RedisConnection::rest(const char *why, ngx_err_t error) noexcept
@@ -482,7 +346,7 @@ void RedisConnection::rest(const char *why, ngx_err_t error) noexcept
     // once for each time that it is down, and once more where it is up and
     // refuses: what it says is what has to be put right
     bool refuses = refusal_[0] != '\0' && !refusal_logged_;
-    bool is_first = !down_ && all_down_++ == 0;
+    bool is_first = !down_ && owner_.down(*this);
     ngx_uint_t level = is_first || refuses ? NGX_LOG_ERR : NGX_LOG_INFO;
 
     refusal_logged_ = refusal_logged_ || refuses;
@@ -493,24 +357,11 @@ void RedisConnection::rest(const char *why, ngx_err_t error) noexcept
     // before the calls end, which may start others
     state_ = State::resting;
     down_ = true;
-    tried_ = 0;
-    ngx_add_timer(&retry_timer_, rest_length(rests_++));
+    ngx_add_timer(&rest_timer_, rest_length(rests_++));
 
     pipeline_.close();
     pipeline_.give_up();
     deadline_timer_.cancelable = 1;
-}
-
-void RedisConnection::close_socket() noexcept
-{
-    if (retry_timer_.timer_set) {
-        ngx_del_timer(&retry_timer_);
-    }
-
-    if (connection_ != nullptr) {
-        ngx_close_connection(connection_);
-        connection_ = nullptr;
-    }
 }
 
 // Timers
@@ -549,15 +400,9 @@ void RedisConnection::on_deadline(ngx_event_t *event)
     self->check();
 }
 
-void RedisConnection::on_retry(ngx_event_t *event)
+void RedisConnection::on_rested(ngx_event_t *event)
 {
-    auto self = static_cast<RedisConnection *>(event->data);
-
-    if (self->state_ == State::connecting) {
-        self->drop("it cannot be connected to", NGX_ETIMEDOUT);
-    } else {
-        self->connect();
-    }
+    static_cast<RedisConnection *>(event->data)->connect();
 }
 
 }  // namespace idempotency

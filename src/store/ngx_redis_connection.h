@@ -5,6 +5,7 @@
 #include "store/nginx.h"
 
 #include "store/ngx_redis_options.h"
+#include "store/ngx_redis_socket.h"
 #include "store/redis_pipeline.h"
 #include "store/redis_script.h"
 #include "store/store.h"
@@ -14,13 +15,27 @@ namespace idempotency {
 // It connects again by itself.  While Redis is known to be down, calls end at
 // once; while that is not known yet (the worker has just started, or Redis has
 // closed a connection that was in order) they wait.
-class RedisConnection final : private RedisPipeline::Events {
+class RedisConnection final : private RedisPipeline::Events, private RedisSocket::Events {
 public:
-    // All three outlive this object.  `down` counts the connections to this
-    // Redis that are down: the log is told of the first and the last of them.
-    // Nothing is opened yet.
-    RedisConnection(const RedisOptions &options, const RedisScripts &scripts,
-                    ngx_uint_t &down) noexcept;
+    // Whose connection this is.
+    class Owner {
+    public:
+        // Redis is down, or back, as this connection sees it.  True where no
+        // other connection to it has told that yet: then the log is told.
+        virtual bool down(RedisConnection &connection) = 0;
+        virtual bool up(RedisConnection &connection) = 0;
+
+        // Redis takes no writes: it is no master any more.  `retarget` may be
+        // called from within; else it is tried again after a rest.
+        virtual void read_only(RedisConnection &connection) = 0;
+
+    protected:
+        ~Owner() = default;
+    };
+
+    // All four outlive this object.  Nothing is opened yet.
+    RedisConnection(const RedisOptions &options, RedisServer &server, const RedisScripts &scripts,
+                    Owner &owner) noexcept;
 
     RedisConnection(const RedisConnection &) = delete;
     RedisConnection &operator=(const RedisConnection &) = delete;
@@ -31,11 +46,21 @@ public:
     // Every call ends, as `unavailable`.
     void close() noexcept;
 
-    // As Store::start.
-    bool start(Call &call) noexcept;
+    // To another server from now on, which outlives this object.  What is in
+    // flight ends as `unavailable`, what waits goes to that server.
+    void retarget(RedisServer &server) noexcept;
+
+    // When a call that starts now ends at the latest, unless it is to wait for
+    // more than Redis' answer.
+    Millis deadline() const noexcept;
+
+    // As Store::start, until `deadline`.
+    bool start(Call &call, Millis deadline) noexcept;
 
     // False where the connection cannot do it at the moment.
     bool renew(const Lease *leases, std::size_t count) noexcept;
+
+    bool is_down() const { return down_; }
 
 private:
     enum class State { closed, connecting, connected, resting };
@@ -44,41 +69,38 @@ private:
     void greeted() override;
     void error_answer(const char *what, const char *code, const KeyId *id) override;
 
-    static void on_read(ngx_event_t *event);
-    static void on_write(ngx_event_t *event);
+    // RedisSocket::Events
+    void established() override;
+    void received(std::string_view bytes) override;
+    void received_all() override;
+    std::size_t output(iovec *out, std::size_t most) override;
+    void wrote(std::size_t size) override;
+    void broken(const char *why, ngx_err_t error) override;
+
     static void on_deadline(ngx_event_t *event);
-    static void on_retry(ngx_event_t *event);
+    static void on_rested(ngx_event_t *event);
+
+    const RedisServer &server() const { return socket_.server(); }
 
     void connect() noexcept;
-    bool connect_to(const ngx_addr_t &address) noexcept;
-    bool finish_connect() noexcept;
-    void established() noexcept;
-    void read() noexcept;
-    void write() noexcept;
-    bool write_some() noexcept;
-    void write_soon() noexcept;
-    void check() noexcept;
-
     void drop(const char *why, ngx_err_t error) noexcept;
-    void try_next(const char *why, ngx_err_t error) noexcept;
+    void next(const char *why, ngx_err_t error) noexcept;
     void rest(const char *why, ngx_err_t error) noexcept;
-    void close_socket() noexcept;
+    void check() noexcept;
+    void check_soon() noexcept;
 
     void arm(Millis deadline) noexcept;
     void note_stall() noexcept;
 
-    const RedisServer &server() const { return options_.servers[0]; }
-
     const RedisOptions &options_;
-    ngx_uint_t &all_down_;
+    Owner &owner_;
     RedisPipeline pipeline_;
+    RedisSocket socket_;
 
     State state_ = State::closed;
-    bool down_ = false;             // known, and counted
+    bool down_ = false;             // known, and told
     bool stall_logged_ = false;
     bool read_only_ = false;        // an answer said so: this is no master any more
-    ngx_uint_t address_ = 0;        // the one in use
-    ngx_uint_t tried_ = 0;          // how many addresses have failed in this round
     ngx_uint_t rests_ = 0;          // rounds that failed since it last was in order
     ngx_msec_t greeted_at_ = 0;
     ngx_msec_t error_logged_at_ = 0;
@@ -87,10 +109,8 @@ private:
     bool refusal_logged_ = false;   // since it last let us in
 
     ngx_log_t *log_ = nullptr;
-    ngx_log_t quiet_log_{};         // for nginx's own messages about the socket
-    ngx_connection_t *connection_ = nullptr;
     ngx_event_t deadline_timer_{};
-    ngx_event_t retry_timer_{};     // while connecting or resting
+    ngx_event_t rest_timer_{};
 };
 
 }  // namespace idempotency

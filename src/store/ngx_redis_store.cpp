@@ -9,14 +9,14 @@ namespace idempotency {
 
 namespace {
 
-class RedisStore final : public Store {
+class RedisStore final : public Store, private RedisConnection::Owner {
 public:
     // `connections` has room for options.connections of them.
     RedisStore(const RedisOptions &options, RedisConnection *connections) noexcept
         : options_(options), connections_(connections)
     {
         for (ngx_uint_t i = 0; i < options_.connections; i++) {
-            new (&connections_[i]) RedisConnection(options_, scripts_, down_);
+            new (&connections_[i]) RedisConnection(options_, options_.servers[0], scripts_, *this);
         }
     }
 
@@ -45,7 +45,12 @@ public:
         }
     }
 
-    bool start(Call &call) override { return connection_of(call.id).start(call); }
+    bool start(Call &call) override
+    {
+        RedisConnection &connection = connection_of(call.id);
+
+        return connection.start(call, connection.deadline());
+    }
 
     // Any connection will do: what has been settled is not renewed, whichever
     // of the two Redis sees first.
@@ -59,6 +64,11 @@ public:
     }
 
 private:
+    // RedisConnection::Owner
+    bool down(RedisConnection &) override { return down_++ == 0; }
+    bool up(RedisConnection &) override { return --down_ == 0; }
+    void read_only(RedisConnection &) override {}
+
     // One key, one connection: its commands keep their order.
     RedisConnection &connection_of(const KeyId &id)
     {

@@ -1,0 +1,342 @@
+#include "store/ngx_redis_socket.h"
+
+#include <algorithm>
+
+namespace idempotency {
+
+namespace {
+
+constexpr std::size_t kReadSize = 16 * 1024;
+constexpr std::size_t kPieces = 64;             // as many as nginx gives to one writev()
+
+constexpr const char *kNotConnected = "it cannot be connected to";
+constexpr const char *kNotWatched = "its socket cannot be watched";
+
+ngx_err_t socket_error(const ngx_connection_t *c)
+{
+    int error = 0;
+    socklen_t size = sizeof(error);
+
+    if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size) == -1) {
+        error = ngx_socket_errno;
+    }
+
+    return error;
+}
+
+std::size_t size_of(const iovec *pieces, std::size_t count)
+{
+    std::size_t size = 0;
+
+    for (std::size_t i = 0; i < count; i++) {
+        size += pieces[i].iov_len;
+    }
+
+    return size;
+}
+
+std::size_t size_of(const ngx_chain_t *link)
+{
+    std::size_t size = 0;
+
+    for ( /* void */ ; link != nullptr; link = link->next) {
+        size += static_cast<std::size_t>(link->buf->last - link->buf->pos);
+    }
+
+    return size;
+}
+
+}  // namespace
+
+RedisSocket::RedisSocket(const RedisOptions &options, RedisServer &server, Events &events) noexcept
+    : options_(options), server_(&server), events_(events)
+{
+}
+
+void RedisSocket::open(ngx_log_t *log) noexcept
+{
+    // Each failed attempt would be logged by nginx too; the owner writes a line
+    // when the server goes down and when it is back.
+    quiet_log_ = *log;
+    quiet_log_.handler = nullptr;
+
+    if ((log->log_level & NGX_LOG_DEBUG_EVENT) == 0) {
+        quiet_log_.log_level = std::min<ngx_uint_t>(log->log_level, NGX_LOG_ALERT);
+    }
+
+    // a worker that quits does not wait for a connection that nobody waits for
+    timer_.handler = on_timeout;
+    timer_.data = this;
+    timer_.log = log;
+    timer_.cancelable = 1;
+}
+
+void RedisSocket::close() noexcept
+{
+    state_ = State::closed;
+    life_++;
+
+    if (timer_.timer_set) {
+        ngx_del_timer(&timer_);
+    }
+
+    if (connection_ != nullptr) {
+        ngx_close_connection(connection_);
+        connection_ = nullptr;
+    }
+}
+
+void RedisSocket::turn_away() noexcept { address_ = (address_ + 1) % server_->address_count; }
+
+void RedisSocket::retarget(RedisServer &server) noexcept
+{
+    server_ = &server;
+    address_ = 0;
+}
+
+// Connecting
+
+void RedisSocket::connect() noexcept
+{
+    close();
+    tried_ = 0;
+    try_addresses(kNotConnected, 0);
+}
+
+bool RedisSocket::connect_next() noexcept
+{
+    close();
+    turn_away();
+
+    if (++tried_ >= server_->address_count) {
+        return false;
+    }
+
+    try_addresses(kNotConnected, 0);
+    return true;
+}
+
+// Until one is on its way.
+void RedisSocket::try_addresses(const char *why, ngx_err_t error) noexcept
+{
+    while (tried_ < server_->address_count) {
+        state_ = State::connecting;
+
+        if (begin(server_->addresses[address_])) {
+            return;
+        }
+
+        why = kNotConnected;
+        error = ngx_socket_errno;
+        tried_++;
+        turn_away();
+    }
+
+    state_ = State::closed;
+    events_.broken(why, error);
+}
+
+bool RedisSocket::begin(const ngx_addr_t &address) noexcept
+{
+    ngx_peer_connection_t peer{};
+
+    peer.sockaddr = address.sockaddr;
+    peer.socklen = address.socklen;
+    peer.name = const_cast<ngx_str_t *>(&address.name);
+    peer.get = ngx_event_get_peer;
+    peer.log = &quiet_log_;
+    peer.log_error = NGX_ERROR_ERR;
+    peer.so_keepalive = 1;
+
+    ngx_int_t rc = ngx_event_connect_peer(&peer);
+
+    if (rc != NGX_OK && rc != NGX_AGAIN) {
+        return false;
+    }
+
+    // Not `idle`: a worker that quits keeps the connection for the results of
+    // the requests that it still has.  The store is closed before nginx looks
+    // for sockets that were left open.
+    connection_ = peer.connection;
+    connection_->data = this;
+    connection_->read->handler = on_read;
+    connection_->write->handler = on_write;
+
+    if (rc == NGX_AGAIN) {
+        ngx_add_timer(&timer_, options_.connect_timeout);
+    } else {
+        establish();
+    }
+
+    return true;
+}
+
+// False where the attempt has failed.
+bool RedisSocket::finish_connect() noexcept
+{
+    ngx_err_t error = socket_error(connection_);
+
+    if (error != 0) {
+        fail(kNotConnected, error);
+        return false;
+    }
+
+    std::uint32_t life = life_;
+
+    establish();
+    return life == life_;
+}
+
+void RedisSocket::establish() noexcept
+{
+    if (timer_.timer_set) {
+        ngx_del_timer(&timer_);
+    }
+
+    (void) ngx_tcp_nodelay(connection_);
+    state_ = State::connected;
+    events_.established();
+}
+
+// The connection, or the attempt, has come to its end.
+void RedisSocket::fail(const char *why, ngx_err_t error) noexcept
+{
+    bool was_connected = state_ == State::connected;
+
+    close();
+
+    if (was_connected) {
+        events_.broken(why, error);
+        return;
+    }
+
+    tried_++;
+    turn_away();
+    try_addresses(why, error);
+}
+
+void RedisSocket::on_timeout(ngx_event_t *event)
+{
+    static_cast<RedisSocket *>(event->data)->fail(kNotConnected, NGX_ETIMEDOUT);
+}
+
+// Reading and writing
+
+void RedisSocket::on_read(ngx_event_t *event)
+{
+    auto c = static_cast<ngx_connection_t *>(event->data);
+
+    static_cast<RedisSocket *>(c->data)->read();
+}
+
+void RedisSocket::on_write(ngx_event_t *event)
+{
+    auto c = static_cast<ngx_connection_t *>(event->data);
+
+    static_cast<RedisSocket *>(c->data)->write();
+}
+
+void RedisSocket::read() noexcept
+{
+    u_char bytes[kReadSize];
+
+    if (state_ == State::connecting && !finish_connect()) {
+        return;
+    }
+
+    std::uint32_t life = life_;
+
+    // the event may be edge-triggered: until there is no more
+    for ( ;; ) {
+        ssize_t n = connection_->recv(connection_, bytes, sizeof(bytes));
+
+        if (n == NGX_AGAIN) {
+            break;
+        }
+
+        if (n == 0 || n == NGX_ERROR) {
+            fail("it closed the connection", n == 0 ? 0 : ngx_socket_errno);
+            return;
+        }
+
+        events_.received({reinterpret_cast<char *>(bytes), static_cast<std::size_t>(n)});
+
+        if (life != life_) {
+            return;
+        }
+    }
+
+    if (ngx_handle_read_event(connection_->read, 0) != NGX_OK) {
+        fail(kNotWatched, 0);
+        return;
+    }
+
+    events_.received_all();
+
+    if (life == life_) {
+        write_soon();
+    }
+}
+
+void RedisSocket::write() noexcept
+{
+    if (state_ == State::connecting && !finish_connect()) {
+        return;
+    }
+
+    if (!write_some()) {
+        fail("it cannot be written to", ngx_socket_errno);
+        return;
+    }
+
+    if (ngx_handle_write_event(connection_->write, 0) != NGX_OK) {
+        fail(kNotWatched, 0);
+    }
+}
+
+// Writes as much as the socket takes.  False where it is broken.
+bool RedisSocket::write_some() noexcept
+{
+    iovec pieces[kPieces];
+    ngx_buf_t buffers[kPieces];
+    ngx_chain_t links[kPieces];
+
+    for ( ;; ) {
+        std::size_t n = events_.output(pieces, kPieces);
+
+        if (n == 0) {
+            return true;
+        }
+
+        ngx_memzero(buffers, n * sizeof(ngx_buf_t));
+
+        for (std::size_t i = 0; i < n; i++) {
+            buffers[i].pos = static_cast<u_char *>(pieces[i].iov_base);
+            buffers[i].last = buffers[i].pos + pieces[i].iov_len;
+            buffers[i].memory = 1;
+            links[i].buf = &buffers[i];
+            links[i].next = i + 1 < n ? &links[i + 1] : nullptr;
+        }
+
+        ngx_chain_t *rest = connection_->send_chain(connection_, links, 0);
+
+        if (rest == NGX_CHAIN_ERROR) {
+            return false;
+        }
+
+        events_.wrote(size_of(pieces, n) - size_of(rest));
+
+        if (rest != nullptr) {
+            return true;
+        }
+    }
+}
+
+void RedisSocket::write_soon() noexcept
+{
+    if (state_ == State::connected && connection_->write->ready) {
+        ngx_post_event(connection_->write, &ngx_posted_events);
+    }
+}
+
+}  // namespace idempotency

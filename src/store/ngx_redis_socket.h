@@ -1,0 +1,115 @@
+// A connection to one server, as bytes: through all of the server's addresses
+// in turn.  It knows nothing of Redis.
+
+#pragma once
+
+#include "store/nginx.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include <sys/uio.h>
+
+#include "store/ngx_redis_options.h"
+
+namespace idempotency {
+
+class RedisSocket {
+public:
+    // What the owner is told.  From within each of these it may connect anew or
+    // close, except where something else is said.
+    class Events {
+    public:
+        // There is a connection.
+        virtual void established() = 0;
+
+        // Bytes that came; they are gone when this returns.
+        virtual void received(std::string_view bytes) = 0;
+
+        // Nothing more has come for now.
+        virtual void received_all() = 0;
+
+        // The next bytes to write, which stay where they are until `wrote` says
+        // how many of them have been taken.  Neither connects nor closes.
+        virtual std::size_t output(iovec *out, std::size_t most) = 0;
+        virtual void wrote(std::size_t size) = 0;
+
+        // There is no connection any more, or none of the addresses gave one,
+        // for the last of them because of `why` and, if not 0, `error`.
+        virtual void broken(const char *why, ngx_err_t error) = 0;
+
+    protected:
+        ~Events() = default;
+    };
+
+    // All three outlive this object.  Nothing is opened yet.
+    RedisSocket(const RedisOptions &options, RedisServer &server, Events &events) noexcept;
+
+    RedisSocket(const RedisSocket &) = delete;
+    RedisSocket &operator=(const RedisSocket &) = delete;
+
+    // Before anything else, in a worker.  `log` outlives the socket.
+    void open(ngx_log_t *log) noexcept;
+
+    // Goes through all addresses, from the one that was the last in use.  Each
+    // gets `connect_timeout`.  It ends by `established` or `broken`, maybe from
+    // within.  A connection that is there is closed.
+    void connect() noexcept;
+
+    // The connection is of no use although it was made: on to the next address
+    // of this round.  False where there is none left: it is only closed.
+    bool connect_next() noexcept;
+
+    // The connection is the right one: the next round has all addresses again.
+    void settle() noexcept { tried_ = 0; }
+
+    // The next round begins with another address.
+    void turn_away() noexcept;
+
+    // Another server, from the next `connect` on, which outlives this object.
+    void retarget(RedisServer &server) noexcept;
+
+    // Tells nobody.
+    void close() noexcept;
+
+    bool connected() const { return state_ == State::connected; }
+
+    // At the end of this turn of the event loop, so that all that is said in
+    // one turn shares a system call.
+    void write_soon() noexcept;
+
+    RedisServer &server() const { return *server_; }
+
+private:
+    enum class State { closed, connecting, connected };
+
+    static void on_read(ngx_event_t *event);
+    static void on_write(ngx_event_t *event);
+    static void on_timeout(ngx_event_t *event);
+
+    void try_addresses(const char *why, ngx_err_t error) noexcept;
+    bool begin(const ngx_addr_t &address) noexcept;
+    bool finish_connect() noexcept;
+    void establish() noexcept;
+    void fail(const char *why, ngx_err_t error) noexcept;
+
+    void read() noexcept;
+    void write() noexcept;
+    bool write_some() noexcept;
+
+    const RedisOptions &options_;
+    RedisServer *server_;
+    Events &events_;
+
+    State state_ = State::closed;
+    ngx_uint_t address_ = 0;        // the one in use
+    ngx_uint_t tried_ = 0;          // how many have failed in this round
+    std::uint32_t life_ = 0;        // counts connections: is it still this one?
+
+    ngx_log_t quiet_log_{};         // for nginx's own messages about the socket
+    ngx_connection_t *connection_ = nullptr;
+    ngx_event_t timer_{};           // while connecting
+};
+
+}  // namespace idempotency
