@@ -100,7 +100,7 @@ bool MemoryStore::attach(ngx_shm_zone_t *segment)
 
     memory_ = ngx_slab_alloc(slab_, size_);
 
-    if (memory_ == nullptr || !zone().format(monotonic_now())) {
+    if (memory_ == nullptr || !zone().format()) {
         return false;
     }
 

@@ -261,7 +261,7 @@ class Scene {
 public:
     Scene() : random_(20), zone_(map_shared(kZoneSize), kZoneSize), shared_(*new (map_shared(sizeof(Shared))) Shared())
     {
-        assert_true(zone_.format(now_ms()));
+        assert_true(zone_.format());
         for (pid_t &worker : workers_) {
             worker = start();
         }
@@ -441,7 +441,7 @@ struct Steps {
 
     void set()
     {
-        assert_true(zone.format(now));
+        assert_true(zone.format());
         token = claim(kClaim).reply.token;
         settle(kResult, claim(kResult).reply.token, result, 10000);
         settle(kExpired, claim(kExpired).reply.token, result, 500);
