@@ -20,6 +20,15 @@ std::string_view view(const ngx_str_t &text)
     return {reinterpret_cast<const char *>(text.data), text.len};
 }
 
+RedisManner manner_of(const RedisOptions &options)
+{
+    RedisManner manner;
+
+    manner.prefix = view(options.prefix);
+    manner.timeout = options.timeout;
+    return manner;
+}
+
 // Half of it fixed, half random: workers do not come back in step.
 ngx_msec_t rest_length(ngx_uint_t rests)
 {
@@ -33,7 +42,7 @@ ngx_msec_t rest_length(ngx_uint_t rests)
 RedisConnection::RedisConnection(const RedisOptions &options, RedisServer &server,
                                  const RedisScripts &scripts, Owner &owner) noexcept
     : options_(options), owner_(owner),
-      pipeline_(scripts, view(options.prefix), options.timeout, *this),
+      pipeline_(scripts, manner_of(options), *this),
       socket_(options, server, *this)
 {
 }
@@ -206,6 +215,20 @@ void RedisConnection::error_answer(const char *what, const char *code, const Key
                   &server().name, what, code, id != nullptr ? ", key " : "", length, hex);
 
     read_only_ = read_only_ || ngx_strcmp(code, "READONLY") == 0;
+}
+
+// There is no other node.
+void RedisConnection::redirected(Call &call, Millis, const RedisRedirect &)
+{
+    call.reply = Reply();
+    call.ended(call);
+}
+
+void RedisConnection::too_large(Call &call, Millis deadline)
+{
+    if (pipeline_.start(call, deadline)) {
+        call.ended(call);
+    }
 }
 
 // Reading and writing
@@ -398,6 +421,7 @@ void RedisConnection::on_deadline(ngx_event_t *event)
     }
 
     self->check();
+    self->socket_.write_soon();
 }
 
 void RedisConnection::on_rested(ngx_event_t *event)

@@ -68,6 +68,9 @@ private:
     // RedisPipeline::Events
     void greeted() override;
     void error_answer(const char *what, const char *code, const KeyId *id) override;
+    void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) override;
+    void lease_redirected(const Lease &, const RedisRedirect &) override {}
+    void too_large(Call &call, Millis deadline) override;
 
     // RedisSocket::Events
     void established() override;

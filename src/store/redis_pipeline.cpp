@@ -29,10 +29,13 @@ struct RedisPipeline::Command {
     Kind kind;
     bool by_text;           // sent as EVAL, after NOSCRIPT
     bool late;              // past its deadline; its answer is only read
+    bool asking;            // sent behind an ASKING
+    bool asked;             // whose answer is still to come
     Call *call;             // null: the pipeline's own, or the call has ended
     KeyId id;
     Token token;
     Millis deadline;
+    std::uint64_t asking_end;
     std::uint64_t end;      // of its bytes, as RedisOutput counts
     Lease *leases;
     std::size_t lease_count;
@@ -64,9 +67,9 @@ RedisPipeline::Command *RedisPipeline::Queue::pop()
     return command;
 }
 
-RedisPipeline::RedisPipeline(const RedisScripts &scripts, std::string_view prefix, Millis timeout,
+RedisPipeline::RedisPipeline(const RedisScripts &scripts, const RedisManner &manner,
                              Events &events) noexcept
-    : scripts_(scripts), prefix_(prefix), timeout_(timeout), events_(events), reader_(*this)
+    : scripts_(scripts), manner_(manner), events_(events), reader_(*this)
 {
 }
 
@@ -156,7 +159,7 @@ void RedisPipeline::give_up() noexcept
 
 // Calls
 
-bool RedisPipeline::start(Call &call, Millis deadline) noexcept
+bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
 {
     // in the order of Call::Kind
     static constexpr Kind kinds[] = {Kind::claim, Kind::settle, Kind::release};
@@ -173,6 +176,7 @@ bool RedisPipeline::start(Call &call, Millis deadline) noexcept
     command->call = &call;
     command->id = call.id;
     command->token = call.token;
+    command->asking = asking;
 
     if (state_ == State::ready) {
         send(command);
@@ -185,8 +189,10 @@ bool RedisPipeline::start(Call &call, Millis deadline) noexcept
 
 void RedisPipeline::renew(const Lease *leases, std::size_t count, Millis now) noexcept
 {
+    std::size_t most = manner_.single_renewals ? 1 : kRenewedAtOnce;
+
     while (count > 0 && ready() && !stalled()) {
-        std::size_t n = std::min(count, kRenewedAtOnce);
+        std::size_t n = std::min(count, most);
 
         if (!renew_batch(leases, n, now)) {
             return;
@@ -200,7 +206,7 @@ void RedisPipeline::renew(const Lease *leases, std::size_t count, Millis now) no
 bool RedisPipeline::renew_batch(const Lease *leases, std::size_t count, Millis now) noexcept
 {
     auto copy = static_cast<Lease *>(std::malloc(count * sizeof(Lease)));
-    Command *command = copy != nullptr ? take_command(Kind::renew, now + timeout_) : nullptr;
+    Command *command = copy != nullptr ? take_command(Kind::renew, now + manner_.timeout) : nullptr;
 
     if (command == nullptr) {
         std::free(copy);
@@ -217,7 +223,7 @@ bool RedisPipeline::renew_batch(const Lease *leases, std::size_t count, Millis n
 // Nobody waits any more for the claim that Redis has just granted.
 void RedisPipeline::release_late(const KeyId &id, Token token, Millis now) noexcept
 {
-    Command *command = take_command(Kind::release, now + timeout_);
+    Command *command = take_command(Kind::release, now + manner_.timeout);
 
     if (command != nullptr) {
         command->id = id;
@@ -229,7 +235,7 @@ void RedisPipeline::release_late(const KeyId &id, Token token, Millis now) noexc
 bool RedisPipeline::greet(Kind kind, std::string_view first, std::string_view second,
                           Millis now) noexcept
 {
-    Command *command = take_command(kind, now + timeout_);
+    Command *command = take_command(kind, now + manner_.timeout);
 
     if (command == nullptr) {
         return false;
@@ -249,8 +255,20 @@ bool RedisPipeline::greet(Kind kind, std::string_view first, std::string_view se
     return !output_.failed();
 }
 
+// An ASKING is for the next command alone, so that it comes with each.
+void RedisPipeline::put_asking(Command &command) noexcept
+{
+    output_.copy("*1\r\n$6\r\nASKING\r\n");
+    command.asked = true;
+    command.asking_end = output_.appended();
+}
+
 void RedisPipeline::send(Command *command) noexcept
 {
+    if (command->asking) {
+        put_asking(*command);
+    }
+
     put_command(*command);
     command->end = output_.appended();
     in_flight_.push(command);
@@ -330,8 +348,8 @@ void RedisPipeline::put_key(const KeyId &id) noexcept
     char hex[kHexLength];
 
     write_hex(id, hex);
-    put_number('$', prefix_.size() + sizeof(hex));
-    output_.copy(prefix_);
+    put_number('$', manner_.prefix.size() + sizeof(hex));
+    output_.copy(manner_.prefix);
     output_.copy({hex, sizeof(hex)});
     output_.copy("\r\n");
 }
@@ -452,6 +470,10 @@ void RedisPipeline::value(std::string_view bytes)
 
 void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
 {
+    if (take_asking(*in_flight_.first, answer)) {
+        return;
+    }
+
     Command *command = in_flight_.pop();
     Reply reply;
 
@@ -471,20 +493,9 @@ void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
         return;
     }
 
-    bool no_script = answer.kind == RedisAnswer::Kind::error
-                     && std::strcmp(answer.code, "NOSCRIPT") == 0;
-
-    if (no_script && command->late) {
-        recycle(command);
-        return;
-    }
-
-    // The command goes to the end of the queue: what overtakes it was in flight
-    // at the same time, and nobody has been told the outcome of either, so
-    // every order of the two is a right one.
-    if (no_script && !command->by_text) {
-        command->by_text = true;
-        send(command);
+    if (answer.kind == RedisAnswer::Kind::error
+        && (take_no_script(command, answer) || take_redirect(command, answer)))
+    {
         return;
     }
 
@@ -524,6 +535,74 @@ void RedisPipeline::take_greeting(const Command &command, const RedisAnswer &ans
         send_waiting();
         events_.greeted();
     }
+}
+
+// The answer to what comes before the command.
+bool RedisPipeline::take_asking(Command &command, const RedisAnswer &answer) noexcept
+{
+    bool refused = answer.kind == RedisAnswer::Kind::error;
+
+    if (!command.asked) {
+        return false;
+    }
+
+    command.asked = false;
+
+    if (command.asking_end > output_.written()
+        || (!refused && answer.kind != RedisAnswer::Kind::status))
+    {
+        fault_ = kNoRedis;
+    } else if (refused) {
+        events_.error_answer("ASKING", answer.code, nullptr);
+    }
+
+    return true;
+}
+
+// True where the command is sent again, with its script, or is dropped.
+bool RedisPipeline::take_no_script(Command *command, const RedisAnswer &answer) noexcept
+{
+    if (std::strcmp(answer.code, "NOSCRIPT") != 0 || (command->by_text && !command->late)) {
+        return false;
+    }
+
+    if (command->late) {
+        recycle(command);
+        return true;
+    }
+
+    // The command goes to the end of the queue: what overtakes it was in flight
+    // at the same time, and nobody has been told the outcome of either, so
+    // every order of the two is a right one.
+    command->by_text = true;
+    send(command);
+    return true;
+}
+
+// True where the command was sent to the wrong node, which has not run it.
+bool RedisPipeline::take_redirect(Command *command, const RedisAnswer &answer) noexcept
+{
+    RedisRedirect redirect;
+
+    if (!parse_redis_redirect(answer.text, redirect) || command->lease_count > 1) {
+        return false;
+    }
+
+    Call *call = command->call;
+    Millis deadline = command->deadline;
+    bool late = command->late;
+    bool is_renewal = command->kind == Kind::renew;
+    Lease lease = is_renewal ? command->leases[0] : Lease();
+
+    recycle(command);
+
+    if (call != nullptr) {
+        events_.redirected(*call, deadline, redirect);
+    } else if (is_renewal && !late) {
+        events_.lease_redirected(lease, redirect);
+    }
+
+    return true;
 }
 
 // False where the answer is none to this command.
@@ -629,7 +708,7 @@ void RedisPipeline::expire(Millis now) noexcept
 
     const Command *first = in_flight_.first;
 
-    if (first != nullptr && first->late && now >= first->deadline + kPatience * timeout_) {
+    if (first != nullptr && first->late && now >= first->deadline + kPatience * manner_.timeout) {
         fault_ = kSilent;
     }
 }
@@ -664,7 +743,7 @@ Millis RedisPipeline::next_deadline() const noexcept
     const Command *first = in_flight_.first;
 
     if (first != nullptr && first->late) {
-        next = std::min(next, first->deadline + kPatience * timeout_);
+        next = std::min(next, first->deadline + kPatience * manner_.timeout);
     }
 
     return next;

@@ -14,6 +14,7 @@
 
 #include "store/redis_output.h"
 #include "store/redis_reader.h"
+#include "store/redis_redirect.h"
 #include "store/redis_script.h"
 #include "store/store.h"
 
@@ -24,6 +25,13 @@ struct RedisLogin {
     std::string_view user;
     std::string_view password;
     std::uint32_t database = 0;
+};
+
+// How the commands are to be.
+struct RedisManner {
+    std::string_view prefix;        // of every key; outlives the pipeline
+    Millis timeout = 1000;          // of the answer to a command of the pipeline's own
+    bool single_renewals = false;   // one key each, as a cluster wants it
 };
 
 // How many claims one command renews: a script blocks Redis while it runs.
@@ -41,16 +49,25 @@ public:
         // key's, or null where a command has none or many; `what` is the command.
         virtual void error_answer(const char *what, const char *code, const KeyId *id) = 0;
 
+        // Another node has the key of this call, which is the owner's again and
+        // has not ended: it was not carried out.  `redirect` is gone afterwards.
+        virtual void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) = 0;
+
+        // The same of a renewal.
+        virtual void lease_redirected(const Lease &lease, const RedisRedirect &redirect) = 0;
+
+        // The claim found a value that is larger than is sent over this
+        // connection.  The call is the owner's again and has not ended.
+        virtual void too_large(Call &call, Millis deadline) = 0;
+
     protected:
         ~Events() = default;
     };
 
     static constexpr Millis kNever = ~Millis(0);
 
-    // `prefix` and `scripts` outlive this object.  `timeout` is how long an
-    // answer to a command of its own may take.
-    RedisPipeline(const RedisScripts &scripts, std::string_view prefix, Millis timeout,
-                  Events &events) noexcept;
+    // `scripts` and `events` outlive this object.
+    RedisPipeline(const RedisScripts &scripts, const RedisManner &manner, Events &events) noexcept;
     ~RedisPipeline();
 
     // A fresh connection: greets Redis before anything else is sent.  `login`
@@ -65,8 +82,9 @@ public:
     void give_up() noexcept;
 
     // True where the call has ended at once, as `unavailable`.  Before Redis
-    // has greeted back it waits.
-    bool start(Call &call, Millis deadline) noexcept;
+    // has greeted back it waits.  `asking`: a node of a cluster has sent it here
+    // though the key's slot has not moved yet.
+    bool start(Call &call, Millis deadline, bool asking = false) noexcept;
 
     // Best effort; nothing happens where answers are late.
     void renew(const Lease *leases, std::size_t count, Millis now) noexcept;
@@ -121,6 +139,7 @@ private:
     void send(Command *command) noexcept;
     void send_waiting() noexcept;
 
+    void put_asking(Command &command) noexcept;
     bool greet(Kind kind, std::string_view first, std::string_view second, Millis now) noexcept;
     bool renew_batch(const Lease *leases, std::size_t count, Millis now) noexcept;
     void release_late(const KeyId &id, Token token, Millis now) noexcept;
@@ -137,14 +156,16 @@ private:
     void value(std::string_view bytes) override;
     void take_answer(const RedisAnswer &answer, Millis now) noexcept;
     void take_greeting(const Command &command, const RedisAnswer &answer) noexcept;
+    bool take_asking(Command &command, const RedisAnswer &answer) noexcept;
+    bool take_redirect(Command *command, const RedisAnswer &answer) noexcept;
+    bool take_no_script(Command *command, const RedisAnswer &answer) noexcept;
     bool read_answer(const Command &command, const RedisAnswer &answer, Reply &reply) noexcept;
     void end(Command *command, const Reply &reply) noexcept;
     void end_all(Queue queue) noexcept;
     void expire_waiting(Millis now) noexcept;
 
     const RedisScripts &scripts_;
-    std::string_view prefix_;
-    Millis timeout_;
+    RedisManner manner_;
     Events &events_;
 
     State state_ = State::closed;

@@ -1,5 +1,6 @@
 #include "store/redis_reader.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include <hiredis/read.h>
@@ -153,10 +154,19 @@ void *RedisReader::string(const redisReadTask *task, std::string_view bytes)
     case REDIS_REPLY_ERROR:
         answer_.kind = RedisAnswer::Kind::error;
         copy_code(bytes, answer_.code);
+        keep_text(bytes);
         return this;
     default:
         return nullptr;
     }
+}
+
+void RedisReader::keep_text(std::string_view bytes)
+{
+    std::size_t n = std::min(bytes.size(), kLongestText);
+
+    std::memcpy(text_, bytes.data(), n);
+    answer_.text = {text_, n};
 }
 
 void *RedisReader::pair(const redisReadTask *task, long long elements)

@@ -22,8 +22,12 @@ struct RedisAnswer {
     long long integer = 0;          // of a pair its second part
 
     // What an error begins with, as in "WRONGTYPE Operation against ...".  The
-    // rest of it can repeat a command's arguments and is not kept.
+    // rest of it can repeat a command's arguments and is not told.
     char code[24] = "";
+
+    // An error that may be a redirection, up to kLongestText of it.  It is the
+    // reader's, until its next answer.
+    std::string_view text;
 };
 
 class RedisReader {
@@ -37,6 +41,8 @@ public:
     protected:
         ~Sink() = default;
     };
+
+    static constexpr std::size_t kLongestText = 288;
 
     enum class Result {
         answer,         // `answer` is filled in
@@ -59,6 +65,7 @@ private:
     struct Functions;
 
     void *string(const redisReadTask *task, std::string_view bytes);
+    void keep_text(std::string_view bytes);
     void *pair(const redisReadTask *task, long long elements);
     void *number(const redisReadTask *task, long long value);
     void *nil(const redisReadTask *task);
@@ -66,6 +73,7 @@ private:
     Sink &sink_;
     redisReader *reader_ = nullptr;
     RedisAnswer answer_;
+    char text_[kLongestText];
 };
 
 }  // namespace idempotency

@@ -88,7 +88,7 @@ struct FuzzCall : Call {
 class Harness : RedisPipeline::Events {
 public:
     explicit Harness(const RedisScripts &scripts)
-        : pipeline_(scripts, "fuzz:", kTimeout, *this)
+        : pipeline_(scripts, manner(), *this)
     {
     }
 
@@ -151,7 +151,41 @@ public:
     }
 
 private:
+    static RedisManner manner()
+    {
+        RedisManner manner;
+
+        manner.prefix = "fuzz:";
+        manner.timeout = kTimeout;
+        return manner;
+    }
+
     void greeted() override {}
+
+    void redirected(Call &call, Millis, const RedisRedirect &redirect) override
+    {
+        expect_valid(redirect);
+        hand_back(call);
+    }
+
+    void lease_redirected(const Lease &, const RedisRedirect &redirect) override
+    {
+        expect_valid(redirect);
+    }
+
+    void too_large(Call &call, Millis) override { hand_back(call); }
+
+    static void expect_valid(const RedisRedirect &redirect)
+    {
+        EXPECT(redirect.slot < kRedisSlots && redirect.port != 0);
+        EXPECT(redirect.host.size() <= kLongestRedisHost);
+    }
+
+    static void hand_back(Call &call)
+    {
+        call.reply = Reply();
+        call.ended(call);
+    }
 
     void error_answer(const char *what, const char *code, const KeyId *) override
     {
@@ -168,9 +202,10 @@ private:
             ":1\r\n", ":0\r\n", ":1700000000000001\r\n", "*2\r\n$3\r\nabc\r\n:5\r\n",
             "-NOSCRIPT No matching script.\r\n", "-OOM command not allowed\r\n",
             "*2\r\n$-1\r\n", "*2\r\n$20\r\n01234567890123456789\r\n:-1\r\n",
+            "-MOVED 1 host:1\r\n", "-ASK 2 ::1:2\r\n", "+OK\r\n",
         };
 
-        return answers[choice % 8];
+        return answers[choice % 11];
     }
 
     void start(std::uint64_t choice)
@@ -184,7 +219,7 @@ private:
         FuzzCall &call = *calls_.back();
         bool refused = pipeline_.fault() != nullptr || pipeline_.stalled();
 
-        EXPECT(pipeline_.start(call, now_ + kTimeout) == refused);
+        EXPECT(pipeline_.start(call, now_ + kTimeout, (choice & 0x40) != 0) == refused);
         if (refused) {
             call.end();
         }

@@ -118,7 +118,7 @@ struct TestCall : Call {
 class Client : RedisPipeline::Events {
 public:
     explicit Client(const Server &server)
-        : pipeline_(scripts_, "test:", 5000, *this), fd_(server.connect()), raw_(server.connect())
+        : pipeline_(scripts_, manner(), *this), fd_(server.connect()), raw_(server.connect())
     {
         assert_true(scripts_.usable());
         pipeline_.open(RedisLogin(), steady_now());
@@ -201,7 +201,19 @@ public:
     }
 
 private:
+    static RedisManner manner()
+    {
+        RedisManner manner;
+
+        manner.prefix = "test:";
+        manner.timeout = 5000;
+        return manner;
+    }
+
     void greeted() override {}
+    void redirected(Call &, Millis, const RedisRedirect &) override { fail(); }
+    void lease_redirected(const Lease &, const RedisRedirect &) override { fail(); }
+    void too_large(Call &, Millis) override { fail(); }
 
     void error_answer(const char *what, const char *code, const KeyId *) override
     {
