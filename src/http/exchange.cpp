@@ -89,6 +89,7 @@ bool Exchange::claim()
     claim_piece_ = {reinterpret_cast<char *>(claim_), writer.size()};
 
     call_.kind = Call::Kind::claim;
+    call_.token = 0;
     call_.value = {&claim_piece_, 1};
     call_.lifetime = conf_->lease;
     return start();

@@ -22,6 +22,20 @@ constexpr const char *kNoRedis = "its answers are not those of Redis to these co
 constexpr const char *kSilent = "it does not answer";
 constexpr const char *kNoMemory = "no memory";
 
+// The answer to ROLE: null where it is a master.
+const char *fault_of_role(const RedisAnswer &answer)
+{
+    bool is_role = answer.kind == RedisAnswer::Kind::list || answer.kind == RedisAnswer::Kind::pair;
+
+    if (!is_role) {
+        return "it does not greet as Redis does";
+    }
+
+    return answer.text == "master" ? nullptr
+           : answer.text == "slave" ? "it is a replica"
+                                    : "it is no master";
+}
+
 }  // namespace
 
 struct RedisPipeline::Command {
@@ -129,6 +143,7 @@ void RedisPipeline::open(const RedisLogin &login, Millis now) noexcept
                 && (login.password.empty() || greet(Kind::auth, login.user, login.password, now))
                 && (login.database == 0
                     || greet(Kind::select, {}, {database, std::size_t(end - database)}, now))
+                && (!login.master_only || greet(Kind::role, {}, {}, now))
                 && greet(Kind::ping, {}, {}, now);
 
     if (!sent) {
@@ -304,8 +319,8 @@ RedisScript RedisPipeline::script_of(Kind kind)
 
 const char *RedisPipeline::name(Kind kind)
 {
-    static constexpr const char *names[] = {"AUTH",   "SELECT",  "PING", "claim",
-                                            "settle", "release", "renew"};
+    static constexpr const char *names[] = {"AUTH",  "SELECT", "ROLE",    "PING",
+                                            "claim", "settle", "release", "renew"};
 
     return names[static_cast<std::size_t>(kind)];
 }
@@ -384,10 +399,18 @@ void RedisPipeline::put_command(const Command &command) noexcept
 {
     switch (command.kind) {
     case Kind::claim:
-        put_script(command.kind, command.by_text, 1, 2);
+        put_script(command.kind, command.by_text, 1, 4);
         put_key(command.id);
         put_pieces(command.call->value);
         put_bulk_number(command.call->lifetime);
+
+        if (command.token != 0) {
+            put_token(command.token);
+        } else {
+            put_bulk({});
+        }
+
+        put_bulk_number(manner_.inline_limit);
         break;
 
     case Kind::settle:
@@ -499,6 +522,10 @@ void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
         return;
     }
 
+    if (take_too_large(command, answer)) {
+        return;
+    }
+
     if (!read_answer(*command, answer, reply)) {
         fault_ = kNoRedis;
         end(command, Reply());
@@ -522,6 +549,11 @@ void RedisPipeline::take_greeting(const Command &command, const RedisAnswer &ans
     if (answer.kind == RedisAnswer::Kind::error) {
         events_.error_answer(name(command.kind), answer.code, nullptr);
         fault_ = "it refuses the connection";
+        return;
+    }
+
+    if (command.kind == Kind::role) {
+        fault_ = fault_of_role(answer);
         return;
     }
 
@@ -576,6 +608,27 @@ bool RedisPipeline::take_no_script(Command *command, const RedisAnswer &answer) 
     // every order of the two is a right one.
     command->by_text = true;
     send(command);
+    return true;
+}
+
+// True where the claim is to be sent over another connection.
+bool RedisPipeline::take_too_large(Command *command, const RedisAnswer &answer) noexcept
+{
+    if (command->kind != Kind::claim || answer.kind != RedisAnswer::Kind::integer
+        || answer.integer != 0 || manner_.inline_limit == 0)
+    {
+        return false;
+    }
+
+    Call *call = command->call;
+    Millis deadline = command->deadline;
+
+    recycle(command);
+
+    if (call != nullptr) {
+        events_.too_large(*call, deadline);
+    }
+
     return true;
 }
 
@@ -644,8 +697,8 @@ bool RedisPipeline::read_answer(const Command &command, const RedisAnswer &answe
     switch (command.kind) {
     case Kind::claim:
         reply.verdict = Verdict::claimed;
-        reply.token = static_cast<Token>(answer.integer);
-        return answer.integer > 0;
+        reply.token = command.token != 0 ? command.token : static_cast<Token>(answer.integer);
+        return command.token != 0 ? answer.integer == 1 : answer.integer > 0;
 
     case Kind::renew:
         return answer.integer >= 0;

@@ -25,6 +25,7 @@ struct RedisLogin {
     std::string_view user;
     std::string_view password;
     std::uint32_t database = 0;
+    bool master_only = false;       // who is none is not greeted
 };
 
 // How the commands are to be.
@@ -32,6 +33,7 @@ struct RedisManner {
     std::string_view prefix;        // of every key; outlives the pipeline
     Millis timeout = 1000;          // of the answer to a command of the pipeline's own
     bool single_renewals = false;   // one key each, as a cluster wants it
+    std::size_t inline_limit = 0;   // the largest value that is sent over it; 0: any
 };
 
 // How many claims one command renews: a script blocks Redis while it runs.
@@ -118,7 +120,7 @@ public:
 
 private:
     enum class State { closed, greeting, ready };
-    enum class Kind { auth, select, ping, claim, settle, release, renew };
+    enum class Kind { auth, select, role, ping, claim, settle, release, renew };
 
     struct Command;
 
@@ -157,6 +159,7 @@ private:
     void take_answer(const RedisAnswer &answer, Millis now) noexcept;
     void take_greeting(const Command &command, const RedisAnswer &answer) noexcept;
     bool take_asking(Command &command, const RedisAnswer &answer) noexcept;
+    bool take_too_large(Command *command, const RedisAnswer &answer) noexcept;
     bool take_redirect(Command *command, const RedisAnswer &answer) noexcept;
     bool take_no_script(Command *command, const RedisAnswer &answer) noexcept;
     bool read_answer(const Command &command, const RedisAnswer &answer, Reply &reply) noexcept;

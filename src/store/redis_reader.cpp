@@ -9,6 +9,8 @@ namespace idempotency {
 
 namespace {
 
+constexpr std::size_t kLongestWord = 16;
+
 void copy_code(std::string_view error, char (&out)[sizeof(RedisAnswer::code)])
 {
     std::size_t n = 0;
@@ -46,12 +48,12 @@ struct RedisReader::Functions {
 
     static void *array(const redisReadTask *task, int elements)
     {
-        return of(task)->pair(task, elements);
+        return of(task)->array(task, elements == 2, elements > 2);
     }
 
     static void *array(const redisReadTask *task, std::size_t elements)
     {
-        return of(task)->pair(task, elements > 2 ? 3 : static_cast<long long>(elements));
+        return of(task)->array(task, elements == 2, elements > 2);
     }
 
     static void *integer(const redisReadTask *task, long long value)
@@ -130,15 +132,32 @@ RedisReader::Result RedisReader::next(RedisAnswer &answer) noexcept
 
 // Each returns what is not null, or null to refuse, which ends the stream.
 
+// A part of an array.
+void *RedisReader::part(const redisReadTask *task, std::string_view bytes)
+{
+    bool is_first = task->parent->parent == nullptr && task->idx == 0;
+
+    if (!is_first) {
+        return answer_.kind == RedisAnswer::Kind::list ? this : nullptr;
+    }
+
+    if (task->type != REDIS_REPLY_STRING) {
+        return nullptr;
+    }
+
+    keep_text(bytes.substr(0, kLongestWord));
+
+    if (answer_.kind == RedisAnswer::Kind::pair) {
+        sink_.value(bytes);
+    }
+
+    return this;
+}
+
 void *RedisReader::string(const redisReadTask *task, std::string_view bytes)
 {
     if (task->parent != nullptr) {
-        if (task->type != REDIS_REPLY_STRING || task->idx != 0) {
-            return nullptr;
-        }
-
-        sink_.value(bytes);
-        return this;
+        return part(task, bytes);
     }
 
     answer_ = RedisAnswer();
@@ -169,15 +188,25 @@ void RedisReader::keep_text(std::string_view bytes)
     answer_.text = {text_, n};
 }
 
-void *RedisReader::pair(const redisReadTask *task, long long elements)
+void *RedisReader::array(const redisReadTask *task, bool of_two, bool of_more)
 {
-    if (task->type != REDIS_REPLY_ARRAY || task->parent != nullptr || elements != 2) {
+    if (task->type != REDIS_REPLY_ARRAY) {
         return nullptr;
     }
 
+    if (task->parent != nullptr) {
+        if (task->parent->parent == nullptr && task->idx == 0) {
+            return nullptr;
+        }
+
+        // a sentinel's role comes with the names of its masters
+        answer_.kind = RedisAnswer::Kind::list;
+        return this;
+    }
+
     answer_ = RedisAnswer();
-    answer_.kind = RedisAnswer::Kind::pair;
-    return this;
+    answer_.kind = of_two ? RedisAnswer::Kind::pair : RedisAnswer::Kind::list;
+    return of_two || of_more ? this : nullptr;
 }
 
 void *RedisReader::number(const redisReadTask *task, long long value)
@@ -185,7 +214,7 @@ void *RedisReader::number(const redisReadTask *task, long long value)
     if (task->parent == nullptr) {
         answer_ = RedisAnswer();
         answer_.kind = RedisAnswer::Kind::integer;
-    } else if (task->idx != 1) {
+    } else if (task->parent->parent == nullptr && task->idx == 0) {
         return nullptr;
     }
 
@@ -196,7 +225,7 @@ void *RedisReader::number(const redisReadTask *task, long long value)
 void *RedisReader::nil(const redisReadTask *task)
 {
     if (task->parent != nullptr) {
-        return nullptr;
+        return answer_.kind == RedisAnswer::Kind::list && task->idx > 0 ? this : nullptr;
     }
 
     answer_ = RedisAnswer();

@@ -16,7 +16,11 @@ struct redisReplyObjectFunctions;
 namespace idempotency {
 
 struct RedisAnswer {
-    enum class Kind { nil, status, error, integer, string, pair };
+    enum class Kind {
+        nil, status, error, integer, string,
+        pair,       // of a string and an integer
+        list,       // any other that begins with a string, which is `text`
+    };
 
     Kind kind = Kind::nil;
     long long integer = 0;          // of a pair its second part
@@ -25,15 +29,16 @@ struct RedisAnswer {
     // rest of it can repeat a command's arguments and is not told.
     char code[24] = "";
 
-    // An error that may be a redirection, up to kLongestText of it.  It is the
-    // reader's, until its next answer.
+    // An error, up to kLongestText of it: it may be a redirection.  Of a list the
+    // first 16 bytes of its first string.  It is the reader's, until its next
+    // answer.
     std::string_view text;
 };
 
 class RedisReader {
 public:
-    // Takes the bytes of a string, whole, or the first part of a pair; they are
-    // gone when it returns.
+    // Takes the bytes of a string, whole, or the first part of what may be a
+    // pair; they are gone when it returns.
     class Sink {
     public:
         virtual void value(std::string_view bytes) = 0;
@@ -65,8 +70,9 @@ private:
     struct Functions;
 
     void *string(const redisReadTask *task, std::string_view bytes);
+    void *part(const redisReadTask *task, std::string_view bytes);
     void keep_text(std::string_view bytes);
-    void *pair(const redisReadTask *task, long long elements);
+    void *array(const redisReadTask *task, bool of_two, bool of_more);
     void *number(const redisReadTask *task, long long value);
     void *nil(const redisReadTask *task);
 

@@ -12,17 +12,33 @@ namespace {
 static_assert(kStateOffset == 7 && kTokenOffset == 8 && kTokenSize == 8,
               "the scripts know where a record has its state and its token");
 
-// Microseconds stay below 2^53 until the year 2255: a Lua number is exact.
+// Microseconds stay below 2^53 until the year 2255: a Lua number is exact.  A
+// token that a caller wants may be above.
+//
+// A claim that somebody has made persistent would block its key for good.
 constexpr std::string_view kClaim = R"(
-local held = redis.call('GET', KEYS[1])
-if held then
-    return {held, redis.call('PTTL', KEYS[1])}
+local left = redis.call('PTTL', KEYS[1])
+if left ~= -2 then
+    local most = tonumber(ARGV[4])
+    if most > 0 and redis.call('STRLEN', KEYS[1]) > most then
+        return 0
+    end
+    local held = redis.call('GET', KEYS[1])
+    local state = held:sub(8, 8)
+    if left == -1 and held:sub(1, 3) == 'IDM' and (state == 'R' or state == 'U') then
+        left = tonumber(ARGV[2])
+        redis.call('PEXPIRE', KEYS[1], left)
+    end
+    return {held, left}
 end
-local now = redis.call('TIME')
-local token = now[1] * 1000000 + now[2]
-local record = ARGV[1]:sub(1, 8) .. struct.pack('>I8', token) .. ARGV[1]:sub(17)
-redis.call('SET', KEYS[1], record, 'PX', ARGV[2])
-return token
+local token, answer = ARGV[3], 1
+if token == '' then
+    local now = redis.call('TIME')
+    answer = now[1] * 1000000 + now[2]
+    token = struct.pack('>I8', answer)
+end
+redis.call('SET', KEYS[1], ARGV[1]:sub(1, 8) .. token .. ARGV[1]:sub(17), 'PX', ARGV[2])
+return answer
 )";
 
 // GETRANGE of a missing key is empty, as it is of a value that is too short.

@@ -12,7 +12,10 @@
 namespace idempotency {
 
 enum class RedisScript {
-    claim,      // KEYS: key; ARGV: record, lease.  The token, or {value, PTTL}
+    // KEYS: key; ARGV: record, lease, the token that is wanted or an empty
+    // string, the largest value that is returned or 0.  The token, 1 where one
+    // was wanted; {value, PTTL}; or 0, the value is larger.
+    claim,
     settle,     // KEYS: key; ARGV: token, record, lifetime.  1 written, 0 lost
     release,    // KEYS: key; ARGV: token.  1 freed, 0 lost
     renew,      // KEYS: keys; ARGV: token and lease of each.  How many were renewed

@@ -59,7 +59,7 @@ struct Call {
 
     Kind kind = Kind::claim;
     KeyId id{};
-    Token token = 0;
+    Token token = 0;            // of a claim on Redis, where it wants a certain one
     Pieces value;
     Millis lifetime = 0;
 

@@ -101,7 +101,11 @@ struct Harness : RedisPipeline::Events {
         redirects += " lease " + std::to_string(lease.token) + ";";
     }
 
-    void too_large(Call &, Millis) override {}
+    void too_large(Call &call, Millis deadline) override
+    {
+        too_large_call = &call;
+        too_large_deadline = deadline;
+    }
 
     void note_redirect(const RedisRedirect &redirect)
     {
@@ -152,6 +156,8 @@ struct Harness : RedisPipeline::Events {
     std::string errors;
     std::string redirects;
     Call *redirected_call = nullptr;
+    Call *too_large_call = nullptr;
+    Millis too_large_deadline = 0;
     int greetings = 0;
     Millis now = 1000;
     RedisPipeline pipeline;
@@ -224,6 +230,46 @@ void a_refused_greeting_is_a_fault_and_sends_nothing(void **)
     assert_int_equal(call.ends, 0);
     redis.pipeline.give_up();
     assert_true(call.ended_as(Verdict::unavailable));
+}
+
+void a_master_is_greeted_where_one_is_wanted(void **)
+{
+    const struct {
+        const char *answer;
+        const char *fault;
+    } cases[] = {
+        {"*3\r\n$6\r\nmaster\r\n:3129659\r\n*2\r\n"
+         "*3\r\n$9\r\n127.0.0.1\r\n$4\r\n9001\r\n$7\r\n3129242\r\n"
+         "*3\r\n$9\r\n127.0.0.1\r\n$4\r\n9002\r\n$7\r\n3129543\r\n", nullptr},
+        {"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n", nullptr},
+        {"*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:9000\r\n$9\r\nconnected\r\n:3167038\r\n",
+         "it is a replica"},
+        {"*2\r\n$8\r\nsentinel\r\n*1\r\n$8\r\nmymaster\r\n", "it is no master"},
+        {"*2\r\n$17\r\nmaster and so on!\r\n:1\r\n", "it is no master"},
+        {"+master\r\n", "it does not greet as Redis does"},
+        {"$6\r\nmaster\r\n", "it does not greet as Redis does"},
+        {"-NOPERM this user has no permissions to run the 'role' command\r\n",
+         "it refuses the connection"},
+    };
+
+    for (const auto &each : cases) {
+        Harness redis;
+        RedisLogin login;
+
+        login.master_only = true;
+        redis.pipeline.open(login, redis.now);
+        assert_true(redis.written() == "*1\r\n$4\r\nROLE\r\n*1\r\n$4\r\nPING\r\n");
+        redis.answer(each.answer);
+
+        if (each.fault != nullptr) {
+            assert_string_equal(redis.pipeline.fault(), each.fault);
+        } else {
+            assert_null(redis.pipeline.fault());
+        }
+
+        redis.answer(kPong);
+        assert_int_equal(redis.greetings, each.fault == nullptr);
+    }
 }
 
 void an_error_is_named_without_its_text(void **)
@@ -301,6 +347,62 @@ void a_key_without_expiry_is_found(void **)
     assert_true(claim.ended_as(Verdict::found));
     assert_true(claim.reply.value.empty());
     assert_true(claim.reply.remaining == 0);
+}
+
+void a_claim_may_want_its_token(void **)
+{
+    Harness redis;
+    TestCall plain(Call::Kind::claim, 'a'), wants(Call::Kind::claim, 'b'),
+        late(Call::Kind::claim, 'c');
+    const Token token = ~Token(0) - 1;
+    const std::string bytes = "$8\r\n\xff\xff\xff\xff\xff\xff\xff\xfe\r\n";
+
+    redis.greet();
+    assert_true(redis.send(plain).find("$5\r\n30000\r\n$0\r\n\r\n$1\r\n0\r\n")
+                != std::string::npos);
+    wants.token = late.token = token;
+    assert_true(redis.send(wants).find("$5\r\n30000\r\n" + bytes + "$1\r\n0\r\n")
+                != std::string::npos);
+    redis.answer(":1\r\n:1\r\n");
+    assert_true(plain.reply.token == 1);
+    assert_true(wants.ended_as(Verdict::claimed));
+    assert_true(wants.reply.token == token);
+
+    // it is known even where the call is not any more
+    redis.send(late);
+    redis.pipeline.expire(redis.now + kTimeout);
+    redis.answer(":1\r\n");
+    assert_true(redis.written().find(bytes) != std::string::npos);
+}
+
+void a_large_value_is_told_of_and_not_sent(void **)
+{
+    RedisManner manner = Harness::manner_of_tests();
+
+    manner.inline_limit = 4711;
+
+    Harness redis(manner);
+    TestCall claim(Call::Kind::claim, 'a'), late(Call::Kind::claim, 'b'),
+        settle(Call::Kind::settle, 'c');
+
+    redis.greet();
+    assert_true(redis.send(claim).find("$4\r\n4711\r\n") != std::string::npos);
+    redis.answer(":0\r\n");
+    assert_ptr_equal(redis.too_large_call, &claim);
+    assert_true(redis.too_large_deadline == redis.now + kTimeout);
+    assert_int_equal(claim.ends, 0);
+    assert_true(redis.pipeline.idle());
+
+    redis.too_large_call = nullptr;
+    redis.send(late);
+    redis.send(settle);
+    redis.now += 1;
+    assert_false(redis.pipeline.stalled());
+    redis.pipeline.expire(redis.now + kTimeout - 1);
+    redis.answer(":0\r\n:0\r\n");
+    assert_null(redis.too_large_call);
+    assert_true(late.ended_as(Verdict::unavailable));
+    assert_null(redis.pipeline.fault());
 }
 
 void large_pieces_are_sent_in_place(void **)
@@ -762,10 +864,10 @@ void asking_comes_before_each_command(void **)
     assert_true(waits.ended_as(Verdict::done));
 
     assert_false(redis.pipeline.start(claim, redis.now + kTimeout, true));
-    assert_int_equal(redis.written().rfind(asking + "*6\r\n$7\r\nEVALSHA\r\n", 0), 0);
+    assert_int_equal(redis.written().rfind(asking + "*8\r\n$7\r\nEVALSHA\r\n", 0), 0);
     redis.answer("+OK\r\n");
     redis.answer(kNoScript);
-    assert_int_equal(redis.written().rfind(asking + "*6\r\n$4\r\nEVAL\r\n", 0), 0);
+    assert_int_equal(redis.written().rfind(asking + "*8\r\n$4\r\nEVAL\r\n", 0), 0);
     redis.answer("+OK\r\n:7\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
     assert_string_equal(redis.errors.c_str(), "");
@@ -807,10 +909,13 @@ int main()
     const CMUnitTest tests[] = {
         cmocka_unit_test(calls_wait_for_the_greeting),
         cmocka_unit_test(a_refused_greeting_is_a_fault_and_sends_nothing),
+        cmocka_unit_test(a_master_is_greeted_where_one_is_wanted),
         cmocka_unit_test(an_error_is_named_without_its_text),
         cmocka_unit_test(answers_go_to_their_calls_in_order),
         cmocka_unit_test(a_value_without_room_is_unavailable),
         cmocka_unit_test(a_key_without_expiry_is_found),
+        cmocka_unit_test(a_claim_may_want_its_token),
+        cmocka_unit_test(a_large_value_is_told_of_and_not_sent),
         cmocka_unit_test(large_pieces_are_sent_in_place),
         cmocka_unit_test(a_late_answer_is_read_and_dropped),
         cmocka_unit_test(a_claim_that_is_granted_late_is_released),

@@ -117,11 +117,15 @@ struct TestCall : Call {
 // The pipeline over a connection that blocks.
 class Client : RedisPipeline::Events {
 public:
-    explicit Client(const Server &server)
-        : pipeline_(scripts_, manner(), *this), fd_(server.connect()), raw_(server.connect())
+    explicit Client(const Server &server, std::size_t inline_limit = 0)
+        : pipeline_(scripts_, manner(inline_limit), *this), fd_(server.connect()), raw_(server.connect())
     {
         assert_true(scripts_.usable());
-        pipeline_.open(RedisLogin(), steady_now());
+
+        RedisLogin login;
+
+        login.master_only = true;
+        pipeline_.open(login, steady_now());
         pump();
         assert_true(pipeline_.ready());
         raw({"FLUSHALL"});
@@ -136,6 +140,11 @@ public:
     Outcome claim(const KeyId &id, const std::string &record, Millis lease)
     {
         return run(Call::Kind::claim, id, 0, record, lease);
+    }
+
+    Outcome claim_as(const KeyId &id, Token token, const std::string &record, Millis lease)
+    {
+        return run(Call::Kind::claim, id, token, record, lease);
     }
 
     Verdict settle(const KeyId &id, Token token, const std::string &record, Millis lifetime)
@@ -201,10 +210,11 @@ public:
     }
 
 private:
-    static RedisManner manner()
+    static RedisManner manner(std::size_t inline_limit)
     {
         RedisManner manner;
 
+        manner.inline_limit = inline_limit;
         manner.prefix = "test:";
         manner.timeout = 5000;
         return manner;
@@ -213,7 +223,13 @@ private:
     void greeted() override {}
     void redirected(Call &, Millis, const RedisRedirect &) override { fail(); }
     void lease_redirected(const Lease &, const RedisRedirect &) override { fail(); }
-    void too_large(Call &, Millis) override { fail(); }
+
+    void too_large(Call &call, Millis) override
+    {
+        errors_ += "too large;";
+        call.reply = Reply();
+        call.ended(call);
+    }
 
     void error_answer(const char *what, const char *code, const KeyId *) override
     {
@@ -328,6 +344,73 @@ void a_free_key_is_claimed(void **state)
         assert_true(next.verdict == Verdict::claimed && next.token > last);
         last = next.token;
     }
+}
+
+void a_claim_gets_the_token_that_it_wants(void **state)
+{
+    Client redis(server_of(state));
+    std::string record = record_of(State::running);
+    const Token token = ~Token(0) - 1;
+    Outcome first = redis.claim_as(key(1), token, record, 30000);
+
+    assert_true(first.verdict == Verdict::claimed && first.token == token);
+
+    Outcome second = redis.claim_as(key(1), 7, record, 30000);
+
+    assert_true(second.verdict == Verdict::found && second.token == token);
+    assert_true(second.value == with_token(record, token));
+    assert_true(redis.settle(key(1), token, result_of(token, ""), 30000) == Verdict::done);
+}
+
+void a_value_above_the_limit_is_told_of(void **state)
+{
+    Client redis(server_of(state), 1000);
+    Token token = redis.claim(key(1), record_of(State::running), 30000).token;
+
+    redis.settle(key(1), token, std::string(1000, 'x'), 30000);
+    assert_true(redis.claim(key(1), "", 1).value.size() == 1000);
+    redis.raw({"APPEND", Client::name(key(1)), "x"});
+    assert_string_equal(redis.take_errors().c_str(), "");
+    redis.claim(key(1), "", 1);
+    assert_string_equal(redis.take_errors().c_str(), "too large;");
+
+    Client other(server_of(state));
+
+    assert_true(other.claim(key(2), record_of(State::running), 30000).verdict == Verdict::claimed);
+}
+
+// A claim that somebody has made persistent would block its key for good.
+void a_persistent_claim_ends_all_the_same(void **state)
+{
+    Client redis(server_of(state));
+
+    for (State held : {State::running, State::unknown}) {
+        Token token = redis.claim(key(1), record_of(State::running), 30000).token;
+
+        redis.settle(key(1), token, record_of(held, token), 30000);
+        assert_string_equal(redis.raw({"PERSIST", Client::name(key(1))}).c_str(), ":1\r\n");
+
+        Outcome found = redis.claim(key(1), "", 20);
+
+        assert_true(found.verdict == Verdict::found && found.token == token);
+        assert_int_equal(found.remaining, 20);
+
+        while (redis.claim(key(1), record_of(State::running), 20).verdict != Verdict::claimed) {
+            sleep_for(1);
+        }
+
+        while (redis.raw({"EXISTS", Client::name(key(1))}) != ":0\r\n") {
+            sleep_for(1);
+        }
+    }
+
+    // a result may stay
+    Token token = redis.claim(key(1), record_of(State::running), 30000).token;
+
+    redis.settle(key(1), token, result_of(token, ""), 30000);
+    redis.raw({"PERSIST", Client::name(key(1))});
+    assert_int_equal(redis.claim(key(1), "", 1).remaining, 0);
+    assert_string_equal(redis.raw({"PTTL", Client::name(key(1))}).c_str(), ":-1\r\n");
 }
 
 void a_result_replaces_its_claim_alone(void **state)
@@ -598,6 +681,9 @@ int main()
 {
     const CMUnitTest tests[] = {
         cmocka_unit_test(a_free_key_is_claimed),
+        cmocka_unit_test(a_claim_gets_the_token_that_it_wants),
+        cmocka_unit_test(a_value_above_the_limit_is_told_of),
+        cmocka_unit_test(a_persistent_claim_ends_all_the_same),
         cmocka_unit_test(a_result_replaces_its_claim_alone),
         cmocka_unit_test(an_unknown_outcome_may_become_a_result),
         cmocka_unit_test(a_lapsed_claim_is_fenced),
