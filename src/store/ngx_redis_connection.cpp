@@ -26,6 +26,7 @@ RedisManner manner_of(const RedisOptions &options)
 
     manner.prefix = view(options.prefix);
     manner.timeout = options.timeout;
+    manner.single_renewals = options.topology == RedisTopology::cluster;
     return manner;
 }
 
@@ -104,14 +105,14 @@ Millis RedisConnection::deadline() const noexcept
            + (pipeline_.ready() ? 0 : options_.connect_timeout);
 }
 
-bool RedisConnection::start(Call &call, Millis deadline) noexcept
+bool RedisConnection::start(Call &call, Millis deadline, bool asking) noexcept
 {
     if (down_ || state_ == State::closed) {
         call.reply = Reply();
         return true;
     }
 
-    bool ended = pipeline_.start(call, deadline);
+    bool ended = pipeline_.start(call, deadline, asking);
 
     check_soon();
 
@@ -215,21 +216,23 @@ void RedisConnection::error_answer(const char *what, const char *code, const Key
                   &server().name, what, code, id != nullptr ? ", key " : "", length, hex);
 
     read_only_ = read_only_ || ngx_strcmp(code, "READONLY") == 0;
-}
 
-// There is no other node.
-void RedisConnection::redirected(Call &call, Millis, const RedisRedirect &)
-{
-    call.reply = Reply();
-    call.ended(call);
-}
-
-void RedisConnection::too_large(Call &call, Millis deadline)
-{
-    if (pipeline_.start(call, deadline)) {
-        call.ended(call);
+    if (ngx_strcmp(code, "CLUSTERDOWN") == 0) {
+        owner_.cluster_down();
     }
 }
+
+void RedisConnection::redirected(Call &call, Millis deadline, const RedisRedirect &redirect)
+{
+    owner_.redirected(call, deadline, redirect);
+}
+
+void RedisConnection::lease_redirected(const Lease &lease, const RedisRedirect &redirect)
+{
+    owner_.lease_redirected(lease, redirect);
+}
+
+void RedisConnection::too_large(Call &call, Millis deadline) { owner_.too_large(call, deadline); }
 
 // Reading and writing
 

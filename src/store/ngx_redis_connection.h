@@ -29,6 +29,14 @@ public:
         // called from within; else it is tried again after a rest.
         virtual void read_only(RedisConnection &connection) = 0;
 
+        // As RedisPipeline::Events has them; no connection is closed from within.
+        virtual void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) = 0;
+        virtual void lease_redirected(const Lease &lease, const RedisRedirect &redirect) = 0;
+        virtual void too_large(Call &call, Millis deadline) = 0;
+
+        // The cluster does not serve a key at the moment; likewise.
+        virtual void cluster_down() = 0;
+
     protected:
         ~Owner() = default;
     };
@@ -54,13 +62,16 @@ public:
     // more than Redis' answer.
     Millis deadline() const noexcept;
 
-    // As Store::start, until `deadline`.
-    bool start(Call &call, Millis deadline) noexcept;
+    // As Store::start, until `deadline`; `asking` as RedisPipeline::start has it.
+    bool start(Call &call, Millis deadline, bool asking = false) noexcept;
 
     // False where the connection cannot do it at the moment.
     bool renew(const Lease *leases, std::size_t count) noexcept;
 
     bool is_down() const { return down_; }
+
+    // Nothing is waited for, not even an answer that comes late.
+    bool idle() const { return pipeline_.idle(); }
 
 private:
     enum class State { closed, connecting, connected, resting };
@@ -69,7 +80,7 @@ private:
     void greeted() override;
     void error_answer(const char *what, const char *code, const KeyId *id) override;
     void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) override;
-    void lease_redirected(const Lease &, const RedisRedirect &) override {}
+    void lease_redirected(const Lease &lease, const RedisRedirect &redirect) override;
     void too_large(Call &call, Millis deadline) override;
 
     // RedisSocket::Events

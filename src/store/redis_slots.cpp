@@ -147,7 +147,7 @@ bool RedisEndpoint::set(std::string_view name, std::uint64_t number) noexcept
     bool printable = std::all_of(name.begin(), name.end(),
                                  [](char c) { return c > ' ' && c < '\x7f' && c != '"'; });
 
-    if (name.size() > kLongestHost || !printable || number == 0 || number > 65535) {
+    if (name.size() > kLongestRedisHost || !printable || number == 0 || number > 65535) {
         return false;
     }
 

@@ -10,12 +10,11 @@
 #include <string_view>
 
 #include "core/digest.h"
+#include "store/redis_redirect.h"
 
 struct redisReply;
 
 namespace idempotency {
-
-constexpr std::size_t kRedisSlots = 16384;
 
 // CRC-16/XMODEM of `bytes`; `before` is that of what comes ahead of them.
 std::uint16_t redis_crc16(std::string_view bytes, std::uint16_t before = 0) noexcept;
@@ -35,9 +34,7 @@ private:
 
 // Where a node listens.
 struct RedisEndpoint {
-    static constexpr std::size_t kLongestHost = 255;
-
-    char host[kLongestHost + 1] = "";   // empty: the host that was asked
+    char host[kLongestRedisHost + 1] = "";  // empty: the host that was asked
     std::uint16_t port = 0;
 
     // False where `name` does not fit or cannot be a host's.
