@@ -2,6 +2,7 @@
 
 #include "http/store_options.h"
 #include "store/ngx_memory_store.h"
+#include "store/ngx_near_store.h"
 #include "store/ngx_redis_store.h"
 
 namespace idempotency {
@@ -33,9 +34,6 @@ const char *not_there_yet(const StoreOptions &given, const RedisOptions &options
     if (options.replicas > 0) {
         return "wait_replicas";
     }
-    if (given.near_cache > 0) {
-        return "near_cache";
-    }
     if (given.encryption_keys.nelts > 0) {
         return "encryption_key_file";
     }
@@ -59,7 +57,14 @@ Store *create_redis(ngx_conf_t *cf, StoreOptions &given)
         return nullptr;
     }
 
-    return create_redis_store(cf->pool, cf->log, options);
+    Store *store = create_redis_store(cf->pool, cf->log, options);
+
+    if (store == nullptr || given.near_cache == 0) {
+        return store;
+    }
+
+    return create_near_store(cf, given.name, static_cast<size_t>(given.near_cache),
+                             &ngx_http_idempotency_module, *store);
 }
 
 }  // namespace

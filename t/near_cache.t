@@ -1,0 +1,278 @@
+# A Redis store with a near cache: a replay needs no Redis, goes on while Redis is down, and is never anything but the result.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use IdempotencyTest::Assertions;
+use IdempotencyTest::Client qw(finish);
+use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Nginx;
+use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Redis;
+
+plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
+
+my $redis = IdempotencyTest::Redis->new;
+my $prefixes = 0;
+
+my $server = <<'END';
+        add_header X-Id $idempotency_key_id always;
+        add_header X-Age $idempotency_age always;
+        idempotency main;
+        location / { proxy_pass http://app; }
+        location /brief/ { idempotency_ttl 2s; proxy_pass http://app; }
+        location /small/ { idempotency_max_body 1k; proxy_pass http://app; }
+        location /lease/ { idempotency_lease 1s; proxy_pass http://app; }
+END
+
+sub stores {
+    my ($prefix, $size) = @_;
+    return 'idempotency_store main { redis unix:' . $redis->socket
+        . "; prefix $prefix; timeout 300ms; connect_timeout 300ms; near_cache $size; }";
+}
+
+# An nginx with a near cache of `size` over this Redis.
+sub start_nginx {
+    my ($size, %options) = @_;
+    my $prefix = $options{prefix} // 'p' . ++$prefixes . ':';
+    return IdempotencyTest::Nginx->start(stores => stores($prefix, $size), server => $server,
+        log_format => '$request_uri $status [$idempotency_status] $pid', prefix => $prefix, %options);
+}
+
+my @who = (headers => ['X-API-Key: alice']);
+my $redis_was_down = qr/\[crit\].*connect\(\)/;
+
+sub ask {
+    my ($nginx, $path, $key, %request) = @_;
+    return $nginx->request(path => $path, key => $key, @who, %request);
+}
+
+# What nginx says to Redis meanwhile.
+sub commands {
+    my ($code) = @_;
+    return grep { !/"(?:ECHO|MONITOR|PING)"/ } $redis->commands_during($code);
+}
+
+# Without a field that tells of the exchange.
+sub is_same {
+    my ($answer, $first, $name) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my ($seen, $expected) = map { $_->lasting =~ s/^X-Age:.*?\r?\n//mgr } $answer, $first;
+    return ok($answer->is_replay && $seen eq $expected, $name) || diag($answer->head, "\nthe first answer\n", $first->head);
+}
+
+subtest 'A replay needs no Redis' => sub {
+    my $nginx = start_nginx('1m');
+    my $first = ask($nginx, '/near', 'one');
+    is_first $first, 201, 1, 'a request runs';
+    my $retry;
+    my @said = commands(sub { $retry = ask($nginx, '/near', 'one') for 1 .. 10 });
+    is_same $retry, $first, 'its retry is a replay';
+    is join("\n", @said), '', 'of which Redis hears nothing';
+    @said = commands(sub { is_problem ask($nginx, '/near', 'one', body => 'other'), 422, 'idempotency_key_reused', 'another request with the key is refused' });
+    is join("\n", @said), '', 'without Redis, too';
+
+    my $large = ask($nginx, '/small/large?size=2000', 'large');
+    is_problem ask($nginx, '/small/large?size=2000', 'large'), 409, 'response_not_kept', 'what was not kept is told as such';
+    @said = commands(sub { is_problem ask($nginx, '/small/large?size=2000', 'large'), 409, 'response_not_kept', 'and again' });
+    is join("\n", @said), '', 'without Redis';
+    is app()->count('/near') + app()->count('/small/large'), 2, 'each ran once';
+
+    ask($nginx, '/near?status=503', 'busy');
+    @said = commands(sub { is ask($nginx, '/near?status=503', 'busy')->status, 503, 'what may be tried again' });
+    is scalar(@said), 2, 'is not kept here either';
+    $nginx->stop;
+};
+
+subtest 'What runs is not in it' => sub {
+    my $nginx = start_nginx('1m');
+    my $running = $nginx->send_request(path => '/runs?gate=runs', key => 'runs', @who);
+    app()->await_arrival('/runs');
+    is_problem ask($nginx, '/runs?gate=runs', 'runs'), 409, 'request_in_progress', 'a duplicate is refused' for 1 .. 2;
+    app()->open_gate('runs');
+    my $first = $running->response;
+    is_first $first, 201, 1, 'the first is answered';
+    is_same ask($nginx, '/runs?gate=runs', 'runs'), $first, 'and then replayed at once';
+    $nginx->stop;
+};
+
+subtest 'Redis is down' => sub {
+    my $nginx = start_nginx('1m', workers => 4);
+    my %first = map { $_ => ask($nginx, "/down/$_", "down-$_") } 1 .. 20;
+    my $not_kept = ask($nginx, '/small/down?size=2000', 'not-kept');
+
+    for my $how (['is stalled' => sub { $redis->stall }, sub { $redis->resume }], ['has died' => sub { $redis->kill }, sub { $redis->start }]) {
+        my ($what, $begin, $end) = @$how;
+        $begin->();
+        my @answers = finish(map { $nginx->send_request(path => "/down/$_", key => "down-$_", @who) } 1 .. 20);
+        is join(' ', grep { !$answers[$_ - 1]->is_replay || $answers[$_ - 1]->body ne $first{$_}->body } 1 .. 20), '', "while Redis $what, each result is replayed";
+        is_problem ask($nginx, '/down/1', 'down-1', body => 'other'), 422, 'idempotency_key_reused', "while Redis $what, another request is refused";
+        is_problem ask($nginx, '/small/down?size=2000', 'not-kept'), 409, 'response_not_kept', "while Redis $what, so is what was not kept";
+        is_problem ask($nginx, '/down/new', 'new'), 503, 'store_unavailable', "while Redis $what, a new key is refused";
+        is app()->count('/down/new'), 0, 'and does not run';
+        $end->();
+        ok await(sub { ask($nginx, "/down/after-$what" =~ tr/ /-/r, "after-$what" =~ tr/ /-/r)->status == 201 }), 'and when Redis is back new keys run';
+    }
+
+    is scalar(grep { app()->count("/down/$_") != 1 } 1 .. 20), 0, 'each ran once';
+    $nginx->stop(allowed => $redis_was_down);
+};
+
+subtest 'What Redis was not told is not in it' => sub {
+    my $nginx = start_nginx('1m');
+    my $running = $nginx->send_request(path => '/lease/untold?gate=untold', key => 'untold', @who);
+    app()->await_arrival('/lease/untold');
+    $redis->kill;
+    app()->open_gate('untold');
+    is_first $running->response, 201, 1, 'an answer is delivered though Redis is gone';
+    is_problem ask($nginx, '/lease/untold?gate=untold', 'untold'), 503, 'store_unavailable', 'its retry is refused';
+    $redis->start;
+    ok await(sub { ask($nginx, '/lease/untold?gate=untold', 'untold')->status == 201 }), 'until Redis is back';
+    $nginx->stop(allowed => $redis_was_down);
+};
+
+subtest 'It ends with the result' => sub {
+    my $nginx = start_nginx('1m');
+    my $first = ask($nginx, '/brief/end', 'end');
+    my $name = $nginx->{prefix} . $first->header('X-Id');
+    my $retry = ask($nginx, '/brief/end', 'end');
+    is_same $retry, $first, 'a result is replayed';
+    like $retry->header('X-Age'), qr/^[01]$/, 'with its age';
+    my $aged;
+    ok await(sub { $aged = ask($nginx, '/brief/end', 'end'); !$aged->is_replay || $aged->header('X-Age') >= 1 }), 'which grows';
+    ok $aged->is_replay, 'while it is there';
+    ok await(sub { !$redis->command('EXISTS', $name) }), 'when it has ended in Redis';
+    is_first ask($nginx, '/brief/end', 'end'), 201, 2, 'it is not replayed any more';
+
+    $first = ask($nginx, '/brief/down', 'down');
+    $redis->kill;
+    is_same ask($nginx, '/brief/down', 'down'), $first, 'where Redis has died a result is replayed';
+    my $last;
+    ok await(sub { $last = ask($nginx, '/brief/down', 'down'); !$last->is_replay }), 'until it ends';
+    is_problem $last, 503, 'store_unavailable', 'and then it is not known whether there is one';
+    $redis->start;
+    $nginx->stop(allowed => $redis_was_down);
+};
+
+subtest 'Two hosts' => sub {
+    my $one = start_nginx('1m');
+    my $two = start_nginx('1m', prefix => $one->{prefix});
+    my $first = ask($one, '/hosts', 'hosts');
+    my $retry;
+    my @said = commands(sub { $retry = ask($two, '/hosts', 'hosts') });
+    is_same $retry, $first, 'what one has kept the other replays';
+    is scalar(grep { /EVAL/ } @said), 1, 'having asked Redis';
+    @said = commands(sub { $retry = ask($two, '/hosts', 'hosts') for 1 .. 3 });
+    is_same $retry, $first, 'and again';
+    is join("\n", @said), '', 'without Redis';
+
+    $redis->kill;
+    is_same ask($_, '/hosts', 'hosts'), $first, 'and both when Redis has died' for $one, $two;
+    $redis->start;
+    is app()->count('/hosts'), 1, 'it ran once';
+    $_->stop(allowed => $redis_was_down) for $one, $two;
+};
+
+subtest 'Workers share it, and a reload keeps it' => sub {
+    my $nginx = start_nginx('1m', workers => 4);
+    my $first = ask($nginx, '/shared', 'shared');
+    my @workers = $nginx->workers;
+    my @said = commands(sub {
+        for my $worker (@workers) {
+            is_same $nginx->over($worker, sub { ask($nginx, '/shared', 'shared') }), $first, "worker $worker replays it";
+        }
+    });
+    is scalar(grep { /EVAL/ } @said), 0, 'and asks Redis for nothing';
+
+    $redis->kill;
+    $nginx->reload;
+    is_same ask($nginx, '/shared', 'shared'), $first, 'after a reload it is replayed, without Redis';
+
+    kill KILL => $nginx->workers;
+    @workers = $nginx->workers;
+    ok await(sub { my $answer = eval { ask($nginx, '/shared', 'shared') }; $answer && $answer->is_replay && $answer->body eq $first->body }),
+        'so it is when the workers have been killed';
+    $redis->start;
+
+    $nginx->set(stores => stores($nginx->{prefix}, '512k'))->reload;
+    ok await(sub { ask($nginx, '/shared', 'shared-2')->status == 201 }), 'with another size it begins anew';
+    $nginx->stop(allowed => qr/$redis_was_down|exited on signal 9/);
+};
+
+subtest 'A result that an operator has changed' => sub {
+    my $nginx = start_nginx('1m');
+    my $first = ask($nginx, '/forgotten', 'forgotten');
+    my $name = $nginx->{prefix} . $first->header('X-Id');
+    $redis->command('DEL', $name);
+    is_same ask($nginx, '/forgotten', 'forgotten'), $first, 'for a minute it is replayed all the same';
+    $nginx->stop;
+
+    # the first nginx to hear of a key asks Redis
+    $nginx = start_nginx('1m', prefix => $nginx->{prefix});
+    is_first ask($nginx, '/forgotten', 'forgotten'), 201, 2, 'where it is not in the cache the key is free';
+    my $value = $redis->command('GET', $name);
+    $nginx->stop;
+
+    $nginx = start_nginx('1m', prefix => $nginx->{prefix});
+    $redis->command('SET', $name, substr($value, 0, -1), 'PX', 60_000);
+    is_problem ask($nginx, '/forgotten', 'forgotten'), 503, 'store_unavailable', 'what is no whole record is refused';
+    $redis->command('SET', $name, $value, 'PX', 60_000);
+    is_same ask($nginx, '/forgotten', 'forgotten'), ask($nginx, '/forgotten', 'forgotten'), 'and was not taken into the cache';
+    $nginx->stop;
+};
+
+subtest 'Large answers' => sub {
+    my $nginx = start_nginx('16m', workers => 1);
+    for my $size (1024 * 1024 - 1, 1024 * 1024) {
+        my $first = ask($nginx, "/large?kind=binary&size=$size", "large-$size");
+        is length $first->body, $size, 'an answer at the limit is whole';
+        my @answers;
+        my @said = commands(sub {
+            @answers = finish(map { $nginx->send_request(path => "/large?kind=binary&size=$size", key => "large-$size", @who) } 1 .. 10);
+        });
+        is scalar(grep { !$_->is_replay || $_->body ne $first->body } @answers), 0, 'so are its replays';
+        is join("\n", @said), '', 'of which Redis hears nothing';
+    }
+
+    my $first = ask($nginx, '/large/more?kind=binary&size=1048577', 'more');
+    is length $first->body, 1048577, 'one that is larger is delivered';
+    ok await(sub { ask($nginx, '/large/more?kind=binary&size=1048577', 'more')->code eq 'response_not_kept' }), 'and recorded as not kept';
+    $nginx->stop;
+};
+
+# Many more results than it can hold, of all sizes, some of them too large for it.
+subtest 'A cache that is too small' => sub {
+    my $nginx = start_nginx('256k', workers => 3);
+    my @sizes = (1, 300, 336, 500, 840, 2000, 8000, 20_000, 50_000, 62_000, 70_000, 300_000);
+    my @known;
+
+    for my $n (1 .. 120) {
+        my $path = "/crowd/$n?kind=binary&size=" . ($sizes[$n % @sizes] + $n);
+        push @known, {path => $path, key => "crowd-$n", first => ask($nginx, $path, "crowd-$n")};
+    }
+
+    my $wrong = 0;
+    for my $round (1 .. 5) {
+        my @order = sort { ($a * 7919 * $round) % 127 <=> ($b * 7919 * $round) % 127 } 0 .. $#known;
+        for my $half ([@order[0 .. 59]], [@order[60 .. 119]]) {
+            my @twice = (@$half, @$half);
+            my @answers = finish(map { $nginx->send_request(path => $known[$_]{path}, key => $known[$_]{key}, @who) } @twice);
+            $wrong += grep { !$answers[$_]->is_replay || $answers[$_]->body ne $known[$twice[$_]]{first}->body } 0 .. $#twice;
+        }
+    }
+    is $wrong, 0, 'every replay is right';
+    is scalar(grep { app()->count("/crowd/$_") != 1 } 1 .. 120), 0, 'and nothing ran twice';
+
+    my $last = $known[3];
+    my $retry;
+    ask($nginx, $last->{path}, $last->{key});
+    is scalar(commands(sub { $retry = ask($nginx, $last->{path}, $last->{key}) })), 0, 'what was asked for last is there';
+    is scalar(grep { /EVAL/ } commands(sub { ask($nginx, $known[-2]{path}, $known[-2]{key}) for 1 .. 2 })), 2, 'what is too large for it never is'
+        or diag $known[-2]{path};
+    $nginx->stop;
+};
+
+done_testing;
