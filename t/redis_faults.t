@@ -14,7 +14,7 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
 use IdempotencyTest::Relay;
-use Time::HiRes qw(time);
+use Time::HiRes qw(sleep time);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
@@ -28,6 +28,7 @@ my $prefixes = 0;
 my $runs = 0;
 
 my $server = <<'END';
+        add_header X-Id $idempotency_key_id always;
         location /other/ { idempotency other; proxy_pass http://app; }
         location / { idempotency main; proxy_pass http://app; }
         location /pass/ { idempotency main; idempotency_store_error pass; proxy_pass http://app; }
@@ -259,6 +260,45 @@ subtest 'Redis restarts empty' => sub {
     ok ask($nginx, '/empty', 'empty')->is_replay, 'and is kept';
     $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
 };
+
+# The calls of one connection keep their order: what is told as soon as Redis is back is told ahead of the first request that finds it so.
+for my $way (['away', sub { $relay->do('refuse') }, sub { $relay->do('accept') }],
+             ['stalled', sub { $redis->stall }, sub { $redis->resume }])
+{
+    my ($name, $begin, $end) = @$way;
+
+    subtest "What Redis was not told while it was $name" => sub {
+        my $nginx = start_nginx();
+        my %running = map { $_ => $nginx->send_request(path => "/untold/$name$_?gate=untold$name$_", key => "untold-$name$_", @who) } 1 .. 20, 'on';
+        app()->await_arrival("/untold/$name$_") for sort keys %running;
+        my $on = delete $running{on};
+
+        my (%first, %retry);
+        my @commands = $redis->commands_during(sub {
+            $begin->();
+            is_problem ask($nginx, '/untold/refused', 'untold-refused'), 503, 'store_unavailable', 'requests are refused' for 1 .. 2;
+            app()->open_gate("untold$name$_") for keys %running;
+            $first{$_} = $running{$_}->response for keys %running;
+            is scalar(grep { $_->status == 201 } values %first), 20, 'those that ran are answered';
+
+            # by now the next try of each is some way off
+            ok await(sub { 20 == (() = $nginx->error_log =~ /can't be told the outcome/g) }), 'and the store could not be told';
+            sleep 1.6;
+
+            $end->();
+            await_answer($nginx, "/untold/back$name", "untold-back$name", $name);
+            $retry{$_} = ask($nginx, "/untold/$name$_?gate=untold$name$_", "untold-$name$_") for keys %first;
+        });
+        is join(' ', grep { !$retry{$_}->is_replay || $retry{$_}->lasting ne $first{$_}->lasting } sort keys %first), '',
+            'when Redis is back it is told at once';
+
+        my $id = ask($nginx, "/untold/${name}on?gate=untold${name}on", "untold-${name}on")->header('X-Id');
+        ok scalar(grep { /\Q$id\E/ } @commands), 'and a claim that runs is renewed at once';
+        app()->open_gate("untold${name}on");
+        is_first $on->response, 201, 1, 'whose answer is kept in its time';
+        $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
+    };
+}
 
 sub memory_of {
     my ($pid) = @_;

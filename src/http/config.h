@@ -6,7 +6,7 @@
 
 #include "core/decision.h"
 #include "core/digest.h"
-#include "http/lease_keeper.h"
+#include "http/upkeep.h"
 #include "store/store.h"
 
 extern "C" {
@@ -19,7 +19,7 @@ namespace idempotency {
 struct StoreSlot {
     ngx_str_t name;
     Store *store;
-    LeaseKeeper *leases;
+    Upkeep *upkeep;
 };
 
 struct MainConfig {

@@ -56,7 +56,7 @@ void Exchange::drop()
         return;
     }
 
-    conf_->store->leases->drop(lease_);
+    conf_->store->upkeep->leases.drop(lease_);
     ngx_destroy_pool(pool_);
 }
 
@@ -140,7 +140,7 @@ void Exchange::keep_lease()
     lease_.lease.token = call_.reply.token;
     lease_.lease.length = conf_->lease;
     claimed_at_ = ngx_current_msec;
-    conf_->store->leases->keep(lease_);
+    conf_->store->upkeep->leases.keep(lease_);
 }
 
 // The answer
@@ -224,7 +224,7 @@ bool Exchange::settle(Settlement settlement, Millis ttl)
     settlement_ = settlement;
     call_.token = token();
     call_.kind = Call::Kind::settle;
-    conf_->store->leases->drop(lease_);
+    conf_->store->upkeep->leases.drop(lease_);
     retry_until_ = ngx_current_msec + conf_->lease;
 
     switch (settlement) {
@@ -307,11 +307,11 @@ void Exchange::try_again_later()
         return;
     }
 
-    retry_.handler = on_retry;
-    retry_.data = this;
-    retry_.log = ngx_cycle->log;
+    untold_.event.handler = on_retry;
+    untold_.event.data = this;
+    untold_.event.log = ngx_cycle->log;
     retain();
-    ngx_add_timer(&retry_, retry_delay_);
+    conf_->store->upkeep->untold.add(untold_, retry_delay_);
 
     // an outage shorter than a lease is not to cost the claim
     retry_delay_ = ngx_min(retry_delay_ * 2, ngx_min(kLongestRetry, conf_->lease / 8 + 1));
@@ -321,6 +321,8 @@ void Exchange::on_retry(ngx_event_t *event)
 {
     auto *exchange = static_cast<Exchange *>(event->data);
     auto left = static_cast<ngx_msec_int_t>(exchange->retry_until_ - ngx_current_msec);
+
+    exchange->conf_->store->upkeep->untold.remove(exchange->untold_);
 
     // told late it holds the key no longer than told at once
     if (exchange->settlement_ == Settlement::unknown) {

@@ -11,7 +11,7 @@
 #include "core/decision.h"
 #include "core/record.h"
 #include "http/config.h"
-#include "http/lease_keeper.h"
+#include "http/upkeep.h"
 #include "store/store.h"
 
 namespace idempotency {
@@ -104,7 +104,7 @@ private:
     std::size_t answer_size_ = 0;
     ngx_array_t record_{};          // of std::string_view: the record
 
-    ngx_event_t retry_{};
+    UntoldOutcome untold_{};
     ngx_msec_t retry_delay_ = 0;
     ngx_msec_t retry_until_ = 0;
 };

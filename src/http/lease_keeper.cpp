@@ -44,6 +44,25 @@ void LeaseKeeper::stop()
     if (timer_.timer_set) {
         ngx_del_timer(&timer_);
     }
+
+    if (timer_.posted) {
+        ngx_delete_posted_event(&timer_);
+    }
+}
+
+void LeaseKeeper::renew_all_soon()
+{
+    for (ngx_queue_t *q = ngx_queue_head(&running_); q != ngx_queue_sentinel(&running_);
+         q = ngx_queue_next(q))
+    {
+        KeptLease *kept = ngx_queue_data(q, KeptLease, link);
+
+        kept->due = ngx_current_msec;
+    }
+
+    if (!ngx_queue_empty(&running_)) {
+        ngx_post_event(&timer_, &ngx_posted_events);
+    }
 }
 
 void LeaseKeeper::set_timer(ngx_msec_t due)

@@ -25,6 +25,10 @@ public:
     void keep(KeptLease &kept);
     void drop(KeptLease &kept);
 
+    // Renews all of them, from the event loop: the store was away, and what it
+    // was told then is lost.
+    void renew_all_soon();
+
     // Before the worker ends.
     void stop();
 

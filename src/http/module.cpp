@@ -105,6 +105,8 @@ ngx_int_t init_process(ngx_cycle_t *cycle)
     auto **slots = static_cast<StoreSlot **>(main->stores.elts);
 
     for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
+        slots[i]->store->watch(slots[i]->upkeep);
+
         if (!slots[i]->store->open()) {
             return NGX_ERROR;
         }
@@ -124,7 +126,7 @@ void exit_process(ngx_cycle_t *cycle)
     auto **slots = static_cast<StoreSlot **>(main->stores.elts);
 
     for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
-        slots[i]->leases->stop();
+        slots[i]->upkeep->leases.stop();
         slots[i]->store->close();
     }
 }

@@ -31,16 +31,16 @@ bool has_valid_name(const ngx_str_t &name)
 StoreSlot *add_slot(ngx_conf_t *cf, MainConfig *main, const ngx_str_t &name, Store *store)
 {
     auto *slot = allocate<StoreSlot>(cf->pool);
-    void *leases = ngx_palloc(cf->pool, sizeof(LeaseKeeper));
+    void *upkeep = ngx_palloc(cf->pool, sizeof(Upkeep));
     auto **place = static_cast<StoreSlot **>(ngx_array_push(&main->stores));
 
-    if (slot == nullptr || leases == nullptr || place == nullptr) {
+    if (slot == nullptr || upkeep == nullptr || place == nullptr) {
         return nullptr;
     }
 
     slot->name = name;
     slot->store = store;
-    slot->leases = new (leases) LeaseKeeper(*store);
+    slot->upkeep = new (upkeep) Upkeep(*store);
     *place = slot;
     return slot;
 }

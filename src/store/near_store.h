@@ -43,6 +43,7 @@ public:
 
     bool open() override { return store_.open(); }
     void close() override { store_.close(); }
+    void watch(StoreWatcher *watcher) override { store_.watch(watcher); }
     bool start(Call &call) override;
     void renew(const Lease *leases, std::size_t count) override { store_.renew(leases, count); }
 

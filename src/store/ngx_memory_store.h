@@ -15,6 +15,7 @@ public:
 
     bool open() override { return true; }
     void close() override {}
+    void watch(StoreWatcher *) override {}
     bool start(Call &call) override;
     void renew(const Lease *leases, std::size_t count) override;
 

@@ -173,6 +173,7 @@ void RedisConnection::greeted()
     greeted_at_ = ngx_current_msec;
     refusal_logged_ = false;
     socket_.settle();
+    owner_.answers_again(*this);
 
     if (!down_) {
         return;
@@ -305,6 +306,7 @@ void RedisConnection::note_stall() noexcept
     } else {
         ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" answers again",
                       &server().name);
+        owner_.answers_again(*this);
     }
 }
 

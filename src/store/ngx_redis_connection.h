@@ -25,6 +25,10 @@ public:
         virtual bool down(RedisConnection &connection) = 0;
         virtual bool up(RedisConnection &connection) = 0;
 
+        // Redis answers again: it was down, the connection was lost, or it stood
+        // still.  What was meant for it may be started, but not from within.
+        virtual void answers_again(RedisConnection &connection) = 0;
+
         // Redis takes no writes: it is no master any more.  `retarget` may be
         // called from within; else it is tried again after a rest.
         virtual void read_only(RedisConnection &connection) = 0;

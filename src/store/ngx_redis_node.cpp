@@ -149,6 +149,8 @@ bool RedisNode::up(RedisConnection &)
     return is_last;
 }
 
+void RedisNode::answers_again(RedisConnection &) { owner_.node_answers_again(*this); }
+
 void RedisNode::read_only(RedisConnection &) { owner_.read_only(*this); }
 
 void RedisNode::redirected(Call &call, Millis deadline, const RedisRedirect &redirect)

@@ -21,6 +21,9 @@ public:
         virtual void node_down(RedisNode &) {}
         virtual void node_up(RedisNode &) {}
 
+        // As RedisConnection::Owner has it.
+        virtual void node_answers_again(RedisNode &) {}
+
         // It takes no writes: it is no master any more.  May retarget it.
         virtual void read_only(RedisNode &) {}
 
@@ -75,6 +78,7 @@ private:
     // RedisConnection::Owner
     bool down(RedisConnection &connection) override;
     bool up(RedisConnection &connection) override;
+    void answers_again(RedisConnection &connection) override;
     void read_only(RedisConnection &connection) override;
     void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) override;
     void lease_redirected(const Lease &lease, const RedisRedirect &redirect) override;

@@ -28,13 +28,22 @@ public:
     }
 
     void close() override { node_.close(); }
+    void watch(StoreWatcher *watcher) override { watcher_ = watcher; }
     bool start(Call &call) override { return node_.start(call); }
     void renew(const Lease *leases, std::size_t count) override { node_.renew(leases, count); }
 
 private:
+    void node_answers_again(RedisNode &) override
+    {
+        if (watcher_ != nullptr) {
+            watcher_->store_is_back();
+        }
+    }
+
     RedisOptions options_;
     RedisScripts scripts_;
     RedisNode node_;
+    StoreWatcher *watcher_ = nullptr;
 };
 
 template <typename Made> void destroy(void *store) { static_cast<Made *>(store)->~Made(); }

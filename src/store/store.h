@@ -80,6 +80,17 @@ struct Lease {
     Millis length = 0;
 };
 
+// Who wants to know when a store answers again.
+class StoreWatcher {
+public:
+    // It was away, or stalled, or lost a connection.  May come more than once
+    // for one outage, and from within the store: to be acted on later.
+    virtual void store_is_back() = 0;
+
+protected:
+    ~StoreWatcher() = default;
+};
+
 // A store as one worker sees it.
 class Store {
 public:
@@ -98,6 +109,10 @@ public:
     // Gives each claim its lease anew, from now on.  Best effort: who has lost
     // a claim is told when it is settled.
     virtual void renew(const Lease *leases, std::size_t count) = 0;
+
+    // Before `open`.  `watcher` outlives the store; a store that is never away
+    // has nothing to tell it.
+    virtual void watch(StoreWatcher *watcher) = 0;
 };
 
 }  // namespace idempotency
