@@ -236,4 +236,13 @@ void NearStore::drop(const KeyId &id)
     locked.zone.drop(id, memory_.now());
 }
 
+StoreFigures NearStore::figures()
+{
+    StoreFigures figures = store_.figures();
+
+    figures.near = memory_.lock().figures();
+    memory_.unlock();
+    return figures;
+}
+
 }  // namespace idempotency

@@ -46,6 +46,7 @@ public:
     void watch(StoreWatcher *watcher) override { store_.watch(watcher); }
     bool start(Call &call) override;
     void renew(const Lease *leases, std::size_t count) override { store_.renew(leases, count); }
+    StoreFigures figures() override;
 
 private:
     struct Asked;

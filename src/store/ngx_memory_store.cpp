@@ -93,4 +93,14 @@ void MemoryStore::renew(const Lease *leases, std::size_t count)
     }
 }
 
+StoreFigures MemoryStore::figures()
+{
+    Lock lock(segment_);
+    StoreFigures figures;
+
+    figures.engine = "memory";
+    figures.memory = zone().figures();
+    return figures;
+}
+
 }  // namespace idempotency

@@ -18,6 +18,7 @@ public:
     void watch(StoreWatcher *) override {}
     bool start(Call &call) override;
     void renew(const Lease *leases, std::size_t count) override;
+    StoreFigures figures() override;
 
 private:
     class Lock;

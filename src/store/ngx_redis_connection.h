@@ -73,6 +73,7 @@ public:
     bool renew(const Lease *leases, std::size_t count) noexcept;
 
     bool is_down() const { return down_; }
+    bool is_stalled() const { return pipeline_.stalled(); }
 
     // Nothing is waited for, not even an answer that comes late.
     bool idle() const { return pipeline_.idle(); }

@@ -114,6 +114,17 @@ void RedisNode::renew(const Lease *leases, std::size_t count) noexcept
     }
 }
 
+bool RedisNode::answers() const noexcept
+{
+    for (ngx_uint_t i = 0; i < options_.connections; i++) {
+        if (connections_[i].is_down() || connections_[i].is_stalled()) {
+            return false;
+        }
+    }
+
+    return !bulk_.is_down() && !bulk_.is_stalled();
+}
+
 bool RedisNode::idle() const noexcept
 {
     for (ngx_uint_t i = 0; i < options_.connections; i++) {

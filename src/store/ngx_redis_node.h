@@ -69,6 +69,9 @@ public:
     // Calls would end at once, some of them at least.
     bool is_down() const { return down_ > 0; }
 
+    // All connections are in order, as far as is known.
+    bool answers() const noexcept;
+
     // Nothing is waited for, not even an answer that comes late.
     bool idle() const noexcept;
 

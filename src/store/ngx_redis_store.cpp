@@ -29,6 +29,16 @@ public:
 
     void close() override { node_.close(); }
     void watch(StoreWatcher *watcher) override { watcher_ = watcher; }
+
+    StoreFigures figures() override
+    {
+        StoreFigures figures;
+
+        figures.engine = "redis";
+        figures.up = node_.answers();
+        return figures;
+    }
+
     bool start(Call &call) override { return node_.start(call); }
     void renew(const Lease *leases, std::size_t count) override { node_.renew(leases, count); }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 
 #include "core/digest.h"
@@ -80,6 +81,22 @@ struct Lease {
     Millis length = 0;
 };
 
+// How full a zone in shared memory is.
+struct ZoneFigures {
+    std::uint64_t size = 0;         // bytes; 0: there is no such zone
+    std::uint64_t used = 0;         // bytes of blocks that are taken
+    std::uint64_t free_blocks = 0;
+    std::uint64_t keys = 0;         // with those that have expired and were not swept yet
+};
+
+// How a store is, for those who look after it.
+struct StoreFigures {
+    const char *engine = "";
+    bool up = true;                 // as far as this worker knows
+    ZoneFigures memory;             // of an embedded store
+    ZoneFigures near;               // of a near cache
+};
+
 // Who wants to know when a store answers again.
 class StoreWatcher {
 public:
@@ -113,6 +130,8 @@ public:
     // Before `open`.  `watcher` outlives the store; a store that is never away
     // has nothing to tell it.
     virtual void watch(StoreWatcher *watcher) = 0;
+
+    virtual StoreFigures figures() = 0;
 };
 
 }  // namespace idempotency

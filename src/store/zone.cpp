@@ -91,6 +91,17 @@ bool Zone::format()
 
 bool Zone::valid() const { return head()->magic == kZoneMagic && head()->size == size_; }
 
+ZoneFigures Zone::figures() const
+{
+    ZoneFigures figures;
+
+    figures.size = blocks() * kZoneBlockSize;
+    figures.free_blocks = free_blocks();
+    figures.used = figures.size - figures.free_blocks * kZoneBlockSize;
+    figures.keys = entries();
+    return figures;
+}
+
 std::size_t Zone::entries() const { return head()->heap_count[results] + head()->heap_count[claims]; }
 std::size_t Zone::running() const { return head()->heap_count[claims]; }
 std::size_t Zone::free_blocks() const { return head()->free_count; }

@@ -45,6 +45,8 @@ public:
     // The value of an entry that a call has found, before the mutex is given back.
     void read(std::uint32_t entry, char *out) const;
 
+    ZoneFigures figures() const;
+
     std::size_t entries() const;
     std::size_t free_blocks() const;
     std::size_t blocks() const;
