@@ -25,7 +25,7 @@ Store *create_memory_store(ngx_conf_t *cf, StoreOptions &given)
 // What is read and not yet built; null: nothing of it is asked for.
 const char *not_there_yet(const StoreOptions &given, const RedisOptions &options)
 {
-    if (options.topology != RedisTopology::standalone) {
+    if (options.topology == RedisTopology::sentinel) {
         return "topology";
     }
     if (options.tls != nullptr) {

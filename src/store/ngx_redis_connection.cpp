@@ -20,13 +20,14 @@ std::string_view view(const ngx_str_t &text)
     return {reinterpret_cast<const char *>(text.data), text.len};
 }
 
-RedisManner manner_of(const RedisOptions &options)
+RedisManner manner_of(const RedisOptions &options, std::size_t inline_limit)
 {
     RedisManner manner;
 
     manner.prefix = view(options.prefix);
     manner.timeout = options.timeout;
     manner.single_renewals = options.topology == RedisTopology::cluster;
+    manner.inline_limit = inline_limit;
     return manner;
 }
 
@@ -41,9 +42,10 @@ ngx_msec_t rest_length(ngx_uint_t rests)
 }  // namespace
 
 RedisConnection::RedisConnection(const RedisOptions &options, RedisServer &server,
-                                 const RedisScripts &scripts, Owner &owner) noexcept
+                                 const RedisScripts &scripts, Owner &owner,
+                                 std::size_t inline_limit) noexcept
     : options_(options), owner_(owner),
-      pipeline_(scripts, manner_of(options), *this),
+      pipeline_(scripts, manner_of(options, inline_limit), *this),
       socket_(options, server, *this)
 {
 }
@@ -161,7 +163,8 @@ void RedisConnection::established()
     state_ = State::connected;
     refusal_[0] = '\0';
     pipeline_.open({view(options_.user), view(options_.password),
-                    static_cast<std::uint32_t>(options_.database)},
+                    static_cast<std::uint32_t>(options_.database),
+                    options_.topology == RedisTopology::sentinel},
                    ngx_current_msec);
     check_soon();
     arm(ngx_current_msec + options_.timeout);

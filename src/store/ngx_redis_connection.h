@@ -45,9 +45,10 @@ public:
         ~Owner() = default;
     };
 
-    // All four outlive this object.  Nothing is opened yet.
+    // Above `inline_limit`, if not 0, a found value is not fetched: see
+    // Owner::too_large.  All others outlive this object.  Nothing is opened yet.
     RedisConnection(const RedisOptions &options, RedisServer &server, const RedisScripts &scripts,
-                    Owner &owner) noexcept;
+                    Owner &owner, std::size_t inline_limit) noexcept;
 
     RedisConnection(const RedisConnection &) = delete;
     RedisConnection &operator=(const RedisConnection &) = delete;

@@ -25,10 +25,10 @@ RedisNode::RedisNode(const RedisOptions &options, RedisServer &server, const Red
     : options_(options), server_(&server), owner_(owner),
       connections_(static_cast<RedisConnection *>(
           std::malloc(options.connections * sizeof(RedisConnection)))),
-      bulk_(options, server, scripts, *this)
+      bulk_(options, server, scripts, *this, 0)
 {
     for (ngx_uint_t i = 0; connections_ != nullptr && i < options_.connections; i++) {
-        new (&connections_[i]) RedisConnection(options_, server, scripts, *this);
+        new (&connections_[i]) RedisConnection(options_, server, scripts, *this, kBulkFrom);
     }
 }
 

@@ -75,7 +75,7 @@ public:
     // Nothing is waited for, not even an answer that comes late.
     bool idle() const noexcept;
 
-    const RedisServer &server() const { return *server_; }
+    RedisServer &server() const { return *server_; }
 
 private:
     // RedisConnection::Owner

@@ -2,6 +2,7 @@
 
 #include <new>
 
+#include "store/ngx_redis_cluster.h"
 #include "store/ngx_redis_node.h"
 
 namespace idempotency {
@@ -83,7 +84,13 @@ Store *create(ngx_pool_t *pool, ngx_log_t *log, const RedisOptions &options)
 
 Store *create_redis_store(ngx_pool_t *pool, ngx_log_t *log, const RedisOptions &options) noexcept
 {
-    return create<RedisStandalone>(pool, log, options);
+    switch (options.topology) {
+    case RedisTopology::cluster:
+        return create<RedisCluster>(pool, log, options);
+
+    default:
+        return create<RedisStandalone>(pool, log, options);
+    }
 }
 
 }  // namespace idempotency

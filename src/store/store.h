@@ -72,6 +72,8 @@ struct Call {
     void (*ended)(Call &call) = nullptr;
 
     Reply reply;
+
+    unsigned redirects = 0;     // the store's own: how often it was sent on to another node
 };
 
 // A claim that is to go on.
@@ -79,6 +81,7 @@ struct Lease {
     KeyId id{};
     Token token = 0;
     Millis length = 0;
+    unsigned redirects = 0;     // the store's own
 };
 
 // How full a zone in shared memory is.
