@@ -13,10 +13,10 @@ namespace {
 
 constexpr unsigned char kMagic[] = {'I', 'D', 'M'};
 constexpr unsigned char kVersion = 1;
+constexpr unsigned char kSealedVersion = 2;
 
 constexpr std::size_t kVersionOffset = 3;
 constexpr std::size_t kReservedOffset = 4;
-constexpr std::size_t kFingerprintOffset = 16;
 constexpr std::size_t kSinceOffset = 48;
 constexpr std::size_t kLifetimeOffset = 56;
 constexpr std::size_t kStatusOffset = 64;
@@ -198,6 +198,8 @@ const char *describe(RecordFault fault)
         return "is not as long as it says";
     case RecordFault::foreign:
         return "is not a record of this module";
+    case RecordFault::sealed:
+        return "is sealed, and the store has no \"encryption_key_file\"";
     case RecordFault::newer:
         return "is of a format that this version does not know";
     case RecordFault::corrupt:
@@ -279,7 +281,9 @@ RecordFault read_record(std::string_view bytes, const KeyId &id, Record &record)
     }
 
     if (in[kVersionOffset] != kVersion) {
-        return in[kVersionOffset] > kVersion ? RecordFault::newer : RecordFault::corrupt;
+        return in[kVersionOffset] == kSealedVersion ? RecordFault::sealed
+               : in[kVersionOffset] > kVersion      ? RecordFault::newer
+                                                    : RecordFault::corrupt;
     }
 
     if (bytes.size() < kRecordHeadSize) {

@@ -26,6 +26,7 @@ constexpr std::size_t kRecordHeadSize = 80;
 constexpr std::size_t kStateOffset = 7;
 constexpr std::size_t kTokenOffset = 8;
 constexpr std::size_t kTokenSize = 8;
+constexpr std::size_t kFingerprintOffset = 16;
 
 // What a header's flag says: nginx made the field from a slot of its own
 // (`headers_out.location`, `last_modified_time`), so a replay fills that slot.
@@ -96,6 +97,7 @@ enum class RecordFault {
     none,
     truncated,          // shorter than it says, or longer
     foreign,            // not a record of this module
+    sealed,             // it is to be opened first (core/seal.h)
     newer,              // of a version that this code does not know
     corrupt,            // the checksum or a field is wrong, or it is another key's
 };

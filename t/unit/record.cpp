@@ -180,10 +180,12 @@ void faults_have_names(void **)
     std::string bytes = claim(State::running);
     std::string newer = bytes;
 
-    newer[3] = 2;
+    newer[3] = 3;
     assert_int_equal(int(fault_of("hello, world")), int(RecordFault::foreign));
     assert_int_equal(int(fault_of("")), int(RecordFault::foreign));
     assert_int_equal(int(fault_of(newer)), int(RecordFault::newer));
+    newer[3] = 2;
+    assert_int_equal(int(fault_of(newer)), int(RecordFault::sealed));
     assert_int_equal(int(fault_of(bytes.substr(0, 40))), int(RecordFault::truncated));
 }
 

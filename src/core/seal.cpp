@@ -1,0 +1,431 @@
+#include "core/seal.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include <openssl/core_names.h>
+#include <openssl/crypto.h>
+#include <openssl/kdf.h>
+#include <openssl/rand.h>
+
+#include "core/record.h"
+#include "core/wire.h"
+
+namespace idempotency {
+
+namespace {
+
+constexpr unsigned char kMagic[] = {'I', 'D', 'M'};
+constexpr unsigned char kPlainVersion = 1;
+constexpr unsigned char kVersion = 2;
+
+constexpr std::size_t kVersionOffset = 3;
+constexpr std::size_t kReservedOffset = 4;
+constexpr std::size_t kTagOffset = 16;
+constexpr std::size_t kNonceOffset = 24;
+constexpr std::size_t kProofSize = 16;
+
+static_assert(kNonceOffset + kNonceSize == kSealedHeadSize, "the nonce ends the clear bytes");
+static_assert(kSealedHeadSize + kProofSize == kSealedExtra, "the proof comes last");
+
+// OpenSSL counts in int.
+constexpr std::size_t kLargestUpdate = 1 << 30;
+
+constexpr const char *kWanted =
+    "a key of 32 random bytes is needed: as 64 hexadecimal digits, in base64, or as they are; "
+    "\"openssl rand -hex 32\" makes one";
+
+const unsigned char *octets(std::string_view bytes)
+{
+    return reinterpret_cast<const unsigned char *>(bytes.data());
+}
+
+int hex_value(char c)
+{
+    if (c >= '0' && c <= '9') {
+        return c - '0';
+    }
+
+    c = static_cast<char>(c | 0x20);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+bool read_hex(std::string_view text, Secret &out)
+{
+    for (std::size_t i = 0; i < kSecretSize; i++) {
+        int high = hex_value(text[2 * i]);
+        int low = hex_value(text[2 * i + 1]);
+
+        if (high < 0 || low < 0) {
+            return false;
+        }
+
+        out.bytes[i] = static_cast<unsigned char>(high << 4 | low);
+    }
+
+    return true;
+}
+
+// 43 digits and one `=`.
+bool read_base64(std::string_view text, Secret &out)
+{
+    unsigned char room[kSecretSize + 1];
+    bool read = text[42] != '=' && text[43] == '='
+                && EVP_DecodeBlock(room, octets(text), static_cast<int>(text.size()))
+                       == static_cast<int>(sizeof(room));
+
+    if (read) {
+        std::memcpy(out.bytes.data(), room, kSecretSize);
+    }
+
+    OPENSSL_cleanse(room, sizeof(room));
+    return read;
+}
+
+// 32 characters are a password, or 16 bytes in hexadecimal: no 32 random bytes.
+bool is_text(std::string_view bytes)
+{
+    return std::all_of(bytes.begin(), bytes.end(), [](char c) {
+        return (c >= ' ' && c <= '~') || c == '\n' || c == '\r' || c == '\t';
+    });
+}
+
+std::string_view without_line_end(std::string_view text)
+{
+    if (!text.empty() && text.back() == '\n') {
+        text.remove_suffix(1);
+    }
+    if (!text.empty() && text.back() == '\r') {
+        text.remove_suffix(1);
+    }
+
+    return text;
+}
+
+}  // namespace
+
+Secret::~Secret() { OPENSSL_cleanse(bytes.data(), bytes.size()); }
+
+const char *read_secret(std::string_view file, Secret &out)
+{
+    if (file.size() == kSecretSize && !is_text(file)) {
+        std::memcpy(out.bytes.data(), file.data(), kSecretSize);
+        return nullptr;
+    }
+
+    std::string_view line = without_line_end(file);
+
+    return (line.size() == 2 * kSecretSize && read_hex(line, out))
+                   || (line.size() == 44 && read_base64(line, out))
+               ? nullptr
+               : kWanted;
+}
+
+const char *describe(SealFault fault)
+{
+    switch (fault) {
+    case SealFault::none:
+        return "is sound";
+    case SealFault::foreign:
+        return "is not a record of this module";
+    case SealFault::plain:
+        return "is not sealed, as all that this store keeps is";
+    case SealFault::newer:
+        return "is of a format that this version does not know";
+    case SealFault::truncated:
+        return "is too short for a sealed record";
+    case SealFault::unknown_key:
+        return "was sealed with a key that is not among \"encryption_key_file\"";
+    case SealFault::broken:
+        return "does not open: it was changed, or is of another key";
+    case SealFault::failed:
+        return "could not be opened: OpenSSL failed";
+    }
+
+    return "is of an unknown kind";
+}
+
+KeyRing::KeyRing()
+    : cipher_(EVP_CIPHER_fetch(nullptr, "AES-256-GCM", nullptr)),
+      mac_(EVP_MAC_fetch(nullptr, "HMAC", nullptr)), cipher_context_(EVP_CIPHER_CTX_new()),
+      mac_context_(mac_ != nullptr ? EVP_MAC_CTX_new(mac_) : nullptr)
+{
+    char sha256[] = "SHA256";
+    OSSL_PARAM parameters[] = {
+        OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, sha256, 0),
+        OSSL_PARAM_construct_end(),
+    };
+
+    usable_ = cipher_ != nullptr && cipher_context_ != nullptr && mac_context_ != nullptr
+              && EVP_MAC_CTX_set_params(mac_context_, parameters) == 1
+              && EVP_CipherInit_ex(cipher_context_, cipher_, nullptr, nullptr, nullptr, 1) == 1;
+}
+
+KeyRing::~KeyRing()
+{
+    EVP_MAC_CTX_free(mac_context_);
+    EVP_CIPHER_CTX_free(cipher_context_);
+    EVP_MAC_free(mac_);
+    EVP_CIPHER_free(cipher_);
+    OPENSSL_cleanse(keys_, sizeof(keys_));
+    OPENSSL_cleanse(nonces_, sizeof(nonces_));
+}
+
+// HKDF without a salt: the secret is random already.
+bool KeyRing::derive(const Secret &secret, SealingKey &out)
+{
+    struct Part {
+        const char *purpose;
+        unsigned char *out;
+        std::size_t size;
+    };
+
+    const Part parts[] = {
+        {"ngx_http_idempotency_module key tag", out.tag.data(), out.tag.size()},
+        {"ngx_http_idempotency_module naming", out.naming.data(), out.naming.size()},
+        {"ngx_http_idempotency_module sealing", out.sealing.data(), out.sealing.size()},
+    };
+
+    char sha256[] = "SHA256";
+    EVP_KDF *kdf = EVP_KDF_fetch(nullptr, "HKDF", nullptr);
+    EVP_KDF_CTX *context = kdf != nullptr ? EVP_KDF_CTX_new(kdf) : nullptr;
+    bool derived = context != nullptr;
+
+    for (const Part &part : parts) {
+        OSSL_PARAM parameters[] = {
+            OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, sha256, 0),
+            OSSL_PARAM_construct_octet_string(
+                OSSL_KDF_PARAM_KEY, const_cast<unsigned char *>(secret.bytes.data()),
+                secret.bytes.size()),
+            OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO,
+                                              const_cast<char *>(part.purpose),
+                                              std::strlen(part.purpose)),
+            OSSL_PARAM_construct_end(),
+        };
+
+        if (derived) {
+            EVP_KDF_CTX_reset(context);
+            derived = EVP_KDF_derive(context, part.out, part.size, parameters) == 1;
+        }
+    }
+
+    EVP_KDF_CTX_free(context);
+    EVP_KDF_free(kdf);
+    return derived;
+}
+
+KeyRing::Added KeyRing::add(const Secret &secret)
+{
+    SealingKey key;
+
+    if (count_ == kMostSealingKeys) {
+        return Added::too_many;
+    }
+
+    if (!usable_ || !derive(secret, key)) {
+        return Added::failed;
+    }
+
+    if (find(key.tag.data()) != nullptr) {
+        OPENSSL_cleanse(&key, sizeof(key));
+        return Added::twice;
+    }
+
+    SealingKey *place = std::find_if(keys_, keys_ + count_, [&](const SealingKey &other) {
+        return key.tag < other.tag;
+    });
+    auto nth = static_cast<std::size_t>(place - keys_);
+
+    std::move_backward(place, keys_ + count_, keys_ + count_ + 1);
+    *place = key;
+
+    if (count_ > 0 && nth <= first_) {
+        first_++;
+    }
+
+    count_++;
+    OPENSSL_cleanse(&key, sizeof(key));
+    return Added::yes;
+}
+
+const SealingKey *KeyRing::find(const unsigned char *tag) const
+{
+    for (std::size_t i = 0; i < count_; i++) {
+        if (std::memcmp(keys_[i].tag.data(), tag, keys_[i].tag.size()) == 0) {
+            return &keys_[i];
+        }
+    }
+
+    return nullptr;
+}
+
+bool KeyRing::hmac(const std::array<unsigned char, 32> &key, std::string_view text,
+                   unsigned char *out)
+{
+    std::size_t size = 0;
+
+    return EVP_MAC_init(mac_context_, key.data(), key.size(), nullptr) == 1
+           && EVP_MAC_update(mac_context_, octets(text), text.size()) == 1
+           && EVP_MAC_final(mac_context_, out, &size, sizeof(Digest)) == 1;
+}
+
+bool KeyRing::identify(std::size_t nth, const KeyId &id, KeyId &out)
+{
+    return hmac(keys_[nth].naming, id.view(), out.bytes.data());
+}
+
+// A process that forks would hand out its nonces twice.  A worker does not, and
+// nothing is sealed before there are workers.
+bool KeyRing::take_nonce(unsigned char *out)
+{
+    if (nonces_left_ == 0) {
+        if (RAND_bytes(nonces_[0], sizeof(nonces_)) != 1) {
+            return false;
+        }
+
+        nonces_left_ = sizeof(nonces_) / kNonceSize;
+    }
+
+    std::memcpy(out, nonces_[--nonces_left_], kNonceSize);
+    return true;
+}
+
+struct KeyRing::Associated {
+    unsigned char bytes[kTokenOffset + sizeof(SealingKey::tag) + sizeof(Digest)];
+
+    // The token stays out: a store writes it into a claim itself.
+    Associated(const unsigned char *head, const KeyId &known_as)
+    {
+        std::memcpy(bytes, head, kTokenOffset);
+        std::memcpy(bytes + kTokenOffset, head + kTagOffset, sizeof(SealingKey::tag));
+        std::memcpy(bytes + kTokenOffset + sizeof(SealingKey::tag), known_as.bytes.data(),
+                    sizeof(Digest));
+    }
+};
+
+// Random nonces of 96 bits are good for 2^32 records under one key: so each
+// idempotency key has a key of its own for its records.
+bool KeyRing::start(bool sealing, const SealingKey &key, const KeyId &known_as,
+                    const unsigned char *head)
+{
+    unsigned char record_key[sizeof(Digest)];
+    Associated associated(head, known_as);
+    int size;
+
+    bool started = hmac(key.sealing, known_as.view(), record_key)
+                   && EVP_CipherInit_ex(cipher_context_, nullptr, nullptr, record_key,
+                                        head + kNonceOffset, sealing ? 1 : 0) == 1
+                   && EVP_CipherUpdate(cipher_context_, nullptr, &size, associated.bytes,
+                                       sizeof(associated.bytes)) == 1;
+
+    OPENSSL_cleanse(record_key, sizeof(record_key));
+    return started;
+}
+
+bool KeyRing::run(unsigned char *out, const unsigned char *in, std::size_t size)
+{
+    while (size > 0) {
+        std::size_t n = std::min(size, kLargestUpdate);
+        int written;
+
+        if (EVP_CipherUpdate(cipher_context_, out, &written, in, static_cast<int>(n)) != 1) {
+            return false;
+        }
+
+        out += n;
+        in += n;
+        size -= n;
+    }
+
+    return true;
+}
+
+bool KeyRing::seal(const KeyId &known_as, const std::string_view *pieces, std::size_t count,
+                   unsigned char *out)
+{
+    const SealingKey &key = keys_[first_];
+    unsigned char *next = out + kSealedHeadSize;
+    unsigned char end[1];
+    int size;
+
+    if (count_ == 0 || count == 0 || pieces[0].size() < kTokenOffset + kTokenSize) {
+        return false;
+    }
+
+    std::memcpy(out, pieces[0].data(), kTokenOffset + kTokenSize);
+    out[kVersionOffset] = kVersion;
+    std::memcpy(out + kTagOffset, key.tag.data(), key.tag.size());
+
+    if (!take_nonce(out + kNonceOffset) || !start(true, key, known_as, out)) {
+        return false;
+    }
+
+    for (std::size_t i = 0; i < count; i++) {
+        if (!run(next, octets(pieces[i]), pieces[i].size())) {
+            return false;
+        }
+
+        next += pieces[i].size();
+    }
+
+    return EVP_CipherFinal_ex(cipher_context_, end, &size) == 1
+           && EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_GET_TAG, kProofSize, next) == 1;
+}
+
+SealFault KeyRing::open(const KeyId &known_as, unsigned char *bytes, std::size_t size,
+                        std::string_view &record)
+{
+    if (size < sizeof(kMagic) || std::memcmp(bytes, kMagic, sizeof(kMagic)) != 0) {
+        return SealFault::foreign;
+    }
+
+    if (size <= kVersionOffset) {
+        return SealFault::truncated;
+    }
+
+    if (bytes[kVersionOffset] != kVersion) {
+        return bytes[kVersionOffset] > kVersion         ? SealFault::newer
+               : bytes[kVersionOffset] == kPlainVersion ? SealFault::plain
+                                                        : SealFault::broken;
+    }
+
+    if (size < kRecordHeadSize + kSealedExtra) {
+        return SealFault::truncated;
+    }
+
+    const SealingKey *key = find(bytes + kTagOffset);
+
+    if (key == nullptr) {
+        return SealFault::unknown_key;
+    }
+
+    unsigned char *inside = bytes + kSealedHeadSize;
+    std::size_t length = size - kSealedExtra;
+    unsigned char end[1];
+    int none;
+
+    if (!start(false, *key, known_as, bytes)
+        || !run(inside, inside, length)
+        || EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_SET_TAG, kProofSize,
+                               inside + length) != 1)
+    {
+        return SealFault::failed;
+    }
+
+    if (EVP_CipherFinal_ex(cipher_context_, end, &none) != 1) {
+        return SealFault::broken;
+    }
+
+    // a claim has the token that the store gave, all else the one that it was sealed with
+    if (bytes[kStateOffset] == static_cast<unsigned char>(State::running)) {
+        std::memcpy(inside + kTokenOffset, bytes + kTokenOffset, kTokenSize);
+
+    } else if (std::memcmp(inside + kTokenOffset, bytes + kTokenOffset, kTokenSize) != 0) {
+        return SealFault::broken;
+    }
+
+    record = wire::view(inside, length);
+    return SealFault::none;
+}
+
+}  // namespace idempotency

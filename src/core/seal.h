@@ -1,0 +1,119 @@
+// Records that are sealed before they leave nginx: AES-256-GCM, under keys that
+// come from files, and under identities that only who has a key can compute.
+//
+// docs/format.md specifies it byte by byte.
+
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string_view>
+
+#include <openssl/evp.h>
+
+#include "core/digest.h"
+
+namespace idempotency {
+
+constexpr std::size_t kSecretSize = 32;
+constexpr std::size_t kNonceSize = 12;
+constexpr std::size_t kMostSealingKeys = 8;
+
+// A sealed record's clear bytes, and all that it is longer than the record.
+constexpr std::size_t kSealedHeadSize = 36;
+constexpr std::size_t kSealedExtra = kSealedHeadSize + 16;
+
+// What a key file holds.  Gone from memory with the object.
+struct Secret {
+    std::array<unsigned char, kSecretSize> bytes{};
+
+    Secret() = default;
+    ~Secret();
+    Secret(const Secret &) = delete;
+    Secret &operator=(const Secret &) = delete;
+};
+
+// Reads the contents of a key file.  Null, or what is wrong with them.
+const char *read_secret(std::string_view file, Secret &out);
+
+enum class SealFault {
+    none,
+    foreign,            // not a record of this module
+    plain,              // a record that was never sealed
+    newer,              // of a version that this code does not know
+    truncated,          // too short
+    unknown_key,        // none of the keys has sealed it
+    broken,             // changed since, or of another key
+    failed,             // OpenSSL could not go on: there is no memory
+};
+
+const char *describe(SealFault fault);
+
+// What is made of one secret.
+struct SealingKey {
+    std::array<unsigned char, 8> tag;       // public: tells which key sealed a record
+    std::array<unsigned char, 32> naming;   // makes identities
+    std::array<unsigned char, 32> sealing;  // makes the key of a record
+};
+
+// The keys of a store, and what is done with them.  Not for two threads.
+class KeyRing {
+public:
+    enum class Added { yes, twice, too_many, failed };
+
+    KeyRing();
+    ~KeyRing();
+    KeyRing(const KeyRing &) = delete;
+    KeyRing &operator=(const KeyRing &) = delete;
+
+    // The first key that is added seals, each of them opens.
+    Added add(const Secret &secret);
+
+    std::size_t count() const { return count_; }
+
+    // The place of the key that seals, in the order that the keys have wherever
+    // they are used: that of their tags, whatever the order of the files.
+    std::size_t first() const { return first_; }
+
+    // The identity that the `nth` key in that order gives to the key `id`.
+    bool identify(std::size_t nth, const KeyId &id, KeyId &out);
+
+    // Writes kSealedExtra bytes more than the pieces have.  They are one record,
+    // whose head is in the first piece; `known_as` is the identity it is kept under.
+    bool seal(const KeyId &known_as, const std::string_view *pieces, std::size_t count,
+              unsigned char *out);
+
+    // Opens the `size` bytes in place.  `record` is then a part of them, with the
+    // token that the store gave.
+    SealFault open(const KeyId &known_as, unsigned char *bytes, std::size_t size,
+                   std::string_view &record);
+
+private:
+    // What is authenticated beside the record.
+    struct Associated;
+
+    bool derive(const Secret &secret, SealingKey &out);
+    bool hmac(const std::array<unsigned char, 32> &key, std::string_view text,
+              unsigned char *out);
+    bool take_nonce(unsigned char *out);
+    bool start(bool sealing, const SealingKey &key, const KeyId &known_as,
+               const unsigned char *head);
+    bool run(unsigned char *out, const unsigned char *in, std::size_t size);
+    const SealingKey *find(const unsigned char *tag) const;
+
+    EVP_CIPHER *cipher_;
+    EVP_MAC *mac_;
+    EVP_CIPHER_CTX *cipher_context_;
+    EVP_MAC_CTX *mac_context_;
+    bool usable_ = false;
+
+    SealingKey keys_[kMostSealingKeys];     // in the order of their tags
+    std::size_t count_ = 0;
+    std::size_t first_ = 0;
+
+    // OpenSSL takes longer to give 12 random bytes than to seal a small record.
+    unsigned char nonces_[16][kNonceSize];
+    std::size_t nonces_left_ = 0;
+};
+
+}  // namespace idempotency

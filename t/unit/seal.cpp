@@ -1,0 +1,373 @@
+#include "cmocka.h"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+#include <string>
+
+#include "core/record.h"
+#include "core/seal.h"
+
+using namespace idempotency;
+
+namespace {
+
+std::string bytes_of(std::string_view hex)
+{
+    std::string out;
+
+    for (std::size_t i = 0; i + 1 < hex.size(); i += 2) {
+        out += static_cast<char>(std::stoi(std::string(hex.substr(i, 2)), nullptr, 16));
+    }
+
+    return out;
+}
+
+template <class Array>
+std::string hex_of(const Array &bytes)
+{
+    static constexpr char digits[] = "0123456789abcdef";
+    std::string out;
+
+    for (char c : bytes) {
+        out += digits[static_cast<unsigned char>(c) >> 4];
+        out += digits[c & 0xf];
+    }
+
+    return out;
+}
+
+std::string counting(std::size_t size, int from = 0)
+{
+    std::string out;
+
+    for (std::size_t i = 0; i < size; i++) {
+        out += static_cast<char>(from + static_cast<int>(i));
+    }
+
+    return out;
+}
+
+void add(KeyRing &keys, int from)
+{
+    Secret secret;
+
+    std::memcpy(secret.bytes.data(), counting(kSecretSize, from).data(), kSecretSize);
+    assert_int_equal(int(keys.add(secret)), int(KeyRing::Added::yes));
+}
+
+const KeyId kRaw = {{1, 2, 3}};
+
+std::string record(State state, Token token, const std::string &body = "")
+{
+    unsigned char out[kRecordHeadSize + 2];
+    RecordHead head;
+
+    head.state = state;
+    head.token = token;
+    head.fingerprint.bytes.fill(0xab);
+
+    RecordWriter writer(out, head);
+
+    if (state == State::kept) {
+        writer.start_result(200, "");
+        writer.add_body(body);
+    }
+
+    writer.finish(kRaw);
+    return std::string(reinterpret_cast<char *>(out), writer.size()) + body;
+}
+
+std::string seal(KeyRing &keys, const KeyId &id, const std::string &plain)
+{
+    // a piece that is empty may have no address
+    std::string_view pieces[] = {std::string_view(plain).substr(0, kRecordHeadSize), {},
+                                 std::string_view(plain).substr(kRecordHeadSize)};
+    std::string out(plain.size() + kSealedExtra, '\xcc');
+
+    assert_true(keys.seal(id, pieces, 3, reinterpret_cast<unsigned char *>(&out[0])));
+    return out;
+}
+
+SealFault open(KeyRing &keys, const KeyId &id, std::string sealed, std::string *plain = nullptr)
+{
+    std::string_view record;
+    SealFault fault =
+        keys.open(id, reinterpret_cast<unsigned char *>(&sealed[0]), sealed.size(), record);
+
+    if (fault == SealFault::none && plain != nullptr) {
+        *plain = record;
+    }
+
+    return fault;
+}
+
+void expect(SealFault seen, SealFault expected) { assert_int_equal(int(seen), int(expected)); }
+
+void key_files_are_read(void **)
+{
+    const std::string raw = counting(32, 0x70);
+    const std::string hex = hex_of(raw);
+    const std::string base64 = "cHFyc3R1dnd4eXp7fH1+f4CBgoOEhYaHiImKi4yNjo8=";
+    std::string upper = hex;
+
+    std::transform(hex.begin(), hex.end(), upper.begin(),
+                   [](char c) { return c >= 'a' ? static_cast<char>(c - 32) : c; });
+
+    for (const std::string &file : {raw, hex, hex + "\n", hex + "\r\n", upper, base64, base64 + "\n"}) {
+        Secret secret;
+
+        assert_null(read_secret(file, secret));
+        assert_true(std::string(secret.bytes.begin(), secret.bytes.end()) == raw);
+    }
+
+    const std::string bad[] = {
+        "", "\n", "secret", raw + "x", raw.substr(1), hex + "\n\n", hex + " ", " " + hex, hex + hex,
+        hex.substr(1), hex.substr(1) + "g", hex.substr(1) + "\n", base64.substr(1),
+        base64.substr(0, 43), base64.substr(0, 42) + "==", base64.substr(0, 43) + "A",
+        "!" + base64.substr(1), base64 + "=",
+        // 16 bytes in hexadecimal, a password, a password with the end of its line
+        hex.substr(32), "correct horse battery staple....", "correct horse battery staple...\n",
+    };
+
+    for (const std::string &file : bad) {
+        Secret secret;
+        const char *fault = read_secret(file, secret);
+
+        assert_non_null(fault);
+        assert_non_null(std::strstr(fault, "openssl rand -hex 32"));
+    }
+}
+
+// t/unit/seal_vectors.py made them.
+void a_record_that_another_implementation_sealed_opens(void **)
+{
+    KeyRing keys;
+    KeyId raw, known_as;
+    std::string plain;
+
+    add(keys, 0);
+    std::memcpy(raw.bytes.data(),
+                bytes_of("4fb56e2ac7012ac33f945c232c25b66ce8e3402d5761e4f9a233d43b85a35d51").data(), 32);
+    assert_true(keys.identify(0, raw, known_as));
+    assert_string_equal(hex_of(known_as.bytes).c_str(),
+                        "0569c142b098f3aa91bdd89f88533c2a4440f4a8cccd54c9ca1c025dec396cc9");
+
+    std::string sealed = bytes_of(
+        "49444d020000004b00060a24181e4001f1b6138b437217bca0a1a2a3a4a5a6a7a8a9aaab9d578388d618578cdb730130"
+        "7bdf3da22394eb28252cd9bee1b639939cb8a5579087baf8d64f7d19ded758a0ae513b583e13ecd558304e4af233aad2"
+        "62883ded6d9d51316385eb7d8d70b8b371cb75ef6ee3791057a939d5d5722ecbb145c802c452176296d5ecd3e7debbce"
+        "e18081fc344f560a654ccbcba8c3a845b1d9f8981986f2c35eec96c831de0e4cc9");
+
+    expect(open(keys, known_as, sealed, &plain), SealFault::none);
+
+    Record record;
+
+    assert_int_equal(int(read_record(plain, raw, record)), int(RecordFault::none));
+    assert_true(record.head.token == 1700000000000001);
+    assert_int_equal(record.status, 201);
+    assert_true(record.body == "{\"id\":1}");
+
+    // what this one seals has the same key's tag
+    assert_true(seal(keys, known_as, plain).substr(16, 8) == sealed.substr(16, 8));
+}
+
+void what_is_sealed_opens_and_tells_nothing(void **)
+{
+    KeyRing keys;
+
+    add(keys, 1);
+
+    for (std::size_t size : {0, 1, 15, 16, 17, 1000, 100000}) {
+        std::string plain = record(State::kept, 0x0102030405060708, counting(size, 7));
+        std::string sealed = seal(keys, kRaw, plain);
+        std::string opened;
+
+        assert_int_equal(sealed.size(), plain.size() + kSealedExtra);
+        assert_true(sealed.substr(0, 16) == "IDM\2" + plain.substr(4, 12));
+        assert_true(sealed.find("\xab\xab\xab\xab") == std::string::npos);
+        assert_true(size < 15 || sealed.find(counting(15, 7)) == std::string::npos);
+        expect(open(keys, kRaw, sealed, &opened), SealFault::none);
+        assert_true(opened == plain);
+    }
+}
+
+void a_claim_has_the_token_that_the_store_gave(void **)
+{
+    KeyRing keys;
+    std::string sealed, opened;
+    Record read;
+
+    add(keys, 1);
+    sealed = seal(keys, kRaw, record(State::running, 0));
+    sealed.replace(kTokenOffset, kTokenSize, "\0\0\0\0\0\0\1\2", kTokenSize);
+    expect(open(keys, kRaw, sealed, &opened), SealFault::none);
+    assert_int_equal(int(read_record(opened, kRaw, read)), int(RecordFault::none));
+    assert_true(read.head.token == 0x102);
+    assert_int_equal(int(read.head.state), int(State::running));
+}
+
+void each_byte_of_it_counts(void **)
+{
+    KeyRing keys;
+
+    add(keys, 1);
+
+    for (State state : {State::running, State::unknown, State::kept, State::not_kept}) {
+        std::string sealed = seal(keys, kRaw, record(state, 99, state == State::kept ? "body" : ""));
+
+        for (std::size_t i = 0; i < sealed.size(); i++) {
+            bool is_given = state == State::running && i >= kTokenOffset && i < kTokenOffset + kTokenSize;
+
+            for (int bit = 0; bit < 8; bit++) {
+                std::string broken = sealed;
+
+                broken[i] = static_cast<char>(broken[i] ^ (1 << bit));
+                assert_true((open(keys, kRaw, broken) == SealFault::none) == is_given);
+            }
+        }
+
+        for (std::size_t n = 0; n < sealed.size(); n++) {
+            assert_true(open(keys, kRaw, sealed.substr(0, n)) != SealFault::none);
+        }
+        assert_true(open(keys, kRaw, sealed + "x") != SealFault::none);
+    }
+}
+
+void faults_are_told_apart(void **)
+{
+    KeyRing keys, others;
+    KeyId stranger = kRaw;
+
+    add(keys, 1);
+    add(others, 2);
+    stranger.bytes[31] ^= 1;
+
+    std::string plain = record(State::not_kept, 99);
+    std::string sealed = seal(keys, kRaw, plain);
+    std::string newer = sealed, older = sealed, broken = sealed;
+
+    newer[3] = 3;
+    older[3] = 0;
+    broken.back() = static_cast<char>(broken.back() ^ 1);
+
+    expect(open(keys, kRaw, ""), SealFault::foreign);
+    expect(open(keys, kRaw, "hello, world"), SealFault::foreign);
+    expect(open(keys, kRaw, plain), SealFault::plain);
+    expect(open(keys, kRaw, newer), SealFault::newer);
+    expect(open(keys, kRaw, older), SealFault::broken);
+    expect(open(keys, kRaw, sealed.substr(0, 131)), SealFault::truncated);
+    expect(open(others, kRaw, sealed), SealFault::unknown_key);
+    expect(open(keys, stranger, sealed), SealFault::broken);
+    expect(open(keys, kRaw, broken), SealFault::broken);
+    expect(open(keys, kRaw, sealed), SealFault::none);
+
+    for (int i = 0; i <= int(SealFault::failed); i++) {
+        assert_true(std::strlen(describe(SealFault(i))) > 0);
+    }
+}
+
+void no_nonce_comes_twice(void **)
+{
+    KeyRing keys, others;
+    std::set<std::string> nonces;
+
+    add(keys, 1);
+    add(others, 1);
+
+    for (int i = 0; i < 100; i++) {
+        assert_true(nonces.insert(seal(keys, kRaw, record(State::running, 0)).substr(24, 12)).second);
+        assert_true(nonces.insert(seal(others, kRaw, record(State::running, 0)).substr(24, 12)).second);
+    }
+}
+
+void the_first_key_seals_and_each_opens(void **)
+{
+    for (int first : {1, 2, 3}) {
+        KeyRing alone, several;
+
+        add(alone, first);
+        add(several, first);
+        for (int other : {1, 2, 3}) {
+            if (other != first) {
+                add(several, other);
+            }
+        }
+
+        std::string plain = record(State::kept, 5, "body");
+
+        expect(open(alone, kRaw, seal(several, kRaw, plain)), SealFault::none);
+        expect(open(several, kRaw, seal(alone, kRaw, plain)), SealFault::none);
+
+        KeyId by_alone, by_several;
+
+        assert_true(alone.identify(0, kRaw, by_alone));
+        assert_true(several.identify(several.first(), kRaw, by_several));
+        assert_true(by_alone == by_several);
+    }
+}
+
+void keys_have_one_order_however_they_are_listed(void **)
+{
+    KeyId expected[3];
+    int order[] = {1, 2, 3};
+
+    do {
+        KeyRing keys;
+
+        for (int each : order) {
+            add(keys, each);
+        }
+
+        for (std::size_t n = 0; n < 3; n++) {
+            KeyId id;
+
+            assert_true(keys.identify(n, kRaw, id));
+            if (std::is_sorted(order, order + 3)) {
+                expected[n] = id;
+            }
+            assert_true(id == expected[n]);
+        }
+    } while (std::next_permutation(order, order + 3));
+
+    assert_true(expected[0] != expected[1] && expected[1] != expected[2] && expected[0] != expected[2]);
+    assert_true(expected[0] != kRaw);
+}
+
+void a_key_is_added_once(void **)
+{
+    KeyRing keys;
+    Secret secret;
+
+    for (std::size_t i = 0; i < kMostSealingKeys; i++) {
+        secret.bytes.fill(static_cast<unsigned char>(i));
+        assert_int_equal(int(keys.add(secret)), int(KeyRing::Added::yes));
+        if (i + 1 < kMostSealingKeys) {
+            assert_int_equal(int(keys.add(secret)), int(KeyRing::Added::twice));
+        }
+    }
+
+    secret.bytes.fill(0xff);
+    assert_int_equal(int(keys.add(secret)), int(KeyRing::Added::too_many));
+    assert_int_equal(int(keys.count()), int(kMostSealingKeys));
+}
+
+}  // namespace
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(key_files_are_read),
+        cmocka_unit_test(a_record_that_another_implementation_sealed_opens),
+        cmocka_unit_test(what_is_sealed_opens_and_tells_nothing),
+        cmocka_unit_test(a_claim_has_the_token_that_the_store_gave),
+        cmocka_unit_test(each_byte_of_it_counts),
+        cmocka_unit_test(faults_are_told_apart),
+        cmocka_unit_test(no_nonce_comes_twice),
+        cmocka_unit_test(the_first_key_seals_and_each_opens),
+        cmocka_unit_test(keys_have_one_order_however_they_are_listed),
+        cmocka_unit_test(a_key_is_added_once),
+    };
+
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
