@@ -133,7 +133,7 @@ ngx_int_t heed_record(Context &context, const Reply &reply)
     if (fault != RecordFault::none) {
         char id[kHexLength];
 
-        write_hex(context.exchange->id(), id);
+        write_hex(context.conf->store->store->known_as(context.exchange->id()), id);
         ngx_log_error(NGX_LOG_ERR, context.request->connection->log, 0,
                       "idempotency: the value of key %*s in store \"%V\" %s", kHexLength, id,
                       &context.conf->store->name, describe(fault));

@@ -111,7 +111,8 @@ ngx_int_t get_key_id(ngx_http_request_t *r, ngx_http_variable_value_t *value, ui
     }
 
     return set_formatted(r, value, kHexLength, [context](u_char *room) {
-        write_hex(context->exchange->id(), reinterpret_cast<char *>(room));
+        write_hex(context->conf->store->store->known_as(context->exchange->id()),
+                  reinterpret_cast<char *>(room));
         return room + kHexLength;
     });
 }

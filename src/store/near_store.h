@@ -45,6 +45,7 @@ public:
     void close() override { store_.close(); }
     void watch(StoreWatcher *watcher) override { store_.watch(watcher); }
     bool start(Call &call) override;
+    KeyId known_as(const KeyId &id) const override { return store_.known_as(id); }
     void renew(const Lease *leases, std::size_t count) override { store_.renew(leases, count); }
     StoreFigures figures() override;
 

@@ -60,7 +60,7 @@ struct Call {
 
     Kind kind = Kind::claim;
     KeyId id{};
-    Token token = 0;            // of a claim on Redis, where it wants a certain one
+    Token token = 0;            // in a claim: the one that is wanted, 0 for a new one
     Pieces value;
     Millis lifetime = 0;
 
@@ -125,6 +125,10 @@ public:
     // True where the call has ended already: `reply` is there, and `ended` will
     // not be called.
     virtual bool start(Call &call) = 0;
+
+    // What the store itself knows a key by, for people who look for it there;
+    // all 0 where that could not be made out.
+    virtual KeyId known_as(const KeyId &id) const { return id; }
 
     // Gives each claim its lease anew, from now on.  Best effort: who has lost
     // a claim is told when it is settled.

@@ -1,0 +1,926 @@
+// The store that seals, over a model of another: what each of the two sees, and
+// that hosts whose keys are being changed never both hold one key.
+
+#include "cmocka.h"
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model.h"
+#include "store/sealed_store.h"
+
+using namespace idempotency;
+
+namespace {
+
+using Key = ModelKey<std::string>;
+
+// What all hosts share.
+struct Backend {
+    std::map<std::string, Key> keys;
+    Token clock = 1000;
+
+    Key &operator[](const KeyId &id) { return keys[std::string(id.view())]; }
+
+    std::size_t taken() const
+    {
+        return std::count_if(keys.begin(), keys.end(), [](const auto &each) {
+            return each.second.holds != Key::Holds::nothing;
+        });
+    }
+};
+
+// A host's way there.  Calls wait to be let on where `held_back`.
+class ModelStore final : public Store {
+public:
+    explicit ModelStore(Backend &backend) : backend(backend) {}
+
+    bool open() override { return true; }
+    void close() override {}
+    void watch(StoreWatcher *) override {}
+    StoreFigures figures() override { return {}; }
+
+    bool start(Call &call) override
+    {
+        assert_int_equal(int(call.reply.verdict), int(Verdict::unavailable));
+
+        if (held_back) {
+            waiting.push_back(&call);
+            return false;
+        }
+
+        execute(call);
+        return true;
+    }
+
+    void renew(const Lease *leases, std::size_t count) override
+    {
+        renewals++;
+        for (std::size_t i = 0; i < count; i++) {
+            backend[leases[i].id].renew(leases[i].token, leases[i].length);
+        }
+    }
+
+    void let_on(std::size_t nth)
+    {
+        Call *call = waiting[nth];
+
+        waiting.erase(waiting.begin() + static_cast<std::ptrdiff_t>(nth));
+        execute(*call);
+        call->ended(*call);
+    }
+
+    Backend &backend;
+    bool held_back = false;
+    std::deque<Call *> waiting;
+    std::function<bool(const Call &)> fails;
+    std::vector<Call::Kind> calls;
+    unsigned renewals = 0;
+
+private:
+    void execute(Call &call)
+    {
+        calls.push_back(call.kind);
+
+        if (fails && fails(call)) {
+            call.reply.verdict = Verdict::unavailable;
+            return;
+        }
+
+        Key &key = backend[call.id];
+        std::string value;
+
+        for (std::size_t i = 0; i < call.value.count; i++) {
+            value += call.value.first[i];
+        }
+
+        switch (call.kind) {
+        case Call::Kind::claim:
+            claim(call, key, value);
+            break;
+        case Call::Kind::settle:
+            call.reply.verdict = key.settle(call.token, value, call.lifetime);
+            if (call.reply.verdict == Verdict::done && value[kStateOffset] == 'U') {
+                key.holds = Key::Holds::claim;
+            }
+            break;
+        case Call::Kind::release:
+            call.reply.verdict = key.release(call.token);
+            break;
+        }
+    }
+
+    void claim(Call &call, Key &key, const std::string &value)
+    {
+        Token token = call.token != 0 ? call.token : backend.clock++;
+
+        call.reply.verdict = key.claim(token, with_token(value, token), call.lifetime);
+
+        if (call.reply.verdict == Verdict::claimed) {
+            call.reply.token = token;
+            return;
+        }
+
+        char *place = call.room(call, key.value.size());
+
+        if (place == nullptr) {
+            call.reply.verdict = Verdict::unavailable;
+            return;
+        }
+
+        std::copy(key.value.begin(), key.value.end(), place);
+        call.reply.value = {place, key.value.size()};
+        call.reply.remaining = key.left;
+    }
+};
+
+// `files`: the numbers of its keys, the one that seals first.
+class Host : SealedStore::Events {
+public:
+    Host(Backend &backend, std::initializer_list<int> files) : inner(backend), store(inner, keys, *this)
+    {
+        for (int file : files) {
+            Secret secret;
+
+            secret.bytes.fill(static_cast<unsigned char>(file));
+            assert_int_equal(int(keys.add(secret)), int(KeyRing::Added::yes));
+        }
+    }
+
+    KeyId known_as(std::size_t nth, const KeyId &id)
+    {
+        KeyId out;
+
+        assert_true(keys.identify(nth, id, out));
+        return out;
+    }
+
+    KeyRing keys;
+    ModelStore inner;
+    SealedStore store;
+    std::vector<std::string> refusals;
+
+private:
+    void refused(const KeyId &, const char *why) override { refusals.push_back(why); }
+};
+
+KeyId raw_id(unsigned n)
+{
+    KeyId id{};
+
+    id.bytes[0] = static_cast<unsigned char>(n);
+    id.bytes[31] = 0x77;
+    return id;
+}
+
+std::string record_of(const KeyId &id, State state, Token token, const std::string &body = "",
+                      unsigned char fingerprint = 0xab)
+{
+    unsigned char out[kRecordHeadSize + 2];
+    RecordHead head;
+
+    head.state = state;
+    head.token = token;
+    head.fingerprint.bytes.fill(fingerprint);
+
+    RecordWriter writer(out, head);
+
+    if (state == State::kept) {
+        writer.start_result(200, "");
+        writer.add_body(body);
+    }
+
+    writer.finish(id);
+    return std::string(reinterpret_cast<char *>(out), writer.size()) + body;
+}
+
+// A caller, as an exchange is one.
+struct Request : Call {
+    explicit Request(const KeyId &key, unsigned char fingerprint = 0xab) : fingerprint(fingerprint)
+    {
+        id = key;
+        room = [](Call &call, std::size_t size) -> char * {
+            auto &self = static_cast<Request &>(call);
+
+            self.rooms++;
+            if (self.is_out_of_memory) {
+                return nullptr;
+            }
+            if (size > self.place.size()) {
+                self.place.resize(size);
+            }
+            return &self.place[0];
+        };
+        ended = [](Call &call) {
+            auto &self = static_cast<Request &>(call);
+
+            assert_true(self.runs);
+            self.runs = false;
+            if (self.then) {
+                self.then();
+            }
+        };
+    }
+
+    Request(const Request &) = delete;
+
+    // True where it has ended.
+    bool ask(Host &host, Kind what, const std::string &bytes, Millis time)
+    {
+        kind = what;
+        record = bytes;
+        pieces[0] = std::string_view(record).substr(0, kRecordHeadSize);
+        pieces[1] = std::string_view(record).substr(pieces[0].size());
+        value = {pieces, 2};
+        lifetime = time;
+        runs = true;
+
+        bool has_ended = host.store.start(*this);
+
+        runs = !has_ended;
+        return has_ended;
+    }
+
+    bool claim(Host &host, Millis lease = 30)
+    {
+        token = 0;
+        return ask(host, Kind::claim, record_of(id, State::running, 0, "", fingerprint), lease);
+    }
+
+    bool settle(Host &host, State state, const std::string &body = "", Millis time = 1000)
+    {
+        return ask(host, Kind::settle, record_of(id, state, token, body, fingerprint), time);
+    }
+
+    bool release(Host &host) { return ask(host, Kind::release, "", 0); }
+
+    // What the found record says; only after `found`.
+    Record found() const
+    {
+        Record out;
+
+        assert_int_equal(int(reply.verdict), int(Verdict::found));
+        assert_int_equal(int(read_record(reply.value, id, out)), int(RecordFault::none));
+        return out;
+    }
+
+    unsigned char fingerprint;
+    std::string record;
+    std::string_view pieces[2];
+    std::string place;
+    unsigned rooms = 0;
+    bool is_out_of_memory = false;
+    bool runs = false;
+    std::function<void()> then;
+};
+
+void expect(const Request &request, Verdict verdict)
+{
+    assert_int_equal(int(request.reply.verdict), int(verdict));
+}
+
+void take(Request &request, Host &host)
+{
+    assert_true(request.claim(host));
+    expect(request, Verdict::claimed);
+    assert_true(request.reply.token > 0);
+    request.token = request.reply.token;
+}
+
+void keep(Request &request, Host &host, const std::string &body)
+{
+    assert_true(request.settle(host, State::kept, body));
+    expect(request, Verdict::done);
+}
+
+// One key
+
+void one_key_makes_one_call_of_each(void **)
+{
+    Backend backend;
+    Host host(backend, {1});
+    Request first(raw_id(1)), second(raw_id(1));
+
+    take(first, host);
+    second.claim(host);
+    assert_int_equal(int(second.found().head.state), int(State::running));
+    assert_true(second.found().head.token == first.token);
+    assert_true(second.reply.remaining == 30);
+
+    keep(first, host, "the answer");
+    second.claim(host);
+    assert_true(second.found().body == "the answer");
+    assert_true(second.found().head.token == first.token);
+    assert_true(second.reply.remaining == 1000);
+
+    Request other(raw_id(2));
+
+    take(other, host);
+    assert_true(other.release(host));
+    expect(other, Verdict::done);
+    assert_true(other.release(host));
+    expect(other, Verdict::lost);
+
+    using K = Call::Kind;
+    const std::vector<K> expected = {K::claim, K::claim, K::settle, K::claim, K::claim, K::release, K::release};
+
+    assert_true(host.inner.calls == expected);
+    assert_true(host.refusals.empty());
+}
+
+void the_inner_store_sees_neither_key_nor_record(void **)
+{
+    Backend backend;
+    Host host(backend, {1});
+    Request request(raw_id(1));
+
+    take(request, host);
+
+    assert_int_equal(int(backend.keys.size()), 1);
+    assert_true(backend.keys.begin()->first == host.known_as(0, request.id).view());
+    assert_true(backend.keys.begin()->first == host.store.known_as(request.id).view());
+    assert_true(backend.keys.begin()->second.value.find("\xab\xab\xab") == std::string::npos);
+
+    keep(request, host, "the answer");
+    assert_int_equal(int(backend.keys.size()), 1);
+    assert_true(backend.keys.begin()->second.value.find("answer") == std::string::npos);
+    assert_true(backend.keys.begin()->second.value.find("\xab\xab\xab") == std::string::npos);
+}
+
+void what_does_not_open_is_unavailable_and_told(void **)
+{
+    Backend backend;
+    Host host(backend, {1}), other(backend, {2});
+    Request one(raw_id(1)), two(raw_id(2));
+
+    for (Request *each : {&one, &two}) {
+        take(*each, host);
+        keep(*each, host, "the answer");
+    }
+
+    std::string &first = backend[host.known_as(0, one.id)].value;
+    std::string &second = backend[host.known_as(0, two.id)].value;
+    const std::string sound = first;
+
+    struct Case {
+        const char *why;
+        std::string value;
+    };
+
+    std::string changed = sound;
+    changed.back() = static_cast<char>(changed.back() ^ 1);
+
+    Request foreign(raw_id(1));
+    take(foreign, other);
+    keep(foreign, other, "the answer");
+
+    for (const Case &each : {Case{"of another key", second}, Case{"it was changed", changed},
+                             Case{"not among", backend[other.known_as(0, one.id)].value},
+                             Case{"is not sealed", record_of(one.id, State::kept, 5, "x")},
+                             Case{"not a record", "hello, world"}, Case{"not a record", ""}})
+    {
+        first = each.value;
+        Request again(raw_id(1));
+
+        assert_true(again.claim(host));
+        expect(again, Verdict::unavailable);
+        assert_true(again.reply.value.empty());
+        assert_true(host.refusals.back().find(each.why) != std::string::npos);
+        assert_true(first == each.value);
+    }
+
+    assert_int_equal(int(host.refusals.size()), 6);
+    first = sound;
+    one.claim(host);
+    assert_true(one.found().body == "the answer");
+}
+
+void calls_that_end_later_end_once(void **)
+{
+    Backend backend;
+    Host host(backend, {1, 2});
+
+    host.inner.held_back = true;
+
+    std::vector<std::unique_ptr<Request>> requests;
+
+    for (unsigned i = 0; i < 600; i++) {
+        requests.push_back(std::make_unique<Request>(raw_id(i % 256)));
+        assert_false(requests.back()->claim(host));
+    }
+
+    while (!host.inner.waiting.empty()) {
+        host.inner.let_on(host.inner.waiting.size() / 2);
+    }
+
+    for (const auto &request : requests) {
+        assert_false(request->runs);
+        assert_true(request->reply.verdict == Verdict::claimed || request->reply.verdict == Verdict::found);
+    }
+}
+
+void no_memory_is_unavailable(void **)
+{
+    Backend backend;
+    Host host(backend, {1, 2});
+    Request first(raw_id(1)), second(raw_id(1));
+
+    take(first, host);
+    second.is_out_of_memory = true;
+    second.claim(host);
+    expect(second, Verdict::unavailable);
+    assert_int_equal(int(backend.taken()), 2);
+}
+
+void large_results_are_whole(void **)
+{
+    Backend backend;
+    Host host(backend, {1});
+
+    for (std::size_t size : {0u, 1u, 16000u, 17000u, 3000000u, 5u}) {
+        Request request(raw_id(static_cast<unsigned>(size % 251)));
+        std::string body(size, 'x');
+
+        take(request, host);
+        keep(request, host, body);
+        request.claim(host);
+        assert_true(request.found().body == body);
+    }
+}
+
+// Several keys
+
+void several_keys_are_taken_with_one_token(void **)
+{
+    Backend backend;
+    Host host(backend, {1, 2, 3});
+    Request request(raw_id(1)), other(raw_id(1));
+
+    take(request, host);
+    assert_int_equal(int(backend.taken()), 3);
+    for (std::size_t n = 0; n < 3; n++) {
+        assert_true(backend[host.known_as(n, request.id)].token == request.token);
+    }
+
+    other.claim(host);
+    assert_int_equal(int(other.found().head.state), int(State::running));
+
+    keep(request, host, "the answer");
+    for (std::size_t n = 0; n < 3; n++) {
+        assert_true(backend[host.known_as(n, request.id)].holds == Key::Holds::result);
+    }
+
+    Request released(raw_id(2));
+
+    take(released, host);
+    assert_int_equal(int(backend.taken()), 6);
+    released.release(host);
+    expect(released, Verdict::done);
+    assert_int_equal(int(backend.taken()), 3);
+}
+
+// Both orders of two keys: which of them comes first depends on their tags.
+template <class Test>
+void with_two_keys(Test test)
+{
+    test(1, 2);
+    test(2, 1);
+}
+
+void a_claim_of_a_neighbour_is_heeded(void **)
+{
+    with_two_keys([](int mine, int other) {
+        Backend backend;
+        Host alone(backend, {mine}), both(backend, {mine, other});
+        Request first(raw_id(1)), second(raw_id(1)), third(raw_id(1));
+
+        take(first, alone);
+        second.claim(both);
+        assert_int_equal(int(second.found().head.state), int(State::running));
+        assert_true(second.found().head.token == first.token);
+        assert_int_equal(int(backend.taken()), 1);      // all else was given back
+
+        first.release(alone);
+        take(second, both);
+        third.claim(alone);
+        assert_true(third.found().head.token == second.token);
+    });
+}
+
+void a_result_is_found_on_the_way_to_other_keys_and_back(void **)
+{
+    with_two_keys([](int from, int to) {
+        Backend backend;
+        Host a(backend, {from}), b(backend, {from, to}), c(backend, {to, from}), d(backend, {to});
+        Host *const hosts[] = {&a, &b, &c, &d};
+
+        for (int i = 0; i < 4; i++) {
+            Request request(raw_id(static_cast<unsigned>(i)));
+            std::string body = "result " + std::to_string(i);
+
+            take(request, *hosts[i]);
+            keep(request, *hosts[i], body);
+
+            for (int j = std::max(i - 1, 0); j <= std::min(i + 1, 3); j++) {
+                std::size_t taken = backend.taken();
+                Request retry(raw_id(static_cast<unsigned>(i)));
+
+                retry.claim(*hosts[j]);
+                assert_true(retry.found().body == body);
+                assert_true(retry.reply.remaining == 1000);
+                assert_int_equal(int(backend.taken()), int(taken));
+            }
+        }
+
+        // what a host kept that seals with the new key is all that is left in the end
+        Request retry(raw_id(2));
+
+        retry.claim(d);
+        assert_true(retry.found().body == "result 2");
+
+        for (const Host *host : hosts) {
+            assert_true(host->refusals.empty());
+        }
+    });
+}
+
+// Somebody is about to give back what he has: that hides no result.
+void a_result_counts_more_than_a_claim(void **)
+{
+    with_two_keys([](int mine, int other) {
+        Backend backend;
+        Host alone(backend, {mine}), both(backend, {other, mine});
+        Request first(raw_id(1)), passing(raw_id(1), 0xcd), retry(raw_id(1));
+
+        take(first, alone);
+        keep(first, alone, "the answer");
+
+        both.inner.held_back = true;
+        assert_false(passing.claim(both));
+        both.inner.let_on(0);
+        both.inner.held_back = false;
+
+        retry.claim(both);
+        assert_true(retry.found().body == "the answer");
+
+        while (!both.inner.waiting.empty()) {
+            both.inner.let_on(0);
+        }
+        assert_true(passing.found().body == "the answer");
+        assert_int_equal(int(backend.taken()), 1);
+    });
+}
+
+void of_two_claims_that_of_the_request_is_told(void **)
+{
+    with_two_keys([](int mine, int other) {
+        Backend backend;
+        Host alone(backend, {mine}), both(backend, {mine, other});
+        Request first(raw_id(1)), passing(raw_id(1), 0xcd), retry(raw_id(1)), reuse(raw_id(1), 0xcd);
+
+        take(first, alone);
+
+        // it has another key, whichever comes first, when it meets the claim
+        both.inner.held_back = true;
+        assert_false(passing.claim(both));
+        while (backend.taken() == 1) {
+            both.inner.let_on(0);
+        }
+        both.inner.held_back = false;
+
+        retry.claim(both);
+        assert_true(retry.found().head.token == first.token);
+        assert_true(retry.found().head.fingerprint.bytes[0] == 0xab);
+
+        while (!both.inner.waiting.empty()) {
+            both.inner.let_on(0);
+        }
+        reuse.claim(both);
+        assert_true(reuse.found().head.fingerprint.bytes[0] == 0xab);
+        assert_int_equal(int(backend.taken()), 1);
+    });
+}
+
+void a_claim_that_fails_on_the_way_is_given_back(void **)
+{
+    Backend backend;
+    Host host(backend, {1, 2, 3});
+
+    for (std::size_t n = 0; n < 3; n++) {
+        Request request(raw_id(1));
+
+        host.inner.fails = [&](const Call &call) {
+            return call.kind == Call::Kind::claim && call.id == host.known_as(n, request.id);
+        };
+        request.claim(host);
+        expect(request, Verdict::unavailable);
+        assert_int_equal(int(backend.taken()), 0);
+    }
+
+    // one that does not open stops it too
+    Request other(raw_id(2));
+
+    host.inner.fails = nullptr;
+    backend[host.known_as(2, other.id)].claim(7, "garbage", 30);
+    other.claim(host);
+    expect(other, Verdict::unavailable);
+    assert_int_equal(int(backend.taken()), 1);
+    assert_int_equal(int(host.refusals.size()), 1);
+}
+
+void an_end_that_is_not_told_everywhere_is_told_again(void **)
+{
+    Backend backend;
+    Host host(backend, {1, 2});
+
+    for (std::size_t n = 0; n < 2; n++) {
+        for (bool keeps : {true, false}) {
+            Request request(raw_id(static_cast<unsigned>(10 + 2 * n + keeps)));
+            std::size_t before = backend.taken();
+
+            take(request, host);
+            host.inner.fails = [&](const Call &call) { return call.id == host.known_as(n, request.id); };
+            keeps ? request.settle(host, State::kept, "x") : request.release(host);
+            expect(request, Verdict::unavailable);
+
+            host.inner.fails = nullptr;
+            keeps ? request.settle(host, State::kept, "x") : request.release(host);
+            expect(request, Verdict::done);
+            assert_int_equal(int(backend.taken() - before), keeps ? 2 : 0);
+        }
+    }
+}
+
+void a_claim_that_is_lost_in_part_is_lost(void **)
+{
+    Backend backend;
+    Host host(backend, {1, 2});
+
+    for (std::size_t n = 0; n < 2; n++) {
+        Request request(raw_id(static_cast<unsigned>(n)));
+
+        take(request, host);
+        backend[host.known_as(n, request.id)] = {Key::Holds::claim, 7, 30, "of another"};
+        request.settle(host, State::kept, "x");
+        expect(request, Verdict::lost);
+        assert_true(backend[host.known_as(n, request.id)].token == 7);
+    }
+}
+
+void renewals_go_to_each_key(void **)
+{
+    Backend backend;
+    Host host(backend, {1, 2});
+    std::vector<Lease> leases;
+
+    for (unsigned i = 0; i < 200; i++) {
+        Request request(raw_id(i));
+
+        take(request, host);
+        leases.push_back({request.id, request.token, 500});
+    }
+
+    host.store.renew(leases.data(), leases.size());
+    assert_int_equal(int(host.inner.renewals), 2);      // 400 leases, 256 at once
+    assert_int_equal(int(backend.keys.size()), 400);
+    for (const auto &each : backend.keys) {
+        assert_int_equal(int(each.second.left), 500);
+    }
+
+    host.store.renew(nullptr, 0);
+    assert_int_equal(int(host.inner.renewals), 2);
+}
+
+// Requests in any order, one inner call after another, at hosts that are
+// neighbours on the way from one key to another.
+class Crowd {
+public:
+    Crowd(unsigned seed, std::vector<std::unique_ptr<Host>> hosts)
+        : random_(seed), hosts_(std::move(hosts))
+    {
+        for (const auto &host : hosts_) {
+            host->inner.held_back = true;
+        }
+    }
+
+    void run(int steps)
+    {
+        for (int i = 0; i < steps; i++) {
+            if (random_() % 4 == 0 && members_.size() < 12) {
+                arrive();
+            } else {
+                let_one_on();
+            }
+            leave();
+        }
+
+        while (let_one_on()) {
+        }
+        leave();
+        assert_true(members_.empty());
+    }
+
+    unsigned executions() const { return executions_; }
+
+private:
+    static constexpr unsigned kKeys = 3;
+
+    struct Member : Request {
+        using Request::Request;
+
+        Host *host = nullptr;
+        unsigned key = 0;
+        enum { asks, executes, keeps, releases, gone } stage = asks;
+    };
+
+    void arrive()
+    {
+        unsigned key = random_() % kKeys;
+        unsigned char fingerprint = random_() % 4 == 0 ? 0xcd : 0xab;
+
+        members_.push_back(std::make_unique<Member>(raw_id(key), fingerprint));
+
+        Member &member = *members_.back();
+
+        member.host = hosts_[random_() % hosts_.size()].get();
+        member.key = key;
+        member.then = [this, &member] { go_on(member); };
+        assert_false(member.claim(*member.host));
+    }
+
+    void go_on(Member &member)
+    {
+        switch (member.stage) {
+        case Member::asks:
+            heed(member);
+            break;
+        case Member::keeps:
+            expect(member, Verdict::done);
+            has_result_[member.key] = true;
+            holder_[member.key] = false;
+            member.stage = Member::gone;
+            break;
+        case Member::releases:
+            expect(member, Verdict::done);
+            member.stage = Member::gone;
+            break;
+        default:
+            fail();
+        }
+    }
+
+    void heed(Member &member)
+    {
+        if (member.reply.verdict == Verdict::claimed) {
+            // the heart of it
+            assert_false(holder_[member.key]);
+            assert_false(has_result_[member.key]);
+            holder_[member.key] = true;
+            executions_++;
+            member.token = member.reply.token;
+            member.stage = Member::executes;
+            return;
+        }
+
+        Record record = member.found();
+
+        if (record.head.state == State::kept) {
+            if (result_[member.key].empty()) {
+                fail();
+            }
+            assert_true(record.body == result_[member.key]);
+        }
+
+        member.stage = Member::gone;
+    }
+
+    void finish(Member &member)
+    {
+        if (random_() % 3 == 0) {
+            member.stage = Member::releases;
+            // one key after the other is free from now on
+            holder_[member.key] = false;
+            assert_false(member.release(*member.host));
+            return;
+        }
+
+        member.stage = Member::keeps;
+        result_[member.key] = "answer " + std::to_string(executions_);
+        assert_false(member.settle(*member.host, State::kept, result_[member.key]));
+    }
+
+    bool let_one_on()
+    {
+        std::size_t choices = members_.size();
+        std::size_t choice = choices > 0 ? random_() % choices : 0;
+
+        for (std::size_t i = 0; i < choices; i++) {
+            Member &member = *members_[(choice + i) % choices];
+
+            if (member.stage == Member::executes) {
+                finish(member);
+                return true;
+            }
+        }
+
+        std::size_t first = random_() % hosts_.size();
+
+        for (std::size_t i = 0; i < hosts_.size(); i++) {
+            ModelStore &inner = hosts_[(first + i) % hosts_.size()]->inner;
+
+            if (!inner.waiting.empty()) {
+                inner.let_on(random_() % inner.waiting.size());
+                return true;
+            }
+        }
+
+        return false;
+    }
+
+    void leave()
+    {
+        members_.erase(std::remove_if(members_.begin(), members_.end(),
+                                      [](const auto &member) { return member->stage == Member::gone; }),
+                       members_.end());
+    }
+
+    std::mt19937 random_;
+    std::vector<std::unique_ptr<Host>> hosts_;
+    std::vector<std::unique_ptr<Member>> members_;
+    bool holder_[kKeys] = {};
+    bool has_result_[kKeys] = {};
+    std::string result_[kKeys];
+    unsigned executions_ = 0;
+};
+
+void neighbours_never_both_hold_a_key(void **)
+{
+    with_two_keys([](int from, int to) {
+        for (int step = 0; step < 3; step++) {
+            unsigned executions = 0;
+
+            for (unsigned seed = 0; seed < 300; seed++) {
+                Backend backend;
+                std::vector<std::unique_ptr<Host>> hosts;
+                auto add = [&](std::initializer_list<int> files) {
+                    hosts.push_back(std::make_unique<Host>(backend, files));
+                };
+
+                for (int side : {step, step + 1}) {
+                    switch (side) {
+                    case 0:
+                        add({from});
+                        break;
+                    case 1:
+                        add({from, to});
+                        add({from, to});
+                        break;
+                    case 2:
+                        add({to, from});
+                        add({to, from});
+                        break;
+                    default:
+                        add({to});
+                    }
+                }
+
+                Crowd crowd(seed, std::move(hosts));
+
+                crowd.run(300);
+                executions += crowd.executions();
+            }
+
+            assert_true(executions > 300);
+        }
+    });
+}
+
+}  // namespace
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(one_key_makes_one_call_of_each),
+        cmocka_unit_test(the_inner_store_sees_neither_key_nor_record),
+        cmocka_unit_test(what_does_not_open_is_unavailable_and_told),
+        cmocka_unit_test(calls_that_end_later_end_once),
+        cmocka_unit_test(no_memory_is_unavailable),
+        cmocka_unit_test(large_results_are_whole),
+        cmocka_unit_test(several_keys_are_taken_with_one_token),
+        cmocka_unit_test(a_claim_of_a_neighbour_is_heeded),
+        cmocka_unit_test(a_result_is_found_on_the_way_to_other_keys_and_back),
+        cmocka_unit_test(a_result_counts_more_than_a_claim),
+        cmocka_unit_test(of_two_claims_that_of_the_request_is_told),
+        cmocka_unit_test(a_claim_that_fails_on_the_way_is_given_back),
+        cmocka_unit_test(an_end_that_is_not_told_everywhere_is_told_again),
+        cmocka_unit_test(a_claim_that_is_lost_in_part_is_lost),
+        cmocka_unit_test(renewals_go_to_each_key),
+        cmocka_unit_test(neighbours_never_both_hold_a_key),
+    };
+
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
