@@ -23,7 +23,7 @@ Store *create_memory_store(ngx_conf_t *cf, StoreOptions &given)
 }
 
 // What is read and not yet built; null: nothing of it is asked for.
-const char *not_there_yet(const StoreOptions &given, const RedisOptions &options)
+const char *not_there_yet(const RedisOptions &options)
 {
     if (options.topology == RedisTopology::sentinel) {
         return "topology";
@@ -33,9 +33,6 @@ const char *not_there_yet(const StoreOptions &given, const RedisOptions &options
     }
     if (options.replicas > 0) {
         return "wait_replicas";
-    }
-    if (given.encryption_keys.nelts > 0) {
-        return "encryption_key_file";
     }
 
     return nullptr;
@@ -49,7 +46,7 @@ Store *create_redis(ngx_conf_t *cf, StoreOptions &given)
         return nullptr;
     }
 
-    const char *missing = not_there_yet(given, options);
+    const char *missing = not_there_yet(options);
 
     if (missing != nullptr) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"%s\" in store \"%V\" is not supported",
@@ -58,6 +55,10 @@ Store *create_redis(ngx_conf_t *cf, StoreOptions &given)
     }
 
     Store *store = create_redis_store(cf->pool, cf->log, options);
+
+    if (store != nullptr && given.encryption_keys.nelts > 0) {
+        store = seal_store(cf, given, *store);
+    }
 
     if (store == nullptr || given.near_cache == 0) {
         return store;

@@ -41,6 +41,10 @@ char *read_store_directive(ngx_conf_t *cf, StoreOptions &options);
 // Null where the options don't go together; nginx's log says why.
 Store *create_store(ngx_conf_t *cf, StoreOptions &options);
 
+// Puts the sealing of records before `store`.  Null where a key can't be read;
+// nginx's log says why.
+Store *seal_store(ngx_conf_t *cf, const StoreOptions &options, Store &store);
+
 // What `redis` and its neighbours say, put together; false, and a line in
 // nginx's log, where they don't go together.
 bool gather_redis_options(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options);
