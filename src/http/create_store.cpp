@@ -4,6 +4,7 @@
 #include "store/ngx_memory_store.h"
 #include "store/ngx_near_store.h"
 #include "store/ngx_redis_store.h"
+#include "store/ngx_redis_tls.h"
 
 namespace idempotency {
 
@@ -28,9 +29,6 @@ const char *not_there_yet(const RedisOptions &options)
     if (options.topology == RedisTopology::sentinel) {
         return "topology";
     }
-    if (options.tls != nullptr) {
-        return "rediss://";
-    }
     if (options.replicas > 0) {
         return "wait_replicas";
     }
@@ -52,6 +50,14 @@ Store *create_redis(ngx_conf_t *cf, StoreOptions &given)
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"%s\" in store \"%V\" is not supported",
                            missing, &given.name);
         return nullptr;
+    }
+
+    if (options.tls != nullptr) {
+        options.tls_context = create_redis_tls(cf, *options.tls, given.name);
+
+        if (options.tls_context == nullptr) {
+            return nullptr;
+        }
     }
 
     Store *store = create_redis_store(cf->pool, cf->log, options);

@@ -150,6 +150,7 @@ void RedisConnection::connect() noexcept
 
     state_ = State::connecting;
     greeted_at_ = 0;
+    refusal_[0] = '\0';
     read_only_ = false;
     stall_logged_ = false;
 
@@ -315,6 +316,13 @@ void RedisConnection::note_stall() noexcept
 
 void RedisConnection::broken(const char *why, ngx_err_t error)
 {
+    // it is there, and what is wrong has to be put right
+    if (socket_.refused()) {
+        *ngx_snprintf(reinterpret_cast<u_char *>(refusal_), sizeof(refusal_) - 1, "%s", why)
+            = '\0';
+        why = refusal_;
+    }
+
     if (state_ == State::connected) {
         drop(why, error);
     } else {

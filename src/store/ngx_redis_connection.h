@@ -125,7 +125,7 @@ private:
     ngx_msec_t greeted_at_ = 0;
     ngx_msec_t error_logged_at_ = 0;
     bool error_logged_ = false;
-    char refusal_[64] = "";         // why it did not let us in
+    char refusal_[200] = "";         // why it did not let us in
     bool refusal_logged_ = false;   // since it last let us in
 
     ngx_log_t *log_ = nullptr;

@@ -30,6 +30,8 @@ struct RedisTlsOptions {
     ngx_uint_t protocols = 0;               // nginx's bits; 0: not given
 };
 
+struct RedisTls;
+
 struct RedisOptions {
     ngx_str_t store = ngx_null_string;      // its name, for the log
 
@@ -46,6 +48,7 @@ struct RedisOptions {
     ngx_str_t prefix = ngx_string("idempotency:");
 
     const RedisTlsOptions *tls = nullptr;   // null: what is said goes in the clear
+    RedisTls *tls_context = nullptr;        // made of it
 
     ngx_msec_t connect_timeout = 1000;
     ngx_msec_t timeout = 1000;              // of each command, from its start

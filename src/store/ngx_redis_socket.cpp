@@ -10,6 +10,9 @@ constexpr std::size_t kReadSize = 16 * 1024;
 constexpr std::size_t kPieces = 64;             // as many as nginx gives to one writev()
 
 constexpr const char *kNotConnected = "it cannot be connected to";
+constexpr const char *kClosed = "it closed the connection";
+constexpr const char *kNotSecured = "it closed the connection in the TLS handshake";
+constexpr const char *kSlowToSecure = "it does not finish the TLS handshake: does it speak TLS?";
 constexpr const char *kNotWatched = "its socket cannot be watched";
 
 ngx_err_t socket_error(const ngx_connection_t *c)
@@ -49,7 +52,7 @@ std::size_t size_of(const ngx_chain_t *link)
 }  // namespace
 
 RedisSocket::RedisSocket(const RedisOptions &options, RedisServer &server, Events &events) noexcept
-    : options_(options), server_(&server), events_(events)
+    : options_(options), server_(&server), events_(events), tls_(options.tls_context)
 {
 }
 
@@ -62,6 +65,10 @@ void RedisSocket::open(ngx_log_t *log) noexcept
 
     if ((log->log_level & NGX_LOG_DEBUG_EVENT) == 0) {
         quiet_log_.log_level = std::min<ngx_uint_t>(log->log_level, NGX_LOG_ALERT);
+    }
+
+    if (tls_.is_used()) {
+        tls_.listen(quiet_log_, log);
     }
 
     // a worker that quits does not wait for a connection that nobody waits for
@@ -81,8 +88,16 @@ void RedisSocket::close() noexcept
     }
 
     if (connection_ != nullptr) {
+        tls_.end(connection_);
+
+        ngx_pool_t *pool = connection_->pool;
+
         ngx_close_connection(connection_);
         connection_ = nullptr;
+
+        if (pool != nullptr) {
+            ngx_destroy_pool(pool);
+        }
     }
 }
 
@@ -92,6 +107,7 @@ void RedisSocket::retarget(RedisServer &server) noexcept
 {
     server_ = &server;
     address_ = 0;
+    tls_.forget();
 }
 
 // Connecting
@@ -121,6 +137,7 @@ void RedisSocket::try_addresses(const char *why, ngx_err_t error) noexcept
 {
     while (tried_ < server_->address_count) {
         state_ = State::connecting;
+        refused_ = false;
 
         if (begin(server_->addresses[address_])) {
             return;
@@ -162,10 +179,10 @@ bool RedisSocket::begin(const ngx_addr_t &address) noexcept
     connection_->read->handler = on_read;
     connection_->write->handler = on_write;
 
-    if (rc == NGX_AGAIN) {
-        ngx_add_timer(&timer_, options_.connect_timeout);
-    } else {
-        establish();
+    ngx_add_timer(&timer_, options_.connect_timeout);
+
+    if (rc == NGX_OK) {
+        opened();
     }
 
     return true;
@@ -183,8 +200,45 @@ bool RedisSocket::finish_connect() noexcept
 
     std::uint32_t life = life_;
 
+    opened();
+    return life == life_ && state_ == State::connected;
+}
+
+void RedisSocket::opened() noexcept
+{
+    (void) ngx_tcp_nodelay(connection_);
+
+    if (tls_.is_used()) {
+        secure();
+    } else {
+        establish();
+    }
+}
+
+void RedisSocket::secure() noexcept
+{
+    state_ = State::securing;
+
+    if (tls_.begin(connection_, server_->host, on_secured, on_session) != NGX_AGAIN) {
+        secured();
+    }
+}
+
+// The handshake has ended.
+void RedisSocket::secured() noexcept
+{
+    if (!tls_.has_succeeded(connection_) || !tls_.verify(connection_, server_->host)) {
+        refused_ = true;
+        fail(tls_.why(kNotSecured), 0);
+        return;
+    }
+
+    connection_->read->handler = on_read;
+    connection_->write->handler = on_write;
+
+    // what came along with the end of the handshake
+    ngx_post_event(connection_->read, &ngx_posted_events);
     establish();
-    return life == life_;
 }
 
 void RedisSocket::establish() noexcept
@@ -193,7 +247,6 @@ void RedisSocket::establish() noexcept
         ngx_del_timer(&timer_);
     }
 
-    (void) ngx_tcp_nodelay(connection_);
     state_ = State::connected;
     events_.established();
 }
@@ -202,6 +255,10 @@ void RedisSocket::establish() noexcept
 void RedisSocket::fail(const char *why, ngx_err_t error) noexcept
 {
     bool was_connected = state_ == State::connected;
+
+    if (state_ == State::securing) {
+        tls_.forget();
+    }
 
     close();
 
@@ -215,9 +272,43 @@ void RedisSocket::fail(const char *why, ngx_err_t error) noexcept
     try_addresses(why, error);
 }
 
+// What TLS says of it tells more.
+void RedisSocket::fail_by_peer(const char *why, ngx_err_t error) noexcept
+{
+    const char *said = tls_.why(nullptr);
+
+    refused_ = said != nullptr;
+    fail(refused_ ? said : why, refused_ ? 0 : error);
+}
+
+void RedisSocket::fail_to_write(ngx_err_t error) noexcept
+{
+    u_char bytes[256];
+
+    // the alert by which a server refuses a client's certificate comes late
+    if (tls_.is_used()) {
+        (void) connection_->recv(connection_, bytes, sizeof(bytes));
+    }
+
+    fail_by_peer("it cannot be written to", error);
+}
+
 void RedisSocket::on_timeout(ngx_event_t *event)
 {
-    static_cast<RedisSocket *>(event->data)->fail(kNotConnected, NGX_ETIMEDOUT);
+    auto self = static_cast<RedisSocket *>(event->data);
+
+    self->refused_ = self->state_ == State::securing;
+    self->fail(self->refused_ ? kSlowToSecure : kNotConnected, NGX_ETIMEDOUT);
+}
+
+void RedisSocket::on_secured(ngx_connection_t *c)
+{
+    static_cast<RedisSocket *>(c->data)->secured();
+}
+
+void RedisSocket::on_session(ngx_connection_t *c)
+{
+    static_cast<RedisSocket *>(c->data)->tls_.keep(c);
 }
 
 // Reading and writing
@@ -255,7 +346,7 @@ void RedisSocket::read() noexcept
         }
 
         if (n == 0 || n == NGX_ERROR) {
-            fail("it closed the connection", n == 0 ? 0 : ngx_socket_errno);
+            fail_by_peer(kClosed, n == 0 ? 0 : ngx_socket_errno);
             return;
         }
 
@@ -285,7 +376,7 @@ void RedisSocket::write() noexcept
     }
 
     if (!write_some()) {
-        fail("it cannot be written to", ngx_socket_errno);
+        fail_to_write(ngx_socket_errno);
         return;
     }
 
@@ -305,7 +396,7 @@ bool RedisSocket::write_some() noexcept
         std::size_t n = events_.output(pieces, kPieces);
 
         if (n == 0) {
-            return true;
+            break;
         }
 
         ngx_memzero(buffers, n * sizeof(ngx_buf_t));
@@ -330,6 +421,10 @@ bool RedisSocket::write_some() noexcept
             return true;
         }
     }
+
+    // what OpenSSL was not given yet, since more might have made one record of it
+    return (connection_->buffered & NGX_SSL_BUFFERED) == 0
+           || connection_->send_chain(connection_, nullptr, 0) != NGX_CHAIN_ERROR;
 }
 
 void RedisSocket::write_soon() noexcept

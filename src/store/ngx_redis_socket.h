@@ -1,5 +1,5 @@
 // A connection to one server, as bytes: through all of the server's addresses
-// in turn.  It knows nothing of Redis.
+// in turn, with TLS where it is asked for.  It knows nothing of Redis.
 
 #pragma once
 
@@ -12,6 +12,7 @@
 #include <sys/uio.h>
 
 #include "store/ngx_redis_options.h"
+#include "store/ngx_redis_tls.h"
 
 namespace idempotency {
 
@@ -21,7 +22,7 @@ public:
     // close, except where something else is said.
     class Events {
     public:
-        // There is a connection.
+        // There is a connection, and with TLS it is one to the right server.
         virtual void established() = 0;
 
         // Bytes that came; they are gone when this returns.
@@ -53,7 +54,7 @@ public:
     void open(ngx_log_t *log) noexcept;
 
     // Goes through all addresses, from the one that was the last in use.  Each
-    // gets `connect_timeout`.  It ends by `established` or `broken`, maybe from
+    // gets `connect_timeout`, for TLS too.  It ends by `established` or `broken`, maybe from
     // within.  A connection that is there is closed.
     void connect() noexcept;
 
@@ -75,6 +76,9 @@ public:
 
     bool connected() const { return state_ == State::connected; }
 
+    // At `broken`: the server is there, but there is no TLS with it.
+    bool refused() const { return refused_; }
+
     // At the end of this turn of the event loop, so that all that is said in
     // one turn shares a system call.
     void write_soon() noexcept;
@@ -82,17 +86,24 @@ public:
     RedisServer &server() const { return *server_; }
 
 private:
-    enum class State { closed, connecting, connected };
+    enum class State { closed, connecting, securing, connected };
 
     static void on_read(ngx_event_t *event);
     static void on_write(ngx_event_t *event);
     static void on_timeout(ngx_event_t *event);
+    static void on_secured(ngx_connection_t *c);
+    static void on_session(ngx_connection_t *c);
 
     void try_addresses(const char *why, ngx_err_t error) noexcept;
     bool begin(const ngx_addr_t &address) noexcept;
     bool finish_connect() noexcept;
+    void opened() noexcept;
+    void secure() noexcept;
+    void secured() noexcept;
     void establish() noexcept;
     void fail(const char *why, ngx_err_t error) noexcept;
+    void fail_by_peer(const char *why, ngx_err_t error) noexcept;
+    void fail_to_write(ngx_err_t error) noexcept;
 
     void read() noexcept;
     void write() noexcept;
@@ -101,11 +112,13 @@ private:
     const RedisOptions &options_;
     RedisServer *server_;
     Events &events_;
+    RedisTlsChannel tls_;
 
     State state_ = State::closed;
     ngx_uint_t address_ = 0;        // the one in use
     ngx_uint_t tried_ = 0;          // how many have failed in this round
     std::uint32_t life_ = 0;        // counts connections: is it still this one?
+    bool refused_ = false;
 
     ngx_log_t quiet_log_{};         // for nginx's own messages about the socket
     ngx_connection_t *connection_ = nullptr;
