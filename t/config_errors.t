@@ -87,6 +87,8 @@ is_right 'the other words of every directive', server => <<'END';
         }
         location /b { idempotency main; idempotency_unknown store; }
 END
+is_right 'the page of figures', server => join ' ', map { "location /s$_ { idempotency_status $_; allow 127.0.0.1; deny all; }" } '', qw(json prometheus html);
+is_right 'the page of figures without a store', stores => '', server => 'location /s { idempotency_status; }';
 
 my $password = $nginx->write_file('password', "secret\n");
 is_right "a store with '$_'", stores => "idempotency_store main { $_ }" for
@@ -199,6 +201,7 @@ is_wrong_value 'idempotency_max_body', $_, qr/size/, 'such as 1m' for qw(1x -1 l
 is_wrong_value 'idempotency_hide_header', $_, qr/name of a header/ for '"X Secret"', 'X:Secret', '""';
 is_wrong_value 'idempotency_store_error', $_, qr/"reject" or "pass"/ for qw(ignore on "");
 is_wrong_value 'idempotency_replayed_header', $_, qr/name of a header/, '"off"' for '"X Replayed"', 'X:Replayed', '""';
+is_wrong_value 'idempotency_status', $_, '"json", "prometheus" or "html"' for qw(xml JSON "");
 is_wrong_value 'idempotency_problem_base', $_, qr/URI/ for '"https://a b/"', '"<x>"', '""';
 
 # Twice, and in the wrong place.
@@ -213,6 +216,15 @@ for my $twice ('idempotency main', 'idempotency_key $arg_a', 'idempotency_method
     is_wrong "'$directive' outside of http", [main => "$twice;"], "\"$directive\"", 'is not allowed here';
     is_wrong "'$directive' in an if", [server => "location / { if (\$arg_x) { $twice; } }"], "\"$directive\"", 'is not allowed here';
 }
+
+for my $twice ('idempotency_status; idempotency_status', 'idempotency_status; idempotency_status html', 'idempotency_status json; idempotency_status') {
+    is_wrong "'$twice'", [server => "location / { $twice; }"], '"idempotency_status"', 'is duplicate';
+}
+
+is_wrong "'idempotency_status' in $_->[0]", [$_->[1] => "$_->[2];"], '"idempotency_status"', 'is not allowed here'
+    for ['main', main => 'idempotency_status'], ['http', http => 'idempotency_status'], ['a server', server => 'idempotency_status json'],
+        ['an if', server => 'location / { if ($arg_x) { idempotency_status; } }'];
+is_wrong "'idempotency_status' with two words", [server => 'location / { idempotency_status json html; }'], '"idempotency_status"', 'invalid number of arguments';
 
 for my $directive ('idempotency_hide_header A', 'idempotency_bypass $arg_a') {
     my ($name) = $directive =~ /^(\S+)/;

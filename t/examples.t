@@ -37,7 +37,7 @@ my @formats = examples('log_format ');
 my ($request) = examples('POST ');
 
 is scalar(@stores), 2, 'the examples of stores are found';
-is scalar(@locations), 2, 'the examples of locations are found';
+is scalar(@locations), 3, 'the examples of locations are found';
 is scalar(@formats), 1, 'the example of a log format is found';
 
 # What belongs to this machine; the rest is the reader's to copy.

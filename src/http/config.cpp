@@ -181,6 +181,7 @@ void *create_location_config(ngx_conf_t *cf)
     conf->hidden_headers = static_cast<ngx_array_t *>(NGX_CONF_UNSET_PTR);
     conf->store_error = NGX_CONF_UNSET_UINT;
     conf->bypass = static_cast<ngx_array_t *>(NGX_CONF_UNSET_PTR);
+    conf->status_format = NGX_CONF_UNSET_UINT;
     return conf;
 }
 
@@ -220,6 +221,11 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
         || !find_used_store(cf, conf))
     {
         return static_cast<char *>(NGX_CONF_ERROR);
+    }
+
+    // the page of figures is nothing to keep
+    if (conf->status_format != NGX_CONF_UNSET_UINT) {
+        conf->store = nullptr;
     }
 
     return NGX_CONF_OK;

@@ -6,6 +6,7 @@
 
 #include "core/decision.h"
 #include "core/digest.h"
+#include "http/counters.h"
 #include "http/upkeep.h"
 #include "store/store.h"
 
@@ -19,6 +20,7 @@ namespace idempotency {
 struct StoreSlot {
     ngx_str_t name;
     Store *store;
+    Counters *counters;
     Upkeep *upkeep;
 };
 
@@ -78,6 +80,7 @@ struct LocationConfig {
     ngx_array_t *bypass;
     ngx_str_t replayed_header;      // `data` is null while unset; empty: off
     ngx_str_t problem_base;
+    ngx_uint_t status_format;       // of the page that the location is; not inherited
 };
 
 // nginx's callbacks

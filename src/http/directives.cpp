@@ -1,6 +1,6 @@
 // The directives of a location: each reads its own values.
 
-#include "http/config.h"
+#include "http/steps.h"
 
 namespace idempotency {
 
@@ -524,6 +524,33 @@ char *set_problem_base(ngx_conf_t *cf, ngx_command_t *, void *data)
     return ok();
 }
 
+constexpr Choice kStatusFormats[] = {
+    {"json", static_cast<ngx_uint_t>(StatusFormat::json)},
+    {"prometheus", static_cast<ngx_uint_t>(StatusFormat::prometheus)},
+    {"html", static_cast<ngx_uint_t>(StatusFormat::html)},
+};
+
+char *set_status_page(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    auto *core = static_cast<ngx_http_core_loc_conf_t *>(
+        ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
+
+    core->handler = tell_status;
+
+    if (cf->args->nelts == 1) {
+        if (conf->status_format != NGX_CONF_UNSET_UINT) {
+            return duplicate();
+        }
+
+        conf->status_format = static_cast<ngx_uint_t>(StatusFormat::json);
+        return ok();
+    }
+
+    return set_choice(cf, kStatusFormats, conf->status_format,
+                      "\"json\", \"prometheus\" or \"html\" is needed");
+}
+
 constexpr ngx_uint_t kEverywhere = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
 
 }  // namespace
@@ -571,6 +598,9 @@ ngx_command_t directives[] = {
                        offsetof(LocationConfig, bypass)),
     LOCATION_DIRECTIVE("idempotency_replayed_header", NGX_CONF_TAKE1, set_replayed_header, 0),
     LOCATION_DIRECTIVE("idempotency_problem_base", NGX_CONF_TAKE1, set_problem_base, 0),
+
+    {ngx_string("idempotency_status"), NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS | NGX_CONF_TAKE1,
+     set_status_page, NGX_HTTP_LOC_CONF_OFFSET, 0, nullptr},
 
     ngx_null_command,
 };

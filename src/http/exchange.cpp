@@ -95,9 +95,34 @@ bool Exchange::claim()
     return start();
 }
 
+static_assert(static_cast<unsigned>(Call::Kind::release)
+              == static_cast<unsigned>(Count::releases) - static_cast<unsigned>(Count::claims));
+static_assert(static_cast<unsigned>(Settlement::not_kept)
+              == static_cast<unsigned>(Count::result_not_kept)
+                     - static_cast<unsigned>(Count::result_kept));
+
+void Exchange::count_call()
+{
+    count(static_cast<Count>(static_cast<unsigned>(Count::claims)
+                             + static_cast<unsigned>(call_.kind)));
+}
+
+void Exchange::count_end()
+{
+    if (call_.reply.verdict == Verdict::unavailable) {
+        count(Count::unavailable);
+
+    } else if (call_.reply.verdict == Verdict::full) {
+        count(Count::full);
+    }
+}
+
 bool Exchange::start()
 {
+    count_call();
+
     if (conf_->store->store->start(call_)) {
+        count_end();
         return true;
     }
 
@@ -108,6 +133,8 @@ bool Exchange::start()
 void Exchange::on_ended(Call &call)
 {
     Exchange *exchange = static_cast<OwnCall &>(call).exchange;
+
+    exchange->count_end();
 
     if (call.kind == Call::Kind::claim && exchange->lease_.lease.token == 0) {
         exchange->claim_answered();
@@ -262,7 +289,13 @@ bool Exchange::settle(Settlement settlement, Millis ttl)
 bool Exchange::settle_answered()
 {
     switch (call_.reply.verdict) {
+    case Verdict::done:
+        count(static_cast<Count>(static_cast<unsigned>(Count::result_kept)
+                                 + static_cast<unsigned>(settlement_)));
+        break;
+
     case Verdict::lost:
+        count(Count::late);
         ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
                       "idempotency: a claim in store \"%V\" was lost before its request ended; "
                       "its answer is delivered and not kept", &conf_->store->name);
@@ -298,12 +331,17 @@ void Exchange::try_again_later()
                       "idempotency: store \"%V\" can't be told the outcome of a request; "
                       "trying again until its lease ends", &conf_->store->name);
         retry_delay_ = kFirstRetry;
+
+        if (settlement_ == Settlement::keep) {
+            count(Count::unkept);
+        }
     }
 
     if (static_cast<ngx_msec_int_t>(retry_until_ - ngx_current_msec) <= 0) {
         ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
                       "idempotency: the outcome of a request was not recorded in store \"%V\"",
                       &conf_->store->name);
+        count(Count::unrecorded);
         return;
     }
 
@@ -328,6 +366,8 @@ void Exchange::on_retry(ngx_event_t *event)
     if (exchange->settlement_ == Settlement::unknown) {
         exchange->write_outcome(State::unknown, static_cast<Millis>(ngx_max(left, 1)));
     }
+
+    exchange->count(Count::retries);
 
     if (exchange->start()) {
         exchange->settle_answered();

@@ -76,6 +76,9 @@ private:
 
     bool add_piece();
     bool start();
+    void count_call();
+    void count_end();
+    void count(Count what) { conf_->store->counters->add(what); }
     void claim_answered();
     bool settle_answered();
     void write_outcome(State state, Millis lifetime);

@@ -16,12 +16,24 @@ Origin origin_at_end(const Context &context)
                ? Origin::broken : origin_of(context);
 }
 
+static_assert(static_cast<unsigned>(Status::unscoped) - static_cast<unsigned>(Status::fresh)
+              == static_cast<unsigned>(Count::unscoped) - static_cast<unsigned>(Count::fresh));
+
+void count_request(const Context &context)
+{
+    if (context.status != Status::none) {
+        context.conf->store->counters->add(static_cast<Count>(
+            static_cast<unsigned>(context.status) - static_cast<unsigned>(Status::fresh)));
+    }
+}
+
 }  // namespace
 
 // From the cleanup of the request's pool: nothing may be allocated there.
 void on_request_gone(Context &context)
 {
     stop_timer(context);
+    count_request(context);
 
     if (context.exchange == nullptr) {
         return;

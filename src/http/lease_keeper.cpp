@@ -88,6 +88,12 @@ void LeaseKeeper::on_timer(ngx_event_t *event)
     static_cast<LeaseKeeper *>(event->data)->renew_due();
 }
 
+void LeaseKeeper::renew(const Lease *leases, std::size_t count)
+{
+    store_.renew(leases, count);
+    counters_.add(Count::renewals, count);
+}
+
 void LeaseKeeper::renew_due()
 {
     ngx_msec_t horizon = ngx_current_msec + kTogether;
@@ -105,7 +111,7 @@ void LeaseKeeper::renew_due()
             batch[count++] = kept->lease;
 
             if (count == kBatch) {
-                store_.renew(batch, count);
+                renew(batch, count);
                 count = 0;
             }
         }
@@ -116,7 +122,7 @@ void LeaseKeeper::renew_due()
     }
 
     if (count > 0) {
-        store_.renew(batch, count);
+        renew(batch, count);
     }
 
     if (!ngx_queue_empty(&running_)) {

@@ -4,6 +4,7 @@
 
 #include "store/nginx.h"
 
+#include "http/counters.h"
 #include "store/store.h"
 
 namespace idempotency {
@@ -19,7 +20,10 @@ struct KeptLease {
 // One for each store, in each worker.
 class LeaseKeeper {
 public:
-    explicit LeaseKeeper(Store &store) : store_(store) { ngx_queue_init(&running_); }
+    LeaseKeeper(Store &store, Counters &counters) : store_(store), counters_(counters)
+    {
+        ngx_queue_init(&running_);
+    }
 
     // Renews `kept` each third of its length until it is dropped.
     void keep(KeptLease &kept);
@@ -35,9 +39,11 @@ public:
 private:
     static void on_timer(ngx_event_t *event);
     void renew_due();
+    void renew(const Lease *leases, std::size_t count);
     void set_timer(ngx_msec_t due);
 
     Store &store_;
+    Counters &counters_;
     ngx_queue_t running_;
     ngx_event_t timer_{};
 };

@@ -106,6 +106,9 @@ ngx_table_elt_t *add_field(ngx_http_request_t *r, std::string_view name, std::st
 bool is_word(const ngx_table_elt_t &field);
 void take_word(ngx_http_request_t *r, const LocationConfig &conf, Word &word);
 
+// status_page.cpp: the content handler of `idempotency_status`.
+ngx_int_t tell_status(ngx_http_request_t *r);
+
 // variables.cpp
 ngx_int_t add_variables(ngx_conf_t *cf);
 

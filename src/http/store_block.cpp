@@ -34,13 +34,16 @@ StoreSlot *add_slot(ngx_conf_t *cf, MainConfig *main, const ngx_str_t &name, Sto
     void *upkeep = ngx_palloc(cf->pool, sizeof(Upkeep));
     auto **place = static_cast<StoreSlot **>(ngx_array_push(&main->stores));
 
-    if (slot == nullptr || upkeep == nullptr || place == nullptr) {
+    Counters *counters = Counters::create(cf, name, &ngx_http_idempotency_module);
+
+    if (slot == nullptr || upkeep == nullptr || place == nullptr || counters == nullptr) {
         return nullptr;
     }
 
     slot->name = name;
     slot->store = store;
-    slot->upkeep = new (upkeep) Upkeep(*store);
+    slot->counters = counters;
+    slot->upkeep = new (upkeep) Upkeep(*store, *counters);
     *place = slot;
     return slot;
 }

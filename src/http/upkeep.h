@@ -10,7 +10,7 @@ namespace idempotency {
 // One for each store, in each worker.
 class Upkeep final : public StoreWatcher {
 public:
-    explicit Upkeep(Store &store) : leases(store) {}
+    Upkeep(Store &store, Counters &counters) : leases(store, counters) {}
 
     LeaseKeeper leases;
     Untold untold;

@@ -240,8 +240,7 @@ StoreFigures NearStore::figures()
 {
     StoreFigures figures = store_.figures();
 
-    figures.near = memory_.lock().figures();
-    memory_.unlock();
+    figures.near = Locked(memory_).zone.figures();
     return figures;
 }
 
