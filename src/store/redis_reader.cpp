@@ -11,9 +11,22 @@ namespace {
 
 constexpr std::size_t kLongestWord = 16;
 
+// That an ACL forbids what a script calls has no code of its own: Redis 7.0 says the one, later ones
+// and Valkey the other.
+bool is_forbidden_in_script(std::string_view error)
+{
+    return error.find("ACL failure in script") != error.npos
+           || error.find("The user executing the script can't") != error.npos;
+}
+
 void copy_code(std::string_view error, char (&out)[sizeof(RedisAnswer::code)])
 {
     std::size_t n = 0;
+
+    if (is_forbidden_in_script(error)) {
+        std::memcpy(out, "NOPERM", sizeof("NOPERM"));
+        return;
+    }
 
     while (n < error.size() && n + 1 < sizeof(out)
            && ((error[n] >= 'A' && error[n] <= 'Z') || error[n] == '_'))

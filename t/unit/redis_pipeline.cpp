@@ -289,6 +289,22 @@ void an_error_is_named_without_its_text(void **)
     assert_null(redis.pipeline.fault());
 }
 
+// What a user may not call has the code of an error of the script.
+void a_command_that_is_forbidden_in_a_script_is_named(void **)
+{
+    Harness redis;
+    TestCall one(Call::Kind::release, 'a'), two(Call::Kind::release, 'b');
+
+    redis.greet();
+    redis.send(one);
+    redis.send(two);
+    redis.answer("-ERR The user executing the script can't run this command or subcommand script: 1\r\n"
+                 "-ERR ACL failure in script: User shop has no permissions to run the 'del' command\r\n");
+
+    assert_true(one.ended_as(Verdict::unavailable));
+    assert_string_equal(redis.errors.c_str(), "release NOPERM key;release NOPERM key;");
+}
+
 void answers_go_to_their_calls_in_order(void **)
 {
     Harness redis;
@@ -911,6 +927,7 @@ int main()
         cmocka_unit_test(a_refused_greeting_is_a_fault_and_sends_nothing),
         cmocka_unit_test(a_master_is_greeted_where_one_is_wanted),
         cmocka_unit_test(an_error_is_named_without_its_text),
+        cmocka_unit_test(a_command_that_is_forbidden_in_a_script_is_named),
         cmocka_unit_test(answers_go_to_their_calls_in_order),
         cmocka_unit_test(a_value_without_room_is_unavailable),
         cmocka_unit_test(a_key_without_expiry_is_found),
