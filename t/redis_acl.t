@@ -1,0 +1,203 @@
+# Who nginx is to Redis: the smallest ACL of docs/redis.md is enough and is the smallest; credentials from everywhere they may
+# stand; what Redis says against them is told by name, and no password is told to anybody.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use IdempotencyTest::Assertions;
+use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Nginx;
+use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Redis;
+
+plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
+
+# What the reference says: a user's line, and what some directives need on top of it.
+my $page = IdempotencyTest::App::slurp("$FindBin::Bin/../docs/redis.md");
+my ($line) = $page =~ /^    (user idempotency on >SECRET ~idempotency:\* .*)$/m or die "docs/redis.md has no ACL\n";
+my ($rest) = $page =~ /^\| with \| more \|\n\|[- |]+\|\n((?:\|.*\n)+)/m or die "docs/redis.md has no table of further commands\n";
+my %more = map { /^\| (.*?) \| (.*) \|$/; my ($with, $more) = ($1, $2); ($with => join ' ', $more =~ /`(.*?)`/g) } split /\n/, $rest;
+
+# The commands of the line, with their `+`.
+my @commands = $line =~ /(\+\S+)/g;
+
+my $places = 0;
+my @who = (headers => ['X-API-Key: alice']);
+
+sub ask {
+    my ($nginx, $path, $key, %request) = @_;
+    return $nginx->request(path => $path, key => $key, @who, %request);
+}
+
+sub locations {
+    my ($store) = @_;
+    return <<"END";
+        add_header X-Id \$idempotency_key_id always;
+        add_header X-Status \$idempotency_status always;
+        idempotency $store;
+        location / { proxy_pass http://app; }
+        location ~ /short/ { idempotency_lease 1s; proxy_pass http://app; }
+END
+}
+
+# All that a store does for requests. Gives back the first thing that fails, '' where nothing does; `redis` is
+# asked as somebody who may do everything.
+sub first_failure {
+    my ($nginx, $store, $redis, $database) = @_;
+    my $place = "$store-" . ++$places;
+    my $complains = sub { $nginx->error_log =~ /NOPERM/ };
+    my $name = sub { 'idempotency:' . $_[0]->header('X-Id') };
+
+    $redis->command('SCRIPT', 'FLUSH');
+    my $first = ask($nginx, "/$place/first", "$store-first");
+    return 'claim' if $first->status != 201;
+    return 'keep' if $first->header('X-Status') ne 'NEW';
+    my $retry = ask($nginx, "/$place/first", "$store-first");
+    return 'replay' if !$retry->is_replay || $retry->lasting ne $first->lasting;
+
+    $redis->command('SELECT', $database);
+    my $running = $nginx->send_request(path => "/$place/short/run?gate=$place", key => "$store-run", @who);
+    app()->await_arrival("/$place/short/run");
+    my $refused = ask($nginx, "/$place/short/run?gate=$place", "$store-run");
+    return 'conflict' if $refused->status != 409;
+
+    my $claim = $name->($refused);
+    my $least = 1000;
+    my $renewed = await(sub {
+        my $left = $redis->command('PTTL', $claim);
+        return -1 if $left < 0 || $complains->();
+        return 1 if $left > $least + 50;
+        $least = $left if $left < $least;
+        return 0;
+    });
+    app()->open_gate($place);
+    my $settled = $running->response;
+    return 'renewal' if $renewed != 1;
+    return 'settle' if $settled->status != 201 || !ask($nginx, "/$place/short/run?gate=$place", "$store-run")->is_replay;
+
+    # a claim that is gone when its answer comes
+    $running = $nginx->send_request(path => "/$place/gone?gate=$place-gone", key => "$store-gone", @who);
+    app()->await_arrival("/$place/gone");
+    $redis->command('DEL', $name->(ask($nginx, "/$place/gone?gate=$place-gone", "$store-gone")));
+    app()->open_gate("$place-gone");
+    $settled = $running->response;
+    return 'settle without a claim' if $settled->status != 201 || $complains->();
+    $retry = ask($nginx, "/$place/gone?gate=$place-gone", "$store-gone");
+    return 'settle without a claim' if !$retry->is_replay;
+
+    my $busy = ask($nginx, "/$place/busy?status=503,201", "$store-busy");
+    return 'release' if $busy->status != 503 || !await(sub { $complains->() || !$redis->command('EXISTS', $name->($busy)) }) || $complains->();
+    return 'release' if ask($nginx, "/$place/busy?status=503,201", "$store-busy")->status != 201;
+
+    my $large = ask($nginx, "/$place/large?kind=binary&size=300000", "$store-large");
+    $retry = ask($nginx, "/$place/large?kind=binary&size=300000", "$store-large");
+    return 'large' if $large->status != 201 || !$retry->is_replay || $retry->lasting ne $large->lasting;
+
+    return $complains->() ? 'something' : '';
+}
+
+# A user by that line, and one less for each command of it. `url` to the server, `more` commands, `store` directives.
+sub is_smallest {
+    my ($what, $redis, %options) = @_;
+    my $database = $options{database} // 0;
+    my @all = (@commands, split ' ', $options{more} // '');
+    my %user = (all => [@all], map { my $less = $_; ('less' . $less =~ tr/+|-/_/r => [grep { $_ ne $less } @all]) } @all);
+
+    for my $user (sort keys %user) {
+        my $acl = $line =~ s/ \+.*//r =~ s/^user idempotency/$user/r =~ s/>SECRET/>of-$user/r;
+        $redis->command('ACL', 'SETUSER', split(' ', $acl), @{$user{$user}});
+    }
+
+    # one each: what one complains of is not another's
+    for my $user (sort keys %user) {
+        my $nginx = IdempotencyTest::Nginx->start(workers => 1, server => locations($user),
+            stores => "idempotency_store $user { redis $options{url}; user $user; password of-$user; timeout 20s; $options{store} }");
+        my $failure = first_failure($nginx, $user, $redis, $database);
+
+        if ($user eq 'all') {
+            is $failure, '', "$what: the ACL is enough" or diag $nginx->error_log;
+            unlike $nginx->error_log, qr/NOPERM/, "$what: nothing is forbidden";
+            $nginx->stop;
+        } else {
+            isnt $failure, '', "$what: $user fails";
+            ok $nginx->await_error_log(qr/\[error\].*redis.*NOPERM/), "$what: and NOPERM is told ($failure)" or diag $nginx->error_log;
+            $nginx->check_error_log;
+        }
+
+        unlike $nginx->error_log, qr/of-$user/, "$what: no password is in the log";
+    }
+}
+
+{
+    my $redis = IdempotencyTest::Redis->new;
+    my $url = 'redis://' . $redis->address;
+    subtest 'One server' => sub { is_smallest('one server', $redis, url => $url, store => '') };
+    subtest 'Another database' => sub {
+        is_smallest('a database', $redis, url => "$url/3", store => '', database => 3, more => $more{'`database` other than 0'} // die);
+    };
+}
+
+subtest 'Credentials, and what is told of them' => sub {
+    my $redis = IdempotencyTest::Redis->new(user => 'admin', password => 'admin-secret', acl => <<'END');
+user default on >default-secret ~* &* +@all
+user admin on >admin-secret ~* &* +@all
+user shop on >shop/secret:1 ~* +@all
+END
+    my $address = $redis->address;
+    my $nginx = IdempotencyTest::Nginx->new(workers => 1);
+    my $file = $nginx->write_file('password', "shop/secret:1\nnot this line\n");
+    my $wrong_file = $nginx->write_file('wrong', "file-secret\n");
+
+    my %right = (
+        in_url => "redis redis://shop:shop%2Fsecret%3A1\@$address",
+        in_url_without_user => "redis redis://:default-secret\@$address",
+        in_words => "redis redis://$address; user shop; password shop/secret:1",
+        in_file => "redis redis://$address; user shop; password_file $file",
+    );
+    my %wrong = (
+        no_password => ['NOAUTH', "redis redis://$address"],
+        wrong_password => ['WRONGPASS', "redis redis://shop:url-secret\@$address"],
+        wrong_user => ['WRONGPASS', "redis redis://nobody:url-secret\@$address"],
+        wrong_word => ['WRONGPASS', "redis redis://$address; user shop; password word-secret"],
+        wrong_file => ['WRONGPASS', "redis redis://$address; user shop; password_file $wrong_file"],
+    );
+    my %store = (%right, map { $_ => $wrong{$_}[1] } keys %wrong);
+
+    $nginx->set(stores => join("\n", map { "idempotency_store $_ { $store{$_}; prefix $_:; timeout 20s; }" } sort keys %store),
+        server => join "\n", map { "location /$_ { idempotency $_; proxy_pass http://app; }" } sort keys %store);
+    unlike(($nginx->test_configuration)[1], qr/secret/, 'nginx -t tells no password');
+    $nginx->start;
+
+    for my $name (sort keys %right) {
+        my $first = ask($nginx, "/$name", $name);
+        is_first $first, 201, 1, "credentials $name are taken";
+        is_replay_of ask($nginx, "/$name", $name), $first, "and the answer is kept ($name)";
+    }
+
+    for my $name (sort keys %wrong) {
+        is_problem ask($nginx, "/$name", $name), 503, 'store_unavailable', "a request is refused with $name";
+    }
+
+    my %codes = map { $_->[0] => 1 } values %wrong;
+    ok $nginx->await_error_log(qr/\[error\].*redis "\Q$address\E".*AUTH with $_/), "$_ is told" for grep { $_ eq 'WRONGPASS' } sort keys %codes;
+    ok $nginx->await_error_log(qr/\[error\].*redis "\Q$address\E".*NOAUTH/), 'NOAUTH is told';
+    unlike $nginx->error_log . $nginx->output, qr/secret/, 'and no password';
+
+    # a new password: Redis knows both for a while
+    $redis->command('ACL', 'SETUSER', 'shop', '>new-secret');
+    $nginx->write_file('password', "new-secret\n");
+    $nginx->reload;
+    $redis->command('ACL', 'SETUSER', 'shop', '<shop/secret:1');
+    $redis->command('CLIENT', 'KILL', 'USER', 'shop');
+    my $answer;
+    await(sub { $answer = ask($nginx, '/in_file/again', 'again'); $answer->status != 503 });
+    is_first $answer, 201, 1, 'a reload takes the new password of the file';
+    is_problem ask($nginx, '/in_words/again', 'again'), 503, 'store_unavailable', 'and the old one is none any more';
+    $nginx->stop;
+    unlike $nginx->error_log . $nginx->output, qr/secret/, 'no password is in the log';
+};
+
+done_testing;
