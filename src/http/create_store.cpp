@@ -26,9 +26,6 @@ Store *create_memory_store(ngx_conf_t *cf, StoreOptions &given)
 // What is read and not yet built; null: nothing of it is asked for.
 const char *not_there_yet(const RedisOptions &options)
 {
-    if (options.topology == RedisTopology::sentinel) {
-        return "topology";
-    }
     if (options.replicas > 0) {
         return "wait_replicas";
     }

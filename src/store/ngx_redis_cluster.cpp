@@ -1,20 +1,8 @@
 #include "store/ngx_redis_cluster.h"
 
-#include <algorithm>
-
 namespace idempotency {
 
 namespace {
-
-// The map is asked for again at a random time between these.
-constexpr ngx_msec_t kShortestTerm = 15000;
-constexpr ngx_msec_t kLongestTerm = 30000;
-
-// Where something does not fit, the first time at once, then after pauses that
-// become longer: a failover takes seconds, and each worker asks.
-constexpr ngx_msec_t kShortestPause = 100;
-constexpr ngx_msec_t kLongestPause = 1000;
-constexpr ngx_msec_t kCalm = 3000;          // after so long it is the first time again
 
 // How many nodes are asked before it goes on with those of the configuration.
 constexpr ngx_uint_t kNodesAsked = 3;
@@ -32,16 +20,7 @@ std::string_view view(const ngx_str_t &text)
     return {reinterpret_cast<const char *>(text.data), text.len};
 }
 
-// Half of `most`, and a random part of the other half: workers do not act in step.
-ngx_msec_t about(ngx_msec_t most)
-{
-    return most / 2 + static_cast<ngx_msec_t>(ngx_random()) % (most / 2 + 1);
-}
-
-ngx_msec_t pause_after(ngx_uint_t hurries)
-{
-    return about(std::min(kShortestPause << std::min<ngx_uint_t>(hurries, 8), kLongestPause));
-}
+std::uint32_t any_number() { return static_cast<std::uint32_t>(ngx_random()); }
 
 }  // namespace
 
@@ -64,7 +43,6 @@ bool RedisCluster::open()
         ngx_event_t *timer;
         ngx_event_handler_pt handler;
     } const timers[] = {{&refresh_timer_, on_refresh},
-                        {&deadline_timer_, on_deadline},
                         {&sweep_timer_, on_sweep}};
 
     for (const auto &each : timers) {
@@ -74,10 +52,8 @@ bool RedisCluster::open()
         each.timer->cancelable = 1;
     }
 
-    // a worker that quits waits for calls
-    deadline_timer_.cancelable = 0;
-
     members_.open(log_);
+    waiting_.open(log_);
     inquiry_.open(log_);
     first_seed_ = static_cast<ngx_uint_t>(ngx_random()) % options_.server_count;
     state_ = State::searching;
@@ -90,13 +66,13 @@ void RedisCluster::close()
     state_ = State::closed;
     inquiry_.close();
 
-    for (ngx_event_t *timer : {&refresh_timer_, &deadline_timer_, &sweep_timer_}) {
+    for (ngx_event_t *timer : {&refresh_timer_, &sweep_timer_}) {
         if (timer->timer_set) {
             ngx_del_timer(timer);
         }
     }
 
-    waiting_.end_all();
+    waiting_.close();
     members_.close();
 }
 
@@ -106,8 +82,8 @@ bool RedisCluster::start(Call &call)
 {
     call.redirects = 0;
 
-    if (state_ != State::known) {
-        return wait(call);
+    if (state_ == State::searching) {
+        return waiting_.wait(call, options_.connect_timeout + options_.timeout);
     }
 
     RedisNode *node = members_.owner(slotter_.slot(call.id));
@@ -141,46 +117,12 @@ StoreFigures RedisCluster::figures()
     return figures;
 }
 
-// Until there is a map.
-bool RedisCluster::wait(Call &call) noexcept
-{
-    Millis deadline = ngx_current_msec + options_.connect_timeout + options_.timeout;
-
-    if (state_ != State::searching || !waiting_.push(call, deadline)) {
-        call.reply = Reply();
-        return true;
-    }
-
-    if (!deadline_timer_.timer_set) {
-        ngx_add_timer(&deadline_timer_, options_.connect_timeout + options_.timeout);
-    }
-
-    return false;
-}
-
-void RedisCluster::on_deadline(ngx_event_t *event)
-{
-    auto self = static_cast<RedisCluster *>(event->data);
-
-    self->waiting_.expire(ngx_current_msec);
-
-    Millis next = self->waiting_.next_deadline();
-
-    if (next != RedisWaiting::kNever && !event->timer_set) {
-        ngx_add_timer(event, next > ngx_current_msec ? next - ngx_current_msec : 1);
-    }
-}
-
 // There is a map now, or there won't be one soon.
 void RedisCluster::end_waiting() noexcept
 {
     Millis deadline;
 
-    if (deadline_timer_.timer_set) {
-        ngx_del_timer(&deadline_timer_);
-    }
-
-    while (Call *call = waiting_.pop(deadline)) {
+    while (Call *call = waiting_.next(deadline)) {
         RedisNode *node = members_.owner(slotter_.slot(call->id));
 
         call->reply = Reply();
@@ -270,20 +212,7 @@ void RedisCluster::refresh_soon() noexcept
         return;
     }
 
-    ngx_msec_t passed = ngx_current_msec - refreshed_at_;
-
-    if (passed >= kCalm) {
-        hurries_ = 0;
-    }
-
-    if (hurries_ == 0) {
-        set_refresh(about(kShortestPause / 10));
-        return;
-    }
-
-    ngx_msec_t pause = pause_after(hurries_);
-
-    set_refresh(pause > passed ? pause - passed : 1);
+    set_refresh(pace_.hurry(ngx_current_msec, any_number()));
 }
 
 // It may be earlier already.
@@ -355,14 +284,12 @@ void RedisCluster::ended(RedisInquiry &inquiry, const char *fault, ngx_err_t err
         note_failure(fault, error);
     }
 
-    refreshed_at_ = ngx_current_msec;
-    hurries_++;
+    pace_.asked(ngx_current_msec);
 
     bool is_urgent = fault != nullptr || again_ || members_.any_down();
 
-    set_refresh(is_urgent ? pause_after(hurries_)
-                          : kShortestTerm + static_cast<ngx_msec_t>(ngx_random())
-                                                % (kLongestTerm - kShortestTerm));
+    set_refresh(is_urgent ? pace_.hurry(ngx_current_msec, any_number())
+                          : RedisPace::term(any_number()));
 
     if (!sweep_timer_.timer_set) {
         ngx_add_timer(&sweep_timer_, kSweepInterval);

@@ -7,9 +7,10 @@
 #include "store/ngx_redis_inquiry.h"
 #include "store/ngx_redis_members.h"
 #include "store/ngx_redis_options.h"
+#include "store/ngx_redis_waiting_room.h"
+#include "store/redis_pace.h"
 #include "store/redis_script.h"
 #include "store/redis_slots.h"
-#include "store/redis_waiting.h"
 #include "store/store.h"
 
 namespace idempotency {
@@ -55,11 +56,9 @@ private:
     void ended(RedisInquiry &inquiry, const char *fault, ngx_err_t error) override;
 
     static void on_refresh(ngx_event_t *event);
-    static void on_deadline(ngx_event_t *event);
     static void on_sweep(ngx_event_t *event);
 
     RedisNode *follow(RedisNode &from, const KeyId &id, const RedisRedirect &redirect) noexcept;
-    bool wait(Call &call) noexcept;
     void end_waiting() noexcept;
 
     void refresh_soon() noexcept;
@@ -73,7 +72,7 @@ private:
     RedisScripts scripts_;
     RedisSlotter slotter_;
     RedisMembers members_;
-    RedisWaiting waiting_;
+    RedisWaitingRoom waiting_;
 
     State state_ = State::closed;
     StoreWatcher *watcher_ = nullptr;
@@ -87,11 +86,9 @@ private:
     ngx_uint_t first_seed_ = 0;
     bool again_ = false;            // something came up while it was under way
     bool failure_logged_ = false;
-    ngx_uint_t hurries_ = 0;        // refreshes in a row, each for a reason
-    ngx_msec_t refreshed_at_ = 0;
+    RedisPace pace_;
 
     ngx_event_t refresh_timer_{};
-    ngx_event_t deadline_timer_{};  // of those that wait
     ngx_event_t sweep_timer_{};
 };
 

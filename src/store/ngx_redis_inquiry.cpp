@@ -106,7 +106,7 @@ void RedisInquiry::on_timeout(ngx_event_t *event)
 void RedisInquiry::end(const char *fault, ngx_err_t error) noexcept
 {
     // the dialogue's own words are gone once it is closed
-    u_char text[128];
+    u_char text[256];
 
     if (fault != nullptr) {
         *ngx_cpystrn(text, reinterpret_cast<u_char *>(const_cast<char *>(fault)), sizeof(text))

@@ -4,6 +4,7 @@
 
 #include "store/ngx_redis_cluster.h"
 #include "store/ngx_redis_node.h"
+#include "store/ngx_redis_sentinel.h"
 
 namespace idempotency {
 
@@ -88,9 +89,14 @@ Store *create_redis_store(ngx_pool_t *pool, ngx_log_t *log, const RedisOptions &
     case RedisTopology::cluster:
         return create<RedisCluster>(pool, log, options);
 
-    default:
-        return create<RedisStandalone>(pool, log, options);
+    case RedisTopology::sentinel:
+        return create<RedisSentinel>(pool, log, options);
+
+    case RedisTopology::standalone:
+        break;
     }
+
+    return create<RedisStandalone>(pool, log, options);
 }
 
 }  // namespace idempotency
