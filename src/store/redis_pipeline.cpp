@@ -160,6 +160,7 @@ void RedisPipeline::close() noexcept
     in_flight_ = Queue();
     late_ = 0;
     value_ = {};
+    reader_.drop_value();
     output_.clear();
     end_all(gone);
 }
@@ -445,50 +446,34 @@ void RedisPipeline::put_command(const Command &command) noexcept
 
 void RedisPipeline::input(std::string_view bytes, Millis now) noexcept
 {
-    RedisReader::Result result = RedisReader::Result::garbage;
+    RedisAnswer answer;
 
-    if (fault_ != nullptr) {
-        return;
-    }
+    while (!bytes.empty() && fault_ == nullptr) {
+        RedisReader::Result result = RedisReader::Result::garbage;
 
-    if (reader_.feed(bytes)) {
-        RedisAnswer answer;
-
-        while ((result = reader_.next(answer)) == RedisReader::Result::answer
-               && in_flight_.first != nullptr && fault_ == nullptr)
-        {
-            take_answer(answer, now);
+        // an answer that nobody asked for is as bad as one that cannot be read
+        if (in_flight_.first != nullptr) {
+            result = reader_.next(bytes, answer);
         }
-    }
 
-    // an answer that nobody asked for is as bad as one that cannot be read
-    if (result != RedisReader::Result::more && fault_ == nullptr) {
-        fault_ = kNoRedis;
+        if (result == RedisReader::Result::answer) {
+            take_answer(answer, now);
+        } else if (result == RedisReader::Result::garbage) {
+            fault_ = kNoRedis;
+        }
     }
 }
 
-// The found value, copied once from where hiredis has it.
-void RedisPipeline::value(std::string_view bytes)
+// Where the value goes that has been found.
+char *RedisPipeline::value(std::size_t size)
 {
     Command *command = in_flight_.first;
-    Call *call = command != nullptr && command->kind == Kind::claim ? command->call : nullptr;
+    Call *call = command->kind == Kind::claim ? command->call : nullptr;
+    char *room = call != nullptr && call->room != nullptr ? call->room(*call, size) : nullptr;
 
-    value_ = {};
-    no_room_ = false;
-
-    if (call == nullptr) {
-        return;
-    }
-
-    char *room = call->room != nullptr ? call->room(*call, bytes.size()) : nullptr;
-
-    if (room == nullptr) {
-        no_room_ = true;
-        return;
-    }
-
-    std::memcpy(room, bytes.data(), bytes.size());
-    value_ = {room, bytes.size()};
+    no_room_ = room == nullptr;
+    value_ = {room, room != nullptr ? size : 0};
+    return room;
 }
 
 void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
@@ -752,6 +737,11 @@ void RedisPipeline::expire(Millis now) noexcept
         at->call = nullptr;
         at->late = true;
         late_++;
+
+        // the first one's answer may be on its way into the call's room
+        if (at == in_flight_.first) {
+            reader_.drop_value();
+        }
 
         if (call != nullptr) {
             call->reply = Reply();

@@ -155,7 +155,7 @@ private:
     void put_script(Kind kind, bool by_text, std::size_t keys, std::size_t arguments) noexcept;
     void put_command(const Command &command) noexcept;
 
-    void value(std::string_view bytes) override;
+    char *value(std::size_t size) override;
     void take_answer(const RedisAnswer &answer, Millis now) noexcept;
     void take_greeting(const Command &command, const RedisAnswer &answer) noexcept;
     bool take_asking(Command &command, const RedisAnswer &answer) noexcept;

@@ -44,6 +44,40 @@ void copy_code(std::string_view error, char (&out)[sizeof(RedisAnswer::code)])
     }
 }
 
+// A pair with a value begins so, and then comes its length; hiredis is told of
+// an empty one in the place of a value that passes it by.
+constexpr std::string_view kPairHead = "*2\r\n$";
+constexpr std::string_view kEmptyPairHead = "*2\r\n$0\r\n";
+constexpr std::string_view kLineEnd = "\r\n";
+constexpr std::size_t kMostDigits = 18;
+
+enum class Head { incomplete, other, value };
+
+// What the first bytes of an answer are; `length` is a value's.
+Head read_head(std::string_view head, std::size_t &length)
+{
+    std::string_view digits = head.substr(std::min(head.size(), kPairHead.size()));
+    std::size_t n = 0;
+
+    if (head.substr(0, kPairHead.size()) != kPairHead.substr(0, head.size())) {
+        return Head::other;
+    }
+
+    length = 0;
+
+    while (n < digits.size() && n < kMostDigits && digits[n] >= '0' && digits[n] <= '9') {
+        length = 10 * length + static_cast<std::size_t>(digits[n++] - '0');
+    }
+
+    std::string_view end = digits.substr(n);
+
+    if (end.empty() || (end == "\r" && n > 0)) {
+        return Head::incomplete;
+    }
+
+    return end == "\r\n" ? Head::value : Head::other;
+}
+
 }  // namespace
 
 // What hiredis calls to make its objects.  The type of a length differs between
@@ -114,19 +148,148 @@ bool RedisReader::restart() noexcept
         reader_->privdata = this;
     }
 
+    begin_answer();
     return reader_ != nullptr;
 }
 
-bool RedisReader::feed(std::string_view bytes) noexcept
+void RedisReader::begin_answer() noexcept
 {
-    return reader_ != nullptr && redisReaderFeed(reader_, bytes.data(), bytes.size()) == REDIS_OK;
+    part_ = Part::head;
+    refused_ = false;
+    passed_by_ = false;
+    head_size_ = 0;
+    passed_on_ = 0;
+    small_left_ = 0;
+    end_left_ = 0;
+    value_left_ = 0;
+    place_ = nullptr;
 }
 
-RedisReader::Result RedisReader::next(RedisAnswer &answer) noexcept
+RedisReader::Result RedisReader::next(std::string_view &bytes, RedisAnswer &answer) noexcept
+{
+    while (!bytes.empty()) {
+        switch (part_) {
+        case Part::head:
+            take_head(bytes);
+            break;
+        case Part::value:
+            take_value(bytes);
+            break;
+        case Part::plain:
+            take_plain(bytes);
+            break;
+        }
+
+        Result result = finish(answer);
+
+        if (result != Result::more) {
+            return result;
+        }
+    }
+
+    return Result::more;
+}
+
+// Whether the answer is one with a large value is known after a few bytes.
+void RedisReader::take_head(std::string_view &bytes) noexcept
+{
+    std::size_t length = 0;
+
+    // most answers are a line
+    if (head_size_ == 0 && bytes.front() != kPairHead.front()) {
+        part_ = Part::plain;
+        return;
+    }
+
+    head_[head_size_++] = bytes.front();
+    bytes.remove_prefix(1);
+
+    switch (read_head({head_, head_size_}, length)) {
+    case Head::incomplete:
+        return;
+
+    case Head::other:
+        part_ = Part::plain;
+        pass_on({head_, head_size_});
+        return;
+
+    case Head::value:
+        break;
+    }
+
+    end_left_ = kLineEnd.size();
+
+    if (length < kLargeValue) {
+        part_ = Part::plain;
+        small_left_ = length;
+        pass_on({head_, head_size_});
+        return;
+    }
+
+    part_ = Part::value;
+    passed_by_ = true;
+    value_left_ = length;
+    place_ = sink_.value(length);
+    pass_on(kEmptyPairHead);
+}
+
+void RedisReader::take_value(std::string_view &bytes) noexcept
+{
+    std::size_t n = std::min(value_left_, bytes.size());
+
+    if (place_ != nullptr) {
+        std::memcpy(place_, bytes.data(), n);
+        place_ += n;
+    }
+
+    bytes.remove_prefix(n);
+    value_left_ -= n;
+
+    if (value_left_ == 0) {
+        part_ = Part::plain;
+        place_ = nullptr;
+    }
+}
+
+// An answer ends with a line: hiredis gets none of the next one, which may be
+// one that it is not to have.
+void RedisReader::take_plain(std::string_view &bytes) noexcept
+{
+    std::size_t n = std::min(small_left_, bytes.size());
+
+    small_left_ -= n;
+
+    if (n == 0 && end_left_ > 0) {
+        // hiredis does not look at it
+        refused_ = bytes.front() != kLineEnd[kLineEnd.size() - end_left_--];
+        n = 1;
+    } else if (n == 0) {
+        std::size_t end = bytes.find('\n');
+
+        n = end != std::string_view::npos ? end + 1 : bytes.size();
+    }
+
+    pass_on(bytes.substr(0, n));
+    bytes.remove_prefix(n);
+}
+
+void RedisReader::pass_on(std::string_view bytes) noexcept
+{
+    passed_on_ += bytes.size();
+    refused_ = refused_ || reader_ == nullptr || passed_on_ > kLongestAnswer
+               || redisReaderFeed(reader_, bytes.data(), bytes.size()) != REDIS_OK;
+}
+
+// Whether the answer is complete.
+RedisReader::Result RedisReader::finish(RedisAnswer &answer) noexcept
 {
     void *done = nullptr;
 
-    if (reader_ == nullptr || redisReaderGetReply(reader_, &done) != REDIS_OK) {
+    if (part_ != Part::plain) {
+        return refused_ ? Result::garbage : Result::more;
+    }
+
+    if (refused_ || redisReaderGetReply(reader_, &done) != REDIS_OK) {
         return Result::garbage;
     }
 
@@ -135,10 +298,11 @@ RedisReader::Result RedisReader::next(RedisAnswer &answer) noexcept
     }
 
     // hiredis makes its other objects itself, of which we ask for none
-    if (done != this) {
+    if (done != this || reader_->pos != reader_->len) {
         return Result::garbage;
     }
 
+    begin_answer();
     answer = answer_;
     return Result::answer;
 }
@@ -160,8 +324,8 @@ void *RedisReader::part(const redisReadTask *task, std::string_view bytes)
 
     keep_text(bytes.substr(0, kLongestWord));
 
-    if (answer_.kind == RedisAnswer::Kind::pair) {
-        sink_.value(bytes);
+    if (answer_.kind == RedisAnswer::Kind::pair && !passed_by_) {
+        copy_value(bytes);
     }
 
     return this;
@@ -178,7 +342,6 @@ void *RedisReader::string(const redisReadTask *task, std::string_view bytes)
     switch (task->type) {
     case REDIS_REPLY_STRING:
         answer_.kind = RedisAnswer::Kind::string;
-        sink_.value(bytes);
         return this;
     case REDIS_REPLY_STATUS:
         answer_.kind = RedisAnswer::Kind::status;
@@ -190,6 +353,15 @@ void *RedisReader::string(const redisReadTask *task, std::string_view bytes)
         return this;
     default:
         return nullptr;
+    }
+}
+
+void RedisReader::copy_value(std::string_view bytes)
+{
+    char *place = sink_.value(bytes.size());
+
+    if (place != nullptr && !bytes.empty()) {
+        std::memcpy(place, bytes.data(), bytes.size());
     }
 }
 

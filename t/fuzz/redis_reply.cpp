@@ -132,6 +132,9 @@ public:
         case 5:
             answer(canned(steering.number(1)));
             break;
+        case 6:
+            answer(std::string(steering.number(2), 'v'));
+            break;
         default:
             write(~std::size_t(0));
             answer(steering.text(choice >> 3));
@@ -202,10 +205,10 @@ private:
             ":1\r\n", ":0\r\n", ":1700000000000001\r\n", "*2\r\n$3\r\nabc\r\n:5\r\n",
             "-NOSCRIPT No matching script.\r\n", "-OOM command not allowed\r\n",
             "*2\r\n$-1\r\n", "*2\r\n$20\r\n01234567890123456789\r\n:-1\r\n",
-            "-MOVED 1 host:1\r\n", "-ASK 2 ::1:2\r\n", "+OK\r\n",
+            "-MOVED 1 host:1\r\n", "-ASK 2 ::1:2\r\n", "+OK\r\n", "*2\r\n$20000\r\n", "\r\n:7\r\n",
         };
 
-        return answers[choice % 11];
+        return answers[choice % 13];
     }
 
     void start(std::uint64_t choice)
