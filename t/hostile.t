@@ -33,6 +33,7 @@ my $nginx = IdempotencyTest::Nginx->start(
         location /body/ { client_max_body_size 100k; proxy_pass http://app; }
         location /answer/ { idempotency_max_body 1000; proxy_pass http://app; }
         location /lease/ { idempotency_lease 1s; proxy_pass http://app; }
+        location = /figures { idempotency_status; }
         location /plain/ { proxy_pass http://app; add_header X-Id ''; }
 END
 
@@ -259,8 +260,37 @@ sub ask {
         is $shape->($of->('carol', '/exists/probe', $key)), $none, "nothing tells that somebody else has $key";
         is $shape->($of->('dave', '/exists/probe', $key, body => 'x')), $shape->($of->('dave', '/exists/probe', "$key-none", body => 'x')), "nor to another request ($key)";
     }
+
+    # Nor does the time that an answer takes: all that it is made of is the same, the calls to the store with their lengths, and its own length.
+    my $calls = sub { return $nginx->request(method => 'GET', path => '/figures')->json->{stores}{main}{store_calls} };
+    my $effort = sub {
+        my ($key) = @_;
+        my ($before, $answer, @commands) = $calls->();
+        my $ask = sub { $answer = $of->('erin', '/exists/probe?size=60', $key) };
+        store_mode() eq 'redis' ? @commands = redis()->commands_during($ask) : $ask->();
+
+        my $after = $calls->();
+        my $id = $answer->header('X-Id');
+        ok $answer->status == 201 && !$answer->is_replay, "a request runs ($key)";
+        return join "\n", 'an answer of ' . length($answer->head . $answer->body),
+            (map { "$_: " . ($after->{$_} - $before->{$_}) } sort keys %$after), map { lengths_of_command($_) } grep { /\Q$id\E/ } @commands;
+    };
+    my $least = $effort->('exists-nowhere');
+    like $least, qr/\nclaim: 1\n.*settle: 1/s, 'what a request takes is seen';
+    is scalar(() = $least =~ /^EVALSHA(?: \d+)+$/mg), 2, 'with its commands to Redis' if store_mode() eq 'redis';
+    is $effort->("exists-$_"), $least, "it is the same where somebody else has $_" for qw(kept large lost);
+    is $effort->('exists-running'), $least, 'or is having it done';
+
     app()->open_gate('exists');
     is $running->response->status, 201, 'and nobody is disturbed';
+}
+
+# A line of MONITOR as its command and the lengths of what follows.
+sub lengths_of_command {
+    my ($line) = @_;
+    my ($command, @arguments) = $line =~ /"((?:[^"\\]|\\.)*)"/g;
+    s/\\(?:x[0-9a-f]{2}|.)/./g for @arguments;
+    return join ' ', uc $command, map { length } @arguments;
 }
 
 # Another tenant writes into the same Redis.
@@ -274,7 +304,7 @@ if (store_mode() eq 'redis') {
     my ($good, $foreign) = ($value_of->($mine), $value_of->($other));
 
     $redis->command('SET', $name_of->($mine), $foreign, 'PX', 60_000);
-    is_problem ask('/tenant/mine', 'tenant-mine'), 422, 'idempotency_key_reused', 'a record of another request in its place is not replayed';
+    is_problem ask('/tenant/mine', 'tenant-mine'), 503, 'store_unavailable', 'a record of another request in its place is not replayed';
     $redis->command('SET', $name_of->($mine), 'x' x 5_000_000, 'PX', 60_000);
     is_problem ask('/tenant/mine', 'tenant-mine'), 503, 'store_unavailable', 'nor are five megabytes of something else';
     $redis->command('SET', $name_of->($mine), $good);
