@@ -12,6 +12,7 @@ use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
+use IdempotencyTest::RedisCluster;
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
@@ -19,7 +20,7 @@ plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 my $page = IdempotencyTest::App::slurp("$FindBin::Bin/../docs/redis.md");
 my ($line) = $page =~ /^    (user idempotency on >SECRET ~idempotency:\* .*)$/m or die "docs/redis.md has no ACL\n";
 my ($rest) = $page =~ /^\| with \| more \|\n\|[- |]+\|\n((?:\|.*\n)+)/m or die "docs/redis.md has no table of further commands\n";
-my %more = map { /^\| (.*?) \| (.*) \|$/; my ($with, $more) = ($1, $2); ($with => join ' ', $more =~ /`(.*?)`/g) } split /\n/, $rest;
+my %more = map { my ($with, $more) = /^\| (.*?) \| (.*) \|$/; $more =~ s/\\\|/|/g; ($with => join ' ', $more =~ /`(.*?)`/g) } split /\n/, $rest;
 
 # The commands of the line, with their `+`.
 my @commands = $line =~ /(\+\S+)/g;
@@ -43,22 +44,25 @@ sub locations {
 END
 }
 
-# All that a store does for requests. Gives back the first thing that fails, '' where nothing does; `redis` is
-# asked as somebody who may do everything.
+# All that a store does for requests. Gives back the first thing that fails, '' where nothing does. `servers`, and `at`, which
+# finds that of a key, are asked as somebody who may do everything; `extra` is more to be done.
 sub first_failure {
-    my ($nginx, $store, $redis, $database) = @_;
+    my ($nginx, $store, %options) = @_;
+    my $at = $options{at};
     my $place = "$store-" . ++$places;
     my $complains = sub { $nginx->error_log =~ /NOPERM/ };
     my $name = sub { 'idempotency:' . $_[0]->header('X-Id') };
 
-    $redis->command('SCRIPT', 'FLUSH');
+    $_->command('SCRIPT', 'FLUSH') for @{$options{servers}};
     my $first = ask($nginx, "/$place/first", "$store-first");
     return 'claim' if $first->status != 201;
     return 'keep' if $first->header('X-Status') ne 'NEW';
     my $retry = ask($nginx, "/$place/first", "$store-first");
     return 'replay' if !$retry->is_replay || $retry->lasting ne $first->lasting;
 
-    $redis->command('SELECT', $database);
+    my $failure = $options{extra} ? $options{extra}->($nginx, $place, $store, $first) : '';
+    return $failure if $failure;
+
     my $running = $nginx->send_request(path => "/$place/short/run?gate=$place", key => "$store-run", @who);
     app()->await_arrival("/$place/short/run");
     my $refused = ask($nginx, "/$place/short/run?gate=$place", "$store-run");
@@ -67,7 +71,7 @@ sub first_failure {
     my $claim = $name->($refused);
     my $least = 1000;
     my $renewed = await(sub {
-        my $left = $redis->command('PTTL', $claim);
+        my $left = $at->($claim)->command('PTTL', $claim);
         return -1 if $left < 0 || $complains->();
         return 1 if $left > $least + 50;
         $least = $left if $left < $least;
@@ -81,7 +85,8 @@ sub first_failure {
     # a claim that is gone when its answer comes
     $running = $nginx->send_request(path => "/$place/gone?gate=$place-gone", key => "$store-gone", @who);
     app()->await_arrival("/$place/gone");
-    $redis->command('DEL', $name->(ask($nginx, "/$place/gone?gate=$place-gone", "$store-gone")));
+    my $gone = $name->(ask($nginx, "/$place/gone?gate=$place-gone", "$store-gone"));
+    $at->($gone)->command('DEL', $gone);
     app()->open_gate("$place-gone");
     $settled = $running->response;
     return 'settle without a claim' if $settled->status != 201 || $complains->();
@@ -89,7 +94,7 @@ sub first_failure {
     return 'settle without a claim' if !$retry->is_replay;
 
     my $busy = ask($nginx, "/$place/busy?status=503,201", "$store-busy");
-    return 'release' if $busy->status != 503 || !await(sub { $complains->() || !$redis->command('EXISTS', $name->($busy)) }) || $complains->();
+    return 'release' if $busy->status != 503 || !await(sub { $complains->() || !$at->($name->($busy))->command('EXISTS', $name->($busy)) }) || $complains->();
     return 'release' if ask($nginx, "/$place/busy?status=503,201", "$store-busy")->status != 201;
 
     my $large = ask($nginx, "/$place/large?kind=binary&size=300000", "$store-large");
@@ -99,23 +104,22 @@ sub first_failure {
     return $complains->() ? 'something' : '';
 }
 
-# A user by that line, and one less for each command of it. `url` to the server, `more` commands, `store` directives.
+# A user by that line, and one with less for each command of it. `urls` to the servers, `more` commands, `store` directives.
 sub is_smallest {
-    my ($what, $redis, %options) = @_;
-    my $database = $options{database} // 0;
+    my ($what, %options) = @_;
     my @all = (@commands, split ' ', $options{more} // '');
     my %user = (all => [@all], map { my $less = $_; ('less' . $less =~ tr/+|-/_/r => [grep { $_ ne $less } @all]) } @all);
 
     for my $user (sort keys %user) {
         my $acl = $line =~ s/ \+.*//r =~ s/^user idempotency/$user/r =~ s/>SECRET/>of-$user/r;
-        $redis->command('ACL', 'SETUSER', split(' ', $acl), @{$user{$user}});
+        $_->command('ACL', 'SETUSER', split(' ', $acl), @{$user{$user}}) for @{$options{servers}};
     }
 
     # one each: what one complains of is not another's
     for my $user (sort keys %user) {
         my $nginx = IdempotencyTest::Nginx->start(workers => 1, server => locations($user),
-            stores => "idempotency_store $user { redis $options{url}; user $user; password of-$user; timeout 20s; $options{store} }");
-        my $failure = first_failure($nginx, $user, $redis, $database);
+            stores => "idempotency_store $user { redis $options{urls}; user $user; password of-$user; timeout 20s; $options{store} }");
+        my $failure = first_failure($nginx, $user, %options);
 
         if ($user eq 'all') {
             is $failure, '', "$what: the ACL is enough" or diag $nginx->error_log;
@@ -123,7 +127,7 @@ sub is_smallest {
             $nginx->stop;
         } else {
             isnt $failure, '', "$what: $user fails";
-            ok $nginx->await_error_log(qr/\[error\].*redis.*NOPERM/), "$what: and NOPERM is told ($failure)" or diag $nginx->error_log;
+            ok $nginx->await_error_log(qr/\[error\] .*idempotency: .*NOPERM/), "$what: and NOPERM is told ($failure)";
             $nginx->check_error_log;
         }
 
@@ -134,11 +138,33 @@ sub is_smallest {
 {
     my $redis = IdempotencyTest::Redis->new;
     my $url = 'redis://' . $redis->address;
-    subtest 'One server' => sub { is_smallest('one server', $redis, url => $url, store => '') };
+    my %here = (servers => [$redis], at => sub { $redis });
+    subtest 'One server' => sub { is_smallest('one server', %here, urls => $url, store => '') };
+
+    $redis->command('SELECT', 3);
     subtest 'Another database' => sub {
-        is_smallest('a database', $redis, url => "$url/3", store => '', database => 3, more => $more{'`database` other than 0'} // die);
+        is_smallest('a database', %here, urls => "$url/3", store => '', more => $more{'`database` other than 0'} // die);
     };
 }
+
+subtest 'A cluster' => sub {
+    my $cluster = IdempotencyTest::RedisCluster->new;
+
+    # a slot on its way to another node, whose keys are there already, and then one that has got there
+    my $moves = sub {
+        my ($nginx, $place, $store, $first) = @_;
+        my $slot = $cluster->slot_of('idempotency:' . $first->header('X-Id'));
+        my ($to) = grep { $_ != $cluster->node_of_slot($slot) } $cluster->masters;
+        my $from = $cluster->begin_move($slot, $to);
+        $cluster->move_keys($slot, $from, $to);
+        my $asks = ask($nginx, "/$place/first", "$store-first")->is_replay;
+        $cluster->end_move($slot, $to);
+        return !$asks ? 'ASK' : ask($nginx, "/$place/first", "$store-first")->is_replay ? '' : 'MOVED';
+    };
+
+    is_smallest('a cluster', servers => [$cluster->nodes], at => sub { $cluster->node_of($_[0]) }, urls => $cluster->urls(2),
+        store => 'topology cluster;', more => $more{'`topology cluster`'} // die, extra => $moves);
+};
 
 subtest 'Credentials, and what is told of them' => sub {
     my $redis = IdempotencyTest::Redis->new(user => 'admin', password => 'admin-secret', acl => <<'END');
