@@ -13,6 +13,7 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisCluster;
+use IdempotencyTest::RedisSentinel;
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
@@ -164,6 +165,44 @@ subtest 'A cluster' => sub {
 
     is_smallest('a cluster', servers => [$cluster->nodes], at => sub { $cluster->node_of($_[0]) }, urls => $cluster->urls(2),
         store => 'topology cluster;', more => $more{'`topology cluster`'} // die, extra => $moves);
+};
+
+subtest 'Sentinels' => sub {
+    my $watched = IdempotencyTest::RedisSentinel->new(sentinel_user => 'owl', sentinel_password => 'owl-secret');
+    my ($line) = $page =~ /^    (user idempotency on >SECRET &\+switch-master .*)$/m or die "docs/redis.md has no ACL for sentinels\n";
+    my $give = sub {
+        my ($user, @rules) = @_;
+        my $acl = $line =~ s/ &.*//r =~ s/^user idempotency/$user/r =~ s/>SECRET/>word-of-$user/r;
+        $_->command('ACL', 'SETUSER', split(' ', $acl), @rules) for $watched->sentinels;
+    };
+    my @rules = $line =~ /([&+]\S+)/g;
+    my $with = sub { my ($user) = @_; return join ' ', map { s{//}{//$user:word-of-$user@}r } split / /, $watched->urls };
+
+    $give->('all', @rules);
+    is_smallest('sentinels', servers => [$watched->redis], at => sub { $watched->master }, urls => $with->('all'),
+        store => 'topology sentinel ' . $watched->name . ';', more => $more{'`topology sentinel`'} // die);
+
+    # and what the sentinels themselves are asked for
+    for my $less ('', @rules) {
+        my $user = 'watcher' . $less =~ tr/&+|-/_/r;
+        $give->($user, grep { $_ ne $less } @rules);
+        my $urls = $with->($user);
+        my $nginx = IdempotencyTest::Nginx->start(workers => 1, server => locations('main'),
+            stores => "idempotency_store main { redis $urls; topology sentinel " . $watched->name . '; }');
+
+        if ($less eq '') {
+            my $old = $watched->master;
+            is_first ask($nginx, '/watched/1', 'watched-1'), 201, 1, 'sentinels: the ACL is enough to find the master';
+            my $new = $watched->failover;
+            ok $nginx->await_error_log(qr/\[notice\].*redis "127.0.0.1:${\ $new->port}" is the master/), 'and to hear of a new one';
+            unlike $nginx->error_log, qr/NOPERM/, 'nothing is forbidden';
+            $nginx->stop;
+        } else {
+            ok $nginx->await_error_log(qr/idempotency: .*redis.*NOPERM/), "sentinels: NOPERM is told without $less";
+        }
+
+        unlike $nginx->error_log, qr/word-of/, 'no password is in the log';
+    }
 };
 
 subtest 'Credentials, and what is told of them' => sub {

@@ -111,8 +111,8 @@ subtest 'The wrong way to speak' => sub {
         tls_to_plain => "redis rediss://localhost:$to_plain; $trusted",
         plain_to_tls => "redis redis://localhost:$to_tls;",
     });
-    fails($nginx, 'tls_to_plain', $to_plain, '');
-    fails($nginx, 'plain_to_tls', $to_tls, '');
+    fails($nginx, 'tls_to_plain', $to_plain, 'does it speak TLS');
+    fails($nginx, 'plain_to_tls', $to_tls, 'closed the connection');
     $nginx->stop;
 };
 
@@ -125,10 +125,10 @@ subtest 'Certificates of this nginx' => sub {
     works($nginx, 'given');
     $nginx->stop;
 
-    for my $case (['missing', ''], ['foreign', $give->($foreign)]) {
-        my ($name, $directives) = @$case;
+    for my $case (['missing', '', 'certificate required'], ['foreign', $give->($foreign), 'unknown ca']) {
+        my ($name, $directives, $why) = @$case;
         $nginx = start_nginx({$name => "redis rediss://localhost:$port; $trusted $directives"});
-        fails($nginx, $name, $port, '');
+        fails($nginx, $name, $port, $why);
         $nginx->stop;
     }
 };
