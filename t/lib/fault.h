@@ -31,7 +31,7 @@ static __attribute__((constructor)) void map_control(void)
     control = mapped != MAP_FAILED ? mapped : NULL;
 }
 
-static int fails(int error)
+static inline int fails(int error)
 {
     if (control == NULL || control->pid == 0 || control->pid != getpid() || --control->countdown != 0) {
         return 0;

@@ -1,6 +1,6 @@
 package IdempotencyTest::Faults;
 
-# Makes one call of a process fail: a library of t/lib that is preloaded into nginx, and its control file (fault.h).
+# Makes one call of a process fail, or its clock be wrong: a library of t/lib that is preloaded into nginx, and its control file (fault.h).
 
 use strict;
 use warnings;
@@ -42,6 +42,9 @@ sub set {
 # The Nth call of the process from now on fails.
 sub arm { my ($self, $pid, $nth) = @_; $self->set($pid, 0, $nth) }
 sub disarm { $_[0]->set(0, 0, 0) }
+
+# Of shifted_clock: how far the clock is off, in seconds, from now on.
+sub shift_clock { my ($self, $seconds) = @_; $self->set(0, 0, $seconds) }
 
 # The error of the call, or 0 while none has failed.
 sub has_failed { return (unpack 'l l q', IdempotencyTest::App::slurp("$_[0]{directory}/control"))[1] }
