@@ -15,6 +15,10 @@ constexpr ngx_msec_t kInOrder = 1000;
 // How often a connection complains about answers at the level `error`.
 constexpr ngx_msec_t kErrorInterval = 1000;
 
+// How many large values are on their way at a time: so many may lie in Redis'
+// output buffer.
+constexpr std::size_t kMostLarge = 4;
+
 std::string_view view(const ngx_str_t &text)
 {
     return {reinterpret_cast<const char *>(text.data), text.len};
@@ -28,6 +32,9 @@ RedisManner manner_of(const RedisOptions &options, std::size_t inline_limit)
     manner.timeout = options.timeout;
     manner.single_renewals = options.topology == RedisTopology::cluster;
     manner.inline_limit = inline_limit;
+    manner.most_in_flight = inline_limit == 0 ? kMostLarge : 0;
+    manner.replicas = static_cast<unsigned>(options.replicas);
+    manner.replica_wait = options.replica_wait;
     return manner;
 }
 
@@ -103,7 +110,7 @@ void RedisConnection::retarget(RedisServer &server) noexcept
 
 Millis RedisConnection::deadline() const noexcept
 {
-    return ngx_current_msec + options_.timeout
+    return ngx_current_msec + options_.timeout + options_.replica_wait
            + (pipeline_.ready() ? 0 : options_.connect_timeout);
 }
 
@@ -254,7 +261,10 @@ void RedisConnection::received_all() { check(); }
 
 std::size_t RedisConnection::output(iovec *out, std::size_t most)
 {
-    return pipeline_.output(out, most);
+    std::size_t n = pipeline_.output(out, most);
+
+    check_soon();
+    return n;
 }
 
 void RedisConnection::wrote(std::size_t size) { pipeline_.wrote(size); }

@@ -159,10 +159,42 @@ void RedisPipeline::close() noexcept
     fault_ = nullptr;
     in_flight_ = Queue();
     late_ = 0;
+    changes_in_flight_ = 0;
+    wait_wanted_ = false;
+    wait_in_flight_ = false;
+    wait_deadline_ = 0;
     value_ = {};
     reader_.drop_value();
     output_.clear();
     end_all(gone);
+    end_held();
+}
+
+// Whether the replicas have it will not be known any more.  A claim is Redis'
+// until it is released: over the next connection.
+void RedisPipeline::end_held() noexcept
+{
+    Queue gone = held_;
+
+    held_ = Queue();
+
+    while (gone.first != nullptr) {
+        Command *command = gone.pop();
+        Call *call = command->call;
+
+        if (command->kind == Kind::claim) {
+            command->kind = Kind::release;
+            command->by_text = false;
+            command->call = nullptr;
+            command->deadline += kPatience * manner_.timeout;
+            waiting_.push(command);
+        } else {
+            recycle(command);
+        }
+
+        call->reply = Reply();
+        call->ended(*call);
+    }
 }
 
 void RedisPipeline::give_up() noexcept
@@ -194,13 +226,24 @@ bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
     command->token = call.token;
     command->asking = asking;
 
-    if (state_ == State::ready) {
+    if (state_ == State::ready && waiting_.first == nullptr && (has_room() || !changes(kind))) {
         send(command);
     } else {
         waiting_.push(command);
     }
 
     return false;
+}
+
+bool RedisPipeline::has_room() const noexcept
+{
+    return manner_.most_in_flight == 0 || changes_in_flight_ < manner_.most_in_flight;
+}
+
+// Of a command that may stand behind a WAIT.
+Millis RedisPipeline::own_deadline(Millis now) const noexcept
+{
+    return now + manner_.timeout + (manner_.replicas > 0 ? manner_.replica_wait : 0);
 }
 
 void RedisPipeline::renew(const Lease *leases, std::size_t count, Millis now) noexcept
@@ -222,7 +265,7 @@ void RedisPipeline::renew(const Lease *leases, std::size_t count, Millis now) no
 bool RedisPipeline::renew_batch(const Lease *leases, std::size_t count, Millis now) noexcept
 {
     auto copy = static_cast<Lease *>(std::malloc(count * sizeof(Lease)));
-    Command *command = copy != nullptr ? take_command(Kind::renew, now + manner_.timeout) : nullptr;
+    Command *command = copy != nullptr ? take_command(Kind::renew, own_deadline(now)) : nullptr;
 
     if (command == nullptr) {
         std::free(copy);
@@ -236,14 +279,15 @@ bool RedisPipeline::renew_batch(const Lease *leases, std::size_t count, Millis n
     return true;
 }
 
-// Nobody waits any more for the claim that Redis has just granted.
-void RedisPipeline::release_late(const KeyId &id, Token token, Millis now) noexcept
+// Nobody holds the claim that Redis has granted.
+void RedisPipeline::release_late(const Command &claim, Token token, Millis now) noexcept
 {
-    Command *command = take_command(Kind::release, now + manner_.timeout);
+    Command *command = take_command(Kind::release, own_deadline(now));
 
     if (command != nullptr) {
-        command->id = id;
+        command->id = claim.id;
         command->token = token;
+        command->asking = claim.asking;
         send(command);
     }
 }
@@ -289,17 +333,40 @@ void RedisPipeline::send(Command *command) noexcept
     command->end = output_.appended();
     in_flight_.push(command);
 
+    if (changes(command->kind)) {
+        changes_in_flight_++;
+        wait_wanted_ = manner_.replicas > 0;
+        wait_deadline_ = std::max(wait_deadline_, command->deadline);
+    }
+
     // the stream of bytes has a gap now: nothing more can be sent
     if (output_.failed()) {
         fault_ = kNoMemory;
     }
 }
 
+// In the order in which they came: one that has no room keeps the others.
 void RedisPipeline::send_waiting() noexcept
 {
-    while (waiting_.first != nullptr) {
+    while (waiting_.first != nullptr && fault_ == nullptr
+           && (has_room() || !changes(waiting_.first->kind)))
+    {
         send(waiting_.pop());
     }
+}
+
+void RedisPipeline::send_wait() noexcept
+{
+    Command *command = take_command(Kind::wait, wait_deadline_);
+
+    if (command == nullptr) {
+        fault_ = kNoMemory;
+        return;
+    }
+
+    wait_wanted_ = false;
+    wait_in_flight_ = true;
+    send(command);
 }
 
 // Writing
@@ -320,8 +387,8 @@ RedisScript RedisPipeline::script_of(Kind kind)
 
 const char *RedisPipeline::name(Kind kind)
 {
-    static constexpr const char *names[] = {"AUTH",  "SELECT", "ROLE",    "PING",
-                                            "claim", "settle", "release", "renew"};
+    static constexpr const char *names[] = {"AUTH",   "SELECT",  "ROLE",  "PING", "claim",
+                                            "settle", "release", "renew", "WAIT"};
 
     return names[static_cast<std::size_t>(kind)];
 }
@@ -428,6 +495,13 @@ void RedisPipeline::put_command(const Command &command) noexcept
         put_token(command.token);
         break;
 
+    case Kind::wait:
+        put_number('*', 3);
+        put_bulk(name(command.kind));
+        put_bulk_number(manner_.replicas);
+        put_bulk_number(std::max<Millis>(manner_.replica_wait, 1));     // 0 is for ever
+        break;
+
     default:
         put_script(command.kind, command.by_text, command.lease_count, 2 * command.lease_count);
 
@@ -440,6 +514,15 @@ void RedisPipeline::put_command(const Command &command) noexcept
             put_bulk_number(command.leases[i].length);
         }
     }
+}
+
+std::size_t RedisPipeline::output(iovec *out, std::size_t most) noexcept
+{
+    if (wait_wanted_ && !wait_in_flight_ && fault_ == nullptr) {
+        send_wait();
+    }
+
+    return fault_ == nullptr ? output_.pieces(out, most) : 0;
 }
 
 // Reading
@@ -458,6 +541,10 @@ void RedisPipeline::input(std::string_view bytes, Millis now) noexcept
 
         if (result == RedisReader::Result::answer) {
             take_answer(answer, now);
+
+            if (state_ == State::ready) {
+                send_waiting();
+            }
         } else if (result == RedisReader::Result::garbage) {
             fault_ = kNoRedis;
         }
@@ -486,6 +573,7 @@ void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
     Reply reply;
 
     late_ -= command->late;
+    changes_in_flight_ -= changes(command->kind);
 
     // with `fault_` set nothing is written any more, so the call gives nothing
     // back that is still needed
@@ -498,6 +586,11 @@ void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
     if (greets(command->kind)) {
         take_greeting(*command, answer);
         recycle(command);
+        return;
+    }
+
+    if (command->kind == Kind::wait) {
+        take_wait(command, answer, now);
         return;
     }
 
@@ -518,7 +611,7 @@ void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
     }
 
     if (command->late && reply.verdict == Verdict::claimed) {
-        release_late(command->id, reply.token, now);
+        release_late(*command, reply.token, now);
     }
 
     if (answer.kind == RedisAnswer::Kind::error) {
@@ -526,7 +619,77 @@ void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
                              command->kind != Kind::renew ? &command->id : nullptr);
     }
 
-    end(command, reply);
+    if (!hold(command, reply)) {
+        end(command, reply);
+    }
+}
+
+// True where the call ends when the replicas have what it has changed.
+bool RedisPipeline::hold(Command *command, const Reply &reply) noexcept
+{
+    bool changed = reply.verdict == Verdict::claimed
+                   || (reply.verdict == Verdict::done && command->kind == Kind::settle);
+
+    if (!changed || manner_.replicas == 0 || command->call == nullptr) {
+        return false;
+    }
+
+    if (command->kind == Kind::claim) {
+        command->token = reply.token;
+    }
+
+    held_.push(command);
+    return true;
+}
+
+// How many replicas have all that was sent before it.
+void RedisPipeline::take_wait(Command *command, const RedisAnswer &answer, Millis now) noexcept
+{
+    bool is_error = answer.kind == RedisAnswer::Kind::error;
+    Queue queue = held_;
+
+    recycle(command);
+
+    if (!is_error && answer.kind != RedisAnswer::Kind::integer) {
+        fault_ = kNoRedis;
+        return;
+    }
+
+    wait_in_flight_ = false;
+    wait_deadline_ = own_deadline(now);
+    held_ = Queue();
+
+    if (is_error || answer.integer < static_cast<long long>(manner_.replicas)) {
+        if (is_error || queue.first != nullptr) {
+            events_.error_answer(name(Kind::wait), is_error ? answer.code : "NOREPLICAS", nullptr);
+        }
+
+        end_held_in_vain(queue, now);
+        return;
+    }
+
+    while (queue.first != nullptr) {
+        Command *held = queue.pop();
+        Reply reply;
+
+        reply.verdict = held->kind == Kind::claim ? Verdict::claimed : Verdict::done;
+        reply.token = held->kind == Kind::claim ? held->token : 0;
+        end(held, reply);
+    }
+}
+
+// Each claim is released first: who is told may want the key again.
+void RedisPipeline::end_held_in_vain(Queue queue, Millis now) noexcept
+{
+    while (queue.first != nullptr) {
+        Command *held = queue.pop();
+
+        if (held->kind == Kind::claim) {
+            release_late(*held, held->token, now);
+        }
+
+        end(held, Reply());
+    }
 }
 
 void RedisPipeline::take_greeting(const Command &command, const RedisAnswer &answer) noexcept
@@ -719,6 +882,10 @@ void RedisPipeline::expire(Millis now) noexcept
 {
     expire_waiting(now);
 
+    if (fault_ == nullptr) {
+        expire_held(now);
+    }
+
     for (Command *at = in_flight_.first; at != nullptr && fault_ == nullptr; at = at->next) {
         if (at->late || at->deadline > now) {
             continue;
@@ -771,11 +938,26 @@ void RedisPipeline::expire_waiting(Millis now) noexcept
     end_all(expired);
 }
 
+void RedisPipeline::expire_held(Millis now) noexcept
+{
+    Queue kept;
+    Queue expired;
+
+    while (held_.first != nullptr) {
+        Command *command = held_.pop();
+
+        (command->deadline > now ? kept : expired).push(command);
+    }
+
+    held_ = kept;
+    end_held_in_vain(expired, now);
+}
+
 Millis RedisPipeline::next_deadline() const noexcept
 {
     Millis next = kNever;
 
-    for (const Queue *queue : {&in_flight_, &waiting_}) {
+    for (const Queue *queue : {&in_flight_, &waiting_, &held_}) {
         for (const Command *at = queue->first; at != nullptr; at = at->next) {
             if (!at->late) {
                 next = std::min(next, at->deadline);

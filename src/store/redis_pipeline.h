@@ -34,6 +34,16 @@ struct RedisManner {
     Millis timeout = 1000;          // of the answer to a command of the pipeline's own
     bool single_renewals = false;   // one key each, as a cluster wants it
     std::size_t inline_limit = 0;   // the largest value that is sent over it; 0: any
+
+    // How many claims and results may be under way at a time, the others wait
+    // here: what Redis has to keep of its answers is bounded so.  0: any number.
+    std::size_t most_in_flight = 0;
+
+    // How many replicas are to have a claim or a result before the call ends,
+    // and how long that may take: the deadlines of calls are to allow for it.
+    // 0: none.
+    unsigned replicas = 0;
+    Millis replica_wait = 0;
 };
 
 // How many claims one command renews: a script blocks Redis while it runs.
@@ -49,6 +59,7 @@ public:
 
         // A command came back with an error, which `code` names.  `id` is the
         // key's, or null where a command has none or many; `what` is the command.
+        // Too few replicas are "WAIT" and "NOREPLICAS".
         virtual void error_answer(const char *what, const char *code, const KeyId *id) = 0;
 
         // Another node has the key of this call, which is the owner's again and
@@ -91,17 +102,16 @@ public:
     // Best effort; nothing happens where answers are late.
     void renew(const Lease *leases, std::size_t count, Millis now) noexcept;
 
-    // The next bytes to write, and how many of them were written.
-    std::size_t output(iovec *out, std::size_t most) const noexcept
-    {
-        return fault_ == nullptr ? output_.pieces(out, most) : 0;
-    }
+    // The next bytes to write, and how many of them were written.  It is called
+    // before each writing: what has been started before shares a WAIT.
+    std::size_t output(iovec *out, std::size_t most) noexcept;
     void wrote(std::size_t size) noexcept { output_.wrote(size); }
 
     // Bytes that were read.
     void input(std::string_view bytes, Millis now) noexcept;
 
-    // Ends the calls whose deadline has come.
+    // Ends the calls whose deadline has come.  There may be something to write
+    // afterwards.
     void expire(Millis now) noexcept;
 
     // When `expire` has something to do next, or kNever.
@@ -116,11 +126,14 @@ public:
     bool stalled() const { return late_ > 0; }
 
     // Nothing is waited for.
-    bool idle() const { return in_flight_.first == nullptr && waiting_.first == nullptr; }
+    bool idle() const
+    {
+        return in_flight_.first == nullptr && waiting_.first == nullptr && held_.first == nullptr;
+    }
 
 private:
     enum class State { closed, greeting, ready };
-    enum class Kind { auth, select, role, ping, claim, settle, release, renew };
+    enum class Kind { auth, select, role, ping, claim, settle, release, renew, wait };
 
     struct Command;
 
@@ -133,6 +146,7 @@ private:
     };
 
     static RedisScript script_of(Kind kind);
+    static bool changes(Kind kind) { return kind == Kind::claim || kind == Kind::settle; }
     static bool greets(Kind kind) { return kind <= Kind::ping; }
     static const char *name(Kind kind);
 
@@ -140,11 +154,14 @@ private:
     void recycle(Command *command) noexcept;
     void send(Command *command) noexcept;
     void send_waiting() noexcept;
+    void send_wait() noexcept;
+    bool has_room() const noexcept;
+    Millis own_deadline(Millis now) const noexcept;
 
     void put_asking(Command &command) noexcept;
     bool greet(Kind kind, std::string_view first, std::string_view second, Millis now) noexcept;
     bool renew_batch(const Lease *leases, std::size_t count, Millis now) noexcept;
-    void release_late(const KeyId &id, Token token, Millis now) noexcept;
+    void release_late(const Command &claim, Token token, Millis now) noexcept;
 
     void put_number(char mark, std::uint64_t number) noexcept;
     void put_bulk(std::string_view bytes) noexcept;
@@ -162,10 +179,15 @@ private:
     bool take_too_large(Command *command, const RedisAnswer &answer) noexcept;
     bool take_redirect(Command *command, const RedisAnswer &answer) noexcept;
     bool take_no_script(Command *command, const RedisAnswer &answer) noexcept;
+    void take_wait(Command *command, const RedisAnswer &answer, Millis now) noexcept;
+    bool hold(Command *command, const Reply &reply) noexcept;
     bool read_answer(const Command &command, const RedisAnswer &answer, Reply &reply) noexcept;
     void end(Command *command, const Reply &reply) noexcept;
     void end_all(Queue queue) noexcept;
+    void end_held() noexcept;
+    void end_held_in_vain(Queue queue, Millis now) noexcept;
     void expire_waiting(Millis now) noexcept;
+    void expire_held(Millis now) noexcept;
 
     const RedisScripts &scripts_;
     RedisManner manner_;
@@ -177,9 +199,17 @@ private:
     RedisOutput output_;
 
     Queue in_flight_;       // sent, in the order of the answers
-    Queue waiting_;         // until Redis has greeted back
+    Queue waiting_;         // until Redis has greeted back, or has room
+    Queue held_;            // done, but by too few replicas as far as is known
     Command *unused_ = nullptr;
     std::size_t late_ = 0;  // how many in flight are past their deadline
+    std::size_t changes_in_flight_ = 0;
+
+    // One WAIT at a time, which is for all that was sent before it: with too
+    // few replicas each blocks the connection for all of its time.
+    bool wait_wanted_ = false;
+    bool wait_in_flight_ = false;
+    Millis wait_deadline_ = 0;      // that of the next one, at least
 
     std::string_view value_;        // of the answer that is being read, in the call's room
     bool no_room_ = false;

@@ -87,8 +87,8 @@ struct FuzzCall : Call {
 
 class Harness : RedisPipeline::Events {
 public:
-    explicit Harness(const RedisScripts &scripts)
-        : pipeline_(scripts, manner(), *this)
+    Harness(const RedisScripts &scripts, std::uint64_t choice)
+        : pipeline_(scripts, manner(choice), *this)
     {
     }
 
@@ -154,10 +154,15 @@ public:
     }
 
 private:
-    static RedisManner manner()
+    static RedisManner manner(std::uint64_t choice)
     {
         RedisManner manner;
 
+        manner.single_renewals = (choice & 1) != 0;
+        manner.inline_limit = (choice & 2) != 0 ? 1000 : 0;
+        manner.most_in_flight = choice >> 2 & 3;
+        manner.replicas = choice >> 4 & 1;
+        manner.replica_wait = choice >> 5;
         manner.prefix = "fuzz:";
         manner.timeout = kTimeout;
         return manner;
@@ -284,7 +289,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
     static const RedisScripts scripts;
 
     fuzz::Steering steering(fuzz::view(data, size));
-    Harness harness(scripts);
+    Harness harness(scripts, steering.number(1));
 
     harness.reconnect();
 

@@ -918,6 +918,374 @@ void an_asking_is_answered_with_a_status_after_it_was_sent(void **)
     }
 }
 
+// What is under way is bounded, so that Redis need not keep many large answers.
+void no_more_than_so_many_are_under_way(void **)
+{
+    RedisManner manner = Harness::manner_of_tests();
+
+    manner.most_in_flight = 2;
+
+    Harness redis(manner);
+    TestCall one(Call::Kind::claim, 'a'), two(Call::Kind::settle, 'b'), three(Call::Kind::claim, 'c'),
+        four(Call::Kind::release, 'd'), five(Call::Kind::claim, 'e'), six(Call::Kind::claim, 'f');
+
+    redis.greet();
+
+    for (TestCall *call : {&one, &two, &three, &four, &five}) {
+        assert_false(redis.start(*call));
+    }
+
+    assert_int_equal(count_of(redis.written(), "EVALSHA"), 2);
+
+    // a script that is to be sent along takes the place that it had
+    redis.answer(kNoScript);
+    assert_int_equal(count_of(redis.written(), "$4\r\nEVAL\r\n"), 1);
+
+    // "three", and "four", which comes behind it but needs no room
+    redis.answer(":0\r\n");
+    assert_true(two.ended_as(Verdict::lost));
+    assert_int_equal(count_of(redis.written(), "EVALSHA"), 2);
+
+    redis.now += 10;
+    assert_false(redis.start(six));
+    assert_true(redis.written().empty());
+
+    // one that waits ends at its deadline, like any; one that is late is still under way
+    redis.pipeline.expire(1100);
+    assert_true(one.ended_as(Verdict::unavailable));
+    assert_true(three.ended_as(Verdict::unavailable));
+    assert_true(five.ended_as(Verdict::unavailable));
+    assert_int_equal(six.ends, 0);
+
+    redis.answer(":7\r\n");
+
+    std::string bytes = redis.written();
+
+    assert_int_equal(count_of(bytes, "EVALSHA"), 2);
+    assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
+
+    redis.answer(":0\r\n");
+    assert_non_null(redis.pipeline.fault());
+    redis.pipeline.close();
+    assert_true(six.ended_as(Verdict::unavailable));
+}
+
+void what_waits_for_room_goes_to_the_next_connection(void **)
+{
+    RedisManner manner = Harness::manner_of_tests();
+
+    manner.most_in_flight = 1;
+
+    Harness redis(manner);
+    TestCall one(Call::Kind::claim, 'a'), two(Call::Kind::claim, 'b'), three(Call::Kind::claim, 'c');
+
+    redis.greet();
+    redis.send(one);
+    assert_true(redis.send(two).empty());
+    redis.pipeline.close();
+    assert_true(one.ended_as(Verdict::unavailable));
+    assert_int_equal(two.ends, 0);
+
+    redis.pipeline.open(RedisLogin(), redis.now);
+    redis.written();
+    redis.start(three);
+    redis.answer(kPong);
+    assert_int_equal(count_of(redis.written(), "EVALSHA"), 1);
+    redis.answer(":5\r\n");
+    assert_true(two.ended_as(Verdict::claimed));
+    assert_int_equal(count_of(redis.written(), "EVALSHA"), 1);
+    redis.answer(":6\r\n");
+    assert_true(three.ended_as(Verdict::claimed));
+}
+
+RedisManner manner_with_replicas()
+{
+    RedisManner manner = Harness::manner_of_tests();
+
+    manner.replicas = 2;
+    manner.replica_wait = 50;
+    return manner;
+}
+
+const std::string kWait = "*3\r\n$4\r\nWAIT\r\n$1\r\n2\r\n$2\r\n50\r\n";
+
+bool ends_with(const std::string &text, const std::string &end)
+{
+    return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+void what_changes_a_key_waits_for_the_replicas(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), found(Call::Kind::claim, 'c'),
+        lost(Call::Kind::settle, 'd'), release(Call::Kind::release, 'e');
+    Lease lease;
+
+    redis.greet();
+
+    // nobody waits for what these come to
+    redis.pipeline.renew(&lease, 1, redis.now);
+    redis.start(release);
+    assert_int_equal(count_of(redis.written(), "WAIT"), 0);
+    redis.answer(":1\r\n:1\r\n");
+    assert_true(release.ended_as(Verdict::done));
+
+    // one for all
+    for (TestCall *call : {&claim, &settle, &found, &lost}) {
+        assert_false(redis.start(*call));
+    }
+
+    std::string bytes = redis.written();
+
+    assert_true(ends_with(bytes, kWait));
+    assert_int_equal(count_of(bytes, "WAIT"), 1);
+
+    redis.answer(":7\r\n:1\r\n" + found_answer("value", 9) + ":0\r\n");
+    assert_true(found.ended_as(Verdict::found));
+    assert_true(lost.ended_as(Verdict::lost));
+    assert_int_equal(claim.ends + settle.ends, 0);
+    assert_false(redis.pipeline.idle());
+
+    redis.answer(":2\r\n");
+    assert_true(claim.ended_as(Verdict::claimed));
+    assert_true(claim.reply.token == 7);
+    assert_true(settle.ended_as(Verdict::done));
+    assert_true(redis.pipeline.idle());
+    assert_true(redis.written().empty());
+    assert_string_equal(redis.errors.c_str(), "");
+}
+
+// With too few replicas each one blocks the connection: they must not add up.
+void one_wait_is_under_way_at_a_time(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall first(Call::Kind::claim, 'a'), second(Call::Kind::claim, 'b'), third(Call::Kind::settle, 'c');
+
+    redis.greet();
+    assert_int_equal(count_of(redis.send(first), "WAIT"), 1);
+    assert_int_equal(count_of(redis.send(second), "WAIT"), 0);
+    assert_int_equal(count_of(redis.send(third), "WAIT"), 0);
+
+    redis.answer(":5\r\n:3\r\n:6\r\n");
+    assert_true(first.ended_as(Verdict::claimed));
+    assert_int_equal(second.ends, 0);
+    assert_true(redis.written() == kWait);
+
+    redis.answer(":1\r\n");
+    assert_int_equal(third.ends, 0);
+    redis.answer(":2\r\n");
+    assert_true(second.ended_as(Verdict::claimed));
+    assert_true(second.reply.token == 6);
+    assert_true(third.ended_as(Verdict::done));
+    assert_true(redis.pipeline.idle());
+}
+
+void a_claim_that_too_few_replicas_have_is_taken_back(void **)
+{
+    const struct {
+        const char *answer;
+        const char *error;
+    } cases[] = {
+        {":1\r\n", "WAIT NOREPLICAS;"},
+        {":-1\r\n", "WAIT NOREPLICAS;"},
+        {"-NOPERM this user has no permissions to run the 'wait' command\r\n", "WAIT NOPERM;"},
+        {"-UNBLOCKED force unblock from blocking operation, instance state changed\r\n", "WAIT UNBLOCKED;"},
+    };
+
+    for (const auto &each : cases) {
+        Harness redis(manner_with_replicas());
+        TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b');
+
+        redis.greet();
+        redis.start(claim);
+        redis.start(settle);
+        redis.written();
+        redis.answer(":258\r\n:1\r\n");
+        redis.answer(each.answer);
+        assert_true(claim.ended_as(Verdict::unavailable));
+        assert_true(claim.reply.token == 0);
+        assert_true(settle.ended_as(Verdict::unavailable));
+        assert_string_equal(redis.errors.c_str(), each.error);
+
+        // its token, and nobody else's; no WAIT for that
+        std::string bytes = redis.written();
+
+        assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
+        assert_true(ends_with(bytes, std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)));
+        redis.answer(":1\r\n");
+        assert_true(redis.pipeline.idle());
+        assert_null(redis.pipeline.fault());
+    }
+}
+
+void that_replicas_are_too_few_for_nothing_is_not_told(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall found(Call::Kind::claim, 'a'), claim(Call::Kind::claim, 'b');
+
+    redis.greet();
+    redis.start(found);
+    redis.start(claim);
+    redis.written();
+    redis.answer(found_answer("value", 9) + kNoScript + ":0\r\n");
+    assert_string_equal(redis.errors.c_str(), "");
+
+    // the script was sent again: so is the WAIT
+    assert_true(ends_with(redis.written(), kWait));
+    redis.answer(":7\r\n");
+    assert_int_equal(claim.ends, 0);
+    redis.answer(":4\r\n");
+    assert_true(claim.ended_as(Verdict::claimed));
+}
+
+void a_call_that_is_held_ends_at_its_deadline(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), later(Call::Kind::settle, 'c');
+
+    redis.greet();
+    redis.start(claim);
+    redis.start(settle);
+    redis.now += 30;
+    redis.start(later);
+    redis.written();
+    redis.answer(":258\r\n:1\r\n:1\r\n");
+    assert_true(redis.pipeline.next_deadline() == 1100);
+
+    redis.pipeline.expire(1100);
+    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_true(settle.ended_as(Verdict::unavailable));
+    assert_int_equal(later.ends, 0);
+    assert_null(redis.pipeline.fault());
+
+    std::string bytes = redis.written();
+
+    assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
+    assert_true(ends_with(bytes, std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)));
+
+    // now they have it, which is too late for the two
+    redis.answer(":2\r\n:1\r\n");
+    assert_true(later.ended_as(Verdict::done));
+    assert_true(redis.pipeline.idle());
+    assert_int_equal(claim.ends, 1);
+}
+
+// A release is owed to a claim whoever is on the other side by then.
+void a_claim_that_is_held_as_the_connection_ends_is_taken_back(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), next(Call::Kind::claim, 'c');
+
+    redis.greet();
+    redis.start(claim);
+    redis.start(settle);
+    redis.written();
+    redis.answer(":258\r\n:1\r\n");
+    redis.pipeline.close();
+    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_true(settle.ended_as(Verdict::unavailable));
+    assert_false(redis.pipeline.idle());
+
+    redis.pipeline.open(RedisLogin(), redis.now);
+    redis.written();
+    redis.answer(kPong);
+
+    std::string bytes = redis.written();
+
+    assert_int_equal(count_of(bytes, "EVALSHA"), 1);
+    assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
+    assert_true(ends_with(bytes, std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)));
+    redis.answer(":1\r\n");
+    assert_true(redis.pipeline.idle());
+
+    // the new connection has a WAIT of its own
+    assert_true(ends_with(redis.send(next), kWait));
+    redis.answer(":9\r\n");
+    redis.pipeline.close();
+    assert_true(next.ended_as(Verdict::unavailable));
+
+    // none comes: its lease ends
+    redis.pipeline.give_up();
+    assert_true(redis.pipeline.idle());
+}
+
+void a_wait_that_is_not_answered_is_a_stall(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), refused(Call::Kind::claim, 'b');
+
+    redis.greet();
+    redis.send(claim);
+    redis.answer(":258\r\n");
+    redis.now = 1100;
+    redis.pipeline.expire(redis.now);
+    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_true(redis.pipeline.stalled());
+    assert_true(redis.start(refused));
+
+    Millis end = redis.pipeline.next_deadline();
+
+    // that of the release, behind a WAIT of whatever length
+    assert_true(end == 1100 + kTimeout + 50);
+    redis.written();
+    redis.pipeline.expire(1400);
+    assert_non_null(redis.pipeline.fault());
+}
+
+void a_wait_is_answered_with_a_number(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a');
+
+    redis.greet();
+    redis.send(claim);
+    redis.answer(":258\r\n+OK\r\n");
+    assert_non_null(redis.pipeline.fault());
+    assert_int_equal(claim.ends, 0);
+    redis.pipeline.close();
+    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_false(redis.pipeline.idle());
+    redis.pipeline.give_up();
+    assert_true(redis.pipeline.idle());
+}
+
+// The release of a claim that was granted off the slot's own node, too.
+void what_was_asked_for_is_taken_back_there(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a');
+
+    redis.greet();
+    assert_false(redis.pipeline.start(claim, redis.now + kTimeout, true));
+    redis.written();
+    redis.answer("+OK\r\n:7\r\n:0\r\n");
+    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_int_equal(redis.written().rfind("*1\r\n$6\r\nASKING\r\n*5\r\n", 0), 0);
+    redis.answer("+OK\r\n:1\r\n");
+    assert_true(redis.pipeline.idle());
+}
+
+void a_call_may_start_another_when_the_replicas_have_it(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'a');
+
+    current = &redis;
+    another = &settle;
+    claim.then = [](TestCall &ended) {
+        another->token = ended.reply.token;
+        assert_false(current->start(*another));
+    };
+
+    redis.greet();
+    redis.send(claim);
+    redis.answer(":9\r\n:2\r\n");
+    assert_true(claim.ended_as(Verdict::claimed));
+    assert_true(ends_with(redis.written(), kWait));
+    redis.answer(":1\r\n:2\r\n");
+    assert_true(settle.ended_as(Verdict::done));
+}
+
 }  // namespace
 
 int main()
@@ -955,6 +1323,18 @@ int main()
         cmocka_unit_test(a_late_redirection_is_dropped),
         cmocka_unit_test(asking_comes_before_each_command),
         cmocka_unit_test(an_asking_is_answered_with_a_status_after_it_was_sent),
+        cmocka_unit_test(no_more_than_so_many_are_under_way),
+        cmocka_unit_test(what_waits_for_room_goes_to_the_next_connection),
+        cmocka_unit_test(what_changes_a_key_waits_for_the_replicas),
+        cmocka_unit_test(one_wait_is_under_way_at_a_time),
+        cmocka_unit_test(a_claim_that_too_few_replicas_have_is_taken_back),
+        cmocka_unit_test(that_replicas_are_too_few_for_nothing_is_not_told),
+        cmocka_unit_test(a_call_that_is_held_ends_at_its_deadline),
+        cmocka_unit_test(a_claim_that_is_held_as_the_connection_ends_is_taken_back),
+        cmocka_unit_test(a_wait_that_is_not_answered_is_a_stall),
+        cmocka_unit_test(a_wait_is_answered_with_a_number),
+        cmocka_unit_test(what_was_asked_for_is_taken_back_there),
+        cmocka_unit_test(a_call_may_start_another_when_the_replicas_have_it),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);

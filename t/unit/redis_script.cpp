@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -36,25 +37,45 @@ Millis steady_now()
 
 void sleep_for(Millis length) { std::this_thread::sleep_for(std::chrono::milliseconds(length)); }
 
+// A port of the loopback that nobody has.
+int free_port()
+{
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    socklen_t size = sizeof(address);
+
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_int_equal(bind(fd, reinterpret_cast<sockaddr *>(&address), size), 0);
+    assert_int_equal(getsockname(fd, reinterpret_cast<sockaddr *>(&address), &size), 0);
+    ::close(fd);
+    return ntohs(address.sin_port);
+}
+
 // A Redis on a socket of its own, in a directory that goes away with it.
 class Server {
 public:
-    Server()
+    // `port` 0: no replica can come.  `master`: whose replica it is.
+    explicit Server(int port = 0, int master = 0)
     {
         assert_non_null(mkdtemp(directory_));
         path_ = std::string(directory_) + "/redis.sock";
+
+        std::string text = std::to_string(port), of = std::to_string(master);
+
         pid_ = fork();
         assert_true(pid_ >= 0);
 
         if (pid_ == 0) {
             if (std::freopen("/dev/null", "w", stdout) != nullptr) {
-                execlp("redis-server", "redis-server", "--port", "0", "--unixsocket",
-                       path_.c_str(), "--save", "", "--dir", directory_, "--appendonly", "no",
+                execlp("redis-server", "redis-server", "--port", text.c_str(), "--bind", "127.0.0.1",
+                       "--unixsocket", path_.c_str(), "--save", "", "--dir", directory_,
+                       "--appendonly", "no", "--repl-diskless-sync-delay", "0",
+                       master != 0 ? "--replicaof" : nullptr, "127.0.0.1", of.c_str(),
                        static_cast<char *>(nullptr));
             }
             _exit(127);
         }
-
     }
 
     ~Server()
@@ -62,8 +83,12 @@ public:
         kill(pid_, SIGKILL);
         waitpid(pid_, nullptr, 0);
         unlink(path_.c_str());
+        unlink((std::string(directory_) + "/dump.rdb").c_str());
         rmdir(directory_);
     }
+
+    void freeze() const { kill(pid_, SIGSTOP); }
+    void thaw() const { kill(pid_, SIGCONT); }
 
     // Waits for a server that is still starting.
     int connect() const
@@ -92,6 +117,24 @@ private:
     pid_t pid_ = -1;
 };
 
+// A command of the test's own; the answer as it comes over the wire.
+std::string ask(int fd, const std::vector<std::string> &words)
+{
+    std::string bytes = "*" + std::to_string(words.size()) + "\r\n";
+    char answer[4096];
+
+    for (const std::string &word : words) {
+        bytes += "$" + std::to_string(word.size()) + "\r\n" + word + "\r\n";
+    }
+
+    assert_int_equal(::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL), bytes.size());
+
+    ssize_t n = ::recv(fd, answer, sizeof(answer), 0);
+
+    assert_true(n > 0);
+    return std::string(answer, static_cast<std::size_t>(n));
+}
+
 struct TestCall : Call {
     explicit TestCall(Kind what, const KeyId &key, std::string bytes = "") : storage(bytes)
     {
@@ -117,8 +160,9 @@ struct TestCall : Call {
 // The pipeline over a connection that blocks.
 class Client : RedisPipeline::Events {
 public:
-    explicit Client(const Server &server, std::size_t inline_limit = 0)
-        : pipeline_(scripts_, manner(inline_limit), *this), fd_(server.connect()), raw_(server.connect())
+    explicit Client(const Server &server, std::size_t inline_limit = 0, unsigned replicas = 0,
+                    Millis replica_wait = 0)
+        : pipeline_(scripts_, manner(inline_limit, replicas, replica_wait), *this), fd_(server.connect()), raw_(server.connect())
     {
         assert_true(scripts_.usable());
 
@@ -175,23 +219,8 @@ public:
         }
     }
 
-    // A command of the test's own; the answer as it comes over the wire.
-    std::string raw(const std::vector<std::string> &words)
-    {
-        std::string bytes = "*" + std::to_string(words.size()) + "\r\n";
-        char answer[4096];
-
-        for (const std::string &word : words) {
-            bytes += "$" + std::to_string(word.size()) + "\r\n" + word + "\r\n";
-        }
-
-        assert_int_equal(::send(raw_, bytes.data(), bytes.size(), MSG_NOSIGNAL), bytes.size());
-
-        ssize_t n = ::recv(raw_, answer, sizeof(answer), 0);
-
-        assert_true(n > 0);
-        return std::string(answer, static_cast<std::size_t>(n));
-    }
+    // A command of the test's own.
+    std::string raw(const std::vector<std::string> &words) { return ask(raw_, words); }
 
     static std::string name(const KeyId &id)
     {
@@ -210,10 +239,12 @@ public:
     }
 
 private:
-    static RedisManner manner(std::size_t inline_limit)
+    static RedisManner manner(std::size_t inline_limit, unsigned replicas, Millis replica_wait)
     {
         RedisManner manner;
 
+        manner.replicas = replicas;
+        manner.replica_wait = replica_wait;
         manner.inline_limit = inline_limit;
         manner.prefix = "test:";
         manner.timeout = 5000;
@@ -619,6 +650,97 @@ void of_many_claims_one_is_granted(void **state)
     assert_int_equal(granted, 1);
 }
 
+bool has_replica(Client &redis)
+{
+    for (int i = 0; i < 1000; i++) {
+        if (redis.raw({"WAIT", "1", "10"}) == ":1\r\n") {
+            return true;
+        }
+
+        sleep_for(10);
+    }
+
+    return false;
+}
+
+void a_claim_counts_when_a_replica_has_it(void **)
+{
+    int port = free_port();
+    Server master(port), replica(0, port);
+    Client redis(master, 0, 1, 5000);
+    std::string record = record_of(State::running);
+
+    assert_true(has_replica(redis));
+
+    Token token = redis.claim(key(1), record, 30000).token;
+
+    assert_true(token > 0);
+    assert_true(redis.settle(key(1), token, result_of(token, "made"), 30000) == Verdict::done);
+
+    // it has by then
+    int there = replica.connect();
+
+    assert_true(ask(there, {"GET", Client::name(key(1))}).find("made") != std::string::npos);
+    ::close(there);
+
+    // nobody else has to wait for that
+    assert_true(redis.claim(key(1), record, 30000).verdict == Verdict::found);
+    assert_true(redis.release(key(1), token) == Verdict::lost);
+    assert_string_equal(redis.take_errors().c_str(), "");
+
+    // many share one
+    std::vector<TestCall> claims(64, TestCall(Call::Kind::claim, key(2), record));
+
+    for (unsigned i = 0; i < claims.size(); i++) {
+        claims[i].id = key(10 + i);
+        claims[i].piece = claims[i].storage;
+        claims[i].value = {&claims[i].piece, 1};
+        claims[i].lifetime = 30000;
+        assert_false(redis.start(claims[i]));
+    }
+
+    redis.pump();
+
+    for (TestCall &call : claims) {
+        assert_true(call.reply.verdict == Verdict::claimed);
+    }
+
+    assert_string_equal(redis.take_errors().c_str(), "");
+}
+
+void what_too_few_replicas_have_is_taken_back(void **)
+{
+    int port = free_port();
+    Server master(port), replica(0, port);
+    Client two(master, 0, 2, 20), one(master, 0, 1, 20);
+    std::string record = record_of(State::running);
+
+    // one that does not answer is as good as none
+    assert_true(has_replica(one));
+    assert_true(two.claim(key(1), record, 30000).verdict == Verdict::unavailable);
+    assert_string_equal(two.take_errors().c_str(), "WAIT NOREPLICAS;");
+    assert_string_equal(two.raw({"EXISTS", Client::name(key(1))}).c_str(), ":0\r\n");
+
+    replica.freeze();
+    assert_true(one.claim(key(1), record, 30000).verdict == Verdict::unavailable);
+    assert_string_equal(one.take_errors().c_str(), "WAIT NOREPLICAS;");
+    assert_string_equal(one.raw({"EXISTS", Client::name(key(1))}).c_str(), ":0\r\n");
+    replica.thaw();
+
+    assert_true(has_replica(one));
+
+    Token token = one.claim(key(1), record, 30000).token;
+
+    assert_true(token > 0);
+
+    // a result is there all the same: it may be told once more, and then counts
+    replica.freeze();
+    assert_true(one.settle(key(1), token, result_of(token, "made"), 30000) == Verdict::unavailable);
+    replica.thaw();
+    assert_true(has_replica(one));
+    assert_true(one.settle(key(1), token, result_of(token, "made"), 30000) == Verdict::done);
+}
+
 // What any sequence of calls comes to is what the model says, and so what it comes to in the embedded store.
 class ScriptEngine : public Engine {
 public:
@@ -693,6 +815,8 @@ int main()
         cmocka_unit_test(every_byte_survives),
         cmocka_unit_test(flushed_scripts_are_loaded_again),
         cmocka_unit_test(of_many_claims_one_is_granted),
+        cmocka_unit_test(a_claim_counts_when_a_replica_has_it),
+        cmocka_unit_test(what_too_few_replicas_have_is_taken_back),
         cmocka_unit_test(the_scripts_do_as_the_model),
     };
 
