@@ -216,21 +216,25 @@ bool KeyRing::derive(const Secret &secret, SealingKey &out)
 
 KeyRing::Added KeyRing::add(const Secret &secret)
 {
-    SealingKey key;
-
     if (count_ == kMostSealingKeys) {
         return Added::too_many;
     }
 
-    if (!usable_ || !derive(secret, key)) {
-        return Added::failed;
+    SealingKey key;
+    Added added = !usable_ || !derive(secret, key)  ? Added::failed
+                  : find(key.tag.data()) != nullptr ? Added::twice
+                                                    : Added::yes;
+
+    if (added == Added::yes) {
+        insert(key);
     }
 
-    if (find(key.tag.data()) != nullptr) {
-        OPENSSL_cleanse(&key, sizeof(key));
-        return Added::twice;
-    }
+    OPENSSL_cleanse(&key, sizeof(key));
+    return added;
+}
 
+void KeyRing::insert(const SealingKey &key)
+{
     SealingKey *place = std::find_if(keys_, keys_ + count_, [&](const SealingKey &other) {
         return key.tag < other.tag;
     });
@@ -244,8 +248,6 @@ KeyRing::Added KeyRing::add(const Secret &secret)
     }
 
     count_++;
-    OPENSSL_cleanse(&key, sizeof(key));
-    return Added::yes;
 }
 
 const SealingKey *KeyRing::find(const unsigned char *tag) const

@@ -93,6 +93,7 @@ private:
     struct Associated;
 
     bool derive(const Secret &secret, SealingKey &out);
+    void insert(const SealingKey &key);
     bool hmac(const std::array<unsigned char, 32> &key, std::string_view text,
               unsigned char *out);
     bool take_nonce(unsigned char *out);
