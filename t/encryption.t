@@ -47,7 +47,7 @@ END
 # `keys`: names of files; `store`: more directives of its store.
 sub stores {
     my ($prefix, $keys, $store) = @_;
-    my $encryption = @$keys ? 'encryption_key_file ' . join(' ', map { $file{$_} } @$keys) . ';' : '';
+    my $encryption = @$keys ? 'encryption_key_file ' . join(' ', map { $file{$_} // $_ } @$keys) . ';' : '';
     return "idempotency_store main { redis unix:$socket; prefix $prefix; $encryption " . ($store // '') . ' }';
 }
 
@@ -258,8 +258,19 @@ subtest 'What is not acted on leaves nothing under any key' => sub {
 # The way from one key to another, over all hosts, one after the other.
 my @steps = (['one'], ['one', 'two'], ['two', 'one'], ['two']);
 
+# The same way from and to others.
+sub with {
+    my %other = @_;
+    return [map { [map { $other{$_} } @$_] } @steps];
+}
+
 subtest 'Keys are changed by reloads' => sub {
-    for my $way (\@steps, [map { [map { {one => 'three', two => 'one'}->{$_} } @$_] } @steps]) {
+    for my $way (
+        \@steps, with(one => 'three', two => 'one'),
+        # encryption comes and goes the same way
+        with(one => 'off', two => 'one'), with(one => 'one', two => 'off'),
+        [[], ['off', 'two'], ['two', 'off'], ['two']])
+    {
         my $nginx = start_nginx($way->[0], workers => 1);
         my $name = join ' -> ', map { "[@$_]" } @$way;
         my (%kept, @running);
@@ -301,8 +312,9 @@ subtest 'Keys are changed by reloads' => sub {
 };
 
 subtest 'Hosts with neighbouring keys' => sub {
-    for my $step (0 .. $#steps - 1) {
-        my @pair = @steps[$step, $step + 1];
+    my $to_encryption = with(one => 'off', two => 'two');
+    for my $pair (map { my $way = $_; map { [@$way[$_, $_ + 1]] } 0 .. 2 } \@steps, $to_encryption) {
+        my @pair = @$pair;
         my $name = join ' and ', map { "[@$_]" } @pair;
         my $one = start_nginx($pair[0], workers => 1);
         my $two = start_nginx($pair[1], workers => 1, prefix => $one->{prefix});
@@ -385,10 +397,13 @@ subtest 'Files that are no keys' => sub {
     }
 
     my $again = file_of('again.key', sha256('one'));
-    like $says->("encryption_key_file $file{one} $again;"), qr/invalid value "\Q$again\E" in "encryption_key_file": it has the same key as a file before it/, 'the same key twice';
+    like $says->("encryption_key_file $file{one} $again;"), qr/invalid value "\Q$again\E" in "encryption_key_file": it is the same key as one before it/, 'the same key twice';
     my @many = map { file_of("many-$_.key", sha256("many $_")) } 1 .. 9;
     like $says->("encryption_key_file @many;"), qr/invalid number of arguments in "encryption_key_file"/, 'too many';
     is $says->("encryption_key_file @many[0 .. 7];"), 'ok', 'as many as there may be';
+    is $says->('encryption_key_file off;'), 'ok', 'off';
+    is $says->("encryption_key_file off $file{one};"), 'ok', 'off before a key';
+    like $says->("encryption_key_file off $file{one} off;"), qr/invalid value "off" in "encryption_key_file": it is the same key as one before it/, 'off twice';
     like $says->("encryption_key_file $file{one}; encryption_key_file $file{two};"), qr/duplicate directive "encryption_key_file"/, 'the directive twice';
 };
 

@@ -133,7 +133,7 @@ const char *describe(SealFault fault)
     case SealFault::newer:
         return "is of a format that this version does not know";
     case SealFault::truncated:
-        return "is too short for a sealed record";
+        return "is too short for a record";
     case SealFault::unknown_key:
         return "was sealed with a key that is not among \"encryption_key_file\"";
     case SealFault::broken:
@@ -216,25 +216,31 @@ bool KeyRing::derive(const Secret &secret, SealingKey &out)
 
 KeyRing::Added KeyRing::add(const Secret &secret)
 {
-    if (count_ == kMostSealingKeys) {
-        return Added::too_many;
-    }
-
     SealingKey key;
-    Added added = !usable_ || !derive(secret, key)  ? Added::failed
-                  : find(key.tag.data()) != nullptr ? Added::twice
-                                                    : Added::yes;
-
-    if (added == Added::yes) {
-        insert(key);
-    }
+    Added added = usable_ && derive(secret, key) ? insert(key) : Added::failed;
 
     OPENSSL_cleanse(&key, sizeof(key));
     return added;
 }
 
-void KeyRing::insert(const SealingKey &key)
+KeyRing::Added KeyRing::add_plain()
 {
+    SealingKey key;
+
+    key.plain = true;
+    return insert(key);
+}
+
+KeyRing::Added KeyRing::insert(const SealingKey &key)
+{
+    if (count_ == kMostSealingKeys) {
+        return Added::too_many;
+    }
+
+    if (find(key.tag.data()) != nullptr) {
+        return Added::twice;
+    }
+
     SealingKey *place = std::find_if(keys_, keys_ + count_, [&](const SealingKey &other) {
         return key.tag < other.tag;
     });
@@ -248,6 +254,7 @@ void KeyRing::insert(const SealingKey &key)
     }
 
     count_++;
+    return Added::yes;
 }
 
 const SealingKey *KeyRing::find(const unsigned char *tag) const
@@ -273,6 +280,11 @@ bool KeyRing::hmac(const std::array<unsigned char, 32> &key, std::string_view te
 
 bool KeyRing::identify(std::size_t nth, const KeyId &id, KeyId &out)
 {
+    if (keys_[nth].plain) {
+        out = id;
+        return true;
+    }
+
     return hmac(keys_[nth].naming, id.view(), out.bytes.data());
 }
 
@@ -342,6 +354,20 @@ bool KeyRing::run(unsigned char *out, const unsigned char *in, std::size_t size)
     return true;
 }
 
+namespace {
+
+void join(const std::string_view *pieces, std::size_t count, unsigned char *out)
+{
+    for (std::size_t i = 0; i < count; i++) {
+        if (!pieces[i].empty()) {
+            std::memcpy(out, pieces[i].data(), pieces[i].size());
+            out += pieces[i].size();
+        }
+    }
+}
+
+}  // namespace
+
 bool KeyRing::seal(const KeyId &known_as, const std::string_view *pieces, std::size_t count,
                    unsigned char *out)
 {
@@ -352,6 +378,11 @@ bool KeyRing::seal(const KeyId &known_as, const std::string_view *pieces, std::s
 
     if (count_ == 0 || count == 0 || pieces[0].size() < kTokenOffset + kTokenSize) {
         return false;
+    }
+
+    if (key.plain) {
+        join(pieces, count, out);
+        return true;
     }
 
     std::memcpy(out, pieces[0].data(), kTokenOffset + kTokenSize);
@@ -374,6 +405,19 @@ bool KeyRing::seal(const KeyId &known_as, const std::string_view *pieces, std::s
            && EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_GET_TAG, kProofSize, next) == 1;
 }
 
+SealFault KeyRing::open_plain(unsigned char *bytes, std::size_t size,
+                              std::string_view &record) const
+{
+    static constexpr unsigned char tag[sizeof(SealingKey::tag)] = {};
+
+    if (find(tag) == nullptr) {
+        return SealFault::plain;
+    }
+
+    record = wire::view(bytes, size);
+    return size < kRecordHeadSize ? SealFault::truncated : SealFault::none;
+}
+
 SealFault KeyRing::open(const KeyId &known_as, unsigned char *bytes, std::size_t size,
                         std::string_view &record)
 {
@@ -385,10 +429,12 @@ SealFault KeyRing::open(const KeyId &known_as, unsigned char *bytes, std::size_t
         return SealFault::truncated;
     }
 
+    if (bytes[kVersionOffset] == kPlainVersion) {
+        return open_plain(bytes, size, record);
+    }
+
     if (bytes[kVersionOffset] != kVersion) {
-        return bytes[kVersionOffset] > kVersion         ? SealFault::newer
-               : bytes[kVersionOffset] == kPlainVersion ? SealFault::plain
-                                                        : SealFault::broken;
+        return bytes[kVersionOffset] > kVersion ? SealFault::newer : SealFault::broken;
     }
 
     if (size < kRecordHeadSize + kSealedExtra) {
@@ -397,7 +443,7 @@ SealFault KeyRing::open(const KeyId &known_as, unsigned char *bytes, std::size_t
 
     const SealingKey *key = find(bytes + kTagOffset);
 
-    if (key == nullptr) {
+    if (key == nullptr || key->plain) {
         return SealFault::unknown_key;
     }
 

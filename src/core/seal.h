@@ -49,9 +49,11 @@ enum class SealFault {
 
 const char *describe(SealFault fault);
 
-// What is made of one secret.
+// What is made of one secret.  The one that is plain is none: its identities are
+// those that there are, and what it seals stays as it is.
 struct SealingKey {
-    std::array<unsigned char, 8> tag;       // public: tells which key sealed a record
+    bool plain = false;
+    std::array<unsigned char, 8> tag{};     // public: tells which key sealed a record
     std::array<unsigned char, 32> naming;   // makes identities
     std::array<unsigned char, 32> sealing;  // makes the key of a record
 };
@@ -69,6 +71,10 @@ public:
     // The first key that is added seals, each of them opens.
     Added add(const Secret &secret);
 
+    // In the place of a key, while a store that did not seal begins to, or one
+    // that did ceases to.  With it, a record that is not sealed opens too.
+    Added add_plain();
+
     std::size_t count() const { return count_; }
 
     // The place of the key that seals, in the order that the keys have wherever
@@ -78,8 +84,11 @@ public:
     // The identity that the `nth` key in that order gives to the key `id`.
     bool identify(std::size_t nth, const KeyId &id, KeyId &out);
 
-    // Writes kSealedExtra bytes more than the pieces have.  They are one record,
-    // whose head is in the first piece; `known_as` is the identity it is kept under.
+    // How much longer than a record what is sealed of it is.
+    std::size_t extra() const { return keys_[first_].plain ? 0 : kSealedExtra; }
+
+    // Writes extra() bytes more than the pieces have.  They are one record, whose
+    // head is in the first piece; `known_as` is the identity it is kept under.
     bool seal(const KeyId &known_as, const std::string_view *pieces, std::size_t count,
               unsigned char *out);
 
@@ -93,7 +102,7 @@ private:
     struct Associated;
 
     bool derive(const Secret &secret, SealingKey &out);
-    void insert(const SealingKey &key);
+    Added insert(const SealingKey &key);
     bool hmac(const std::array<unsigned char, 32> &key, std::string_view text,
               unsigned char *out);
     bool take_nonce(unsigned char *out);
@@ -101,6 +110,7 @@ private:
                const unsigned char *head);
     bool run(unsigned char *out, const unsigned char *in, std::size_t size);
     const SealingKey *find(const unsigned char *tag) const;
+    SealFault open_plain(unsigned char *bytes, std::size_t size, std::string_view &record) const;
 
     EVP_CIPHER *cipher_;
     EVP_MAC *mac_;

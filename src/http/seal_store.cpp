@@ -78,13 +78,11 @@ bool read_file(ngx_conf_t *cf, const ngx_str_t &name, u_char *room, size_t size,
     return true;
 }
 
-static_assert(kMostSealingKeys >= NGX_CONF_MAX_ARGS, "no directive has too many");
-
-bool add_key(ngx_conf_t *cf, KeyRing &keys, const ngx_str_t &file)
+// False where it is no key, which is logged then.
+bool read_key(ngx_conf_t *cf, const ngx_str_t &file, Secret &secret)
 {
     u_char room[256];           // more than any key file has
     size_t length = 0;
-    Secret secret;
 
     if (!read_file(cf, file, room, sizeof(room), length)) {
         return false;
@@ -94,15 +92,25 @@ bool add_key(ngx_conf_t *cf, KeyRing &keys, const ngx_str_t &file)
 
     ngx_explicit_memzero(room, sizeof(room));
 
-    if (fault != nullptr) {
-        return refuse(cf, file, fault);
+    return fault == nullptr || refuse(cf, file, fault);
+}
+
+static_assert(kMostSealingKeys >= NGX_CONF_MAX_ARGS, "no directive has too many");
+
+bool add_key(ngx_conf_t *cf, KeyRing &keys, const ngx_str_t &file)
+{
+    bool is_plain = view(file) == "off";
+    Secret secret;
+
+    if (!is_plain && !read_key(cf, file, secret)) {
+        return false;
     }
 
-    switch (keys.add(secret)) {
+    switch (is_plain ? keys.add_plain() : keys.add(secret)) {
     case KeyRing::Added::yes:
         return true;
     case KeyRing::Added::twice:
-        return refuse(cf, file, "it has the same key as a file before it");
+        return refuse(cf, file, "it is the same key as one before it");
     case KeyRing::Added::too_many:
     case KeyRing::Added::failed:
         break;

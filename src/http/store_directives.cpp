@@ -312,6 +312,8 @@ char *read_near_cache(ngx_conf_t *cf, StoreOptions &options)
     return view(arguments(cf)[1]) == "off" ? NGX_CONF_OK : read_size(cf, options.near_cache);
 }
 
+// `off` beside files stays what it is: it is their neighbour while a store that
+// has not sealed begins to, or the other way round.
 char *read_encryption_keys(ngx_conf_t *cf, StoreOptions &options)
 {
     if (view(arguments(cf)[1]) == "off" && cf->args->nelts == 2) {
@@ -319,10 +321,10 @@ char *read_encryption_keys(ngx_conf_t *cf, StoreOptions &options)
     }
 
     for (ngx_uint_t i = 1; i < cf->args->nelts; i++) {
-        ngx_str_t path;
+        ngx_str_t key = arguments(cf)[i];
 
-        if (read_path(cf, i, path) != NGX_CONF_OK
-            || append(options.encryption_keys, path) != NGX_CONF_OK)
+        if ((view(key) != "off" && read_path(cf, i, key) != NGX_CONF_OK)
+            || append(options.encryption_keys, key) != NGX_CONF_OK)
         {
             return failed();
         }

@@ -28,7 +28,7 @@ struct StoreOptions {
     RedisTlsOptions tls;
 
     off_t near_cache;           // 0: off
-    ngx_array_t encryption_keys;    // of ngx_str_t: whole paths
+    ngx_array_t encryption_keys;    // of ngx_str_t: whole paths, or `off`
 
     unsigned seen;              // bits of the block's directives
     const char *redis_only;     // one that only a Redis has, or null

@@ -189,7 +189,7 @@ bool SealedStore::Job::prepare()
 
 bool SealedStore::Job::seal()
 {
-    std::size_t size = outer_->value.size() + kSealedExtra;
+    std::size_t size = outer_->value.size() + store_.keys_.extra();
 
     if (size > room_size_) {
         ::operator delete(room_);

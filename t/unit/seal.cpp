@@ -334,6 +334,46 @@ void keys_have_one_order_however_they_are_listed(void **)
     assert_true(expected[0] != kRaw);
 }
 
+// While a store that did not seal begins to.
+void a_plain_key_leaves_things_as_they_are(void **)
+{
+    KeyRing begins, ends, sealed;
+    std::string plain = record(State::kept, 5, "body"), opened;
+    KeyId id;
+
+    assert_int_equal(int(begins.add_plain()), int(KeyRing::Added::yes));
+    assert_int_equal(int(begins.add_plain()), int(KeyRing::Added::twice));
+    add(begins, 1);
+    add(ends, 1);
+    assert_int_equal(int(ends.add_plain()), int(KeyRing::Added::yes));
+    add(sealed, 1);
+
+    assert_true(begins.identify(begins.first(), kRaw, id) && id == kRaw);
+    assert_int_equal(int(begins.extra()), 0);
+    assert_int_equal(int(ends.extra()), int(kSealedExtra));
+
+    std::string_view pieces[] = {std::string_view(plain).substr(0, 85), {}, std::string_view(plain).substr(85)};
+    std::string out(plain.size(), '\0');
+
+    assert_true(begins.seal(kRaw, pieces, 3, reinterpret_cast<unsigned char *>(&out[0])));
+    assert_true(out == plain);
+
+    for (KeyRing *keys : {&begins, &ends}) {
+        for (const std::string &value : {plain, seal(sealed, kRaw, plain)}) {
+            expect(open(*keys, kRaw, value, &opened), SealFault::none);
+            assert_true(opened == plain);
+        }
+        expect(open(*keys, kRaw, plain.substr(0, 79)), SealFault::truncated);
+    }
+
+    // no key sealed with it
+    std::string forged = seal(sealed, kRaw, plain);
+
+    forged.replace(16, 8, 8, '\0');
+    expect(open(begins, kRaw, forged), SealFault::unknown_key);
+    expect(open(sealed, kRaw, plain), SealFault::plain);
+}
+
 void a_key_is_added_once(void **)
 {
     KeyRing keys;
@@ -366,6 +406,7 @@ int main()
         cmocka_unit_test(no_nonce_comes_twice),
         cmocka_unit_test(the_first_key_seals_and_each_opens),
         cmocka_unit_test(keys_have_one_order_however_they_are_listed),
+        cmocka_unit_test(a_plain_key_leaves_things_as_they_are),
         cmocka_unit_test(a_key_is_added_once),
     };
 

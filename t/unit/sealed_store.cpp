@@ -138,7 +138,7 @@ private:
     }
 };
 
-// `files`: the numbers of its keys, the one that seals first.
+// `files`: the numbers of its keys, the one that seals first; 0: none.
 class Host : SealedStore::Events {
 public:
     Host(Backend &backend, std::initializer_list<int> files) : inner(backend), store(inner, keys, *this)
@@ -147,7 +147,7 @@ public:
             Secret secret;
 
             secret.bytes.fill(static_cast<unsigned char>(file));
-            assert_int_equal(int(keys.add(secret)), int(KeyRing::Added::yes));
+            assert_int_equal(int(file == 0 ? keys.add_plain() : keys.add(secret)), int(KeyRing::Added::yes));
         }
     }
 
@@ -483,12 +483,15 @@ void several_keys_are_taken_with_one_token(void **)
     assert_int_equal(int(backend.taken()), 3);
 }
 
-// Both orders of two keys: which of them comes first depends on their tags.
+// Both orders of two keys: which of them comes first depends on their tags.  One
+// of them may be that there is none yet, or no more.
 template <class Test>
 void with_two_keys(Test test)
 {
     test(1, 2);
     test(2, 1);
+    test(0, 1);
+    test(1, 0);
 }
 
 void a_claim_of_a_neighbour_is_heeded(void **)
