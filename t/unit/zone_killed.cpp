@@ -2,24 +2,9 @@
 // its lock, and at each instruction of each call. What a call has said is compared with what
 // is found afterwards.
 
-#include "cmocka.h"
+#include "killed.h"
 
-#include <atomic>
-#include <csignal>
-#include <cstdio>
-#include <cstring>
-#include <ctime>
 #include <new>
-#include <random>
-#include <string>
-#include <vector>
-
-#include <sched.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/ptrace.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "store/memory_zone.h"
 
@@ -31,7 +16,6 @@ constexpr std::uint64_t kClock = 1700000000000000;
 constexpr std::size_t kZoneSize = 2 * 1024 * 1024;
 constexpr unsigned kKeys = 48;
 constexpr unsigned kLargest = 16 * 1024;
-constexpr unsigned kWorkers = 4;
 constexpr unsigned kKills = 300;
 constexpr Millis kLease = 40;
 
@@ -53,56 +37,11 @@ struct Expected {
 };
 
 struct Shared {
-    std::atomic<pid_t> lock;
+    Lock lock;
     std::atomic<unsigned> calls;
-    char fault[256];
+    Fault fault;
     Expected keys[kKeys];
 };
-
-void *map_shared(std::size_t size)
-{
-    void *memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-    assert_true(memory != MAP_FAILED);
-    return memory;
-}
-
-Millis now_ms()
-{
-    timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return Millis(now.tv_sec) * 1000 + Millis(now.tv_nsec) / 1000000;
-}
-
-// As that of nginx: the holder's pid, which the parent takes away from the dead.
-void lock(Shared &shared)
-{
-    for (pid_t free = 0; !shared.lock.compare_exchange_weak(free, getpid()); free = 0) {
-        sched_yield();
-    }
-}
-
-void unlock(Shared &shared) { shared.lock.store(0); }
-
-void complain(Shared &shared, unsigned n, const char *what)
-{
-    if (shared.fault[0] == '\0') {
-        std::snprintf(shared.fault, sizeof(shared.fault), "key %u: %s", n, what);
-    }
-}
-
-void compiler_keeps_order() { std::atomic_signal_fence(std::memory_order_seq_cst); }
-
-KeyId id_of(unsigned n)
-{
-    KeyId id{};
-
-    // few distinct buckets, so that their chains are changed in the middle
-    id.bytes[0] = static_cast<unsigned char>(n % 8);
-    id.bytes[31] = static_cast<unsigned char>(n);
-    return id;
-}
 
 std::string claim_record()
 {
@@ -125,14 +64,14 @@ public:
         for ( ;; ) {
             unsigned n = random_() % kKeys;
 
-            lock(shared_);
+            shared_.lock.take();
 
             // what a dead one has left undecided is for the parent to find out
             if (shared_.keys[n].pending == 0) {
                 call(n);
             }
 
-            unlock(shared_);
+            shared_.lock.give();
             shared_.calls++;
         }
     }
@@ -199,7 +138,7 @@ private:
         MemoryZone::Found found = zone_.claim(id_of(n), record_, kLease, now, kClock);
 
         if (found.reply.verdict != (lives ? Verdict::found : Verdict::claimed)) {
-            complain(shared_, n, lives ? "was lost" : "could not be claimed");
+            shared_.fault.complain(n, lives ? "was lost" : "could not be claimed");
         }
 
         next.token = found.reply.token;
@@ -222,7 +161,7 @@ private:
         if (zone_.settle(id_of(n), next.token, Pieces{&piece, 1}, next.expires - now, now)
             != Verdict::done)
         {
-            complain(shared_, n, "a running claim could not be settled");
+            shared_.fault.complain(n, "a running claim could not be settled");
         }
         end(n, true);
     }
@@ -234,7 +173,7 @@ private:
         next.expires = now + kLease;
         intend(n);
         if (zone_.renew(id_of(n), next.token, kLease, now) != Verdict::done) {
-            complain(shared_, n, "a running claim could not be renewed");
+            shared_.fault.complain(n, "a running claim could not be renewed");
         }
         end(n, true);
     }
@@ -246,7 +185,7 @@ private:
         next.holds = Holds::nothing;
         intend(n);
         if (zone_.release(id_of(n), next.token, now) != Verdict::done) {
-            complain(shared_, n, "a running claim could not be released");
+            shared_.fault.complain(n, "a running claim could not be released");
         }
         end(n, true);
     }
@@ -259,71 +198,23 @@ private:
 
 class Scene {
 public:
-    Scene() : random_(20), zone_(map_shared(kZoneSize), kZoneSize), shared_(*new (map_shared(sizeof(Shared))) Shared())
+    Scene()
+        : zone_(new_zone<MemoryZone>(kZoneSize)), shared_(*new (map_shared(sizeof(Shared))) Shared()),
+          victims_(shared_.lock, [this](unsigned seed) { Worker(shared_, zone_, seed).work(); })
     {
-        assert_true(zone_.format());
-        for (pid_t &worker : workers_) {
-            worker = start();
-        }
-    }
-
-    ~Scene()
-    {
-        for (pid_t worker : workers_) {
-            kill(worker, SIGKILL);
-            waitpid(worker, nullptr, 0);
-        }
     }
 
     void kill_one(unsigned round)
     {
-        usleep(random_() % 3000);
-
-        // mostly the one that is within the lock
-        pid_t holder = shared_.lock.load();
-        pid_t *victim = &workers_[random_() % kWorkers];
-
-        for (pid_t &worker : workers_) {
-            if (worker == holder && round % 4 != 0) {
-                victim = &worker;
-            }
-        }
-
-        kill(*victim, SIGKILL);
-        assert_int_equal(waitpid(*victim, nullptr, 0), *victim);
-
-        pid_t dead = *victim;
-
-        if (shared_.lock.compare_exchange_strong(dead, getpid())) {
-            within_lock_++;
-        } else {
-            lock(shared_);
-        }
-
-        look(round % 8 == 0);
-        unlock(shared_);
-        assert_string_equal(shared_.fault, "");
-        *victim = start();
+        victims_.kill_one(round, [&] { look(round % 8 == 0); });
+        assert_string_equal(shared_.fault.text, "");
     }
 
-    unsigned within_lock() const { return within_lock_; }
+    unsigned within_lock() const { return victims_.within_lock(); }
     unsigned within_call() const { return within_call_; }
     unsigned calls() const { return shared_.calls; }
 
 private:
-    pid_t start()
-    {
-        unsigned seed = static_cast<unsigned>(random_());
-        pid_t pid = fork();
-
-        assert_true(pid >= 0);
-        if (pid == 0) {
-            prctl(PR_SET_PDEATHSIG, SIGKILL);
-            Worker(shared_, zone_, seed).work();
-        }
-        return pid;
-    }
-
     // The first call after a kill, and what the dead one may have left.
     void look(bool at_all)
     {
@@ -331,7 +222,7 @@ private:
 
         zone_.renew(id_of(kKeys), 1, kLease, now);
         if (!zone_.sound()) {
-            complain(shared_, 0, "the zone is not sound");
+            shared_.fault.complain(0, "the zone is not sound");
         }
 
         for (unsigned n = 0; n < kKeys; n++) {
@@ -342,7 +233,7 @@ private:
         }
 
         if (!zone_.sound()) {
-            complain(shared_, 0, "the zone is not sound after it was looked at");
+            shared_.fault.complain(0, "the zone is not sound after it was looked at");
         }
     }
 
@@ -361,7 +252,7 @@ private:
         }
 
         if (seen == nullptr) {
-            complain(shared_, n, found.reply.verdict == Verdict::claimed ? "what it held was lost"
+            shared_.fault.complain(n, found.reply.verdict == Verdict::claimed ? "what it held was lost"
                                  : found.reply.verdict == Verdict::found ? "holds what nobody gave it"
                                                                          : "there is no room");
             return;
@@ -401,13 +292,11 @@ private:
                                            : value == std::string(state.size, state.fill);
     }
 
-    std::mt19937 random_;
     MemoryZone zone_;
     Shared &shared_;
     std::string record_ = claim_record();
-    pid_t workers_[kWorkers] = {};
-    unsigned within_lock_ = 0;
     unsigned within_call_ = 0;
+    Victims victims_;
 };
 
 void the_zone_survives_those_who_use_it(void **)
@@ -476,63 +365,6 @@ struct Steps {
         assert_true(value(found) == result);
     }
 };
-
-// Makes a child go through the call, instruction by instruction. What it would leave if it were
-// killed after each of them is checked in a copy of the zone.
-template <typename Call, typename Check>
-void kill_at_each_instruction(Steps &steps, Call call, Check check)
-{
-    int status = 0;
-    unsigned changes = 0;
-
-    steps.set();
-    pid_t pid = fork();
-
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) {
-            _exit(2);
-        }
-        raise(SIGSTOP);
-        call();
-        _exit(0);
-    }
-
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-
-    if (WIFEXITED(status)) {
-        print_message("processes cannot be traced here\n");
-        skip();
-    }
-
-    std::vector<std::uint64_t> before(kZoneMinimum / 8);
-    MemoryZone zone = steps.zone;
-
-    while (WIFSTOPPED(status)) {
-        ptrace(PTRACE_SINGLESTEP, pid, nullptr, nullptr);
-        assert_int_equal(waitpid(pid, &status, 0), pid);
-
-        if (std::memcmp(before.data(), steps.memory, kZoneMinimum) == 0 && WIFSTOPPED(status)) {
-            continue;
-        }
-
-        std::memcpy(before.data(), steps.memory, kZoneMinimum);
-        steps.copy = before;
-        steps.zone = MemoryZone(steps.copy.data(), kZoneMinimum);
-        Millis now = steps.now;
-
-        steps.check_result();
-        check(WIFSTOPPED(status));
-        assert_true(steps.zone.sound());
-
-        steps.now = now;
-        steps.zone = zone;
-        changes++;
-    }
-
-    assert_int_equal(status, 0);
-    assert_true(changes > 3);
-}
 
 void a_claim_is_there_or_not(void **)
 {
