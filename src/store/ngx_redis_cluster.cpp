@@ -193,6 +193,8 @@ void RedisCluster::lease_redirected(RedisNode &from, const Lease &lease,
     RedisNode *node = follow(from, lease.id, redirect);
     Lease again = lease;
 
+    again.asking = redirect.ask;
+
     if (node != nullptr && again.redirects++ < kMostRedirects) {
         node->renew(&again, 1);
     }

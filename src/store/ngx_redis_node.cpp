@@ -95,11 +95,13 @@ bool RedisNode::start(Call &call) noexcept
 {
     RedisConnection &connection = connection_of(call);
 
+    call.asking = false;
     return connection.start(call, connection.deadline());
 }
 
 bool RedisNode::start(Call &call, Millis deadline, bool asking) noexcept
 {
+    call.asking = asking;
     return connection_of(call).start(call, deadline, asking);
 }
 
@@ -176,7 +178,7 @@ void RedisNode::lease_redirected(const Lease &lease, const RedisRedirect &redire
 
 void RedisNode::too_large(Call &call, Millis deadline)
 {
-    if (bulk().start(call, deadline)) {
+    if (bulk().start(call, deadline, call.asking)) {
         call.ended(call);
     }
 }

@@ -275,6 +275,7 @@ bool RedisPipeline::renew_batch(const Lease *leases, std::size_t count, Millis n
     std::copy(leases, leases + count, copy);
     command->leases = copy;
     command->lease_count = count;
+    command->asking = count == 1 && leases[0].asking;
     send(command);
     return true;
 }

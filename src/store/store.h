@@ -73,7 +73,10 @@ struct Call {
 
     Reply reply;
 
-    unsigned redirects = 0;     // the store's own: how often it was sent on to another node
+    // The store's own: how often it was sent on to another node, and whether
+    // that does not have the key's slot yet.
+    unsigned redirects = 0;
+    bool asking = false;
 };
 
 // A claim that is to go on.
@@ -81,7 +84,10 @@ struct Lease {
     KeyId id{};
     Token token = 0;
     Millis length = 0;
-    unsigned redirects = 0;     // the store's own
+
+    // The store's own, as those of a call.
+    unsigned redirects = 0;
+    bool asking = false;
 };
 
 // How full a zone in shared memory is.

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A relay before Redis that does on command what networks and dying servers do.
 
-    relay.py --port PORT --to PATH --control PATH
-                        listens on 127.0.0.1:PORT, forwards to the unix socket of a Redis,
+    relay.py --port PORT --to PATH|HOST:PORT --control PATH
+                        listens on 127.0.0.1:PORT, forwards to the socket of a Redis,
                         takes commands on the unix socket `control`; prints 'ready' once it listens
 
 A command is a line, its answer is a line:
@@ -56,7 +56,9 @@ class Relay:
     async def serve(self, reader, writer):
         self.accepted += 1
         try:
-            up_reader, up_writer = await asyncio.open_unix_connection(self.options.to)
+            host, _, port = self.options.to.rpartition(':')
+            up_reader, up_writer = await (asyncio.open_unix_connection(self.options.to)
+                if self.options.to.startswith('/') else asyncio.open_connection(host, int(port)))
         except OSError:
             writer.close()
             return

@@ -13,7 +13,7 @@ use IdempotencyTest::Process qw(await free_port temporary_directory);
 
 my $program = File::Spec->rel2abs(dirname(__FILE__) . '/../relay.py');
 
-# `to`: the unix socket of the Redis.
+# `to`: the unix socket of the Redis, or its host and port.
 sub new {
     my ($class, %options) = @_;
     my $self = bless {directory => temporary_directory(), %options}, $class;
