@@ -207,6 +207,26 @@ subtest 'Values that are no records of ours' => sub {
     $nginx->stop;
 };
 
+subtest 'A value that is larger than any result' => sub {
+    my $nginx = start_nginx(http => 'idempotency_max_body 2m;');
+    my $name = $nginx->{prefix} . ask($nginx, '/huge', 'huge')->header('X-Id');
+    my $most_used = sub {
+        my ($most) = sort { $b <=> $a } map { IdempotencyTest::App::slurp("/proc/$_/status") =~ /VmHWM:\s+(\d+)/ ? $1 : 0 } $nginx->workers;
+        return $most;
+    };
+    my $before = $most_used->();
+    my $size = 70_000_000;
+
+    $redis->command('DEL', $name);
+    $redis->command('SETRANGE', $name, $size - 1, 'x');
+    is_problem ask($nginx, '/huge', 'huge'), 503, 'store_unavailable', 'it is a 503';
+    like $nginx->error_log, qr/has $size bytes under the key/, 'it is told in the error log';
+    cmp_ok $most_used->() - $before, '<', 30_000, 'and takes no memory';
+    is $redis->command('STRLEN', $name), $size, 'it is left as it is';
+    $redis->command('DEL', $name);
+    $nginx->stop;
+};
+
 subtest 'Values of other keys' => sub {
     my $nginx = start_nginx();
     my $path = '/swapped';

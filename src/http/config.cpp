@@ -140,6 +140,18 @@ bool find_used_store(ngx_conf_t *cf, LocationConfig *conf)
     return true;
 }
 
+// Generously, since a result may have been kept when more was allowed.
+void bound_values(LocationConfig *conf)
+{
+    constexpr size_t least = 64 * 1024 * 1024;
+
+    if (conf->store != nullptr) {
+        size_t &largest = conf->store->largest_value;
+
+        largest = ngx_max(largest, ngx_max(least, 4 * conf->max_body));
+    }
+}
+
 }  // namespace
 
 void *create_main_config(ngx_conf_t *cf)
@@ -222,6 +234,8 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
     {
         return static_cast<char *>(NGX_CONF_ERROR);
     }
+
+    bound_values(conf);
 
     // the page of figures is nothing to keep
     if (conf->status_format != NGX_CONF_UNSET_UINT) {

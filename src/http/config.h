@@ -20,6 +20,7 @@ namespace idempotency {
 struct StoreSlot {
     ngx_str_t name;
     Store *store;
+    size_t largest_value;       // what a request takes from the store at the most
     Counters *counters;
     Upkeep *upkeep;
 };

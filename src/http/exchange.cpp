@@ -60,10 +60,27 @@ void Exchange::drop()
     ngx_destroy_pool(pool_);
 }
 
+void Exchange::log_huge_value(std::size_t size) const
+{
+    char hex[kHexLength];
+    std::size_t length = sizeof(hex);
+
+    write_hex(conf_->store->store->known_as(call_.id), hex);
+    ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
+                  "idempotency: store \"%V\" has %uz bytes under the key %*s: that is none of its "
+                  "results", &conf_->store->name, size, length, hex);
+}
+
 // A request that waits asks again and again, and finds a claim of the same size.
 char *Exchange::give_room(Call &call, std::size_t size)
 {
     Exchange *exchange = static_cast<OwnCall &>(call).exchange;
+
+    // of somebody else, who writes to this Redis too
+    if (size > exchange->conf_->store->largest_value) {
+        exchange->log_huge_value(size);
+        return nullptr;
+    }
 
     if (exchange->found_ == nullptr || size > exchange->found_size_) {
         exchange->found_ = static_cast<char *>(

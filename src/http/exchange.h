@@ -71,6 +71,7 @@ private:
     explicit Exchange(ngx_pool_t *pool, Context &context);
 
     static char *give_room(Call &call, std::size_t size);
+    void log_huge_value(std::size_t size) const;
     static void on_ended(Call &call);
     static void on_retry(ngx_event_t *event);
 
