@@ -1,6 +1,9 @@
 #include "http/config.h"
 
+#include <cstring>
 #include <new>
+
+#include "http/steps.h"
 
 namespace idempotency {
 
@@ -165,7 +168,9 @@ void *create_main_config(ngx_conf_t *cf)
     }
 
     main->digester = create_digester(cf->pool);
-    return main->digester != nullptr ? main : nullptr;
+
+    return main->digester != nullptr && find_upstream_modules(cf, main->upstream_modules)
+               ? main : nullptr;
 }
 
 void *create_location_config(ngx_conf_t *cf)
@@ -201,6 +206,10 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
 {
     auto *prev = static_cast<LocationConfig *>(parent);
     auto *conf = static_cast<LocationConfig *>(child);
+    auto *main = static_cast<MainConfig *>(
+        ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
+
+    learn_exchanging(cf, main->upstream_modules);
 
     if (conf->store_name.data == nullptr) {
         conf->store_name = prev->store_name;
@@ -243,6 +252,17 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
     }
 
     return NGX_CONF_OK;
+}
+
+ngx_module_t *find_module(ngx_cycle_t *cycle, const char *name)
+{
+    for (ngx_module_t **m = cycle->modules; *m != nullptr; m++) {
+        if (std::strcmp((*m)->name, name) == 0) {
+            return *m;
+        }
+    }
+
+    return nullptr;
 }
 
 StoreSlot *find_store(MainConfig *main, const ngx_str_t *name)

@@ -91,6 +91,9 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child);
 
 StoreSlot *find_store(MainConfig *main, const ngx_str_t *name);
 
+// nginx's module of this name, or null.
+ngx_module_t *find_module(ngx_cycle_t *cycle, const char *name);
+
 // The directive `idempotency_store`.
 char *store_block(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 

@@ -7,8 +7,6 @@
 // An exchange is set up within the call of the location's content handler, so
 // that is where the copy is put in place.
 
-#include <cstring>
-
 #include "http/steps.h"
 
 namespace idempotency {
@@ -126,7 +124,8 @@ void watch_end(Context &context)
     }
 }
 
-// The content handlers that were seen to set up an exchange, of this worker.
+// The content handlers that set up an exchange: of locations that name their
+// upstream, or seen by this worker.
 ngx_http_handler_pt exchanging[kMostModules];
 
 void remember_exchanging(ngx_http_handler_pt handler)
@@ -212,15 +211,29 @@ bool find_upstream_modules(ngx_conf_t *cf, ngx_array_t &indices)
         return false;
     }
 
-    for (ngx_module_t **m = cf->cycle->modules; *m != nullptr; m++) {
-        for (const char *name : kUpstreamModules) {
-            if (std::strcmp((*m)->name, name) == 0) {
-                *static_cast<ngx_uint_t *>(ngx_array_push(&indices)) = (*m)->ctx_index;
-            }
+    for (const char *name : kUpstreamModules) {
+        ngx_module_t *module = find_module(cf->cycle, name);
+
+        if (module != nullptr) {
+            *static_cast<ngx_uint_t *>(ngx_array_push(&indices)) = module->ctx_index;
         }
     }
 
     return true;
+}
+
+void learn_exchanging(ngx_conf_t *cf, const ngx_array_t &indices)
+{
+    auto *core = static_cast<ngx_http_core_loc_conf_t *>(
+        ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
+    void **conf = static_cast<ngx_http_conf_ctx_t *>(cf->ctx)->loc_conf;
+    auto *index = static_cast<ngx_uint_t *>(indices.elts);
+
+    for (ngx_uint_t i = 0; i < indices.nelts && core->handler != nullptr; i++) {
+        if (static_cast<ngx_http_upstream_conf_t *>(conf[index[i]])->upstream != nullptr) {
+            remember_exchanging(core->handler);
+        }
+    }
 }
 
 void guard_upstream(Context &context)

@@ -32,13 +32,9 @@ ngx_int_t add_phase_handlers(ngx_conf_t *cf)
 
 ngx_int_t find_try_files(ngx_conf_t *cf)
 {
-    for (ngx_module_t **m = cf->cycle->modules; *m != nullptr; m++) {
-        if (std::strcmp((*m)->name, "ngx_http_try_files_module") == 0) {
-            return static_cast<ngx_int_t>((*m)->ctx_index);
-        }
-    }
+    ngx_module_t *module = find_module(cf->cycle, "ngx_http_try_files_module");
 
-    return -1;
+    return module != nullptr ? static_cast<ngx_int_t>(module->ctx_index) : -1;
 }
 
 // A filter of others that is loaded behind this module runs ahead of it: what it
@@ -75,10 +71,6 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     }
 
     warn_of_filters_ahead(cf);
-
-    if (!find_upstream_modules(cf, main->upstream_modules)) {
-        return NGX_ERROR;
-    }
 
     install_body_digest();
     install_capture();

@@ -50,6 +50,10 @@ ngx_int_t send_problem(ngx_http_request_t *r, const LocationConfig &conf, Proble
 // guard.cpp: sees to it that the exchange with the application runs to its end,
 // and that nginx takes it to one server only.
 bool find_upstream_modules(ngx_conf_t *cf, ngx_array_t &indices);
+
+// While a location's configurations are merged: which content handlers take a
+// request to an upstream.
+void learn_exchanging(ngx_conf_t *cf, const ngx_array_t &indices);
 void guard_upstream(Context &context);
 void guard_subrequest(ngx_http_request_t *r);
 Origin origin_of(const Context &context);
