@@ -162,7 +162,8 @@ void *create_main_config(ngx_conf_t *cf)
     auto *main = allocate<MainConfig>(cf->pool);
 
     if (main == nullptr
-        || ngx_array_init(&main->stores, cf->pool, 2, sizeof(StoreSlot *)) != NGX_OK)
+        || ngx_array_init(&main->stores, cf->pool, 2, sizeof(StoreSlot *)) != NGX_OK
+        || ngx_array_init(&main->unknown_names, cf->pool, 1, sizeof(UnknownName)) != NGX_OK)
     {
         return nullptr;
     }

@@ -25,8 +25,17 @@ struct StoreSlot {
     Upkeep *upkeep;
 };
 
+// A name in a store's URL that is not known yet.
+struct UnknownName {
+    ngx_str_t store;
+    ngx_str_t server;
+    ngx_str_t file;             // where it stands
+    ngx_uint_t line;
+};
+
 struct MainConfig {
     ngx_array_t stores;         // of StoreSlot *
+    ngx_array_t unknown_names;  // of UnknownName
     Digester *digester;
     ngx_array_t upstream_modules;   // of ngx_uint_t: where their location configurations are
     ngx_int_t try_files;        // where that module's are; -1: it is not there

@@ -4,6 +4,7 @@
 
 #include "http/config.h"
 #include "http/steps.h"
+#include "http/store_options.h"
 
 namespace idempotency {
 
@@ -65,6 +66,10 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
 {
     auto *main = static_cast<MainConfig *>(
         ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
+
+    if (!check_unknown_names(cf, *main)) {
+        return NGX_ERROR;
+    }
 
     if (!main->used) {
         return NGX_OK;

@@ -51,6 +51,20 @@ const char *differs(const Common &common, const RedisUrl &url)
     return nullptr;
 }
 
+bool note_unknown_name(ngx_conf_t *cf, const StoreOptions &given, const RedisServer &server)
+{
+    auto *main = static_cast<MainConfig *>(
+        ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
+    auto *unknown = static_cast<UnknownName *>(ngx_array_push(&main->unknown_names));
+
+    if (unknown == nullptr) {
+        return false;
+    }
+
+    *unknown = {given.name, server.name, cf->conf_file->file.name, cf->conf_file->line};
+    return true;
+}
+
 bool read_urls(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options, Common &common)
 {
     auto *texts = static_cast<ngx_str_t *>(given.urls.elts);
@@ -70,6 +84,10 @@ bool read_urls(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options, Commo
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "invalid URL in \"redis\" of store \"%V\": %s%s%V", &given.name,
                                fault, server->name.len > 0 ? ", " : "", &server->name);
+            return false;
+        }
+
+        if (server->address_count == 0 && !note_unknown_name(cf, given, *server)) {
             return false;
         }
 
@@ -228,6 +246,34 @@ bool gather_redis_options(ngx_conf_t *cf, StoreOptions &given, RedisOptions &opt
 
     return read_urls(cf, given, options, common) && apply_credentials(cf, given, common, options)
            && apply_database(cf, given, common, options) && apply_tls(cf, given, common, options);
+}
+
+bool check_unknown_names(ngx_conf_t *cf, const MainConfig &main)
+{
+    auto *core = static_cast<ngx_http_core_loc_conf_t *>(
+        ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
+    bool has_resolver = core->resolver != nullptr && core->resolver->connections.nelts > 0;
+    auto *names = static_cast<UnknownName *>(main.unknown_names.elts);
+
+    for (ngx_uint_t i = 0; i < main.unknown_names.nelts; i++) {
+        UnknownName &name = names[i];
+
+        if (has_resolver) {
+            ngx_log_error(NGX_LOG_WARN, cf->log, 0,
+                          "host not found in \"redis\" of store \"%V\": %V, it is left to "
+                          "\"resolver\" in %V:%ui", &name.store, &name.server, &name.file,
+                          name.line);
+            continue;
+        }
+
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "invalid URL in \"redis\" of store \"%V\": host not found, and there is no "
+                      "\"resolver\" in http{}, %V in %V:%ui", &name.store, &name.server,
+                      &name.file, name.line);
+        return false;
+    }
+
+    return true;
 }
 
 }  // namespace idempotency

@@ -49,4 +49,9 @@ Store *seal_store(ngx_conf_t *cf, const StoreOptions &options, Store &store);
 // nginx's log, where they don't go together.
 bool gather_redis_options(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options);
 
+// A name that the system does not know is left to `resolver`, which may stand
+// behind the store: this is called when all has been read.  False where there
+// is none.
+bool check_unknown_names(ngx_conf_t *cf, const MainConfig &main);
+
 }  // namespace idempotency

@@ -111,7 +111,7 @@ void RedisConnection::retarget(RedisServer &server) noexcept
 Millis RedisConnection::deadline() const noexcept
 {
     return ngx_current_msec + options_.timeout + options_.replica_wait
-           + (pipeline_.ready() ? 0 : options_.connect_timeout);
+           + (pipeline_.ready() && !draining_ ? 0 : options_.connect_timeout);
 }
 
 bool RedisConnection::start(Call &call, Millis deadline, bool asking) noexcept
@@ -136,7 +136,7 @@ bool RedisConnection::start(Call &call, Millis deadline, bool asking) noexcept
 
 bool RedisConnection::renew(const Lease *leases, std::size_t count) noexcept
 {
-    if (!pipeline_.ready() || pipeline_.stalled()) {
+    if (!pipeline_.ready() || pipeline_.stalled() || draining_) {
         return false;
     }
 
@@ -158,6 +158,7 @@ void RedisConnection::connect() noexcept
     state_ = State::connecting;
     greeted_at_ = 0;
     refusal_[0] = '\0';
+    draining_ = false;
     read_only_ = false;
     stall_logged_ = false;
 
@@ -288,6 +289,11 @@ void RedisConnection::check() noexcept
         return;
     }
 
+    if (draining_ && pipeline_.drained()) {
+        connect();
+        return;
+    }
+
     note_stall();
 
     // a worker that quits waits for what is in flight, not for the timer
@@ -340,6 +346,20 @@ void RedisConnection::broken(const char *why, ngx_err_t error)
     }
 }
 
+// What is in flight may still end; what comes now waits for the new address.
+void RedisConnection::moved()
+{
+    if (state_ != State::connected || draining_) {
+        return;
+    }
+
+    ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" has another address now",
+                  &server().name);
+    draining_ = true;
+    pipeline_.pause();
+    check();
+}
+
 // The connection is of no use any more.
 void RedisConnection::drop(const char *why, ngx_err_t error) noexcept
 {
@@ -352,6 +372,7 @@ void RedisConnection::drop(const char *why, ngx_err_t error) noexcept
 
     socket_.close();
     stall_logged_ = false;
+    draining_ = false;
     greeted_at_ = 0;
 
     if (in_order) {

@@ -96,6 +96,7 @@ private:
     std::size_t output(iovec *out, std::size_t most) override;
     void wrote(std::size_t size) override;
     void broken(const char *why, ngx_err_t error) override;
+    void moved() override;
 
     static void on_deadline(ngx_event_t *event);
     static void on_rested(ngx_event_t *event);
@@ -120,6 +121,7 @@ private:
     State state_ = State::closed;
     bool down_ = false;             // known, and told
     bool stall_logged_ = false;
+    bool draining_ = false;         // to go to another address of the server
     bool read_only_ = false;        // an answer said so: this is no master any more
     ngx_uint_t rests_ = 0;          // rounds that failed since it last was in order
     ngx_msec_t greeted_at_ = 0;

@@ -1,5 +1,7 @@
 #include "store/ngx_redis_options.h"
 
+#include <cstring>
+
 namespace idempotency {
 
 namespace {
@@ -70,6 +72,10 @@ const char *resolve(ngx_conf_t *cf, const RedisUrl &url, RedisServer &server)
     }
 
     if (ngx_parse_url(cf->pool, &parsed) != NGX_OK) {
+        if (parsed.err != nullptr && std::strcmp(parsed.err, "host not found") == 0) {
+            return nullptr;
+        }
+
         return parsed.err != nullptr ? parsed.err : "the host cannot be resolved";
     }
 

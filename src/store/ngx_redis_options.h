@@ -16,6 +16,7 @@ struct RedisServer {
     in_port_t port = 0;
     ngx_addr_t *addresses = nullptr;        // those of the start, tried in turn
     ngx_uint_t address_count = 0;
+    bool unknown = false;                   // to the resolver, as the log has been told
 };
 
 enum class RedisTopology { standalone, sentinel, cluster };
@@ -65,8 +66,9 @@ struct RedisOptions {
 };
 
 // Reads a URL of `redis` into `url` and `server`.  Its name is resolved now,
-// with all its addresses.  Null, or what is wrong: that never repeats the URL,
-// which may hold a password; the server's name is set as soon as it is known.
+// with all its addresses: it has none where the system does not know it.  Null,
+// or what is wrong: that never repeats the URL, which may hold a password; the
+// server's name is set as soon as it is known.
 const char *read_redis_url(ngx_conf_t *cf, ngx_str_t text, RedisUrl &url,
                            RedisServer &server) noexcept;
 

@@ -52,7 +52,8 @@ std::size_t size_of(const ngx_chain_t *link)
 }  // namespace
 
 RedisSocket::RedisSocket(const RedisOptions &options, RedisServer &server, Events &events) noexcept
-    : options_(options), server_(&server), events_(events), tls_(options.tls_context)
+    : options_(options), server_(&server), events_(events), names_(options, server, *this),
+      tls_(options.tls_context)
 {
 }
 
@@ -67,6 +68,8 @@ void RedisSocket::open(ngx_log_t *log) noexcept
         quiet_log_.log_level = std::min<ngx_uint_t>(log->log_level, NGX_LOG_ALERT);
     }
 
+    names_.open(log);
+
     if (tls_.is_used()) {
         tls_.listen(quiet_log_, log);
     }
@@ -79,6 +82,12 @@ void RedisSocket::open(ngx_log_t *log) noexcept
 }
 
 void RedisSocket::close() noexcept
+{
+    end_connection();
+    names_.close();
+}
+
+void RedisSocket::end_connection() noexcept
 {
     state_ = State::closed;
     life_++;
@@ -101,12 +110,12 @@ void RedisSocket::close() noexcept
     }
 }
 
-void RedisSocket::turn_away() noexcept { address_ = (address_ + 1) % server_->address_count; }
-
 void RedisSocket::retarget(RedisServer &server) noexcept
 {
     server_ = &server;
     address_ = 0;
+    turns_away_ = false;
+    names_.retarget(server);
     tls_.forget();
 }
 
@@ -114,17 +123,50 @@ void RedisSocket::retarget(RedisServer &server) noexcept
 
 void RedisSocket::connect() noexcept
 {
-    close();
+    end_connection();
+    state_ = State::resolving;
+
+    if (names_.look()) {
+        begin_round();
+    }
+}
+
+void RedisSocket::resolved()
+{
+    if (state_ == State::resolving) {
+        begin_round();
+    } else if (state_ == State::connected && !names_.has_still(address_)) {
+        events_.moved();
+    }
+}
+
+void RedisSocket::begin_round() noexcept
+{
     tried_ = 0;
+    address_ = names_.adopt(address_);
+
+    if (names_.count() == 0) {
+        state_ = State::closed;
+        events_.broken(names_.why(), 0);
+        return;
+    }
+
+    if (turns_away_) {
+        turns_away_ = false;
+        step();
+    }
+
     try_addresses(kNotConnected, 0);
 }
 
+void RedisSocket::step() noexcept { address_ = (address_ + 1) % names_.count(); }
+
 bool RedisSocket::connect_next() noexcept
 {
-    close();
-    turn_away();
+    end_connection();
+    step();
 
-    if (++tried_ >= server_->address_count) {
+    if (++tried_ >= names_.count()) {
         return false;
     }
 
@@ -135,18 +177,18 @@ bool RedisSocket::connect_next() noexcept
 // Until one is on its way.
 void RedisSocket::try_addresses(const char *why, ngx_err_t error) noexcept
 {
-    while (tried_ < server_->address_count) {
+    while (tried_ < names_.count()) {
         state_ = State::connecting;
         refused_ = false;
 
-        if (begin(server_->addresses[address_])) {
+        if (begin(names_[address_])) {
             return;
         }
 
         why = kNotConnected;
         error = ngx_socket_errno;
         tried_++;
-        turn_away();
+        step();
     }
 
     state_ = State::closed;
@@ -260,7 +302,7 @@ void RedisSocket::fail(const char *why, ngx_err_t error) noexcept
         tls_.forget();
     }
 
-    close();
+    end_connection();
 
     if (was_connected) {
         events_.broken(why, error);
@@ -268,7 +310,7 @@ void RedisSocket::fail(const char *why, ngx_err_t error) noexcept
     }
 
     tried_++;
-    turn_away();
+    step();
     try_addresses(why, error);
 }
 

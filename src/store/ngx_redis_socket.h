@@ -11,12 +11,13 @@
 
 #include <sys/uio.h>
 
+#include "store/ngx_redis_names.h"
 #include "store/ngx_redis_options.h"
 #include "store/ngx_redis_tls.h"
 
 namespace idempotency {
 
-class RedisSocket {
+class RedisSocket final : private RedisNames::Events {
 public:
     // What the owner is told.  From within each of these it may connect anew or
     // close, except where something else is said.
@@ -39,6 +40,10 @@ public:
         // There is no connection any more, or none of the addresses gave one,
         // for the last of them because of `why` and, if not 0, `error`.
         virtual void broken(const char *why, ngx_err_t error) = 0;
+
+        // The server's name does not have the address of this connection any
+        // more.  It may be told again.
+        virtual void moved() {}
 
     protected:
         ~Events() = default;
@@ -66,7 +71,7 @@ public:
     void settle() noexcept { tried_ = 0; }
 
     // The next round begins with another address.
-    void turn_away() noexcept;
+    void turn_away() noexcept { turns_away_ = true; }
 
     // Another server, from the next `connect` on, which outlives this object.
     void retarget(RedisServer &server) noexcept;
@@ -86,7 +91,10 @@ public:
     RedisServer &server() const { return *server_; }
 
 private:
-    enum class State { closed, connecting, securing, connected };
+    enum class State { closed, resolving, connecting, securing, connected };
+
+    // RedisNames::Events
+    void resolved() override;
 
     static void on_read(ngx_event_t *event);
     static void on_write(ngx_event_t *event);
@@ -94,6 +102,9 @@ private:
     static void on_secured(ngx_connection_t *c);
     static void on_session(ngx_connection_t *c);
 
+    void end_connection() noexcept;
+    void begin_round() noexcept;
+    void step() noexcept;
     void try_addresses(const char *why, ngx_err_t error) noexcept;
     bool begin(const ngx_addr_t &address) noexcept;
     bool finish_connect() noexcept;
@@ -112,11 +123,13 @@ private:
     const RedisOptions &options_;
     RedisServer *server_;
     Events &events_;
+    RedisNames names_;
     RedisTlsChannel tls_;
 
     State state_ = State::closed;
-    ngx_uint_t address_ = 0;        // the one in use
-    ngx_uint_t tried_ = 0;          // how many have failed in this round
+    std::size_t address_ = 0;       // the one in use
+    std::size_t tried_ = 0;         // how many have failed in this round
+    bool turns_away_ = false;
     std::uint32_t life_ = 0;        // counts connections: is it still this one?
     bool refused_ = false;
 

@@ -157,6 +157,7 @@ void RedisPipeline::close() noexcept
 
     state_ = State::closed;
     fault_ = nullptr;
+    paused_ = false;
     in_flight_ = Queue();
     late_ = 0;
     changes_in_flight_ = 0;
@@ -205,6 +206,17 @@ void RedisPipeline::give_up() noexcept
     end_all(gone);
 }
 
+bool RedisPipeline::drained() const noexcept
+{
+    const Command *command = in_flight_.first;
+
+    while (command != nullptr && command->late) {
+        command = command->next;
+    }
+
+    return command == nullptr && held_.first == nullptr;
+}
+
 // Calls
 
 bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
@@ -226,7 +238,10 @@ bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
     command->token = call.token;
     command->asking = asking;
 
-    if (state_ == State::ready && waiting_.first == nullptr && (has_room() || !changes(kind))) {
+    bool is_sent = state_ == State::ready && !paused_ && waiting_.first == nullptr
+                   && (has_room() || !changes(kind));
+
+    if (is_sent) {
         send(command);
     } else {
         waiting_.push(command);
@@ -349,7 +364,7 @@ void RedisPipeline::send(Command *command) noexcept
 // In the order in which they came: one that has no room keeps the others.
 void RedisPipeline::send_waiting() noexcept
 {
-    while (waiting_.first != nullptr && fault_ == nullptr
+    while (waiting_.first != nullptr && fault_ == nullptr && !paused_
            && (has_room() || !changes(waiting_.first->kind)))
     {
         send(waiting_.pop());

@@ -102,6 +102,12 @@ public:
     // Best effort; nothing happens where answers are late.
     void renew(const Lease *leases, std::size_t count, Millis now) noexcept;
 
+    // Sends no further calls over this connection: they wait for the next one.
+    void pause() noexcept { paused_ = true; }
+
+    // All that was sent has been answered, or its time is up.
+    bool drained() const noexcept;
+
     // The next bytes to write, and how many of them were written.  It is called
     // before each writing: what has been started before shares a WAIT.
     std::size_t output(iovec *out, std::size_t most) noexcept;
@@ -195,6 +201,7 @@ private:
 
     State state_ = State::closed;
     const char *fault_ = nullptr;
+    bool paused_ = false;
     RedisReader reader_;
     RedisOutput output_;
 
