@@ -244,6 +244,8 @@ subtest 'All connections of Redis are closed' => sub {
         my $retry;
         await(sub { $retry = ask($nginx, "/killed/$n?gate=killed$n", "killed-$n"); $retry->status == 201 });
         is_replay_of $retry, $answer, 'which is kept';
+        # what is large comes over a connection of its own
+        await(sub { ask($nginx, $known[3]{path}, $known[3]{key})->status != 503 });
         has_own_answers($nginx, 'closed', @known);
     }
 
