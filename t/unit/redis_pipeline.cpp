@@ -232,6 +232,41 @@ void a_refused_greeting_is_a_fault_and_sends_nothing(void **)
     assert_true(call.ended_as(Verdict::unavailable));
 }
 
+void a_connection_that_is_left_ends_what_it_has_begun(void **)
+{
+    Harness redis;
+    TestCall sent(Call::Kind::release, 'a'), late(Call::Kind::release, 'b'),
+        kept(Call::Kind::release, 'c');
+
+    redis.greet();
+    assert_true(redis.pipeline.drained());
+    redis.send(sent);
+    redis.send(late);
+    redis.pipeline.pause();
+    assert_false(redis.pipeline.start(kept, redis.now + 3 * kTimeout));
+    assert_true(redis.written().empty());
+    assert_false(redis.pipeline.drained());
+
+    redis.answer(":1\r\n");
+    assert_true(sent.ended_as(Verdict::done));
+    assert_true(redis.written().empty());
+    assert_false(redis.pipeline.drained());
+
+    redis.now += kTimeout + 1;
+    redis.pipeline.expire(redis.now);
+    assert_true(late.ended_as(Verdict::unavailable));
+    assert_true(redis.pipeline.drained());
+
+    // what came later goes to the next one
+    redis.pipeline.close();
+    redis.pipeline.open(RedisLogin(), redis.now);
+    redis.written();
+    redis.answer(kPong);
+    assert_int_equal(count_of(redis.written(), "EVALSHA"), 1);
+    redis.answer(":1\r\n");
+    assert_true(kept.ended_as(Verdict::done));
+}
+
 void a_master_is_greeted_where_one_is_wanted(void **)
 {
     const struct {
@@ -1293,6 +1328,7 @@ int main()
     const CMUnitTest tests[] = {
         cmocka_unit_test(calls_wait_for_the_greeting),
         cmocka_unit_test(a_refused_greeting_is_a_fault_and_sends_nothing),
+        cmocka_unit_test(a_connection_that_is_left_ends_what_it_has_begun),
         cmocka_unit_test(a_master_is_greeted_where_one_is_wanted),
         cmocka_unit_test(an_error_is_named_without_its_text),
         cmocka_unit_test(a_command_that_is_forbidden_in_a_script_is_named),
