@@ -50,6 +50,15 @@ sub ask {
     return $nginx->request(path => $path, key => $key, @who, %request);
 }
 
+# An answer that passes is there before Redis has been told what became of it.
+sub is_told_as_not_kept {
+    my ($nginx, $path, $key, $name) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my $retry;
+    await(sub { $retry = ask($nginx, $path, $key); $retry->code ne 'request_in_progress' });
+    is_problem $retry, 409, 'response_not_kept', $name;
+}
+
 # What nginx says to Redis meanwhile.
 sub commands {
     my ($code) = @_;
@@ -76,7 +85,7 @@ subtest 'A replay needs no Redis' => sub {
     is join("\n", @said), '', 'without Redis, too';
 
     my $large = ask($nginx, '/small/large?size=2000', 'large');
-    is_problem ask($nginx, '/small/large?size=2000', 'large'), 409, 'response_not_kept', 'what was not kept is told as such';
+    is_told_as_not_kept $nginx, '/small/large?size=2000', 'large', 'what was not kept is told as such';
     @said = commands(sub { is_problem ask($nginx, '/small/large?size=2000', 'large'), 409, 'response_not_kept', 'and again' });
     is join("\n", @said), '', 'without Redis';
     is app()->count('/near') + app()->count('/small/large'), 2, 'each ran once';
@@ -102,7 +111,8 @@ subtest 'What runs is not in it' => sub {
 subtest 'Redis is down' => sub {
     my $nginx = start_nginx('1m', workers => 4);
     my %first = map { $_ => ask($nginx, "/down/$_", "down-$_") } 1 .. 20;
-    my $not_kept = ask($nginx, '/small/down?size=2000', 'not-kept');
+    ask($nginx, '/small/down?size=2000', 'not-kept');
+    is_told_as_not_kept $nginx, '/small/down?size=2000', 'not-kept', 'so does one whose answer is not kept';
 
     for my $how (['is stalled' => sub { $redis->stall }, sub { $redis->resume }], ['has died' => sub { $redis->kill }, sub { $redis->start }]) {
         my ($what, $begin, $end) = @$how;
@@ -224,6 +234,31 @@ subtest 'A result that an operator has changed' => sub {
     $nginx->stop;
 };
 
+subtest 'With encryption' => sub {
+    my $nginx = IdempotencyTest::Nginx->new(server => $server);
+    my $file = $nginx->write_file('encryption.key', 'ab' x 32);
+    chmod 0600, $file;
+    my $store = stores('sealed:', '1m') =~ s/near_cache/encryption_key_file $file; near_cache/r;
+    $nginx->set(stores => $store)->start;
+    my $first = ask($nginx, '/sealed?text=plain-text', 'sealed');
+    is_first $first, 201, 1, 'a request runs';
+    my ($value) = map { $redis->command('GET', $_) } @{$redis->command('KEYS', 'sealed:*')};
+    unlike $value, qr/plain-text/, 'what Redis has is sealed';
+    my $retry;
+    my @said = commands(sub { $retry = ask($nginx, '/sealed?text=plain-text', 'sealed') });
+    is_same $retry, $first, 'its retry is a replay';
+    is join("\n", @said), '', 'of which Redis hears nothing';
+    $nginx->stop;
+
+    # another host, which asks
+    my $other = IdempotencyTest::Nginx->new(server => $server, stores => $store)->start;
+    is_same ask($other, '/sealed?text=plain-text', 'sealed'), $first, 'another host opens it';
+    @said = commands(sub { $retry = ask($other, '/sealed?text=plain-text', 'sealed') });
+    is_same $retry, $first, 'and has it near from then on';
+    is join("\n", @said), '', 'without Redis';
+    $other->stop;
+};
+
 subtest 'Large answers' => sub {
     my $nginx = start_nginx('16m', workers => 1);
     for my $size (1024 * 1024 - 1, 1024 * 1024) {
@@ -270,8 +305,8 @@ subtest 'A cache that is too small' => sub {
     my $retry;
     ask($nginx, $last->{path}, $last->{key});
     is scalar(commands(sub { $retry = ask($nginx, $last->{path}, $last->{key}) })), 0, 'what was asked for last is there';
-    is scalar(grep { /EVAL/ } commands(sub { ask($nginx, $known[-2]{path}, $known[-2]{key}) for 1 .. 2 })), 2, 'what is too large for it never is'
-        or diag $known[-2]{path};
+    cmp_ok scalar(grep { /EVAL/ } commands(sub { ask($nginx, $known[-2]{path}, $known[-2]{key}) })), '>', 0, 'what is too large for it never is'
+        for 1 .. 2;
     $nginx->stop;
 };
 
