@@ -24,7 +24,7 @@ import time
 BENCH = pathlib.Path(__file__).resolve().parent
 ROOT = BENCH.parent
 REFERENCES = ("limit", "plain")
-ORDER = REFERENCES + ("proxy_cache", "srcache", "lua", "ours-memory", "ours-redis")
+ORDER = REFERENCES + ("proxy_cache", "srcache", "lua", "ours-memory", "ours-near", "ours-redis")
 MODES = {"replay": "replay: one key, its answer is kept already",
          "first": "first request: a new key each time"}
 LISTING = ('{"id":"%s","assetId":"model-123","title":"Model 123, as new","status":"active","price":{"amount":"49.00",'
