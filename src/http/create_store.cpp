@@ -23,29 +23,11 @@ Store *create_memory_store(ngx_conf_t *cf, StoreOptions &given)
                                &ngx_http_idempotency_module);
 }
 
-// What is read and not yet built; null: nothing of it is asked for.
-const char *not_there_yet(const RedisOptions &options)
-{
-    if (options.replicas > 0) {
-        return "wait_replicas";
-    }
-
-    return nullptr;
-}
-
 Store *create_redis(ngx_conf_t *cf, StoreOptions &given)
 {
     RedisOptions options;
 
     if (!gather_redis_options(cf, given, options)) {
-        return nullptr;
-    }
-
-    const char *missing = not_there_yet(options);
-
-    if (missing != nullptr) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"%s\" in store \"%V\" is not supported",
-                           missing, &given.name);
         return nullptr;
     }
 

@@ -49,6 +49,8 @@ struct RedisPipeline::Command {
     KeyId id;
     Token token;
     Millis deadline;
+    Millis lease;           // of a claim
+    Millis owed_until;      // a release that nobody waits for: the claim ends by then
     std::uint64_t asking_end;
     std::uint64_t end;      // of its bytes, as RedisOutput counts
     Lease *leases;
@@ -91,6 +93,7 @@ RedisPipeline::~RedisPipeline()
 {
     close();
     give_up();
+    end_all(owed_);
 
     while (unused_ != nullptr) {
         Command *gone = unused_;
@@ -167,12 +170,21 @@ void RedisPipeline::close() noexcept
     value_ = {};
     reader_.drop_value();
     output_.clear();
-    end_all(gone);
+
+    while (gone.first != nullptr) {
+        Command *command = gone.pop();
+
+        if (is_owed(*command)) {
+            owe(command);
+        } else {
+            end(command, Reply());
+        }
+    }
+
     end_held();
 }
 
-// Whether the replicas have it will not be known any more.  A claim is Redis'
-// until it is released: over the next connection.
+// Whether the replicas have it will not be known any more.
 void RedisPipeline::end_held() noexcept
 {
     Queue gone = held_;
@@ -185,16 +197,46 @@ void RedisPipeline::end_held() noexcept
 
         if (command->kind == Kind::claim) {
             command->kind = Kind::release;
-            command->by_text = false;
             command->call = nullptr;
-            command->deadline += kPatience * manner_.timeout;
-            waiting_.push(command);
+            command->owed_until = command->deadline + command->lease;
+            owe(command);
         } else {
             recycle(command);
         }
 
         call->reply = Reply();
         call->ended(*call);
+    }
+}
+
+bool RedisPipeline::is_owed(const Command &command)
+{
+    return command.kind == Kind::release && command.call == nullptr && command.owed_until != 0;
+}
+
+void RedisPipeline::owe(Command *release) noexcept
+{
+    release->by_text = false;
+    release->late = false;
+    release->asked = false;
+    owed_.push(release);
+}
+
+void RedisPipeline::send_owed(Millis now) noexcept
+{
+    Queue owed = owed_;
+
+    owed_ = Queue();
+
+    while (owed.first != nullptr) {
+        Command *command = owed.pop();
+
+        if (command->owed_until > now) {
+            command->deadline = own_deadline(now);
+            send(command);
+        } else {
+            recycle(command);
+        }
     }
 }
 
@@ -237,6 +279,7 @@ bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
     command->id = call.id;
     command->token = call.token;
     command->asking = asking;
+    command->lease = call.lifetime;
 
     bool is_sent = state_ == State::ready && !paused_ && waiting_.first == nullptr
                    && (has_room() || !changes(kind));
@@ -304,6 +347,7 @@ void RedisPipeline::release_late(const Command &claim, Token token, Millis now) 
         command->id = claim.id;
         command->token = token;
         command->asking = claim.asking;
+        command->owed_until = now + claim.lease;
         send(command);
     }
 }
@@ -600,7 +644,7 @@ void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
     }
 
     if (greets(command->kind)) {
-        take_greeting(*command, answer);
+        take_greeting(*command, answer, now);
         recycle(command);
         return;
     }
@@ -635,7 +679,10 @@ void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
                              command->kind != Kind::renew ? &command->id : nullptr);
     }
 
-    if (!hold(command, reply)) {
+    // its place has been taken, and whoever took it may have the claim
+    if (is_owed(*command) && std::strcmp(answer.code, "READONLY") == 0) {
+        owe(command);
+    } else if (!hold(command, reply)) {
         end(command, reply);
     }
 }
@@ -708,7 +755,8 @@ void RedisPipeline::end_held_in_vain(Queue queue, Millis now) noexcept
     }
 }
 
-void RedisPipeline::take_greeting(const Command &command, const RedisAnswer &answer) noexcept
+void RedisPipeline::take_greeting(const Command &command, const RedisAnswer &answer,
+                                  Millis now) noexcept
 {
     if (answer.kind == RedisAnswer::Kind::error) {
         events_.error_answer(name(command.kind), answer.code, nullptr);
@@ -728,6 +776,7 @@ void RedisPipeline::take_greeting(const Command &command, const RedisAnswer &ans
 
     if (command.kind == Kind::ping) {
         state_ = State::ready;
+        send_owed(now);
         send_waiting();
         events_.greeted();
     }
@@ -762,7 +811,7 @@ bool RedisPipeline::take_no_script(Command *command, const RedisAnswer &answer) 
         return false;
     }
 
-    if (command->late) {
+    if (command->late && !is_owed(*command)) {
         recycle(command);
         return true;
     }
@@ -771,6 +820,7 @@ bool RedisPipeline::take_no_script(Command *command, const RedisAnswer &answer) 
     // at the same time, and nobody has been told the outcome of either, so
     // every order of the two is a right one.
     command->by_text = true;
+    command->late = false;
     send(command);
     return true;
 }

@@ -89,6 +89,8 @@ public:
 
     // The connection is gone.  What was in flight ends as `unavailable`, since
     // nobody knows whether Redis ran it; what was never sent goes on waiting.
+    // A claim that is known to be granted, and that nobody has got, is released
+    // over the next connection, whenever that comes.
     void close() noexcept;
 
     // There won't be another connection soon: ends what waits.
@@ -153,6 +155,7 @@ private:
 
     static RedisScript script_of(Kind kind);
     static bool changes(Kind kind) { return kind == Kind::claim || kind == Kind::settle; }
+    static bool is_owed(const Command &command);
     static bool greets(Kind kind) { return kind <= Kind::ping; }
     static const char *name(Kind kind);
 
@@ -180,7 +183,7 @@ private:
 
     char *value(std::size_t size) override;
     void take_answer(const RedisAnswer &answer, Millis now) noexcept;
-    void take_greeting(const Command &command, const RedisAnswer &answer) noexcept;
+    void take_greeting(const Command &command, const RedisAnswer &answer, Millis now) noexcept;
     bool take_asking(Command &command, const RedisAnswer &answer) noexcept;
     bool take_too_large(Command *command, const RedisAnswer &answer) noexcept;
     bool take_redirect(Command *command, const RedisAnswer &answer) noexcept;
@@ -191,6 +194,8 @@ private:
     void end(Command *command, const Reply &reply) noexcept;
     void end_all(Queue queue) noexcept;
     void end_held() noexcept;
+    void owe(Command *release) noexcept;
+    void send_owed(Millis now) noexcept;
     void end_held_in_vain(Queue queue, Millis now) noexcept;
     void expire_waiting(Millis now) noexcept;
     void expire_held(Millis now) noexcept;
@@ -208,6 +213,7 @@ private:
     Queue in_flight_;       // sent, in the order of the answers
     Queue waiting_;         // until Redis has greeted back, or has room
     Queue held_;            // done, but by too few replicas as far as is known
+    Queue owed_;            // releases for which there was no connection
     Command *unused_ = nullptr;
     std::size_t late_ = 0;  // how many in flight are past their deadline
     std::size_t changes_in_flight_ = 0;

@@ -1,0 +1,137 @@
+# `wait_replicas`: a claim and a result count when replicas have them; with too few nothing new runs, and no key stays claimed.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use IdempotencyTest::Assertions;
+use IdempotencyTest::Client qw(finish);
+use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Nginx;
+use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Redis;
+
+plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
+
+my @who = (headers => ['X-API-Key: alice']);
+
+sub ask {
+    my ($nginx, $path, $key, %request) = @_;
+    return $nginx->request(path => $path, key => $key, @who, %request);
+}
+
+sub start_nginx {
+    my ($redis, $wait, %options) = @_;
+    return IdempotencyTest::Nginx->start(
+        stores => "idempotency_store main { redis redis://" . $redis->address . "; timeout 20s; wait_replicas $wait; }",
+        server => <<'END', %options);
+        add_header X-Id $idempotency_key_id always;
+        add_header X-Status $idempotency_status always;
+        idempotency main;
+        location / { proxy_pass http://app; }
+        location /pass/ { idempotency_store_error pass; proxy_pass http://app; }
+        location /short/ { idempotency_lease 1s; proxy_pass http://app; }
+END
+}
+
+sub name_of { return 'idempotency:' . $_[0]->header('X-Id') }
+
+# The state of a key's record, '' where there is none.
+sub state_at {
+    my ($redis, $name) = @_;
+    return $redis->command('GETRANGE', $name, 7, 7);
+}
+
+my $master = IdempotencyTest::Redis->new;
+my $replica = IdempotencyTest::Redis->new(replica_of => $master);
+$master->await_replicas(1);
+
+subtest 'Replicas that follow' => sub {
+    my $nginx = start_nginx($master, '1 20s');
+    my $first = ask($nginx, '/follows', 'follows');
+
+    is_first $first, 201, 1, 'a request runs';
+    is state_at($replica, name_of($first)), 'K', 'and its answer is at the replica when the client has it';
+    is_replay_of ask($nginx, '/follows', 'follows'), $first, 'a retry is replayed';
+
+    my $running = $nginx->send_request(path => '/claimed?gate=claimed', key => 'claimed', @who);
+    app()->await_arrival('/claimed');
+    my ($claim) = grep { state_at($replica, $_) eq 'R' } @{$replica->command('KEYS', '*')};
+    ok defined $claim, 'a claim is at the replica when the application has the request';
+    app()->open_gate('claimed');
+    is_first $running->response, 201, 1, 'which is answered';
+
+    my $large = ask($nginx, '/large?size=300000', 'large');
+    is state_at($replica, name_of($large)), 'K', 'a large answer is at the replica, too';
+    is_replay_of ask($nginx, '/large?size=300000', 'large'), $large, 'and is replayed';
+
+    my @answers = finish(map { $nginx->send_request(path => "/many/$_", key => "many-$_", @who) } 1 .. 200);
+    is scalar(grep { $_->status == 201 && state_at($replica, name_of($_)) eq 'K' } @answers), 200, 'many at once are at the replica';
+
+    my $busy = ask($nginx, '/busy?status=503,201', 'busy');
+    is $busy->status, 503, 'an answer that is not kept frees its key';
+    is_first ask($nginx, '/busy?status=503,201', 'busy'), 201, 2, 'which runs again';
+    $nginx->stop;
+};
+
+# One that is there, and does not answer.
+subtest 'Too few replicas' => sub {
+    my $nginx = start_nginx($master, '1 100ms', workers => 1);
+    my $kept = ask($nginx, '/few/kept', 'few-kept');
+    my $running = $nginx->send_request(path => '/few/running?gate=few', key => 'few-running', @who);
+    app()->await_arrival('/few/running');
+
+    $replica->stall;
+    my $refused = ask($nginx, '/few/new', 'few-new');
+    is_problem $refused, 503, 'store_unavailable', 'a new request is refused';
+    is app()->count('/few/new'), 0, 'and does not run';
+    ok $nginx->await_error_log(qr/\[error\].* answers WAIT with NOREPLICAS/), 'the error log says why';
+    ok await(sub { state_at($master, name_of($refused)) eq '' }), 'its key is free again';
+    is ask($nginx, '/pass/few', 'few-pass')->status, 201, 'where requests pass, it runs';
+    is_replay_of ask($nginx, '/few/kept', 'few-kept'), $kept, 'what was kept is replayed';
+
+    app()->open_gate('few');
+    my $answer = $running->response;
+    is_first $answer, 201, 1, 'a running request gets its answer';
+    is $answer->header('X-Status'), 'STORE_ERROR', 'which does not count as kept';
+
+    $replica->resume;
+    my $retry;
+    await(sub { $retry = ask($nginx, '/few/new', 'few-new'); $retry->status != 503 });
+    is_first $retry, 201, 1, 'then the refused request runs';
+    is_replay_of ask($nginx, '/few/running?gate=few', 'few-running'), $answer, 'and the answer is replayed';
+    $nginx->stop;
+};
+
+subtest 'More replicas than there are' => sub {
+    my $nginx = start_nginx($master, '2 10ms', workers => 1);
+    my @answers = finish(map { $nginx->send_request(path => "/two/$_", key => "two-$_", @who) } 1 .. 50);
+
+    is scalar(grep { $_->status == 503 && $_->code eq 'store_unavailable' } @answers), 50, 'all requests are refused';
+    is scalar(grep { app()->count("/two/$_") } 1 .. 50), 0, 'none runs';
+    ok await(sub { !grep { state_at($master, name_of($_)) ne '' } @answers }), 'no key stays claimed';
+    $nginx->stop;
+};
+
+# The connection ends while a claim waits for the replicas: the next one takes it back.
+subtest 'A connection that ends' => sub {
+    my $nginx = start_nginx($master, '1 20s', workers => 1);
+    is ask($nginx, '/ends/first', 'ends-first')->status, 201, 'a request runs';
+
+    $replica->stall;
+    my $waits = $nginx->send_request(path => '/ends/second', key => 'ends-second', @who);
+    my $claim;
+    ok await(sub { ($claim) = grep { state_at($master, $_) eq 'R' } @{$master->command('KEYS', '*')}; $claim }), 'a claim waits';
+    $master->command('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
+    is_problem $waits->response, 503, 'store_unavailable', 'its request is refused';
+    ok await(sub { state_at($master, $claim) eq '' }), 'and its key is free';
+    is app()->count('/ends/second'), 0, 'it did not run';
+
+    $replica->resume;
+    is_first ask($nginx, '/ends/second', 'ends-second'), 201, 1, 'then it runs';
+    $nginx->stop;
+};
+
+done_testing;
