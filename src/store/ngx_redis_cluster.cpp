@@ -83,7 +83,8 @@ bool RedisCluster::start(Call &call)
     call.redirects = 0;
 
     if (state_ == State::searching) {
-        return waiting_.wait(call, options_.connect_timeout + options_.timeout);
+        return waiting_.wait(call, options_.connect_timeout + options_.timeout
+                                       + options_.replica_wait);
     }
 
     RedisNode *node = members_.owner(slotter_.slot(call.id));

@@ -118,7 +118,8 @@ void RedisSentinel::close()
 bool RedisSentinel::start(Call &call)
 {
     if (state_ == State::searching) {
-        return waiting_.wait(call, options_.connect_timeout + options_.timeout);
+        return waiting_.wait(call, options_.connect_timeout + options_.timeout
+                                       + options_.replica_wait);
     }
 
     // a node that was never opened ends it at once

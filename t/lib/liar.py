@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""A sentinel that names who it is told to, whatever is true.
+
+    liar.py --port PORT --names PORT
+                        listens on 127.0.0.1:PORT, names 127.0.0.1:PORT as any master, to who asks
+                        and, right away, to who subscribes; prints 'ready' once it listens
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+
+
+def bulk(*words):
+    return b''.join(b'$%d\r\n%b\r\n' % (len(word), word) for word in words)
+
+
+async def serve(reader, writer, named):
+    while line := await reader.readline():
+        words = []
+        for _ in range(int(line[1:])):
+            length = int((await reader.readline())[1:])
+            words.append((await reader.readexactly(length + 2))[:-2])
+
+        if words[0] == b'SENTINEL':
+            writer.write(b'*2\r\n' + bulk(b'127.0.0.1', named))
+        elif words[0] == b'SUBSCRIBE':
+            writer.write(b'*3\r\n' + bulk(b'subscribe', words[1]) + b':1\r\n')
+            told = b'shop 127.0.0.1 1 127.0.0.1 ' + named
+            writer.write(b'*3\r\n' + bulk(b'message', words[1], told))
+        else:
+            writer.write(b'+OK\r\n')
+        await writer.drain()
+    writer.close()
+
+
+async def main():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument('--port', type=int, required=True)
+    arguments.add_argument('--names', required=True)
+    options = arguments.parse_args()
+
+    # a test run that is stopped takes this process with it without a traceback
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, os._exit, 0)
+
+    await asyncio.start_server(
+        lambda reader, writer: serve(reader, writer, options.names.encode()),
+        '127.0.0.1', options.port)
+    print('ready', flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == '__main__':
+    asyncio.run(main())

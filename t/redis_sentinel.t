@@ -1,0 +1,309 @@
+# A master that sentinels watch: it is found, it dies, another takes over, sentinels lie or are dead. A key's request runs once, what was
+# kept is replayed, and requests end in time.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use IdempotencyTest::Assertions;
+use IdempotencyTest::Client qw(finish);
+use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Nginx;
+use IdempotencyTest::Process qw(await free_port temporary_directory);
+use IdempotencyTest::Redis;
+use IdempotencyTest::RedisSentinel;
+use IdempotencyTest::Relay;
+use Time::HiRes qw(sleep time);
+
+plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
+
+# `timeout` and `connect_timeout` below, in seconds; what a request takes on top of them is this machine's.
+my $timeout = 0.5;
+my $slack = 2;
+
+my $prefixes = 0;
+my $allowed = qr/\[crit\].*connect\(\)/;
+
+my $server = <<'END';
+        idempotency main;
+        location / { proxy_pass http://app; }
+        location /short/ { idempotency_lease 1s; proxy_pass http://app; }
+END
+
+sub start_nginx {
+    my (%options) = @_;
+    my $prefix = 's' . ++$prefixes . ':';
+    my $urls = delete $options{urls};
+    my $store = delete $options{store} // '';
+    return IdempotencyTest::Nginx->start(
+        stores => "idempotency_store main { redis $urls; topology sentinel shop; prefix $prefix; timeout 500ms; connect_timeout 500ms; $store }",
+        server => $server, workers => 1, prefix => $prefix, %options);
+}
+
+my @who = (headers => ['X-API-Key: alice']);
+
+sub ask {
+    my ($nginx, $path, $key) = @_;
+    return $nginx->request(path => $path, key => $key, @who);
+}
+
+sub prepare {
+    my ($nginx, $name, $n) = @_;
+    my @known = map { {path => "/$name/$_", key => "$name-$_"} } 1 .. $n // 12;
+    my @answers = finish(map { $nginx->send_request(path => $_->{path}, key => $_->{key}, @who) } @known);
+    $known[$_]{first} = $answers[$_] for 0 .. $#known;
+    is scalar(grep { $_->status == 201 && !$_->is_replay } @answers), scalar @known, "$name: requests run";
+    return @known;
+}
+
+sub are_replayed {
+    my ($nginx, $name, @known) = @_;
+    my @answers = finish(map { $nginx->send_request(path => $_->{path}, key => $_->{key}, @who) } @known);
+    my @wrong = grep { !$answers[$_]->is_replay || $answers[$_]->lasting ne $known[$_]{first}->lasting } 0 .. $#known;
+    is join(', ', map { "$known[$_]{path}: " . $answers[$_]->status_line } @wrong), '', "$name: each key has its own answer";
+    my @again = grep { app()->count($_->{path}) != 1 } @known;
+    is join(', ', map { $_->{path} } @again), '', "$name: each request has run once";
+}
+
+# Asks for what was kept until it is replayed; how long it was refused, and the slowest answer.
+sub await_replays {
+    my ($nginx, @known) = @_;
+    my ($start, $last, $longest, $in_a_row) = (time, time, 0, 0);
+    my $ok = await(sub {
+        my @answers = finish(map { $nginx->send_request(path => $_->{path}, key => $_->{key}, @who) } @known[0 .. 3]);
+        for my $answer (@answers) {
+            $longest = $answer->elapsed if ($answer->elapsed // 99) > $longest;
+            $last = time if !$answer->is_replay;
+        }
+        $in_a_row = (grep { !$_->is_replay } @answers) ? 0 : $in_a_row + 1;
+        sleep 0.02;
+        $in_a_row == 5;
+    }, 40);
+    ok $ok, 'what was kept is replayed again';
+    return ($last - $start, $longest);
+}
+
+# The URL of a sentinel that names what listens on a port; it runs as long as the test.
+my @liars;
+
+sub liar {
+    my ($named) = @_;
+    my $output = temporary_directory();
+
+    # a port that somebody else took in the meantime is not worth a failed test
+    for my $attempt (1 .. 5) {
+        my $port = free_port();
+        my $process = IdempotencyTest::Process->start(name => 'liar', output => "$output/$attempt",
+            command => [-x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3', "$FindBin::Bin/lib/liar.py", '--port', $port, '--names', $named]);
+        await(sub { !$process->is_running || IdempotencyTest::App::slurp("$output/$attempt") =~ /^ready$/m });
+        push @liars, $output, $process;
+        return "redis://127.0.0.1:$port" if $process->is_running;
+    }
+
+    die "no liar starts\n";
+}
+
+sub url { my ($redis) = @_; return 'redis://' . $redis->address }
+
+my $watched = IdempotencyTest::RedisSentinel->new;
+my $replicas = 2;
+
+# Sentinels close all connections of whom they give another role.
+sub command {
+    my ($redis, @words) = @_;
+    return eval { $redis->command(@words) } // $redis->command(@words);
+}
+
+sub await_replication { command($watched->master, 'WAIT', $replicas, 5000) }
+
+# Whether a sentinel has seen all replicas as such: it asks them every ten seconds, and makes a replica of who says that it is a master, even
+# where another sentinel has just made it one.
+sub is_seen_through {
+    my ($sentinel) = @_;
+    my @views = map { {@$_} } @{(eval { $sentinel->command("SENTINEL", "REPLICAS", "shop") }) || []};
+    return @views == $replicas && !grep { $_->{flags} ne 'slave' || $_->{'role-reported'} ne 'slave' || $_->{'master-link-status'} ne 'ok' } @views;
+}
+
+sub await_calm {
+    ok await(sub { !grep { !$watched->is_settled($_) || !is_seen_through($_) } $watched->sentinels }, 40), 'the sentinels are settled';
+}
+
+# The one that was killed comes back as a master, which a sentinel makes a replica.
+sub revive {
+    my ($redis) = @_;
+    $redis->start;
+    ok await(sub { command($redis, 'INFO', 'replication') =~ /role:slave.*master_link_status:up/s }, 40), 'the old master is back as a replica';
+    await_calm();
+}
+
+subtest 'The master is found' => sub {
+    my $dead = 'redis://127.0.0.1:' . free_port();
+    my ($one) = $watched->sentinels;
+    for my $urls ($watched->urls, url($one), "$dead $dead " . url($one), 'redis://localhost:' . $one->port) {
+        my $nginx = start_nginx(urls => $urls);
+        are_replayed($nginx, 'found', prepare($nginx, 'found' . $prefixes));
+        is scalar(@{command($watched->master, 'KEYS', "$nginx->{prefix}*")}), 12, 'the master has the keys';
+        $nginx->stop(allowed => $allowed);
+    }
+};
+
+subtest 'The master is killed' => sub {
+    my $nginx = start_nginx(urls => $watched->urls, workers => 2);
+    my @known = prepare($nginx, 'killed', 40);
+    my $running = $nginx->send_request(path => '/killed/running?gate=killed', key => 'killed-running', @who);
+    app()->await_arrival('/killed/running');
+    await_replication();
+
+    my $old = $watched->master;
+    $old->kill;
+    my ($took, $longest) = await_replays($nginx, @known);
+    diag sprintf 'a killed master (down-after-milliseconds %d): keys failed for %.2f s, the slowest request took %.3f s', $watched->{down_after}, $took, $longest;
+    cmp_ok $longest, '<', 2 * $timeout + $slack, 'no request waits for longer than `timeout`';
+    are_replayed($nginx, 'at the new master', @known);
+    app()->open_gate('killed');
+    my $answer = $running->response;
+    is_first $answer, 201, 1, 'what ran meanwhile is answered';
+    my $retry;
+    await(sub { $retry = ask($nginx, '/killed/running?gate=killed', 'killed-running'); $retry->is_replay });
+    is_replay_of $retry, $answer, 'and kept';
+    is app()->count('/killed/running'), 1, 'and ran once';
+
+    my $new = $watched->await_new_master($old);
+    ok $nginx->await_error_log(qr/\[notice\].*redis "127.0.0.1:@{[$new->port]}" is the master "shop"/), 'the log names the new master';
+    revive($old);
+    are_replayed($nginx, 'with the old master as a replica', @known);
+    is_first ask($nginx, '/killed/after', 'killed-after'), 201, 1, 'a new request runs';
+    $nginx->stop(allowed => $allowed);
+};
+
+# The old master goes on as a replica: what tells is the sentinel, or READONLY.
+subtest 'Another one becomes the master' => sub {
+    my $nginx = start_nginx(urls => $watched->urls);
+    my @known = prepare($nginx, 'orderly');
+    await_replication();
+    my $old = $watched->master;
+    $watched->failover;
+    my ($took, $longest) = await_replays($nginx, @known);
+    diag sprintf 'an orderly failover: once the sentinels agreed keys failed for %.2f s, the slowest request took %.3f s', $took, $longest;
+    is_first ask($nginx, '/orderly/new', 'orderly-new'), 201, 1, 'a new request runs';
+    are_replayed($nginx, 'at the new master', @known);
+    await_calm();
+    $nginx->stop(allowed => $allowed);
+};
+
+# Nobody tells by the channel: the one sentinel that is configured is stalled while the others act.
+subtest 'READONLY tells' => sub {
+    my ($one) = $watched->sentinels;
+    my $relay = IdempotencyTest::Relay->new(to => $one->address);
+    my $nginx = start_nginx(urls => 'redis://127.0.0.1:' . $relay->port);
+    my @known = prepare($nginx, 'readonly');
+    await_replication();
+    $relay->do('hold');
+    my $new = $watched->failover;
+    # what it still takes, before it is told that it is a replica, is lost
+    my ($answer, $n) = (undef, 0);
+    await(sub { $n++; $answer = ask($nginx, "/readonly/new/$n", "readonly-new-$n"); $answer->status == 503 });
+    is_problem $answer, 503, 'store_unavailable', 'then a request is refused by the old master';
+    ok $nginx->await_error_log(qr/READONLY|is unavailable/), 'the log tells why';
+    $relay->do('pass');
+    await_replays($nginx, @known);
+    is_first ask($nginx, "/readonly/new/$n", "readonly-new-$n"), 201, 1, 'the refused request runs';
+    are_replayed($nginx, 'at the new master', @known);
+    await_calm();
+    $nginx->stop(allowed => $allowed);
+};
+
+# The master goes while nobody looks, and nginx hears of it by the channel alone: it asks for nothing meanwhile.
+subtest 'The channel tells' => sub {
+    my $nginx = start_nginx(urls => $watched->urls);
+    my @known = prepare($nginx, 'channel');
+    await_replication();
+    my $new = $watched->failover;
+    ok $nginx->await_error_log(qr/redis "127.0.0.1:@{[$new->port]}" is the master "shop"/), 'the new master is followed without a request';
+    unlike $nginx->error_log, qr/READONLY/, 'nor has one been refused';
+    are_replayed($nginx, 'at the new master', @known);
+    await_calm();
+    $nginx->stop(allowed => $allowed);
+};
+
+subtest 'Sentinels that lie' => sub {
+    my ($replica) = grep { $_ != $watched->master } $watched->redis;
+    my @false = (liar($replica->port), liar(free_port()));
+    my ($good) = $watched->sentinels;
+
+    # in every order
+    for my $round (1 .. 6) {
+        my @urls = $round % 2 ? @false : reverse @false;
+        splice @urls, $round % 3, 0, url($good);
+        my $nginx = start_nginx(urls => "@urls");
+        are_replayed($nginx, "lies $round", prepare($nginx, "lies$round", 4));
+        $nginx->stop(allowed => $allowed);
+    }
+
+    my $nginx = start_nginx(urls => $false[0]);
+    ok $nginx->await_error_log(qr/\[error\].*no sentinel of store "main" names a master "shop" that is one.*it is no master/), 'a replica is not taken for a master';
+    is_problem ask($nginx, '/lies/alone', 'lies-alone'), 503, 'store_unavailable', 'requests are refused';
+    cmp_ok ask($nginx, '/lies/alone', 'lies-alone')->elapsed, '<', $slack, 'at once';
+    is command($replica, 'INFO', 'errorstats') =~ /errorstat_READONLY:count=(\d+)/ ? $1 : 0, 0, 'it was asked for nothing';
+    $nginx->stop(allowed => $allowed);
+};
+
+subtest 'No sentinel is there' => sub {
+    my $nginx = start_nginx(urls => join ' ', map { 'redis://127.0.0.1:' . free_port() } 1 .. 2);
+    ok $nginx->await_error_log(qr/\[error\].*no sentinel of store "main"/), 'the error log says so';
+    for (1 .. 3) {
+        my $answer = ask($nginx, '/nobody', 'nobody');
+        is_problem $answer, 503, 'store_unavailable', 'requests are refused';
+        cmp_ok $answer->elapsed, '<', $slack, 'at once';
+    }
+    $nginx->stop(allowed => $allowed);
+};
+
+subtest 'A name that no sentinel knows' => sub {
+    my $nginx = IdempotencyTest::Nginx->start(server => $server, workers => 1,
+        stores => 'idempotency_store main { redis ' . $watched->urls . '; topology sentinel other; }');
+    ok $nginx->await_error_log(qr/\[error\].*names a master "other".*it does not know the master/), 'the error log says so';
+    is_problem ask($nginx, '/unknown', 'unknown'), 503, 'store_unavailable', 'requests are refused';
+    $nginx->stop(allowed => $allowed);
+};
+
+# All of them are stopped, as by a network that is cut; the master stays.
+subtest 'Sentinels go and come' => sub {
+    my $nginx = start_nginx(urls => $watched->urls);
+    my @known = prepare($nginx, 'stalled');
+    $_->stall for $watched->sentinels;
+    are_replayed($nginx, 'without sentinels', @known);
+    is_first ask($nginx, '/stalled/new', 'stalled-new'), 201, 1, 'and new requests run';
+    $_->resume for $watched->sentinels;
+    await_calm();
+    are_replayed($nginx, 'afterwards', @known);
+    $nginx->stop(allowed => $allowed);
+};
+
+subtest 'Passwords of both kinds' => sub {
+    my $closed = IdempotencyTest::RedisSentinel->new(sentinel_user => 'watcher', sentinel_password => 'sesame',
+        server => {password => 'opensesame', arguments => ['--requirepass', 'opensesame']});
+    my $urls = join ' ', map { 'redis://watcher:sesame@' . $_->address } $closed->sentinels;
+    my $nginx = start_nginx(urls => $urls, store => 'password opensesame;');
+    my @known = prepare($nginx, 'closed');
+    are_replayed($nginx, 'closed', @known);
+    $closed->master->command('WAIT', 2, 5000);
+    $closed->kill_master;
+    await_replays($nginx, @known);
+    are_replayed($nginx, 'at the new master', @known);
+    unlike $nginx->error_log, qr/sesame/, 'no password is in the log';
+    $nginx->stop(allowed => $allowed);
+
+    $nginx = start_nginx(urls => $urls =~ s/:sesame/:wrong/gr, store => 'password opensesame;');
+    ok $nginx->await_error_log(qr/\[error\].*no sentinel.*WRONGPASS/), 'a wrong one is named in the log';
+    is_problem ask($nginx, '/closed/wrong', 'closed-wrong'), 503, 'store_unavailable', 'and requests are refused';
+    $nginx->stop(allowed => $allowed);
+
+    $nginx = start_nginx(urls => $urls, store => 'password wrong;');
+    ok $nginx->await_error_log(qr/\[error\].*no sentinel.*WRONGPASS/), 'likewise that of the master';
+    $nginx->stop(allowed => $allowed);
+};
+
+done_testing;
