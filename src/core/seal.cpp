@@ -20,7 +20,6 @@ constexpr unsigned char kPlainVersion = 1;
 constexpr unsigned char kVersion = 2;
 
 constexpr std::size_t kVersionOffset = 3;
-constexpr std::size_t kReservedOffset = 4;
 constexpr std::size_t kTagOffset = 16;
 constexpr std::size_t kNonceOffset = 24;
 constexpr std::size_t kProofSize = 16;
