@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""A name server, over UDP.
+
+    names.py --port PORT --zone FILE
+                        listens on 127.0.0.1:PORT; prints 'ready' once it does, and each name that it is asked for
+
+A line of the zone, which is read anew for each question, is `NAME ADDRESS ...`, of IPv4 and IPv6 as one likes, or
+`NAME SILENT`: no answer. Any other name does not exist. Answers are true for one second.
+"""
+
+import argparse
+import ipaddress
+import os
+import signal
+import socket
+import struct
+
+A, AAAA, NXDOMAIN = 1, 28, 3
+
+
+def read_zone(file):
+    with open(file, encoding='ascii') as lines:
+        return {words[0]: words[1:] for words in map(str.split, lines) if words}
+
+
+def read_name(question):
+    labels, at = [], 12
+    while length := question[at]:
+        labels.append(question[at + 1:at + 1 + length].decode())
+        at += 1 + length
+    return '.'.join(labels), at + 1
+
+
+def answer(question, zone):
+    name, end = read_name(question)
+    kind, = struct.unpack_from('!H', question, end)
+    print(name, flush=True)
+
+    values = zone.get(name)
+    if values == ['SILENT']:
+        return None
+
+    records = [ipaddress.ip_address(value).packed for value in values or ()]
+    records = [packed for packed in records if len(packed) == {A: 4, AAAA: 16}.get(kind)]
+    head = question[:2] + struct.pack('!HHHHH', 0x8180 | (NXDOMAIN if values is None else 0), 1, len(records), 0, 0)
+    body = question[12:end + 4]
+    for packed in records:
+        body += struct.pack('!HHHIH', 0xc00c, kind, 1, 1, len(packed)) + packed
+    return head + body
+
+
+def main():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument('--port', type=int, required=True)
+    arguments.add_argument('--zone', required=True)
+    options = arguments.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(('127.0.0.1', options.port))
+        print('ready', flush=True)
+        while True:
+            question, client = server.recvfrom(512)
+            bytes_ = answer(question, read_zone(options.zone))
+            if bytes_ is not None:
+                server.sendto(bytes_, client)
+
+
+if __name__ == '__main__':
+    main()
