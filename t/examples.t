@@ -7,6 +7,7 @@ use lib "$FindBin::Bin/lib";
 
 use Test::More;
 use IdempotencyTest::Assertions;
+use IdempotencyTest::Certificates;
 use IdempotencyTest::Client;
 use IdempotencyTest::Environment qw(app module redis store_mode);
 use IdempotencyTest::Nginx;
@@ -27,7 +28,7 @@ sub blocks_of {
 }
 
 # The blocks of all pages that begin so.
-my @pages = ('README.md', 'docs/directives.md', 'docs/answers.md');
+my @pages = ('README.md', 'docs/directives.md', 'docs/answers.md', 'docs/redis.md', 'docs/encryption.md');
 sub examples { my ($beginning) = @_; return grep { /\A$beginning/ } map { blocks_of($_) } @pages }
 
 my ($whole) = examples('load_module ');
@@ -36,7 +37,7 @@ my @locations = examples('location ');
 my @formats = examples('log_format ');
 my ($request) = examples('POST ');
 
-is scalar(@stores), 2, 'the examples of stores are found';
+is scalar(@stores), 10, 'the examples of stores are found';
 is scalar(@locations), 3, 'the examples of locations are found';
 is scalar(@formats), 1, 'the example of a log format is found';
 
@@ -46,10 +47,21 @@ sub at_home {
     my ($app, $redis, $module) = (app()->port, redis()->port, module());
     $configuration =~ s/127\.0\.0\.1:8080/127.0.0.1:$app/g;
     $configuration =~ s/127\.0\.0\.1:6379/127.0.0.1:$redis/g;
+    # no name server knows them
+    $configuration =~ s/[a-z0-9-]+\.internal\b/localhost/g;
+    $configuration =~ s{/etc/nginx/}{$directory/}g;
     $configuration =~ s{modules/ngx_http_idempotency_module\.so}{$module};
     $configuration =~ s{listen 80;}{listen unix:$directory/http.sock;};
     return $configuration;
 }
+
+# The files that they name.
+my $certificates = IdempotencyTest::Certificates->new;
+my $shown = $certificates->client;
+$nginx->write_file($_->[0], IdempotencyTest::App::slurp($_->[1])) for ['redis-ca.pem', $certificates->authority],
+    ['client.pem', $shown->{certificate}], ['client.key', $shown->{key}];
+$nginx->write_file('redis.password', "word\n");
+$nginx->write_file($_, unpack 'H*', pack 'N8', map { int rand 2**32 } 1 .. 8) for 'idempotency.key';
 
 my ($status, $output) = $nginx->set(
     stores => at_home(join "\n", 'idempotency_store local { memory 1m; }', @stores, @formats),

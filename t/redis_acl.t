@@ -148,6 +148,14 @@ sub is_smallest {
     };
 }
 
+subtest 'Replicas' => sub {
+    my $master = IdempotencyTest::Redis->new;
+    my $replica = IdempotencyTest::Redis->new(replica_of => $master);
+    $master->await_replicas(1);
+    is_smallest('replicas', servers => [$master], at => sub { $master }, urls => 'redis://' . $master->address,
+        store => 'wait_replicas 1 20s;', more => $more{'`wait_replicas`'} // die);
+};
+
 subtest 'A cluster' => sub {
     my $cluster = IdempotencyTest::RedisCluster->new;
 
