@@ -24,7 +24,11 @@ import time
 BENCH = pathlib.Path(__file__).resolve().parent
 ROOT = BENCH.parent
 REFERENCES = ("limit", "plain")
-ORDER = REFERENCES + ("proxy_cache", "srcache", "lua", "ours-memory", "ours-near", "ours-redis")
+ORDER = REFERENCES + ("proxy_cache", "srcache", "lua", "ours-memory", "ours-near", "ours-redis", "ours-redis-tls", "ours-redis-cluster")
+# what is compared with what besides, where both are measured
+BESIDE = {"ours-redis-tls": "ours-redis", "ours-redis-cluster": "ours-redis"}
+CLUSTER = 3         # masters
+SLOTS = 16384
 MODES = {"replay": "replay: one key, its answer is kept already",
          "first": "first request: a new key each time"}
 LISTING = ('{"id":"%s","assetId":"model-123","title":"Model 123, as new","status":"active","price":{"amount":"49.00",'
@@ -88,6 +92,67 @@ class Server:
 
     def cpu(self):
         return cpu_of(self.process.pid)
+
+
+def redis_command(binary, port, *more):
+    return [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *map(str, more)]
+
+
+class TlsRedis(Server):
+    """A Redis that listens with TLS, at `tls_port`, and without, with a certificate of its own."""
+
+    def __init__(self, binary, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        self.tls_port, self.certificate = free_port(), directory / "redis.pem"
+        key = directory / "redis.key"
+        made = subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                               "-keyout", key, "-out", self.certificate, "-days", "30", "-subj", "/CN=bench",
+                               "-addext", "subjectAltName = IP:127.0.0.1"], capture_output=True, text=True)
+        if made.returncode != 0:
+            raise Unusable(f"openssl makes no certificate: {made.stderr}")
+        port = free_port()
+        super().__init__("redis-tls", port, redis_command(binary, port, "--tls-port", self.tls_port, "--tls-cert-file", self.certificate,
+                                                          "--tls-key-file", key, "--tls-ca-cert-file", self.certificate,
+                                                          "--tls-auth-clients", "no"), directory)
+
+
+class RedisCluster:
+    """Masters without replicas; each request's key is on one of them."""
+
+    def __init__(self, binary, directory):
+        self.nodes = []
+        try:
+            for number in range(CLUSTER):
+                port, bus = free_port(), free_port()
+                self.nodes.append(Server(f"redis-cluster-{number}", port, redis_command(
+                    binary, port, "--cluster-enabled", "yes", "--cluster-port", bus), directory / str(number)))
+                first, last = SLOTS * number // CLUSTER, SLOTS * (number + 1) // CLUSTER - 1
+                self.nodes[-1].say(f"CLUSTER ADDSLOTSRANGE {first} {last}\r\n")
+                if number:
+                    self.nodes[-1].say(f"CLUSTER MEET 127.0.0.1 {self.nodes[0].port} {self.first_bus}\r\n")
+                else:
+                    self.first_bus = bus
+            for _ in range(1000):
+                if all("cluster_state:ok" in node.say("CLUSTER INFO\r\n") and f"cluster_known_nodes:{CLUSTER}" in
+                       node.say("CLUSTER INFO\r\n") for node in self.nodes):
+                    break
+                time.sleep(0.02)
+            else:
+                raise Unusable("the nodes of the cluster do not find together")
+        except BaseException:
+            self.stop()
+            raise
+        self.port = self.nodes[0].port
+
+    def say(self, text):
+        return [node.say(text) for node in self.nodes]
+
+    def stop(self):
+        for node in self.nodes:
+            node.stop()
+
+    def cpu(self):
+        return sum(node.cpu() for node in self.nodes)
 
 
 def cpu_of(pid):
@@ -155,13 +220,13 @@ class Contestant:
 
     def missing(self, bench):
         absent = [str(bench.module_file(m)) for m in self.modules if not bench.module_file(m).exists()]
-        absent += [s for s in self.services if shutil.which(bench.service_binary(s)) is None]
+        absent += [binary for s in self.services for binary in bench.service_binaries(s) if shutil.which(binary) is None]
         return absent
 
 
-def post(port, key):
+def post(port, key, path="/v1/marketplace/listings"):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("POST", "/v1/marketplace/listings", '{"assetId":"model-123","note":""}',
+    connection.request("POST", path, '{"assetId":"model-123","note":""}',
                        {"Content-Type": "application/json", "X-API-Key": "bench", "Idempotency-Key": key})
     answer = connection.getresponse()
     body = answer.read()
@@ -202,8 +267,8 @@ class Bench:
             return pathlib.Path(self.options.module).resolve()
         return self.modules / f"{name}.so"
 
-    def service_binary(self, service):
-        return {"redis": self.options.redis, "memcached": "memcached"}[service]
+    def service_binaries(self, service):
+        return {"memcached": ["memcached"], "redis-tls": [self.options.redis, "openssl"]}.get(service, [self.options.redis])
 
     def contestants(self):
         known = {path.stem: Contestant(path) for path in (BENCH / "contestants").glob("*.conf")}
@@ -243,8 +308,13 @@ class Bench:
         needed = {service for contestant in contestants for service in contestant.services}
         if "redis" in needed:
             port = self.values["redis"]
-            self.servers["redis"] = Server("redis", port, [self.options.redis, "--port", str(port), "--bind", "127.0.0.1",
-                                                           "--save", "", "--appendonly", "no"], self.work / "redis")
+            self.servers["redis"] = Server("redis", port, redis_command(self.options.redis, port), self.work / "redis")
+        if "redis-tls" in needed:
+            server = self.servers["redis-tls"] = TlsRedis(self.options.redis, self.work / "redis-tls")
+            self.values.update(redis_tls=server.tls_port, certificate=server.certificate)
+        if "redis-cluster" in needed:
+            server = self.servers["redis-cluster"] = RedisCluster(self.options.redis, self.work / "redis-cluster")
+            self.values.update(redis_cluster=server.port)
         if "memcached" in needed:
             port = self.values["memcached"]
             as_root = ["-u", "root"] if os.geteuid() == 0 else []
@@ -312,8 +382,9 @@ class Bench:
                 "app": self.servers["app"].cpu(), "helpers": front.cpu_of_helpers()}
 
     def measure(self, contestant, mode):
-        if "redis" in self.servers:
-            self.servers["redis"].say("FLUSHALL\r\n")
+        for name, server in self.servers.items():
+            if name.startswith("redis"):
+                server.say("FLUSHALL\r\n")
         if "memcached" in self.servers:
             self.servers["memcached"].say("flush_all\r\n")
 
@@ -361,7 +432,7 @@ class Bench:
 
 def table(mode, contestants, rows):
     print(f"\n{MODES[mode]}")
-    print(f"{'':<13}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'CPU us':>9}{'/limit':>8}{'/plain':>8}"
+    print(f"{'':<20}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'CPU us':>9}{'/limit':>8}{'/plain':>8}"
           f"{'store us':>10}{'busy':>7}{'others':>8}{'app/req':>9}{'errors':>8}")
     summary = {}
     for contestant in contestants:
@@ -378,11 +449,21 @@ def table(mode, contestants, rows):
             else:
                 ratios += f"{'-':>8}"
         store = f"{middle['store']:>10.2f}" if contestant.services else f"{'-':>10}"
-        print(f"{contestant.name:<13}{middle['rps']:>9.0f}{middle['p50']:>9.2f}{middle['p99']:>9.2f}"
+        print(f"{contestant.name:<20}{middle['rps']:>9.0f}{middle['p50']:>9.2f}{middle['p99']:>9.2f}"
               f"{middle['cpu']:>9.2f}{ratios}{store}{middle['busy']:>7.0%}{middle['others']:>8.0%}"
               f"{middle['asked']:>9.2f}{middle['errors']:>8}")
         summary[contestant.name] = middle
+    beside(rows, summary)
     return summary
+
+
+def beside(rows, summary):
+    """Ratios of each round, since a round's runs are neighbours in time."""
+    for name, other in BESIDE.items():
+        if name in rows and other in rows:
+            ratio = {key: statistics.median(a[key] / b[key] for a, b in zip(rows[name], rows[other])) for key in ("cpu", "rps", "store")}
+            summary[name].update({f"{key}/{other}": value for key, value in ratio.items()})
+            print(f"{name} / {other}: CPU {ratio['cpu']:.2f}, req/s {ratio['rps']:.2f}, store {ratio['store']:.2f}")
 
 
 def main():
