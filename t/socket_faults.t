@@ -8,6 +8,7 @@ use lib "$FindBin::Bin/lib";
 
 use Test::More;
 use Time::HiRes qw(sleep time);
+use IdempotencyTest::Certificates;
 use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Faults;
 use IdempotencyTest::Nginx;
@@ -17,6 +18,8 @@ use IdempotencyTest::Redis;
 my $faults = IdempotencyTest::Faults->new('failing_sockets');
 my $redis = store_mode() eq 'redis' ? IdempotencyTest::Redis->new : undef;
 my $other_redis = $redis ? IdempotencyTest::Redis->new : undef;
+my $certificates = $redis ? IdempotencyTest::Certificates->new : undef;
+my $tls_redis = $redis ? IdempotencyTest::Redis->new(tls => $certificates->server) : undef;
 
 # What a worker that has lost its Redis, or whose Redis does not answer, takes at most, and the machine.
 my $longest = 5;
@@ -43,7 +46,11 @@ case 'a chunked body', request => {chunks => ['some', 'b' x 40_000, 'body'], bod
 
 # Its result is kept on a connection that is made while the request runs. Its first calls are those of a first request.
 case 'a request whose connection to Redis breaks', gated => 1, skip => 3, redis => $other_redis,
-    during => sub { lose_redis(); sleep 0.05; go_on(@_) } if $redis;
+    during => sub { lose_redis($other_redis); sleep 0.05; go_on(@_) } if $redis;
+
+case 'a large answer that goes over TLS to Redis', query => 'kind=binary&size=200000&pieces=3', redis => $tls_redis if $redis;
+case 'a request whose TLS to Redis breaks', gated => 1, skip => 3, redis => $tls_redis,
+    during => sub { lose_redis($tls_redis); sleep 0.05; go_on(@_) } if $redis;
 
 sub send_one { my ($one) = @_; return $one->{nginx}->send_request(%{$one->{request}}) }
 
@@ -54,13 +61,15 @@ sub hold {
 }
 
 sub go_on { app()->open_gate($_[0]{name}) }
-sub lose_redis { $other_redis->command('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes') }
+sub lose_redis { $_[0]->command('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes') }
 
 # An nginx for each case.
 sub start_nginx {
     my ($case) = @_;
     my $server = $case->{redis} || $redis;
-    my $store = $server ? 'redis redis://127.0.0.1:' . $server->port . '; timeout 1s; connect_timeout 1s;' : 'memory 32m;';
+    my $url = !$server ? '' : $server->{tls} ? 'rediss://127.0.0.1:' . $server->tls_port : 'redis://127.0.0.1:' . $server->port;
+    my $trusted = $server && $server->{tls} ? 'ssl_trusted_certificate ' . $certificates->authority . ';' : '';
+    my $store = $server ? "redis $url; timeout 1s; connect_timeout 1s; $trusted" : 'memory 32m;';
     my $nginx = IdempotencyTest::Nginx->new(workers => 1, stores => "idempotency_store main { $store }", server => <<"END");
         idempotency main;
         idempotency_lease ${lease}s;

@@ -11,6 +11,7 @@
 #include <sys/epoll.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -81,4 +82,23 @@ ssize_t writev(int fd, const struct iovec *pieces, int count)
 ssize_t sendfile64(int to, int from, off64_t *offset, size_t size)
 {
     return CALL(EPIPE, SYS_sendfile, to, from, offset, size);
+}
+
+/* OpenSSL's way; others read and write files so. */
+
+static int is_socket(int fd)
+{
+    struct stat status;
+
+    return fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode);
+}
+
+ssize_t read(int fd, void *bytes, size_t size)
+{
+    return is_socket(fd) ? CALL(ECONNRESET, SYS_read, fd, bytes, size) : syscall(SYS_read, fd, bytes, size);
+}
+
+ssize_t write(int fd, const void *bytes, size_t size)
+{
+    return is_socket(fd) ? CALL(EPIPE, SYS_write, fd, bytes, size) : syscall(SYS_write, fd, bytes, size);
 }
