@@ -302,6 +302,33 @@ for my $way (['away', sub { $relay->do('refuse') }, sub { $relay->do('accept') }
     };
 }
 
+subtest 'A client that leaves before Redis has taken the answer' => sub {
+    my $nginx = start_nginx(store => 'timeout 1s; connect_timeout 1s;');
+    my %expected = (fails => 'STORE_ERROR', works => 'NEW');
+
+    for my $redis (sort keys %expected) {
+        for my $when ('before', 'meanwhile') {
+            my $path = "/left/$redis-$when";
+            my $client = $nginx->send_request(path => "$path?gate=$redis$when", key => "left-$redis-$when", @who);
+            app()->await_arrival($path);
+            $client->close if $when eq 'before';
+            $redis eq 'fails' ? $relay->do('hold') : $relay->do('delay', 0.4);
+            app()->open_gate("$redis$when");
+            app()->await_answer($path);
+            sleep 0.1;
+            $client->close if $when eq 'meanwhile';
+
+            like $nginx->await_access_log(qr{\Q$path\E\?}), qr/\[$expected{$redis}\]/, "the log knows that Redis $redis ($when)";
+            $relay->do('pass');
+            my $retry;
+            await(sub { $retry = ask($nginx, "$path?gate=$redis$when", "left-$redis-$when"); $retry->status == 201 });
+            ok $retry->is_replay, "and a retry is a replay ($redis, $when)";
+        }
+    }
+
+    $nginx->stop;
+};
+
 sub memory_of {
     my ($pid) = @_;
     my ($size) = IdempotencyTest::App::slurp("/proc/$pid/status") =~ /^VmRSS:\s+(\d+) kB/m;

@@ -155,8 +155,10 @@ ngx_int_t settle(Context &context)
     }
 
     // ngx_http_finalize_request leaves a request alone that has something
-    // buffered, and comes back through ngx_http_writer
+    // buffered, and comes back through ngx_http_writer; where the client is gone
+    // it ends once nothing blocks it: its log tells how the store took it
     context.request->buffered |= kBuffered;
+    context.request->blocked++;
     return NGX_AGAIN;
 }
 

@@ -165,6 +165,7 @@ void on_settled(Context &context)
 
     ngx_http_set_log_request(c->log, r);
     r->buffered &= static_cast<unsigned>(~kBuffered) & 0xf;
+    r->blocked--;
     go_on(r, deliver(context));
     ngx_http_run_posted_requests(c);
 }
