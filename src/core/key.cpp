@@ -1,5 +1,7 @@
 #include "core/key.h"
 
+#include "core/token.h"
+
 namespace idempotency {
 
 namespace {
@@ -10,13 +12,6 @@ bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_lower(char c) { return c >= 'a' && c <= 'z'; }
 bool is_alpha(char c) { return is_lower(c) || (c >= 'A' && c <= 'Z'); }
 bool is_lower_hex(char c) { return is_digit(c) || (c >= 'a' && c <= 'f'); }
-
-// RFC 9110, section 5.6.2
-bool is_token_char(char c)
-{
-    return is_alpha(c) || is_digit(c)
-           || (c != '\0' && std::string_view("!#$%&'*+-.^_`|~").find(c) != std::string_view::npos);
-}
 
 // A cursor over a Structured Field; each `skip_` takes one production of
 // RFC 9651, section 4.2, and says whether it was there.

@@ -5,6 +5,7 @@
 
 #include <libdeflate.h>
 
+#include "core/token.h"
 #include "core/wire.h"
 
 namespace idempotency {
@@ -75,37 +76,6 @@ bool is_state(unsigned char c)
     }
 
     return false;
-}
-
-struct TokenChars {
-    bool has[256] = {};
-
-    constexpr TokenChars()
-    {
-        for (unsigned c = 0x21; c < 0x7f; c++) {
-            has[c] = std::string_view("\"(),/:;<=>?@[\\]{}").find(static_cast<char>(c))
-                     == std::string_view::npos;
-        }
-    }
-};
-
-// RFC 9110, section 5.6.2
-constexpr TokenChars kTokenChars;
-
-// RFC 9110, section 5.1: a field's name is a token
-bool is_field_name(std::string_view name)
-{
-    if (name.empty()) {
-        return false;
-    }
-
-    for (char c : name) {
-        if (!kTokenChars.has[static_cast<unsigned char>(c)]) {
-            return false;
-        }
-    }
-
-    return true;
 }
 
 bool stays_on_its_line(std::string_view value)
@@ -256,7 +226,7 @@ bool read_fields(std::string_view fields, Record &record)
 
     for (std::size_t i = 0; i < record.header_count; i++) {
         if (!cursor.next(header) || (header.flags & ~(kHeaderFromSlot | kTrailer)) != 0
-            || !is_field_name(header.name)
+            || !is_token(header.name)
             || !stays_on_its_line(header.value))
         {
             return false;

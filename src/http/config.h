@@ -109,13 +109,6 @@ char *store_block(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 // The module's directives, ended by ngx_null_command.
 extern ngx_command_t directives[];
 
-// Says what is wrong with a directive's value, and what would be right.
-char *refuse_value(ngx_conf_t *cf, const ngx_str_t *directive, const ngx_str_t *value,
-                   const char *expected);
-
-// A time above 0 in milliseconds, a size; NGX_ERROR where the text is none.
-ngx_int_t parse_time(ngx_str_t *text);
-
 inline LocationConfig *location_config(ngx_http_request_t *r)
 {
     return static_cast<LocationConfig *>(

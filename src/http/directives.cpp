@@ -1,5 +1,7 @@
 // The directives of a location: each reads its own values.
 
+#include "core/token.h"
+#include "http/arguments.h"
 #include "http/steps.h"
 
 namespace idempotency {
@@ -7,15 +9,7 @@ namespace idempotency {
 namespace {
 
 char *ok() { return NGX_CONF_OK; }
-char *failed() { return static_cast<char *>(NGX_CONF_ERROR); }
 char *duplicate() { return const_cast<char *>("is duplicate"); }
-
-ngx_str_t *arguments(ngx_conf_t *cf) { return static_cast<ngx_str_t *>(cf->args->elts); }
-
-char *refuse(ngx_conf_t *cf, ngx_uint_t argument, const char *expected)
-{
-    return refuse_value(cf, &arguments(cf)[0], &arguments(cf)[argument], expected);
-}
 
 bool equals(const ngx_str_t &text, const char *word) { return view(text) == word; }
 
@@ -413,20 +407,6 @@ char *set_retriable(ngx_conf_t *cf, ngx_command_t *, void *data)
     return ok();
 }
 
-// RFC 9110, section 5.6.2
-bool is_token(const ngx_str_t &text)
-{
-    for (size_t i = 0; i < text.len; i++) {
-        u_char c = text.data[i];
-
-        if (c <= 0x20 || c >= 0x7f || ngx_strchr("\"(),/:;<=>?@[\\]{}", c) != nullptr) {
-            return false;
-        }
-    }
-
-    return text.len > 0;
-}
-
 char *set_max_body(ngx_conf_t *cf, ngx_command_t *, void *data)
 {
     auto *conf = static_cast<LocationConfig *>(data);
@@ -460,7 +440,7 @@ char *set_hidden_headers(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     for (ngx_uint_t i = 1; i < cf->args->nelts; i++) {
-        if (!is_token(value[i])) {
+        if (!is_token(view(value[i]))) {
             return refuse(cf, i, "the name of a header is needed, such as Set-Cookie");
         }
 
@@ -485,7 +465,7 @@ char *set_replayed_header(ngx_conf_t *cf, ngx_command_t *, void *data)
         return duplicate();
     }
 
-    if (!is_token(value[1])) {
+    if (!is_token(view(value[1]))) {
         return refuse(cf, 1, "the name of a header, or \"off\" is needed");
     }
 
@@ -554,21 +534,6 @@ char *set_status_page(ngx_conf_t *cf, ngx_command_t *, void *data)
 constexpr ngx_uint_t kEverywhere = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
 
 }  // namespace
-
-char *refuse_value(ngx_conf_t *cf, const ngx_str_t *directive, const ngx_str_t *value,
-                   const char *expected)
-{
-    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid value \"%V\" in \"%V\": %s", value,
-                       directive, expected);
-    return failed();
-}
-
-ngx_int_t parse_time(ngx_str_t *text)
-{
-    ngx_int_t time = ngx_parse_time(text, 0);
-
-    return time > 0 ? time : NGX_ERROR;
-}
 
 #define LOCATION_DIRECTIVE(name, arguments, setter, offset)                                      \
     {                                                                                            \

@@ -186,7 +186,7 @@ void visit_fields(ngx_http_request_t *r, const LocationConfig &conf, Visitor &vi
 }
 
 // As ngx_http_upstream_copy_content_type takes a type and its charset apart.
-bool set_content_type(ngx_http_request_t *r, std::string_view value)
+void set_content_type(ngx_http_request_t *r, std::string_view value)
 {
     ngx_http_headers_out_t &out = r->headers_out;
     constexpr std::string_view charset = "charset=";
@@ -224,8 +224,6 @@ bool set_content_type(ngx_http_request_t *r, std::string_view value)
         out.charset.data = reinterpret_cast<u_char *>(const_cast<char *>(set.data()));
         break;
     }
-
-    return true;
 }
 
 ngx_str_t text_of(std::string_view bytes)
@@ -307,7 +305,8 @@ bool restore_field(ngx_http_request_t *r, const Header &header)
     bool from_slot = (header.flags & kHeaderFromSlot) != 0;
 
     if (from_slot && same_name(header.name, "Content-Type")) {
-        return set_content_type(r, header.value);
+        set_content_type(r, header.value);
+        return true;
     }
 
     if (from_slot && same_name(header.name, "Content-Length")) {

@@ -3,6 +3,7 @@
 #include <new>
 
 #include "core/seal.h"
+#include "http/arguments.h"
 #include "http/store_options.h"
 #include "store/sealed_store.h"
 

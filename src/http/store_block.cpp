@@ -2,20 +2,12 @@
 
 #include <new>
 
+#include "http/arguments.h"
 #include "http/store_options.h"
 
 namespace idempotency {
 
 namespace {
-
-ngx_str_t *arguments(ngx_conf_t *cf) { return static_cast<ngx_str_t *>(cf->args->elts); }
-
-char *failed() { return static_cast<char *>(NGX_CONF_ERROR); }
-
-char *refuse(ngx_conf_t *cf, ngx_uint_t argument, const char *expected)
-{
-    return refuse_value(cf, &arguments(cf)[0], &arguments(cf)[argument], expected);
-}
 
 // nginx's cf->handler: called for each directive of the block.
 char *read_directive(ngx_conf_t *cf, ngx_command_t *, void *data)
@@ -33,7 +25,6 @@ StoreSlot *add_slot(ngx_conf_t *cf, MainConfig *main, const ngx_str_t &name, Sto
     auto *slot = allocate<StoreSlot>(cf->pool);
     void *upkeep = ngx_palloc(cf->pool, sizeof(Upkeep));
     auto **place = static_cast<StoreSlot **>(ngx_array_push(&main->stores));
-
     Counters *counters = Counters::create(cf, name, &ngx_http_idempotency_module);
 
     if (slot == nullptr || upkeep == nullptr || place == nullptr || counters == nullptr) {

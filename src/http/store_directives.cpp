@@ -1,20 +1,12 @@
 // The directives in the block of a store, one by one.
 
+#include "http/arguments.h"
 #include "http/store_options.h"
 #include "store/ngx_memory_store.h"
 
 namespace idempotency {
 
 namespace {
-
-ngx_str_t *arguments(ngx_conf_t *cf) { return static_cast<ngx_str_t *>(cf->args->elts); }
-
-char *failed() { return static_cast<char *>(NGX_CONF_ERROR); }
-
-char *refuse(ngx_conf_t *cf, ngx_uint_t argument, const char *expected)
-{
-    return refuse_value(cf, &arguments(cf)[0], &arguments(cf)[argument], expected);
-}
 
 char *read_size(ngx_conf_t *cf, off_t &field)
 {
