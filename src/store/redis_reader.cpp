@@ -53,7 +53,8 @@ constexpr std::size_t kMostDigits = 18;
 
 enum class Head { incomplete, other, value };
 
-// What the first bytes of an answer are; `length` is a value's.
+// What an answer is that begins with `head`, as far as that is known; `length`
+// is a value's.
 Head read_head(std::string_view head, std::size_t &length)
 {
     std::string_view digits = head.substr(std::min(head.size(), kPairHead.size()));
@@ -69,13 +70,13 @@ Head read_head(std::string_view head, std::size_t &length)
         length = 10 * length + static_cast<std::size_t>(digits[n++] - '0');
     }
 
-    std::string_view end = digits.substr(n);
+    std::string_view end = digits.substr(n, kLineEnd.size());
 
     if (end.empty() || (end == "\r" && n > 0)) {
         return Head::incomplete;
     }
 
-    return end == "\r\n" ? Head::value : Head::other;
+    return n > 0 && end == kLineEnd ? Head::value : Head::other;
 }
 
 }  // namespace
@@ -194,6 +195,7 @@ RedisReader::Result RedisReader::next(std::string_view &bytes, RedisAnswer &answ
 void RedisReader::take_head(std::string_view &bytes) noexcept
 {
     std::size_t length = 0;
+    std::size_t size = std::min(sizeof(head_) - head_size_, bytes.size()) + head_size_;
 
     // most answers are a line
     if (head_size_ == 0 && bytes.front() != kPairHead.front()) {
@@ -201,11 +203,12 @@ void RedisReader::take_head(std::string_view &bytes) noexcept
         return;
     }
 
-    head_[head_size_++] = bytes.front();
-    bytes.remove_prefix(1);
+    std::memcpy(head_ + head_size_, bytes.data(), size - head_size_);
 
-    switch (read_head({head_, head_size_}, length)) {
+    switch (read_head({head_, size}, length)) {
     case Head::incomplete:
+        bytes.remove_prefix(size - head_size_);
+        head_size_ = size;
         return;
 
     case Head::other:
@@ -217,6 +220,9 @@ void RedisReader::take_head(std::string_view &bytes) noexcept
         break;
     }
 
+    size = std::string_view(head_, size).find('\n', kPairHead.size()) + 1;
+    bytes.remove_prefix(size - head_size_);
+    head_size_ = size;
     end_left_ = kLineEnd.size();
 
     if (length < kLargeValue) {
@@ -255,18 +261,20 @@ void RedisReader::take_value(std::string_view &bytes) noexcept
 // one that it is not to have.
 void RedisReader::take_plain(std::string_view &bytes) noexcept
 {
-    std::size_t n = std::min(small_left_, bytes.size());
+    std::size_t n = std::min(small_left_ + end_left_, bytes.size());
 
-    small_left_ -= n;
-
-    if (n == 0 && end_left_ > 0) {
-        // hiredis does not look at it
-        refused_ = bytes.front() != kLineEnd[kLineEnd.size() - end_left_--];
-        n = 1;
-    } else if (n == 0) {
+    if (n == 0) {
         std::size_t end = bytes.find('\n');
 
         n = end != std::string_view::npos ? end + 1 : bytes.size();
+    } else {
+        // hiredis does not look at what ends a value
+        std::size_t of_value = std::min(small_left_, n);
+
+        refused_ = bytes.substr(of_value, n - of_value)
+                   != kLineEnd.substr(kLineEnd.size() - end_left_, n - of_value);
+        small_left_ -= of_value;
+        end_left_ -= n - of_value;
     }
 
     pass_on(bytes.substr(0, n));
@@ -285,7 +293,7 @@ RedisReader::Result RedisReader::finish(RedisAnswer &answer) noexcept
 {
     void *done = nullptr;
 
-    if (part_ != Part::plain) {
+    if (part_ != Part::plain || small_left_ + end_left_ > 0) {
         return refused_ ? Result::garbage : Result::more;
     }
 
