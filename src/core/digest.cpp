@@ -2,6 +2,7 @@
 
 #include <openssl/crypto.h>
 
+#include "core/openssl.h"
 #include "core/wire.h"
 
 namespace idempotency {
@@ -28,19 +29,21 @@ Sha256::~Sha256() { EVP_MD_CTX_free(context_); }
 bool Sha256::restart()
 {
     running_ = context_ != nullptr && method_ != nullptr
-               && EVP_DigestInit_ex(context_, method_, nullptr) == 1;
+               && checked(EVP_DigestInit_ex(context_, method_, nullptr) == 1);
     return running_;
 }
 
 bool Sha256::update(std::string_view bytes)
 {
-    running_ = running_ && EVP_DigestUpdate(context_, bytes.data(), bytes.size()) == 1;
+    running_ = running_
+               && checked(EVP_DigestUpdate(context_, bytes.data(), bytes.size()) == 1);
     return running_;
 }
 
 bool Sha256::finish(Digest &out)
 {
-    bool done = running_ && EVP_DigestFinal_ex(context_, out.bytes.data(), nullptr) == 1;
+    bool done = running_
+                && checked(EVP_DigestFinal_ex(context_, out.bytes.data(), nullptr) == 1);
 
     running_ = false;
     return done;

@@ -8,6 +8,7 @@
 #include <openssl/kdf.h>
 #include <openssl/rand.h>
 
+#include "core/openssl.h"
 #include "core/record.h"
 #include "core/wire.h"
 
@@ -155,9 +156,10 @@ KeyRing::KeyRing()
         OSSL_PARAM_construct_end(),
     };
 
-    usable_ = cipher_ != nullptr && cipher_context_ != nullptr && mac_context_ != nullptr
-              && EVP_MAC_CTX_set_params(mac_context_, parameters) == 1
-              && EVP_CipherInit_ex(cipher_context_, cipher_, nullptr, nullptr, nullptr, 1) == 1;
+    usable_ = checked(
+        cipher_ != nullptr && cipher_context_ != nullptr && mac_context_ != nullptr
+        && EVP_MAC_CTX_set_params(mac_context_, parameters) == 1
+        && EVP_CipherInit_ex(cipher_context_, cipher_, nullptr, nullptr, nullptr, 1) == 1);
 }
 
 KeyRing::~KeyRing()
@@ -210,7 +212,7 @@ bool KeyRing::derive(const Secret &secret, SealingKey &out)
 
     EVP_KDF_CTX_free(context);
     EVP_KDF_free(kdf);
-    return derived;
+    return checked(derived);
 }
 
 KeyRing::Added KeyRing::add(const Secret &secret)
@@ -272,9 +274,9 @@ bool KeyRing::hmac(const std::array<unsigned char, 32> &key, std::string_view te
 {
     std::size_t size = 0;
 
-    return EVP_MAC_init(mac_context_, key.data(), key.size(), nullptr) == 1
-           && EVP_MAC_update(mac_context_, octets(text), text.size()) == 1
-           && EVP_MAC_final(mac_context_, out, &size, sizeof(Digest)) == 1;
+    return checked(EVP_MAC_init(mac_context_, key.data(), key.size(), nullptr) == 1
+                   && EVP_MAC_update(mac_context_, octets(text), text.size()) == 1
+                   && EVP_MAC_final(mac_context_, out, &size, sizeof(Digest)) == 1);
 }
 
 bool KeyRing::identify(std::size_t nth, const KeyId &id, KeyId &out)
@@ -292,7 +294,7 @@ bool KeyRing::identify(std::size_t nth, const KeyId &id, KeyId &out)
 bool KeyRing::take_nonce(unsigned char *out)
 {
     if (nonces_left_ == 0) {
-        if (RAND_bytes(nonces_[0], sizeof(nonces_)) != 1) {
+        if (!checked(RAND_bytes(nonces_[0], sizeof(nonces_)) == 1)) {
             return false;
         }
 
@@ -332,7 +334,7 @@ bool KeyRing::start(bool sealing, const SealingKey &key, const KeyId &known_as,
                                        sizeof(associated.bytes)) == 1;
 
     OPENSSL_cleanse(record_key, sizeof(record_key));
-    return started;
+    return checked(started);
 }
 
 bool KeyRing::run(unsigned char *out, const unsigned char *in, std::size_t size)
@@ -341,7 +343,9 @@ bool KeyRing::run(unsigned char *out, const unsigned char *in, std::size_t size)
         std::size_t n = std::min(size, kLargestUpdate);
         int written;
 
-        if (EVP_CipherUpdate(cipher_context_, out, &written, in, static_cast<int>(n)) != 1) {
+        bool done = EVP_CipherUpdate(cipher_context_, out, &written, in, static_cast<int>(n)) == 1;
+
+        if (!checked(done)) {
             return false;
         }
 
@@ -400,8 +404,9 @@ bool KeyRing::seal(const KeyId &known_as, const std::string_view *pieces, std::s
         next += pieces[i].size();
     }
 
-    return EVP_CipherFinal_ex(cipher_context_, end, &size) == 1
-           && EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_GET_TAG, kProofSize, next) == 1;
+    return checked(
+        EVP_CipherFinal_ex(cipher_context_, end, &size) == 1
+        && EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_GET_TAG, kProofSize, next) == 1);
 }
 
 SealFault KeyRing::open_plain(unsigned char *bytes, std::size_t size,
@@ -453,13 +458,13 @@ SealFault KeyRing::open(const KeyId &known_as, unsigned char *bytes, std::size_t
 
     if (!start(false, *key, known_as, bytes)
         || !run(inside, inside, length)
-        || EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_SET_TAG, kProofSize,
-                               inside + length) != 1)
+        || !checked(EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_SET_TAG, kProofSize,
+                                        inside + length) == 1))
     {
         return SealFault::failed;
     }
 
-    if (EVP_CipherFinal_ex(cipher_context_, end, &none) != 1) {
+    if (!checked(EVP_CipherFinal_ex(cipher_context_, end, &none) == 1)) {
         return SealFault::broken;
     }
 

@@ -16,17 +16,6 @@ constexpr ngx_msec_t kUnknown = 10 * 1000;
 // Of nginx itself, where `resolver_timeout` is not given.
 constexpr ngx_msec_t kResolverTimeout = 30 * 1000;
 
-bool is_address(const ngx_str_t &name)
-{
-    u_char room[16];
-
-    return ngx_inet_addr(name.data, name.len) != INADDR_NONE
-#if (NGX_HAVE_INET6)
-           || ngx_inet6_addr(name.data, name.len, room) == NGX_OK
-#endif
-        ;
-}
-
 // All connections try them in the same order, whatever that of the answer is.
 bool comes_first(const ngx_addr_t &a, const ngx_addr_t &b)
 {
@@ -38,6 +27,19 @@ bool comes_first(const ngx_addr_t &a, const ngx_addr_t &b)
 }
 
 }  // namespace
+
+bool is_address(const ngx_str_t &host) noexcept
+{
+#if (NGX_HAVE_INET6)
+    u_char room[16];
+
+    if (ngx_inet6_addr(host.data, host.len, room) == NGX_OK) {
+        return true;
+    }
+#endif
+
+    return ngx_inet_addr(host.data, host.len) != INADDR_NONE;
+}
 
 RedisNames::RedisNames(const RedisOptions &options, RedisServer &server, Events &events) noexcept
     : options_(options), server_(&server), events_(events)

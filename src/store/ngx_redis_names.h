@@ -11,6 +11,9 @@
 
 namespace idempotency {
 
+// Whether a host is an IP address, so that there is nothing to resolve.
+bool is_address(const ngx_str_t &host) noexcept;
+
 class RedisNames {
 public:
     class Events {

@@ -1,8 +1,9 @@
 #include "store/ngx_redis_tls.h"
 
 #include <algorithm>
-#include <new>
 #include <string_view>
+
+#include "store/ngx_redis_names.h"
 
 namespace idempotency {
 
@@ -20,17 +21,6 @@ constexpr ngx_uint_t kProtocols = NGX_SSL_DEFAULT_PROTOCOLS & ~NGX_CONF_BITMASK_
 #else
 constexpr ngx_uint_t kProtocols = NGX_SSL_TLSv1_2 | NGX_SSL_TLSv1_3;
 #endif
-
-bool is_address(const ngx_str_t &name)
-{
-    u_char room[16];
-
-    return ngx_inet_addr(name.data, name.len) != INADDR_NONE
-#if (NGX_HAVE_INET6)
-           || ngx_inet6_addr(name.data, name.len, room) == NGX_OK
-#endif
-        ;
-}
 
 // As OpenSSL takes it.
 struct CName {
