@@ -215,11 +215,11 @@ sub reload {
     return $self;
 }
 
-# Ends nginx the graceful way, and looks through its log.
+# Ends nginx the graceful way, and looks through its log. `seconds`: how long that may take.
 sub stop {
     my ($self, %expected) = @_;
     my $pid = $self->pid;
-    my $ended = $self->{process}->stop('QUIT');
+    my $ended = $self->{process}->stop('QUIT', $expected{seconds});
     Test::More::ok($ended, 'nginx ends gracefully');
     $self->check_error_log(%expected);
 }
