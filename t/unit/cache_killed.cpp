@@ -173,8 +173,8 @@ struct Steps {
     std::vector<std::uint64_t> copy = std::vector<std::uint64_t>(kZoneMinimum / 8);
     CacheZone zone{memory, kZoneMinimum};
     std::string kept = std::string(1000, 'k');
-    std::string old = std::string(2000, 'o');
-    std::string answer = std::string(5000, 'a');
+    std::string old = std::string(1200, 'o');
+    std::string answer = std::string(1500, 'a');
     Millis now = 1000000;
     bool full = true;
 

@@ -627,6 +627,13 @@ class Life {
 public:
     explicit Life(unsigned seed) : random_(seed) {}
 
+    ~Life()
+    {
+        while (behind_.held() > 0) {
+            behind_.answer(0);
+        }
+    }
+
     void step()
     {
         time_.now += random_() % 4 == 0 ? random_() % 20000 : random_() % 50;
