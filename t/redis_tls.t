@@ -223,6 +223,20 @@ subtest 'A server that says nothing' => sub {
     $nginx->stop;
 };
 
+subtest 'A cluster' => sub {
+    my $cluster = IdempotencyTest::RedisCluster->new(tls => $certificate, replicas => 0);
+    my $nginx = start_nginx({spread => 'redis ' . $cluster->urls(2) . "; $trusted topology cluster;"});
+    works($nginx, 'spread', "spread/$_") for 1 .. 20;
+    is scalar(grep { !$_->command('DBSIZE') } $cluster->nodes), 0, 'each node has keys';
+    unlike $nginx->error_log, qr/\[error\]/, 'nothing is wrong with any of them';
+    $nginx->stop;
+
+    $nginx = start_nginx({untrusted => 'redis ' . $cluster->urls(1) . '; topology cluster;'});
+    is_problem ask($nginx, '/untrusted', 'untrusted'), 503, 'store_unavailable', 'a cluster is not trusted without its authority';
+    ok $nginx->await_error_log(qr/\[error\].*certificate verify failed/), 'which the log tells';
+    $nginx->stop;
+};
+
 subtest 'Much at a time' => sub {
     my $nginx = start_nginx({much => 'redis rediss://localhost:' . $redis->tls_port . "; $trusted timeout 20s;"});
     my @first = finish(map { $nginx->send_request(path => "/much/$_?kind=binary&size=" . 3000 * $_, key => "much-$_", @who) } 1 .. 60);

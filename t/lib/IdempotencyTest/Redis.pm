@@ -33,7 +33,7 @@ sub new {
         $self->{socket} = "$self->{directory}/redis.sock" if !$self->{mode};
         $self->write_file('redis.conf', $self->{configuration} // '');
         $self->write_file('users.acl', $self->{acl}) if defined $self->{acl};
-        $self->start_somewhere;
+        $self->start_somewhere(%options);
     }
 
     return $self;
@@ -41,12 +41,12 @@ sub new {
 
 # A port that somebody else took in the meantime is not worth a failed test.
 sub start_somewhere {
-    my ($self) = @_;
+    my ($self, %options) = @_;
     my $is_given = defined $self->{port};
 
     for my $attempt (1 .. 5) {
         $self->{port} = free_port() if !$is_given;
-        $self->{tls_port} = free_port() if $self->{tls};
+        $self->{tls_port} = $options{tls_port} // free_port() if $self->{tls};
         return $self if eval { $self->start };
         die $@ if $@ !~ /Address already in use/;
     }

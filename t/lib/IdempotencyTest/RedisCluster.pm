@@ -13,7 +13,7 @@ use IdempotencyTest::Redis;
 our $SLOTS = 16384;
 
 # `masters`, `replicas` of each; `timeout`, cluster-node-timeout in milliseconds; `arguments` and the like are those of every
-# server (Redis). `timeout` is short, so that a failover takes some two seconds.
+# server (Redis); with `tls` the nodes speak it among themselves, too. `timeout` is short, so that a failover takes some two seconds.
 sub new {
     my ($class, %options) = @_;
     my $self = bless {
@@ -37,7 +37,7 @@ sub masters { my ($self) = @_; my %is = map { $_->{port} => 1 } $self->map_of_sl
 sub urls {
     my ($self, $n) = @_;
     my @nodes = $self->running;
-    return join ' ', map { 'redis://' . $_->address } @nodes[0 .. ($n // @nodes) - 1];
+    return join ' ', map { $_->tls_port ? 'rediss://127.0.0.1:' . $_->tls_port : 'redis://' . $_->address } @nodes[0 .. ($n // @nodes) - 1];
 }
 
 # Both its own port and that of the bus have to be free.
@@ -54,12 +54,14 @@ sub two_free_ports {
 sub start_node {
     my ($self) = @_;
     my %server = %{$self->{server}};
-    my $arguments = delete $server{arguments} || [];
+    my @arguments = @{delete $server{arguments} || []};
+    push @arguments, '--tls-cluster', 'yes', '--tls-replication', 'yes' if $server{tls};
 
     for my $attempt (1 .. 5) {
         my $node = eval {
+            $server{tls_port} = two_free_ports() if $server{tls};
             IdempotencyTest::Redis->new(%server, port => two_free_ports(), arguments => ['--cluster-enabled', 'yes',
-                '--cluster-config-file', 'nodes.conf', '--cluster-node-timeout', $self->{timeout}, @$arguments]);
+                '--cluster-config-file', 'nodes.conf', '--cluster-node-timeout', $self->{timeout}, @arguments]);
         };
 
         if ($node) {
@@ -90,7 +92,7 @@ sub form {
 
     # each pair, so that nobody has to wait to hear of the others
     for my $node (@nodes) {
-        $node->command('CLUSTER', 'MEET', '127.0.0.1', $_->port) for grep { $_ != $node } @nodes;
+        $node->command('CLUSTER', 'MEET', '127.0.0.1', $_->tls_port // $_->port) for grep { $_ != $node } @nodes;
     }
 
     await(sub { !grep { @nodes != $self->known_to($_) } @nodes }) or die "the nodes of the cluster do not meet\n";
@@ -230,7 +232,7 @@ sub add_node {
     my @others = $self->running;
     my $node = $self->start_node;
 
-    $node->command('CLUSTER', 'MEET', '127.0.0.1', $_->port) for @others;
+    $node->command('CLUSTER', 'MEET', '127.0.0.1', $_->tls_port // $_->port) for @others;
     await(sub { !grep { $self->known_to($_) < @others + 1 } @others, $node }) or die "a new node is not met\n";
     $self->await_whole;
     return $node;
