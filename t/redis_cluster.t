@@ -6,6 +6,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use List::Util qw(min);
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
@@ -63,7 +64,10 @@ sub prepare {
 
 sub are_replayed {
     my ($nginx, $name, @known) = @_;
-    my @answers = finish(map { $nginx->send_request(path => $_->{path}, key => $_->{key}, @who) } @known);
+    my @answers;
+    # a load may have left more of them than there can be sockets
+    push @answers, finish(map { $nginx->send_request(path => $_->{path}, key => $_->{key}, @who) } @known[$_ .. min($_ + 199, $#known)])
+        for map { 200 * $_ } 0 .. $#known / 200;
     my @wrong = grep { !$answers[$_]->is_replay || $answers[$_]->lasting ne $known[$_]{first}->lasting } 0 .. $#known;
     is join(', ', map { "$known[$_]{path}: " . $answers[$_]->status_line } @wrong), '', "$name: each key has its own answer";
     my @again = grep { app()->count($_->{path} =~ s/\?.*//r) != 1 } @known;
@@ -263,11 +267,11 @@ subtest 'Slots move under load' => sub {
     my $nginx = start_nginx(workers => 2);
     my @known = prepare($nginx, 'reshard', 60);
     my ($from, $to) = $cluster->masters;
-    my $reshard = $cluster->begin_reshard($from, $to, 1500);
+    my $reshard = $cluster->begin_reshard($from, $to, 500);
     my $load = load_while($nginx, 'reshard-load', sub { $reshard->is_running });
 
     is $reshard->{status}, 0, 'slots have moved';
-    diag sprintf 'reshard of 1,500 slots: %d requests, %s, the longest took %.2f s', scalar map({ ($_) x $load->{status}{$_} } keys %{$load->{status}}),
+    diag sprintf 'reshard of 500 slots: %d requests, %s, the longest took %.2f s', scalar map({ ($_) x $load->{status}{$_} } keys %{$load->{status}}),
         join(', ', map { "$load->{status}{$_} of $_" } sort keys %{$load->{status}}), $load->{longest};
     is join(' ', @{$load->{twice}}), '', 'no request ran twice';
     is join(' ', grep { !/^(?:201|409)$/ } keys %{$load->{status}}), '', 'and none was refused';
