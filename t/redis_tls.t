@@ -15,6 +15,7 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisCluster;
+use IdempotencyTest::RedisSentinel;
 use IdempotencyTest::TlsFront;
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
@@ -234,6 +235,18 @@ subtest 'A cluster' => sub {
     $nginx = start_nginx({untrusted => 'redis ' . $cluster->urls(1) . '; topology cluster;'});
     is_problem ask($nginx, '/untrusted', 'untrusted'), 503, 'store_unavailable', 'a cluster is not trusted without its authority';
     ok $nginx->await_error_log(qr/\[error\].*certificate verify failed/), 'which the log tells';
+    $nginx->stop;
+};
+
+subtest 'Sentinels' => sub {
+    my $watched = IdempotencyTest::RedisSentinel->new(server => {tls => $certificate});
+    my $nginx = start_nginx({watched => 'redis ' . $watched->urls . "; $trusted topology sentinel " . $watched->name . ';'});
+    works($nginx, 'watched', 'watched/1');
+    my $new = $watched->failover;
+    ok $nginx->await_error_log(qr/redis "127\.0\.0\.1:${\ $new->tls_port}" is the master/), 'a new master is heard of';
+    works($nginx, 'watched', 'watched/2');
+    is scalar(grep { /^watched:/ } @{$new->command('KEYS', '*')}), 2, 'a new master is followed over TLS';
+    unlike $nginx->error_log, qr/certificate|TLS/, 'nothing is wrong with any of them';
     $nginx->stop;
 };
 

@@ -18,7 +18,8 @@ use IdempotencyTest::Process qw(await free_port temporary_directory);
 #   arguments     more of its command line
 #   configuration text of its configuration file
 #   bind          the addresses it listens at, 127.0.0.1
-#   tls           certificates (Certificates::server): it has a port for TLS too; `client_certificates` yes, no or optional
+#   tls           certificates (Certificates::server): it has a port for TLS too; `client_certificates` yes, no or optional;
+#                 `tls_inside`: servers speak it among themselves, too
 #   acl           text of its ACL file
 #   replica_of    another one of these
 #   mode          `sentinel`
@@ -97,22 +98,25 @@ sub client_program {
     die "neither redis-cli nor valkey-cli is installed\n";
 }
 
+sub tls_arguments {
+    my ($self) = @_;
+    my $tls = $self->{tls} or return;
+    return '--tls-port', $self->{tls_port}, '--tls-cert-file', $tls->{certificate}, '--tls-key-file', $tls->{key},
+        '--tls-ca-cert-file', $tls->{authority}, '--tls-auth-clients', $self->{client_certificates} // 'no',
+        $self->{tls_inside} ? ('--tls-replication', 'yes') : ();
+}
+
 sub arguments {
     my ($self) = @_;
-    return ('--sentinel', '--port', $self->{port}) if ($self->{mode} // '') eq 'sentinel';
+    return ('--sentinel', '--port', $self->{port}, $self->tls_arguments) if ($self->{mode} // '') eq 'sentinel';
 
     my @arguments = ('--bind', @{$self->{bind} || ['127.0.0.1']}, '--port', $self->{port}, '--unixsocket', $self->{socket},
         '--dir', "$self->{directory}", '--save', '', '--appendonly', 'no',
         # a replica is in step at once
-        '--repl-diskless-sync-delay', '0', '--repl-ping-replica-period', '1');
-
-    if (my $tls = $self->{tls}) {
-        push @arguments, '--tls-port', $self->{tls_port}, '--tls-cert-file', $tls->{certificate}, '--tls-key-file', $tls->{key},
-            '--tls-ca-cert-file', $tls->{authority}, '--tls-auth-clients', $self->{client_certificates} // 'no';
-    }
+        '--repl-diskless-sync-delay', '0', '--repl-ping-replica-period', '1', $self->tls_arguments);
 
     if (my $master = $self->{replica_of}) {
-        push @arguments, '--replicaof', '127.0.0.1', $master->port;
+        push @arguments, '--replicaof', '127.0.0.1', $self->{tls_inside} ? $master->tls_port : $master->port;
         push @arguments, '--masterauth', $master->{password} if defined $master->{password};
         push @arguments, '--masteruser', $master->{user} if defined $master->{user};
     }

@@ -8,12 +8,13 @@ use warnings;
 use IdempotencyTest::Process qw(await free_port);
 use IdempotencyTest::Redis;
 
-# `name` of the master; `down_after`, milliseconds; `server`: options of each Redis, with `password` where it needs one;
-# `sentinel_user`, `sentinel_password`: what the sentinels themselves ask for.
+# `name` of the master; `down_after`, milliseconds; `server`: options of each Redis, with `password` where it needs one,
+# with `tls` all speak it; `sentinel_user`, `sentinel_password`: what the sentinels themselves ask for.
 sub new {
     my ($class, %options) = @_;
     my $self = bless {name => 'shop', down_after => 1000, replicas => 2, sentinels => 3, quorum => 2, server => {}, %options}, $class;
     my %server = (arguments => [], %{$self->{server}});
+    $server{tls_inside} = 1 if $server{tls};
 
     my $master = IdempotencyTest::Redis->new(%server);
     # a master becomes a replica after a failover
@@ -32,7 +33,7 @@ sub sentinels { @{$_[0]{watchers}} }
 sub name { $_[0]{name} }
 
 # URLs of the sentinels that run.
-sub urls { my ($self) = @_; return join ' ', map { 'redis://' . $_->address } grep { $_->is_running } $self->sentinels }
+sub urls { my ($self) = @_; return join ' ', map { $_->tls_port ? 'rediss://127.0.0.1:' . $_->tls_port : 'redis://' . $_->address } grep { $_->is_running } $self->sentinels }
 
 # They know each other and the replicas from the start: they need some seconds to find out by themselves.
 sub start_sentinels {
@@ -40,16 +41,19 @@ sub start_sentinels {
     my ($master, @replicas) = $self->redis;
     my @ids = map { sprintf '%040x', 1000 * $$ + $_ } 1 .. $self->{sentinels};
     my @ports = map { free_port() } @ids;
+    my $tls = $self->{server}{tls};
+    my @tls_ports = $tls ? map { free_port() } @ids : ();
+    my @known_ports = $tls ? @tls_ports : @ports;
     my $name = $self->{name};
 
     for my $i (0 .. $#ids) {
         my @lines = (
             'bind 127.0.0.1', "sentinel myid $ids[$i]",
-            "sentinel monitor $name 127.0.0.1 " . $master->port . " $self->{quorum}",
+            "sentinel monitor $name 127.0.0.1 " . port_of($master) . " $self->{quorum}",
             "sentinel down-after-milliseconds $name $self->{down_after}",
             "sentinel failover-timeout $name 5000", "sentinel parallel-syncs $name 2",
-            (map { "sentinel known-replica $name 127.0.0.1 " . $_->port } @replicas),
-            (map { "sentinel known-sentinel $name 127.0.0.1 $ports[$_] $ids[$_]" } grep { $_ != $i } 0 .. $#ids));
+            (map { "sentinel known-replica $name 127.0.0.1 " . port_of($_) } @replicas),
+            (map { "sentinel known-sentinel $name 127.0.0.1 $known_ports[$_] $ids[$_]" } grep { $_ != $i } 0 .. $#ids));
         push @lines, "sentinel auth-pass $name $master->{password}" if defined $master->{password};
         push @lines, "sentinel auth-user $name $master->{user}" if defined $master->{user};
 
@@ -60,11 +64,15 @@ sub start_sentinels {
         }
 
         push @{$self->{watchers}}, IdempotencyTest::Redis->new(mode => 'sentinel', port => $ports[$i],
+            ($tls ? (tls => $tls, tls_port => $tls_ports[$i], tls_inside => 1) : ()),
             configuration => join('', map { "$_\n" } @lines), user => $self->{sentinel_user}, password => $self->{sentinel_password});
     }
 
     await(sub { !grep { !$self->is_settled($_) } $self->sentinels }) or die "the sentinels do not find together\n";
 }
+
+# As they know each other.
+sub port_of { my ($redis) = @_; return $redis->tls_port // $redis->port }
 
 # What a sentinel says of the master.
 sub view {
@@ -86,7 +94,7 @@ sub master {
     my %ports = map { my $view = eval { $self->view($_) }; $view ? ($view->{port} => 1) : () } grep { $_->is_running } $self->sentinels;
     my ($port, @others) = keys %ports;
     return undef if !defined $port || @others;
-    my ($master) = grep { $_->port == $port } $self->redis;
+    my ($master) = grep { port_of($_) == $port } $self->redis;
     return $master;
 }
 
