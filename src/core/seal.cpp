@@ -147,30 +147,42 @@ const char *describe(SealFault fault)
 
 KeyRing::KeyRing()
     : cipher_(EVP_CIPHER_fetch(nullptr, "AES-256-GCM", nullptr)),
-      mac_(EVP_MAC_fetch(nullptr, "HMAC", nullptr)), cipher_context_(EVP_CIPHER_CTX_new()),
-      mac_context_(mac_ != nullptr ? EVP_MAC_CTX_new(mac_) : nullptr)
+      cipher_context_(EVP_CIPHER_CTX_new()),
+      digest_(EVP_MD_fetch(nullptr, "SHA256", nullptr)), sha_(digest_)
 {
-    char sha256[] = "SHA256";
-    OSSL_PARAM parameters[] = {
-        OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, sha256, 0),
-        OSSL_PARAM_construct_end(),
-    };
-
     usable_ = checked(
-        cipher_ != nullptr && cipher_context_ != nullptr && mac_context_ != nullptr
-        && EVP_MAC_CTX_set_params(mac_context_, parameters) == 1
+        cipher_ != nullptr && cipher_context_ != nullptr && digest_ != nullptr
         && EVP_CipherInit_ex(cipher_context_, cipher_, nullptr, nullptr, nullptr, 1) == 1);
 }
 
 KeyRing::~KeyRing()
 {
-    EVP_MAC_CTX_free(mac_context_);
     EVP_CIPHER_CTX_free(cipher_context_);
-    EVP_MAC_free(mac_);
     EVP_CIPHER_free(cipher_);
+    EVP_MD_free(digest_);
     OPENSSL_cleanse(keys_, sizeof(keys_));
     OPENSSL_cleanse(nonces_, sizeof(nonces_));
 }
+
+namespace {
+
+// RFC 2104.
+HmacKey hmac_key(const Digest &key)
+{
+    HmacKey out;
+
+    out.inner.fill(0x36);
+    out.outer.fill(0x5c);
+
+    for (std::size_t i = 0; i < key.bytes.size(); i++) {
+        out.inner[i] ^= key.bytes[i];
+        out.outer[i] ^= key.bytes[i];
+    }
+
+    return out;
+}
+
+}  // namespace
 
 // HKDF without a salt: the secret is random already.
 bool KeyRing::derive(const Secret &secret, SealingKey &out)
@@ -181,10 +193,11 @@ bool KeyRing::derive(const Secret &secret, SealingKey &out)
         std::size_t size;
     };
 
+    Digest naming, sealing;
     const Part parts[] = {
         {"ngx_http_idempotency_module key tag", out.tag.data(), out.tag.size()},
-        {"ngx_http_idempotency_module naming", out.naming.data(), out.naming.size()},
-        {"ngx_http_idempotency_module sealing", out.sealing.data(), out.sealing.size()},
+        {"ngx_http_idempotency_module naming", naming.bytes.data(), naming.bytes.size()},
+        {"ngx_http_idempotency_module sealing", sealing.bytes.data(), sealing.bytes.size()},
     };
 
     char sha256[] = "SHA256";
@@ -210,6 +223,13 @@ bool KeyRing::derive(const Secret &secret, SealingKey &out)
         }
     }
 
+    if (derived) {
+        out.naming = hmac_key(naming);
+        out.sealing = hmac_key(sealing);
+    }
+
+    OPENSSL_cleanse(&naming, sizeof(naming));
+    OPENSSL_cleanse(&sealing, sizeof(sealing));
     EVP_KDF_CTX_free(context);
     EVP_KDF_free(kdf);
     return checked(derived);
@@ -269,14 +289,14 @@ const SealingKey *KeyRing::find(const unsigned char *tag) const
     return nullptr;
 }
 
-bool KeyRing::hmac(const std::array<unsigned char, 32> &key, std::string_view text,
-                   unsigned char *out)
+// Two digests cost half of what OpenSSL's HMAC does, which takes its key anew
+// each time.
+bool KeyRing::hmac(const HmacKey &key, std::string_view text, Digest &out)
 {
-    std::size_t size = 0;
-
-    return checked(EVP_MAC_init(mac_context_, key.data(), key.size(), nullptr) == 1
-                   && EVP_MAC_update(mac_context_, octets(text), text.size()) == 1
-                   && EVP_MAC_final(mac_context_, out, &size, sizeof(Digest)) == 1);
+    return sha_.restart() && sha_.update(wire::view(key.inner.data(), key.inner.size()))
+           && sha_.update(text) && sha_.finish(out) && sha_.restart()
+           && sha_.update(wire::view(key.outer.data(), key.outer.size()))
+           && sha_.update(out.view()) && sha_.finish(out);
 }
 
 bool KeyRing::identify(std::size_t nth, const KeyId &id, KeyId &out)
@@ -286,7 +306,7 @@ bool KeyRing::identify(std::size_t nth, const KeyId &id, KeyId &out)
         return true;
     }
 
-    return hmac(keys_[nth].naming, id.view(), out.bytes.data());
+    return hmac(keys_[nth].naming, id.view(), out);
 }
 
 // A process that forks would hand out its nonces twice.  A worker does not, and
@@ -323,17 +343,18 @@ struct KeyRing::Associated {
 bool KeyRing::start(bool sealing, const SealingKey &key, const KeyId &known_as,
                     const unsigned char *head)
 {
-    unsigned char record_key[sizeof(Digest)];
+    Digest record_key;
     Associated associated(head, known_as);
     int size;
 
     bool started = hmac(key.sealing, known_as.view(), record_key)
-                   && EVP_CipherInit_ex(cipher_context_, nullptr, nullptr, record_key,
-                                        head + kNonceOffset, sealing ? 1 : 0) == 1
+                   && EVP_CipherInit_ex(cipher_context_, nullptr, nullptr,
+                                        record_key.bytes.data(), head + kNonceOffset,
+                                        sealing ? 1 : 0) == 1
                    && EVP_CipherUpdate(cipher_context_, nullptr, &size, associated.bytes,
                                        sizeof(associated.bytes)) == 1;
 
-    OPENSSL_cleanse(record_key, sizeof(record_key));
+    OPENSSL_cleanse(&record_key, sizeof(record_key));
     return checked(started);
 }
 

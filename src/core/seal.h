@@ -49,13 +49,19 @@ enum class SealFault {
 
 const char *describe(SealFault fault);
 
+// A key of HMAC-SHA-256, as it goes into the inner and into the outer digest.
+struct HmacKey {
+    std::array<unsigned char, 64> inner{};
+    std::array<unsigned char, 64> outer{};
+};
+
 // What is made of one secret.  The one that is plain is none: its identities are
 // those that there are, and what it seals stays as it is.
 struct SealingKey {
     bool plain = false;
     std::array<unsigned char, 8> tag{};     // public: tells which key sealed a record
-    std::array<unsigned char, 32> naming;   // makes identities
-    std::array<unsigned char, 32> sealing;  // makes the key of a record
+    HmacKey naming;                         // makes identities
+    HmacKey sealing;                        // makes the key of a record
 };
 
 // The keys of a store, and what is done with them.  Not for two threads.
@@ -103,8 +109,7 @@ private:
 
     bool derive(const Secret &secret, SealingKey &out);
     Added insert(const SealingKey &key);
-    bool hmac(const std::array<unsigned char, 32> &key, std::string_view text,
-              unsigned char *out);
+    bool hmac(const HmacKey &key, std::string_view text, Digest &out);
     bool take_nonce(unsigned char *out);
     bool start(bool sealing, const SealingKey &key, const KeyId &known_as,
                const unsigned char *head);
@@ -113,9 +118,9 @@ private:
     SealFault open_plain(unsigned char *bytes, std::size_t size, std::string_view &record) const;
 
     EVP_CIPHER *cipher_;
-    EVP_MAC *mac_;
     EVP_CIPHER_CTX *cipher_context_;
-    EVP_MAC_CTX *mac_context_;
+    EVP_MD *digest_;
+    Sha256 sha_;
     bool usable_ = false;
 
     SealingKey keys_[kMostSealingKeys];     // in the order of their tags
