@@ -12,17 +12,17 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Nginx;
-use IdempotencyTest::Process qw(await free_port);
+use IdempotencyTest::Process qw(await dead_port);
 use IdempotencyTest::RedisCluster;
 use Time::HiRes qw(sleep time);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
-# `timeout` and `connect_timeout` below, in seconds; what a request takes on top of them is this machine's.
-my $timeout = 0.5;
+# The default of `timeout` and `connect_timeout`, in seconds; what a request takes on top of them is this machine's.
+my $timeout = 1;
 my $slack = 2;
 
-my $cluster = IdempotencyTest::RedisCluster->new;
+my $cluster = IdempotencyTest::RedisCluster->new(timeout => 2000);
 my $prefixes = 0;
 my $allowed = qr/\[crit\].*connect\(\)/;
 
@@ -40,7 +40,7 @@ sub start_nginx {
     my $urls = delete $options{urls} // $cluster->urls;
     my $store = delete $options{store} // '';
     return IdempotencyTest::Nginx->start(
-        stores => qq[idempotency_store main { redis $urls; topology cluster; prefix "$prefix"; timeout 500ms; connect_timeout 500ms; $store }],
+        stores => qq[idempotency_store main { redis $urls; topology cluster; prefix "$prefix"; $store }],
         server => $server, workers => 1, prefix => $prefix, %options);
 }
 
@@ -104,7 +104,7 @@ subtest 'The map comes from any node' => sub {
         $nginx->stop;
     }
 
-    my $dead = join ' ', map { 'redis://127.0.0.1:' . free_port() } 1 .. 3;
+    my $dead = join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 3;
     my $nginx = start_nginx(urls => $dead . ' ' . $cluster->urls(1));
     are_replayed($nginx, 'dead seeds', prepare($nginx, 'dead'));
     $nginx->stop(allowed => $allowed);
@@ -343,6 +343,32 @@ subtest 'A master is killed' => sub {
     $nginx->stop(allowed => $allowed);
 };
 
+# It keeps its connections, and answers nothing.
+subtest 'A master stands still' => sub {
+    my $nginx = start_nginx();
+    my @known = prepare($nginx, 'still', 30);
+    await_replication();
+    my ($victim) = $cluster->masters;
+    my ($start, $longest, $last) = (time, 0, 0);
+    $victim->stall;
+    my $in_a_row = 0;
+    ok await(sub {
+        my @answers = finish(map { $nginx->send_request(path => $_->{path}, key => $_->{key}, @who) } @known);
+        for my $answer (@answers) { $longest = $answer->elapsed if ($answer->elapsed // 99) > $longest }
+        my $failed = grep { !$_->is_replay } @answers;
+        $last = time - $start if $failed;
+        $in_a_row = $failed ? 0 : $in_a_row + 1;
+        sleep 0.02;
+        $in_a_row == 3;
+    }, 30), 'what was kept is replayed again';
+    diag sprintf 'a master that stands still (cluster-node-timeout %d ms): keys failed for %.2f s, the slowest request took %.3f s', $cluster->{timeout}, $last, $longest;
+    cmp_ok $longest, '<', 2 * $timeout + $slack, 'no request waits for longer than `timeout`';
+    $victim->resume;
+    $cluster->await_whole;
+    are_replayed($nginx, 'when it is awake', @known);
+    $nginx->stop(allowed => $allowed);
+};
+
 # In each round one of the masters dies while clients are at work.
 subtest 'Masters are killed under load' => sub {
     my $nginx = start_nginx(workers => 2);
@@ -458,7 +484,7 @@ subtest 'The cluster is down' => sub {
 };
 
 subtest 'No server is there' => sub {
-    my $nginx = start_nginx(urls => join ' ', map { 'redis://127.0.0.1:' . free_port() } 1 .. 2);
+    my $nginx = start_nginx(urls => join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 2);
     ok $nginx->await_error_log(qr/\[error\].*no node of the cluster of store "main" tells its map/), 'the error log says so';
     for (1 .. 3) {
         my $answer = ask($nginx, '/nobody', 'nobody');

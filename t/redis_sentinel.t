@@ -11,7 +11,7 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Nginx;
-use IdempotencyTest::Process qw(await free_port temporary_directory);
+use IdempotencyTest::Process qw(await dead_port free_port temporary_directory);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisSentinel;
 use IdempotencyTest::Relay;
@@ -19,8 +19,8 @@ use Time::HiRes qw(sleep time);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
-# `timeout` and `connect_timeout` below, in seconds; what a request takes on top of them is this machine's.
-my $timeout = 0.5;
+# The default of `timeout` and `connect_timeout`, in seconds; what a request takes on top of them is this machine's.
+my $timeout = 1;
 my $slack = 2;
 
 my $prefixes = 0;
@@ -38,7 +38,7 @@ sub start_nginx {
     my $urls = delete $options{urls};
     my $store = delete $options{store} // '';
     return IdempotencyTest::Nginx->start(
-        stores => "idempotency_store main { redis $urls; topology sentinel shop; prefix $prefix; timeout 500ms; connect_timeout 500ms; $store }",
+        stores => "idempotency_store main { redis $urls; topology sentinel shop; prefix $prefix; $store }",
         server => $server, workers => 1, prefix => $prefix, %options);
 }
 
@@ -89,14 +89,14 @@ sub await_replays {
 my @liars;
 
 sub liar {
-    my ($named) = @_;
+    my ($named, @options) = @_;
     my $output = temporary_directory();
 
     # a port that somebody else took in the meantime is not worth a failed test
     for my $attempt (1 .. 5) {
         my $port = free_port();
         my $process = IdempotencyTest::Process->start(name => 'liar', output => "$output/$attempt",
-            command => [-x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3', "$FindBin::Bin/lib/liar.py", '--port', $port, '--names', $named]);
+            command => [-x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3', "$FindBin::Bin/lib/liar.py", '--port', $port, '--names', $named, @options]);
         await(sub { !$process->is_running || IdempotencyTest::App::slurp("$output/$attempt") =~ /^ready$/m });
         push @liars, $output, $process;
         return "redis://127.0.0.1:$port" if $process->is_running;
@@ -107,7 +107,7 @@ sub liar {
 
 sub url { my ($redis) = @_; return 'redis://' . $redis->address }
 
-my $watched = IdempotencyTest::RedisSentinel->new;
+my $watched = IdempotencyTest::RedisSentinel->new(down_after => 2000);
 my $replicas = 2;
 
 # Sentinels close all connections of whom they give another role.
@@ -139,7 +139,7 @@ sub revive {
 }
 
 subtest 'The master is found' => sub {
-    my $dead = 'redis://127.0.0.1:' . free_port();
+    my $dead = 'redis://127.0.0.1:' . dead_port();
     my ($one) = $watched->sentinels;
     for my $urls ($watched->urls, url($one), "$dead $dead " . url($one), 'redis://localhost:' . $one->port) {
         my $nginx = start_nginx(urls => $urls);
@@ -230,7 +230,7 @@ subtest 'The channel tells' => sub {
 
 subtest 'Sentinels that lie' => sub {
     my ($replica) = grep { $_ != $watched->master } $watched->redis;
-    my @false = (liar($replica->port), liar(free_port()));
+    my @false = (liar($replica->port, '--tells'), liar(dead_port(), '--tells'));
     my ($good) = $watched->sentinels;
 
     # in every order
@@ -250,8 +250,41 @@ subtest 'Sentinels that lie' => sub {
     $nginx->stop(allowed => $allowed);
 };
 
+# It names another master, which is one: that of somebody else, or one that the others have replaced.
+subtest 'A sentinel that is wrong' => sub {
+    my $other = IdempotencyTest::Redis->new;
+    my ($one, $two) = $watched->sentinels;
+
+    for my $round (0 .. 2) {
+        my @urls = (url($one), url($two));
+        splice @urls, $round, 0, liar($other->port);
+        my $nginx = start_nginx(urls => "@urls");
+        are_replayed($nginx, "wrong $round", prepare($nginx, "wrong$round", 4));
+        $nginx->stop(allowed => $allowed);
+    }
+
+    is_deeply [keys %{$other->contents}], [], 'the other has got nothing';
+};
+
+# It keeps its connections, and answers nothing.
+subtest 'The master stands still' => sub {
+    my $nginx = start_nginx(urls => $watched->urls);
+    my @known = prepare($nginx, 'still');
+    await_replication();
+    my $old = $watched->master;
+    $old->stall;
+    my ($took, $longest) = await_replays($nginx, @known);
+    diag sprintf 'a master that stands still (down-after-milliseconds %d): keys failed for %.2f s, the slowest request took %.3f s', $watched->{down_after}, $took, $longest;
+    cmp_ok $longest, '<', 2 * $timeout + $slack, 'no request waits for longer than `timeout`';
+    $old->resume;
+    are_replayed($nginx, 'when it is awake', @known);
+    await_calm();
+    are_replayed($nginx, 'with the old master as a replica', @known);
+    $nginx->stop(allowed => $allowed);
+};
+
 subtest 'No sentinel is there' => sub {
-    my $nginx = start_nginx(urls => join ' ', map { 'redis://127.0.0.1:' . free_port() } 1 .. 2);
+    my $nginx = start_nginx(urls => join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 2);
     ok $nginx->await_error_log(qr/\[error\].*no sentinel of store "main"/), 'the error log says so';
     for (1 .. 3) {
         my $answer = ask($nginx, '/nobody', 'nobody');

@@ -136,7 +136,7 @@ void RedisCluster::end_waiting() noexcept
 
 // What the nodes tell
 
-void RedisCluster::node_down(RedisNode &) { refresh_soon(); }
+void RedisCluster::node_lost(RedisNode &) { refresh_soon(); }
 
 void RedisCluster::node_answers_again(RedisNode &)
 {
@@ -289,7 +289,7 @@ void RedisCluster::ended(RedisInquiry &inquiry, const char *fault, ngx_err_t err
 
     pace_.asked(ngx_current_msec);
 
-    bool is_urgent = fault != nullptr || again_ || members_.any_down();
+    bool is_urgent = fault != nullptr || again_ || !members_.all_answer();
 
     set_refresh(is_urgent ? pace_.hurry(ngx_current_msec, any_number())
                           : RedisPace::term(any_number()));

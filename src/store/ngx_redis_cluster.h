@@ -42,7 +42,7 @@ private:
     };
 
     // RedisNode::Owner
-    void node_down(RedisNode &node) override;
+    void node_lost(RedisNode &node) override;
     void node_answers_again(RedisNode &node) override;
     void read_only(RedisNode &node) override;
     void redirected(RedisNode &node, Call &call, Millis deadline,

@@ -323,6 +323,7 @@ void RedisConnection::note_stall() noexcept
         ngx_log_error(NGX_LOG_ERR, log_, 0,
                       "idempotency: redis \"%V\" has not answered for %M ms: it gets no further "
                       "commands until it does", &server().name, options_.timeout);
+        owner_.stands_still(*this);
     } else {
         ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" answers again",
                       &server().name);

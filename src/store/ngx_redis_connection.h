@@ -25,6 +25,9 @@ public:
         virtual bool down(RedisConnection &connection) = 0;
         virtual bool up(RedisConnection &connection) = 0;
 
+        // Redis stands still: answers are late, and calls end at once.
+        virtual void stands_still(RedisConnection &connection) = 0;
+
         // Redis answers again: it was down, the connection was lost, or it stood
         // still.  What was meant for it may be started, but not from within.
         virtual void answers_again(RedisConnection &connection) = 0;

@@ -151,13 +151,6 @@ void RedisMembers::apply(const RedisSlotMap &map, const RedisServer &teller) noe
     }
 }
 
-bool RedisMembers::any_down() const noexcept
-{
-    return std::any_of(members_, members_ + end_, [](Member *member) {
-        return member != nullptr && member->has_slots && member->node.is_down();
-    });
-}
-
 bool RedisMembers::all_answer() const noexcept
 {
     return std::all_of(members_, members_ + end_, [](Member *member) {
@@ -172,7 +165,7 @@ RedisNode *RedisMembers::pick(ngx_uint_t round) noexcept
     for (std::uint16_t i = 0; i < end_; i++) {
         Member *member = members_[(from + i) % end_];
 
-        if (member != nullptr && member->has_slots && !member->node.is_down()
+        if (member != nullptr && member->has_slots && member->node.answers()
             && member->round != round)
         {
             member->round = round;

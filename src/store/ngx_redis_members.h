@@ -44,13 +44,11 @@ public:
     // Another map, told by `teller`.
     void apply(const RedisSlotMap &map, const RedisServer &teller) noexcept;
 
-    // Of the nodes that have slots: whether one is known to be down, and
-    // whether all are in order, as far as is known.
-    bool any_down() const noexcept;
+    // Whether all nodes that have slots are in order, as far as is known.
     bool all_answer() const noexcept;
 
-    // One that has slots and is not known to be down, any of those for which
-    // this was not called in this `round`; or null.
+    // One of those that are, and for which this was not called in this `round`;
+    // or null.
     RedisNode *pick(ngx_uint_t round) noexcept;
 
     // Closes and frees nodes without slots, but for the one with the server

@@ -145,22 +145,15 @@ bool RedisNode::down(RedisConnection &)
     bool is_first = down_++ == 0;
 
     if (is_first) {
-        owner_.node_down(*this);
+        owner_.node_lost(*this);
     }
 
     return is_first;
 }
 
-bool RedisNode::up(RedisConnection &)
-{
-    bool is_last = --down_ == 0;
+bool RedisNode::up(RedisConnection &) { return --down_ == 0; }
 
-    if (is_last) {
-        owner_.node_up(*this);
-    }
-
-    return is_last;
-}
+void RedisNode::stands_still(RedisConnection &) { owner_.node_lost(*this); }
 
 void RedisNode::answers_again(RedisConnection &) { owner_.node_answers_again(*this); }
 

@@ -17,9 +17,9 @@ public:
     // may be retargeted only where something says so.
     class Owner {
     public:
-        // It is known to be down, as one of its connections sees it; or back.
-        virtual void node_down(RedisNode &) {}
-        virtual void node_up(RedisNode &) {}
+        // It is down, or does not answer in time, as one of its connections
+        // sees it.
+        virtual void node_lost(RedisNode &) {}
 
         // As RedisConnection::Owner has it.
         virtual void node_answers_again(RedisNode &) {}
@@ -66,9 +66,6 @@ public:
     // The same until `deadline`; `asking` as RedisPipeline::start has it.
     bool start(Call &call, Millis deadline, bool asking) noexcept;
 
-    // Calls would end at once, some of them at least.
-    bool is_down() const { return down_ > 0; }
-
     // All connections are in order, as far as is known.
     bool answers() const noexcept;
 
@@ -81,6 +78,7 @@ private:
     // RedisConnection::Owner
     bool down(RedisConnection &connection) override;
     bool up(RedisConnection &connection) override;
+    void stands_still(RedisConnection &connection) override;
     void answers_again(RedisConnection &connection) override;
     void read_only(RedisConnection &connection) override;
     void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) override;

@@ -1,6 +1,8 @@
 #include "store/ngx_redis_sentinel.h"
 
+#include <algorithm>
 #include <charconv>
+#include <cstring>
 
 #include <hiredis/hiredis.h>
 
@@ -149,7 +151,7 @@ void RedisSentinel::end_waiting() noexcept
 
 // What the node tells
 
-void RedisSentinel::node_down(RedisNode &) { look_soon(); }
+void RedisSentinel::node_lost(RedisNode &) { look_soon(); }
 
 void RedisSentinel::read_only(RedisNode &) { look_soon(); }
 
@@ -200,6 +202,8 @@ void RedisSentinel::look() noexcept
 {
     again_ = false;
     asked_ = 0;
+    std::fill_n(votes_, kMostNamed, Named());
+    refusal_[0] = '\0';
 
     // what the listener has heard is newer than what was asked for
     if (heard_some_) {
@@ -296,10 +300,11 @@ void RedisSentinel::ended(RedisInquiry &inquiry, const char *fault, ngx_err_t er
     if (&inquiry == &listener_) {
         listened_ = (listened_ + 1) % options_.server_count;
         ngx_add_timer(&listen_timer_, listener_pace_.hurry(ngx_current_msec, any_number()));
-    } else if (fault != nullptr) {
-        go_on(fault, error);
     } else if (&inquiry == &inquiry_) {
-        weigh_named(inquiry.server());
+        fault != nullptr ? go_on(fault, error) : weigh_named(inquiry.server());
+    } else if (fault != nullptr) {
+        refute(fault);
+        go_on(fault, error);
     } else {
         adopt();
     }
@@ -308,21 +313,77 @@ void RedisSentinel::ended(RedisInquiry &inquiry, const char *fault, ngx_err_t er
 // A sentinel has named a master.
 void RedisSentinel::weigh_named(const RedisServer &teller) noexcept
 {
-    bool is_current = state_ == State::known && current().is(named_, teller);
+    bool answers = state_ == State::known && node_.answers();
 
-    if (!is_current) {
-        probe(named_, teller);
-    } else if (node_.is_down()) {
-        go_on("it names the one that is down", 0);
+    if (state_ == State::known && current().is(named_, teller)) {
+        answers ? end_look(nullptr, 0) : go_on("it names the one that does not answer", 0);
+        return;
+    }
+
+    Named *named = count_vote();
+
+    if (named == nullptr || named->refuted) {
+        go_on("it names one that is no master", 0);
+    } else if (2 * named->votes > options_.server_count) {
+        probe(named->endpoint, teller);
     } else {
+        go_on("too few name the same", 0);
+    }
+}
+
+RedisSentinel::Named *RedisSentinel::count_vote() noexcept
+{
+    auto end = votes_ + kMostNamed;
+    auto at = std::find_if(votes_, end, [this](const Named &each) {
+        return each.votes == 0
+               || (each.endpoint.port == named_.port
+                   && std::strcmp(each.endpoint.host, named_.host) == 0);
+    });
+
+    if (at == end) {
+        return nullptr;
+    }
+
+    at->endpoint = named_;
+    at->votes++;
+    return at;
+}
+
+// All have been asked, and no master is named by more than half of them.
+void RedisSentinel::decide(const char *fault, ngx_err_t error) noexcept
+{
+    if (state_ == State::known && node_.answers()) {
         end_look(nullptr, 0);
+        return;
+    }
+
+    auto best = std::max_element(votes_, votes_ + kMostNamed, [](const Named &a, const Named &b) {
+        return (a.refuted ? 0 : a.votes) < (b.refuted ? 0 : b.votes);
+    });
+
+    if (best->votes > 0 && !best->refuted) {
+        probe(best->endpoint, inquiry_.server());
+    } else {
+        end_look(fault, error);
+    }
+}
+
+// The candidate is none.
+void RedisSentinel::refute(const char *why) noexcept
+{
+    *ngx_snprintf(reinterpret_cast<u_char *>(refusal_), sizeof(refusal_) - 1, "\"%V\": %s",
+                  &candidate().server().name, why) = '\0';
+
+    for (Named &each : votes_) {
+        each.refuted = each.refuted
+                       || (each.votes > 0 && candidate().is(each.endpoint, candidate().server()));
     }
 }
 
 void RedisSentinel::probe(const RedisEndpoint &endpoint, const RedisServer &teller) noexcept
 {
     if (!candidate().set(endpoint, teller, options_)) {
-        go_on("no memory", 0);
+        end_look("no memory", 0);
         return;
     }
 
@@ -359,7 +420,7 @@ void RedisSentinel::adopt() noexcept
 void RedisSentinel::go_on(const char *fault, ngx_err_t error) noexcept
 {
     if (!ask_next()) {
-        end_look(fault, error);
+        decide(fault, error);
     }
 }
 
@@ -375,8 +436,9 @@ void RedisSentinel::end_look(const char *fault, ngx_err_t error) noexcept
         ngx_uint_t level = failure_logged_ ? NGX_LOG_INFO : NGX_LOG_ERR;
 
         ngx_log_error(level, log_, error,
-                      "idempotency: no sentinel of store \"%V\" names a master \"%V\" that is one, "
-                      "the last of them: %s", &options_.store, &options_.master, fault);
+                      "idempotency: no sentinel of store \"%V\" names a master \"%V\" that is one: "
+                      "%s", &options_.store, &options_.master,
+                      refusal_[0] != '\0' ? refusal_ : fault);
         failure_logged_ = true;
     }
 
@@ -385,7 +447,7 @@ void RedisSentinel::end_look(const char *fault, ngx_err_t error) noexcept
         end_waiting();
     }
 
-    bool is_urgent = fault != nullptr || again_ || node_.is_down();
+    bool is_urgent = fault != nullptr || again_ || !node_.answers();
 
     set_look(is_urgent ? pace_.hurry(ngx_current_msec, any_number())
                        : RedisPace::term(any_number()));

@@ -19,9 +19,11 @@
 
 namespace idempotency {
 
-// Whom a sentinel names is asked for its role before anything goes to it.  The
-// sentinels are asked when the master is lost or has become a replica, and now
-// and then; one of them tells by itself of a new master.
+// Whom sentinels name is asked for its role before anything goes to it.  They are
+// asked when the master is lost or has become a replica, and now and then; one of
+// them tells by itself of a new master.  One sentinel may be behind the others:
+// it takes more than half of them to replace a master that answers, and any of
+// them where there is none and the others are silent or disagree.
 class RedisSentinel final : public Store, private RedisNode::Owner, private RedisInquiry::Owner {
 public:
     // `options` is copied; what it points to outlives this object.
@@ -46,13 +48,22 @@ private:
     };
 
     // RedisNode::Owner
-    void node_down(RedisNode &node) override;
+    void node_lost(RedisNode &node) override;
     void node_answers_again(RedisNode &node) override;
     void read_only(RedisNode &node) override;
 
     // RedisInquiry::Owner
     const char *read(RedisInquiry &inquiry, const redisReply &reply) override;
     void ended(RedisInquiry &inquiry, const char *fault, ngx_err_t error) override;
+
+    // Who has been named by how many sentinels, this time.
+    struct Named {
+        RedisEndpoint endpoint;
+        ngx_uint_t votes = 0;
+        bool refuted = false;       // it is no master, or not there
+    };
+
+    static constexpr std::size_t kMostNamed = 8;
 
     static void on_look(ngx_event_t *event);
     static void on_listen(ngx_event_t *event);
@@ -63,6 +74,9 @@ private:
     void look() noexcept;
     bool ask_next() noexcept;
     void weigh_named(const RedisServer &teller) noexcept;
+    Named *count_vote() noexcept;
+    void decide(const char *fault, ngx_err_t error) noexcept;
+    void refute(const char *why) noexcept;
     void probe(const RedisEndpoint &endpoint, const RedisServer &teller) noexcept;
     void adopt() noexcept;
     void end_look(const char *fault, ngx_err_t error) noexcept;
@@ -90,6 +104,8 @@ private:
     RedisInquiry probe_;            // to the candidate: is it one?
     RedisInquiry listener_;         // to a sentinel: tell when it changes
     std::string_view question_[3];
+    Named votes_[kMostNamed];
+    char refusal_[256] = "";        // why one that was named is none
     RedisEndpoint named_;           // by the sentinel that was asked
     RedisEndpoint heard_;           // by the one that tells by itself
     bool heard_some_ = false;       // and it is still to be looked at

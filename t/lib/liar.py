@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """A sentinel that names who it is told to, whatever is true.
 
-    liar.py --port PORT --names PORT
+    liar.py --port PORT --names PORT [--tells]
                         listens on 127.0.0.1:PORT, names 127.0.0.1:PORT as any master, to who asks
-                        and, right away, to who subscribes; prints 'ready' once it listens
+                        and, with --tells, to who subscribes; prints 'ready' once it listens
 """
 
 import argparse
@@ -16,7 +16,7 @@ def bulk(*words):
     return b''.join(b'$%d\r\n%b\r\n' % (len(word), word) for word in words)
 
 
-async def serve(reader, writer, named):
+async def serve(reader, writer, named, tells):
     while line := await reader.readline():
         words = []
         for _ in range(int(line[1:])):
@@ -27,8 +27,9 @@ async def serve(reader, writer, named):
             writer.write(b'*2\r\n' + bulk(b'127.0.0.1', named))
         elif words[0] == b'SUBSCRIBE':
             writer.write(b'*3\r\n' + bulk(b'subscribe', words[1]) + b':1\r\n')
-            told = b'shop 127.0.0.1 1 127.0.0.1 ' + named
-            writer.write(b'*3\r\n' + bulk(b'message', words[1], told))
+            if tells:
+                told = b'shop 127.0.0.1 1 127.0.0.1 ' + named
+                writer.write(b'*3\r\n' + bulk(b'message', words[1], told))
         else:
             writer.write(b'+OK\r\n')
         await writer.drain()
@@ -39,6 +40,7 @@ async def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument('--port', type=int, required=True)
     arguments.add_argument('--names', required=True)
+    arguments.add_argument('--tells', action='store_true')
     options = arguments.parse_args()
 
     # a test run that is stopped takes this process with it without a traceback
@@ -46,7 +48,8 @@ async def main():
         asyncio.get_running_loop().add_signal_handler(number, os._exit, 0)
 
     await asyncio.start_server(
-        lambda reader, writer: serve(reader, writer, options.names.encode()),
+        lambda reader, writer: serve(
+            reader, writer, options.names.encode(), options.tells),
         '127.0.0.1', options.port)
     print('ready', flush=True)
     await asyncio.Event().wait()
