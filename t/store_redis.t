@@ -208,7 +208,7 @@ subtest 'Values that are no records of ours' => sub {
 };
 
 subtest 'A value that is larger than any result' => sub {
-    my $nginx = start_nginx(http => 'idempotency_max_body 2m;');
+    my $nginx = start_nginx(http => 'idempotency_max_body 2m;', store => 'timeout 15s;');
     my $name = $nginx->{prefix} . ask($nginx, '/huge', 'huge')->header('X-Id');
     my $most_used = sub {
         my ($most) = sort { $b <=> $a } map { IdempotencyTest::App::slurp("/proc/$_/status") =~ /VmHWM:\s+(\d+)/ ? $1 : 0 } $nginx->workers;
