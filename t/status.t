@@ -293,6 +293,21 @@ subtest 'The formats' => sub {
     $nginx->stop;
 };
 
+subtest 'A near cache' => sub {
+    plan skip_all => 'is about the Redis store' if !$is_redis;
+    my $prefix = "status:$$:" . ++$prefixes . ':';
+    my $nginx = start_nginx(stores => 'idempotency_store main { redis unix:' . redis()->socket . "; prefix $prefix; near_cache 1m; } idempotency_store other { memory 256k; }");
+    ask($nginx, '/near', 'near') for 1 .. 2;
+    my $figures = figures($nginx);
+    is $figures->{near_cache_keys}, 1, 'its results are counted';
+    cmp_ok $figures->{near_cache_used_bytes}, '>=', 512, 'with what they take';
+    cmp_ok $figures->{near_cache_size_bytes}, '<=', 1024 * 1024, 'of what there is';
+    ok !exists $figures->{memory_keys}, 'it is no memory store';
+    requests_are $nginx, 'requests are counted', new => 1, replayed => 1;
+    is_deeply from_prometheus($nginx->request(method => 'GET', path => '/prometheus'), 'main'), from_json($nginx->request(method => 'GET', path => '/json'), 'main'), 'all formats have it';
+    $nginx->stop;
+};
+
 subtest 'Who may ask, and how' => sub {
     my $nginx = start_nginx(workers => 1);
     is $nginx->request(method => 'GET', path => '/denied')->status, 403, 'access checks come first';
