@@ -660,7 +660,8 @@ void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
         return;
     }
 
-    if (take_too_large(command, answer)) {
+    if (is_too_large(*command, answer)) {
+        take_too_large(command, -static_cast<std::size_t>(answer.integer));
         return;
     }
 
@@ -825,25 +826,27 @@ bool RedisPipeline::take_no_script(Command *command, const RedisAnswer &answer) 
     return true;
 }
 
-// True where the claim is to be sent over another connection.
-bool RedisPipeline::take_too_large(Command *command, const RedisAnswer &answer) noexcept
+bool RedisPipeline::is_too_large(const Command &command, const RedisAnswer &answer) const noexcept
 {
-    if (command->kind != Kind::claim || answer.kind != RedisAnswer::Kind::integer
-        || answer.integer != 0 || manner_.inline_limit == 0)
-    {
-        return false;
-    }
+    return command.kind == Kind::claim && answer.kind == RedisAnswer::Kind::integer
+           && manner_.inline_limit > 0
+           && answer.integer < -static_cast<long long>(manner_.inline_limit);
+}
 
+// The value comes over another connection, if it is wanted at all: a very large
+// one costs Redis and the network something even where it is thrown away here.
+void RedisPipeline::take_too_large(Command *command, std::size_t size) noexcept
+{
     Call *call = command->call;
     Millis deadline = command->deadline;
 
-    recycle(command);
-
-    if (call != nullptr) {
-        events_.too_large(*call, deadline);
+    if (call == nullptr || call->room == nullptr || call->room(*call, size) == nullptr) {
+        end(command, Reply());
+        return;
     }
 
-    return true;
+    recycle(command);
+    events_.too_large(*call, deadline);
 }
 
 // True where the command was sent to the wrong node, which has not run it.

@@ -70,7 +70,8 @@ public:
         virtual void lease_redirected(const Lease &lease, const RedisRedirect &redirect) = 0;
 
         // The claim found a value that is larger than is sent over this
-        // connection.  The call is the owner's again and has not ended.
+        // connection, and the call has room for it.  It is the owner's again
+        // and has not ended.
         virtual void too_large(Call &call, Millis deadline) = 0;
 
     protected:
@@ -185,7 +186,8 @@ private:
     void take_answer(const RedisAnswer &answer, Millis now) noexcept;
     void take_greeting(const Command &command, const RedisAnswer &answer, Millis now) noexcept;
     bool take_asking(Command &command, const RedisAnswer &answer) noexcept;
-    bool take_too_large(Command *command, const RedisAnswer &answer) noexcept;
+    bool is_too_large(const Command &command, const RedisAnswer &answer) const noexcept;
+    void take_too_large(Command *command, std::size_t size) noexcept;
     bool take_redirect(Command *command, const RedisAnswer &answer) noexcept;
     bool take_no_script(Command *command, const RedisAnswer &answer) noexcept;
     void take_wait(Command *command, const RedisAnswer &answer, Millis now) noexcept;

@@ -20,8 +20,9 @@ constexpr std::string_view kClaim = R"(
 local left = redis.call('PTTL', KEYS[1])
 if left ~= -2 then
     local most = tonumber(ARGV[4])
-    if most > 0 and redis.call('STRLEN', KEYS[1]) > most then
-        return 0
+    local size = most > 0 and redis.call('STRLEN', KEYS[1]) or 0
+    if size > most then
+        return -size
     end
     local held = redis.call('GET', KEYS[1])
     local state = held:sub(8, 8)

@@ -65,7 +65,8 @@ struct Call {
     Millis lifetime = 0;
 
     // Gives memory for a found value, or null, which ends the call as
-    // `unavailable`.  It belongs to the caller.
+    // `unavailable`.  It belongs to the caller.  A large value may be told of
+    // before it is fetched, so that this is called again.
     char *(*room)(Call &call, std::size_t size) = nullptr;
 
     // Called once with `reply` filled in, unless `start` said that it is.

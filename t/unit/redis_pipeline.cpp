@@ -444,8 +444,9 @@ void a_large_value_is_told_of_and_not_sent(void **)
 
     redis.greet();
     assert_true(redis.send(claim).find("$4\r\n4711\r\n") != std::string::npos);
-    redis.answer(":0\r\n");
+    redis.answer(":-4712\r\n");
     assert_ptr_equal(redis.too_large_call, &claim);
+    assert_int_equal(claim.found.size(), 4712);
     assert_true(redis.too_large_deadline == redis.now + kTimeout);
     assert_int_equal(claim.ends, 0);
     assert_true(redis.pipeline.idle());
@@ -456,10 +457,24 @@ void a_large_value_is_told_of_and_not_sent(void **)
     redis.now += 1;
     assert_false(redis.pipeline.stalled());
     redis.pipeline.expire(redis.now + kTimeout - 1);
-    redis.answer(":0\r\n:0\r\n");
+    redis.answer(":-5000\r\n:0\r\n");
     assert_null(redis.too_large_call);
     assert_true(late.ended_as(Verdict::unavailable));
     assert_null(redis.pipeline.fault());
+
+    // who has no room for it does not ask for it
+    TestCall refuses(Call::Kind::claim, 'd'), wrong(Call::Kind::claim, 'e');
+
+    refuses.no_room = true;
+    redis.send(refuses);
+    redis.answer(":-1000000000000\r\n");
+    assert_null(redis.too_large_call);
+    assert_true(refuses.ended_as(Verdict::unavailable));
+    assert_null(redis.pipeline.fault());
+
+    redis.send(wrong);
+    redis.answer(":-4711\r\n");
+    assert_non_null(redis.pipeline.fault());
 }
 
 void large_pieces_are_sent_in_place(void **)
@@ -1534,7 +1549,7 @@ private:
         }
 
         if (fault <= 5) {
-            return {fault == 5 ? found_answer(std::string(random_() % 40000, 'v'), 5) : ":0\r\n"};
+            return {fault == 5 ? found_answer(std::string(random_() % 40000, 'v'), 5) : ":-2\r\n"};
         }
 
         Token token = words[6].empty() ? ++last_ : token_in(words[6]);

@@ -257,7 +257,7 @@ private:
 
     void too_large(Call &call, Millis) override
     {
-        errors_ += "too large;";
+        errors_ += "too large: " + std::to_string(static_cast<TestCall &>(call).found.size()) + ";";
         call.reply = Reply();
         call.ended(call);
     }
@@ -403,7 +403,7 @@ void a_value_above_the_limit_is_told_of(void **state)
     redis.raw({"APPEND", Client::name(key(1)), "x"});
     assert_string_equal(redis.take_errors().c_str(), "");
     redis.claim(key(1), "", 1);
-    assert_string_equal(redis.take_errors().c_str(), "too large;");
+    assert_string_equal(redis.take_errors().c_str(), "too large: 1001;");
 
     Client other(server_of(state));
 
