@@ -37,25 +37,6 @@ std::uint64_t bucket_hash(const KeyId &id)
 
 }  // namespace
 
-// Behind the head: the buckets, a heap node for each block, the blocks.
-
-std::uint32_t *Zone::buckets() const { return reinterpret_cast<std::uint32_t *>(head() + 1); }
-
-// Two heaps that grow towards each other: there are never more entries than
-// blocks.  Claims, which come and go, have one of their own, so that they don't
-// move the many results.
-ZoneHeapNode &Zone::node(Heap heap, std::uint32_t i) const
-{
-    auto *nodes = reinterpret_cast<ZoneHeapNode *>(buckets() + head()->bucket_count);
-
-    return nodes[heap == results ? i : head()->block_count - 1 - i];
-}
-
-ZoneBlock *Zone::block(std::uint32_t index) const
-{
-    return reinterpret_cast<ZoneBlock *>(&node(results, head()->block_count)) + index;
-}
-
 bool Zone::format()
 {
     if (size_ < kZoneMinimum) {
