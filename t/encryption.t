@@ -13,6 +13,7 @@ use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await temporary_directory);
 use IdempotencyTest::Redis;
+use IdempotencyTest::RedisCluster;
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
@@ -366,6 +367,32 @@ sub await_answer {
     await(sub { $answer = ask($nginx, $path, $key); $answer->status == 201 });
     return $answer;
 }
+
+# The identities of one key are in different slots, and mostly at different nodes.
+subtest 'In a cluster' => sub {
+    my $cluster = IdempotencyTest::RedisCluster->new(replicas => 0);
+    my $nodes = 'redis ' . $cluster->urls . '; topology cluster; prefix sealed:; encryption_key_file';
+    my @hosts = map { IdempotencyTest::Nginx->start(stores => "idempotency_store main { $nodes $_; }", server => $server, workers => 1) }
+        "$file{one} $file{two}", "$file{two} $file{one}";
+
+    my @paths = map { "/wait/cluster-$_" } 1 .. 20;
+    my @answers = finish(map { my $path = $_; map { $_->send_request(path => $path, key => $path, @who) } @hosts, @hosts } @paths);
+    is scalar(grep { $_->status == 201 } @answers), 80, 'all requests are answered' or diag join ' ', map { $_->status } @answers;
+    is join(' ', grep { app()->count($_) != 1 } @paths), '', 'no key ran twice';
+    is scalar(grep { !$_->is_replay } @answers), 20, 'all others are replays';
+
+    my $running = $hosts[0]->send_request(path => '/cluster?gate=cluster', key => 'cluster', @who);
+    app()->await_arrival('/cluster');
+    is_problem ask($hosts[1], '/cluster?gate=cluster', 'cluster'), 409, 'request_in_progress', 'what runs at one is in progress at the other';
+    app()->open_gate('cluster');
+    my $first = $running->response;
+    is_first $first, 201, 1, 'it is answered';
+    is_replay_of ask($_, '/cluster?gate=cluster', 'cluster'), $first, 'and replayed by each' for @hosts;
+
+    my $contents = $cluster->contents;
+    is scalar(grep { /^IDM\x02\0\0\0K/ } values %$contents), 42, 'a sealed result is there under each identity of each key';
+    $_->stop for @hosts;
+};
 
 subtest 'With a near cache' => sub {
     my $nginx = start_nginx(['one'], store => 'near_cache 1m;');
