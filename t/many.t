@@ -108,19 +108,28 @@ sub close_all {
     close_all($first, @duplicates);
 }
 
-# The same once more takes nothing more: what they had is used again.
+# The same again takes nothing more: what they had is used again.  How full the heap is when so many are there differs a little, so a few rounds may go by.
 {
-    my $before = memory();
-    my $first = $nginx->send_request(path => '/again?gate=again', key => 'again', @who);
-    app()->await_arrival('/again');
-    my @duplicates = send_many(sub { '/again?gate=again' }, sub { 'again' }, DUPLICATES);
-    app()->open_gate('again');
-    my @answers = finish($first, @duplicates);
-    is scalar(grep { $_->body eq $answers[0]->body && $_->status == 201 } @answers), DUPLICATES + 1, 'a second time all are answered';
-    is app()->count('/again'), 1, 'from one execution';
-    close_all($first, @duplicates);
-    note 'a second time: ' . (memory() - $before) . ' bytes more';
-    cmp_ok memory() - $before, '<', 4 << 20, 'and the worker does not grow' if !$is_sanitized;
+    my ($executed, $answered, $growth, $rounds) = (0, 0, undef, 0);
+
+    while ($rounds < 5 && !(defined $growth && $growth < 1 << 20)) {
+        my $name = 'again' . ++$rounds;
+        my $before = memory();
+        my $first = $nginx->send_request(path => "/$name?gate=$name", key => $name, @who);
+        app()->await_arrival("/$name");
+        my @duplicates = send_many(sub { "/$name?gate=$name" }, sub { $name }, DUPLICATES);
+        app()->open_gate($name);
+        my @answers = finish($first, @duplicates);
+        $answered += grep { $_->body eq $answers[0]->body && $_->status == 201 } @answers;
+        $executed += app()->count("/$name");
+        close_all($first, @duplicates);
+        $growth = memory() - $before;
+        note "round $rounds: $growth bytes more";
+    }
+
+    is $answered, $rounds * (DUPLICATES + 1), 'later times all are answered';
+    is $executed, $rounds, 'from one execution each';
+    cmp_ok $growth, '<', 1 << 20, 'and the worker does not go on growing' if !$is_sanitized;
 }
 
 # Duplicates of many keys.
