@@ -57,7 +57,7 @@ public:
     // kNobody's.
     const char *read(const redisReply &reply) noexcept;
 
-    // The masters.  Each has one slot at least.
+    // The masters.
     std::size_t size() const { return size_; }
     const RedisEndpoint &node(std::size_t index) const { return nodes_[index]; }
 
