@@ -11,6 +11,7 @@ use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Names;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await dead_port);
 use IdempotencyTest::RedisCluster;
@@ -138,14 +139,30 @@ subtest 'Nodes that do not tell their host' => sub {
 };
 
 subtest 'Nodes with names' => sub {
-    plan skip_all => 'this server tells no names' if !eval { $_->command('CONFIG', 'SET', 'cluster-announce-hostname', 'localhost', 'cluster-preferred-endpoint-type', 'hostname') for $cluster->nodes; 1 };
-    ok await(sub { !grep { $_->{host} ne 'localhost' } map { $cluster->map_of_slots($_) } $cluster->nodes }), 'the names are known';
+    my $call = sub { my ($name) = @_; $_->command('CONFIG', 'SET', 'cluster-announce-hostname', $name, 'cluster-preferred-endpoint-type', $name ? 'hostname' : 'ip') for $cluster->nodes };
+    my $are_called = sub { my ($name) = @_; ok await(sub { !grep { ($_->{host} // '') ne $name } map { $cluster->map_of_slots($_) } $cluster->nodes }), "the nodes are called $name" };
     my ($node) = $cluster->nodes;
+
+    plan skip_all => 'this server tells no names' if !eval { $call->('localhost'); 1 };
+    $are_called->('localhost');
     my $nginx = start_nginx(urls => 'redis://localhost:' . $node->port);
-    are_replayed($nginx, 'names', prepare($nginx, 'names'));
+    are_replayed($nginx, 'a name of the configuration', prepare($nginx, 'names'));
     $nginx->stop(allowed => $allowed);
-    $_->command('CONFIG', 'SET', 'cluster-announce-hostname', '', 'cluster-preferred-endpoint-type', 'ip') for $cluster->nodes;
-    ok await(sub { !grep { $_->{host} ne '127.0.0.1' } map { $cluster->map_of_slots($_) } $cluster->nodes }), 'and gone again';
+
+    $call->('nodes.test');
+    $are_called->('nodes.test');
+    my $names = IdempotencyTest::Names->new('nodes.test' => ['127.0.0.1']);
+    $nginx = start_nginx(urls => 'redis://' . $node->address, http => $names->directive);
+    are_replayed($nginx, 'a name that the resolver knows', prepare($nginx, 'resolved'));
+    $nginx->stop(allowed => $allowed);
+
+    $nginx = start_nginx(urls => 'redis://' . $node->address);
+    is_problem ask($nginx, '/unresolved', 'unresolved'), 503, 'store_unavailable', 'without a resolver requests are refused';
+    ok $nginx->await_error_log(qr/\[error\].*"nodes\.test:\d+" is unavailable/), 'the error log says why';
+    $nginx->stop(allowed => $allowed);
+
+    $call->('');
+    $are_called->('127.0.0.1');
 };
 
 subtest 'A hash tag in the prefix' => sub {
