@@ -112,7 +112,7 @@ sub close_all {
 {
     my ($executed, $answered, $growth, $rounds) = (0, 0, undef, 0);
 
-    while ($rounds < 5 && !(defined $growth && $growth < 1 << 20)) {
+    while ($rounds < ($is_sanitized ? 1 : 5) && !(defined $growth && $growth < 1 << 20)) {
         my $name = 'again' . ++$rounds;
         my $before = memory();
         my $first = $nginx->send_request(path => "/$name?gate=$name", key => $name, @who);
