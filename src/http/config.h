@@ -127,9 +127,4 @@ T *allocate(ngx_pool_t *pool, std::size_t count = 1)
     return static_cast<T *>(ngx_pcalloc(pool, sizeof(T) * count));
 }
 
-inline std::string_view view(const ngx_str_t &text)
-{
-    return {reinterpret_cast<const char *>(text.data), text.len};
-}
-
 }  // namespace idempotency

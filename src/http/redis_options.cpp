@@ -9,15 +9,6 @@ namespace idempotency {
 
 namespace {
 
-ngx_str_t to_ngx(std::string_view text)
-{
-    ngx_str_t out;
-
-    out.len = text.size();
-    out.data = reinterpret_cast<u_char *>(const_cast<char *>(text.data()));
-    return out;
-}
-
 bool refuse(ngx_conf_t *cf, const StoreOptions &given, const char *what)
 {
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "store \"%V\": %s", &given.name, what);

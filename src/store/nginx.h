@@ -17,3 +17,24 @@ extern "C" {
 }
 
 #pragma GCC diagnostic pop
+
+#include <string_view>
+
+namespace idempotency {
+
+// Between nginx's strings and C++'s, without a copy.
+inline std::string_view view(const ngx_str_t &text)
+{
+    return {reinterpret_cast<const char *>(text.data), text.len};
+}
+
+inline ngx_str_t to_ngx(std::string_view text)
+{
+    ngx_str_t out;
+
+    out.len = text.size();
+    out.data = reinterpret_cast<u_char *>(const_cast<char *>(text.data()));
+    return out;
+}
+
+}  // namespace idempotency

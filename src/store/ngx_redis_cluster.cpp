@@ -15,11 +15,6 @@ constexpr std::size_t kLongestAnswer = 4 * 1024 * 1024;
 
 constexpr std::string_view kQuestion[] = {"CLUSTER", "SLOTS"};
 
-std::string_view view(const ngx_str_t &text)
-{
-    return {reinterpret_cast<const char *>(text.data), text.len};
-}
-
 std::uint32_t any_number() { return static_cast<std::uint32_t>(ngx_random()); }
 
 }  // namespace

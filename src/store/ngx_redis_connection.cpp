@@ -19,11 +19,6 @@ constexpr ngx_msec_t kErrorInterval = 1000;
 // output buffer.
 constexpr std::size_t kMostLarge = 4;
 
-std::string_view view(const ngx_str_t &text)
-{
-    return {reinterpret_cast<const char *>(text.data), text.len};
-}
-
 RedisManner manner_of(const RedisOptions &options, std::size_t inline_limit)
 {
     RedisManner manner;

@@ -2,15 +2,6 @@
 
 namespace idempotency {
 
-namespace {
-
-std::string_view view(const ngx_str_t &text)
-{
-    return {reinterpret_cast<const char *>(text.data), text.len};
-}
-
-}  // namespace
-
 RedisInquiry::RedisInquiry(const RedisOptions &options, RedisServer &server, std::size_t most,
                            Owner &owner) noexcept
     : options_(options), owner_(owner), socket_(options, server, *this), dialogue_(most, *this)

@@ -6,15 +6,6 @@ namespace idempotency {
 
 namespace {
 
-ngx_str_t to_ngx(std::string_view text)
-{
-    ngx_str_t out;
-
-    out.len = text.size();
-    out.data = reinterpret_cast<u_char *>(const_cast<char *>(text.data()));
-    return out;
-}
-
 // What ngx_parse_url reads: the port is given apart.
 bool write_host(ngx_pool_t *pool, const RedisUrl &url, ngx_str_t &out)
 {

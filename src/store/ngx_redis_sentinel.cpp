@@ -16,11 +16,6 @@ constexpr std::string_view kChannel = "+switch-master";
 constexpr std::string_view kRole[] = {"ROLE"};
 constexpr std::string_view kSubscribe[] = {"SUBSCRIBE", kChannel};
 
-std::string_view view(const ngx_str_t &text)
-{
-    return {reinterpret_cast<const char *>(text.data), text.len};
-}
-
 std::uint32_t any_number() { return static_cast<std::uint32_t>(ngx_random()); }
 
 // The text of an element, or nothing.
