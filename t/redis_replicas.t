@@ -12,6 +12,8 @@ use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
+use IdempotencyTest::RedisCluster;
+use IdempotencyTest::RedisSentinel;
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
@@ -25,7 +27,7 @@ sub ask {
 sub start_nginx {
     my ($redis, $wait, %options) = @_;
     return IdempotencyTest::Nginx->start(
-        stores => "idempotency_store main { redis redis://" . $redis->address . "; timeout 20s; wait_replicas $wait; }",
+        stores => 'idempotency_store main { redis ' . (ref $redis ? 'redis://' . $redis->address : $redis) . "; timeout 20s; wait_replicas $wait; }",
         server => <<'END', %options);
         add_header X-Id $idempotency_key_id always;
         add_header X-Status $idempotency_status always;
@@ -131,6 +133,38 @@ subtest 'A connection that ends' => sub {
 
     $replica->resume;
     is_first ask($nginx, '/ends/second', 'ends-second'), 201, 1, 'then it runs';
+    $nginx->stop;
+};
+
+# What counts is not lost, though the master dies the moment that the client has its answer.
+subtest 'A failover' => sub {
+    my $watched = IdempotencyTest::RedisSentinel->new;
+    my $nginx = start_nginx($watched->urls . '; topology sentinel shop', '2 20s', workers => 1);
+    my @keys = map { "failover-$_" } 1 .. 100;
+    my @answers = finish(map { $nginx->send_request(path => "/$_", key => $_, @who) } @keys);
+    my $old = $watched->master;
+
+    $old->kill;
+    is scalar(grep { $_->status == 201 && $_->header('X-Status') eq 'NEW' } @answers), @keys, 'requests run, and their answers are kept';
+    $watched->await_new_master($old);
+    # one replica is all that is left
+    await(sub { ask($nginx, "/$keys[0]", $keys[0])->status == 201 });
+
+    my @retries = finish(map { $nginx->send_request(path => "/$_", key => $_, @who) } @keys);
+    is scalar(grep { $retries[$_]->is_replay && $retries[$_]->lasting eq $answers[$_]->lasting } 0 .. $#keys), @keys, 'each is replayed by the new master';
+    is scalar(grep { app()->count("/$_") == 1 } @keys), @keys, 'each request has run once';
+    $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
+};
+
+subtest 'A cluster' => sub {
+    my $cluster = IdempotencyTest::RedisCluster->new;
+    my $nginx = start_nginx($cluster->urls(1) . '; topology cluster', '1 20s');
+    my @answers = finish(map { $nginx->send_request(path => "/cluster/$_", key => "cluster-$_", @who) } 1 .. 60);
+    my @masters = $cluster->masters;
+    my @replicas = grep { my $node = $_; !grep { $_ == $node } @masters } $cluster->nodes;
+    my %kept = map { $_ => 1 } map { @{$_->command('KEYS', '*')} } @replicas;
+
+    is scalar(grep { $_->status == 201 && $kept{name_of($_)} } @answers), 60, 'what a client has is at a replica of its node';
     $nginx->stop;
 };
 

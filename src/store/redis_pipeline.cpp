@@ -166,6 +166,7 @@ void RedisPipeline::close() noexcept
     changes_in_flight_ = 0;
     wait_wanted_ = false;
     wait_in_flight_ = false;
+    replicas_are_there_ = false;
     wait_deadline_ = 0;
     value_ = {};
     reader_.drop_value();
@@ -578,7 +579,12 @@ void RedisPipeline::put_command(const Command &command) noexcept
 
 std::size_t RedisPipeline::output(iovec *out, std::size_t most) noexcept
 {
-    if (wait_wanted_ && !wait_in_flight_ && fault_ == nullptr) {
+    // A WAIT that goes along with its commands saves a round trip.  Where it may
+    // take all of its time it is sent when something is known to have changed:
+    // what is only fetched must not stand behind it.
+    bool is_due = replicas_are_there_ || held_.first != nullptr;
+
+    if (wait_wanted_ && !wait_in_flight_ && is_due && fault_ == nullptr) {
         send_wait();
     }
 
@@ -722,8 +728,10 @@ void RedisPipeline::take_wait(Command *command, const RedisAnswer &answer, Milli
     wait_in_flight_ = false;
     wait_deadline_ = own_deadline(now);
     held_ = Queue();
+    replicas_are_there_ = !is_error
+                          && answer.integer >= static_cast<long long>(manner_.replicas);
 
-    if (is_error || answer.integer < static_cast<long long>(manner_.replicas)) {
+    if (!replicas_are_there_) {
         if (is_error || queue.first != nullptr) {
             events_.error_answer(name(Kind::wait), is_error ? answer.code : "NOREPLICAS", nullptr);
         }

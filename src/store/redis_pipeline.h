@@ -112,7 +112,8 @@ public:
     bool drained() const noexcept;
 
     // The next bytes to write, and how many of them were written.  It is called
-    // before each writing: what has been started before shares a WAIT.
+    // before each writing: what has been started before shares a WAIT.  An
+    // answer may bring one, too.
     std::size_t output(iovec *out, std::size_t most) noexcept;
     void wrote(std::size_t size) noexcept { output_.wrote(size); }
 
@@ -224,6 +225,7 @@ private:
     // few replicas each blocks the connection for all of its time.
     bool wait_wanted_ = false;
     bool wait_in_flight_ = false;
+    bool replicas_are_there_ = false;   // as the last one said
     Millis wait_deadline_ = 0;      // that of the next one, at least
 
     std::string_view value_;        // of the answer that is being read, in the call's room

@@ -1103,6 +1103,22 @@ bool ends_with(const std::string &text, const std::string &end)
     return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
+// A connection on which there have been replicas enough.
+void greet_with_replicas(Harness &redis)
+{
+    TestCall claim(Call::Kind::claim, 'z');
+
+    redis.greet();
+
+    // as long as that is not known
+    assert_int_equal(count_of(redis.send(claim), "WAIT"), 0);
+    redis.answer(":1\r\n");
+    assert_int_equal(claim.ends, 0);
+    assert_true(redis.written() == kWait);
+    redis.answer(":2\r\n");
+    assert_true(claim.ended_as(Verdict::claimed));
+}
+
 void what_changes_a_key_waits_for_the_replicas(void **)
 {
     Harness redis(manner_with_replicas());
@@ -1110,7 +1126,7 @@ void what_changes_a_key_waits_for_the_replicas(void **)
         lost(Call::Kind::settle, 'd'), release(Call::Kind::release, 'e');
     Lease lease;
 
-    redis.greet();
+    greet_with_replicas(redis);
 
     // nobody waits for what these come to
     redis.pipeline.renew(&lease, 1, redis.now);
@@ -1150,7 +1166,7 @@ void one_wait_is_under_way_at_a_time(void **)
     Harness redis(manner_with_replicas());
     TestCall first(Call::Kind::claim, 'a'), second(Call::Kind::claim, 'b'), third(Call::Kind::settle, 'c');
 
-    redis.greet();
+    greet_with_replicas(redis);
     assert_int_equal(count_of(redis.send(first), "WAIT"), 1);
     assert_int_equal(count_of(redis.send(second), "WAIT"), 0);
     assert_int_equal(count_of(redis.send(third), "WAIT"), 0);
@@ -1185,7 +1201,7 @@ void a_claim_that_too_few_replicas_have_is_taken_back(void **)
         Harness redis(manner_with_replicas());
         TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b');
 
-        redis.greet();
+        greet_with_replicas(redis);
         redis.start(claim);
         redis.start(settle);
         redis.written();
@@ -1212,17 +1228,18 @@ void that_replicas_are_too_few_for_nothing_is_not_told(void **)
     Harness redis(manner_with_replicas());
     TestCall found(Call::Kind::claim, 'a'), claim(Call::Kind::claim, 'b');
 
-    redis.greet();
+    greet_with_replicas(redis);
     redis.start(found);
     redis.start(claim);
     redis.written();
     redis.answer(found_answer("value", 9) + kNoScript + ":0\r\n");
     assert_string_equal(redis.errors.c_str(), "");
 
-    // the script was sent again: so is the WAIT
-    assert_true(ends_with(redis.written(), kWait));
+    // the script was sent again: so is the WAIT, when there is something to wait for
+    assert_int_equal(count_of(redis.written(), "WAIT"), 0);
     redis.answer(":7\r\n");
     assert_int_equal(claim.ends, 0);
+    assert_true(redis.written() == kWait);
     redis.answer(":4\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
 }
@@ -1232,7 +1249,7 @@ void a_call_that_is_held_ends_at_its_deadline(void **)
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), later(Call::Kind::settle, 'c');
 
-    redis.greet();
+    greet_with_replicas(redis);
     redis.start(claim);
     redis.start(settle);
     redis.now += 30;
@@ -1278,7 +1295,7 @@ void a_claim_that_is_held_as_the_connection_ends_is_taken_back(void **)
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), next(Call::Kind::claim, 'c');
 
-    redis.greet();
+    greet_with_replicas(redis);
     redis.start(claim);
     redis.start(settle);
     redis.written();
@@ -1294,8 +1311,9 @@ void a_claim_that_is_held_as_the_connection_ends_is_taken_back(void **)
     assert_true(redis.pipeline.idle());
 
     // the new connection has a WAIT of its own
-    assert_true(ends_with(redis.send(next), kWait));
+    redis.send(next);
     redis.answer(":9\r\n");
+    assert_true(redis.written() == kWait);
     redis.pipeline.close();
     assert_true(next.ended_as(Verdict::unavailable));
 
@@ -1349,10 +1367,10 @@ void a_wait_that_is_not_answered_is_a_stall(void **)
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), refused(Call::Kind::claim, 'b');
 
-    redis.greet();
+    greet_with_replicas(redis);
     redis.send(claim);
     redis.answer(":258\r\n");
-    redis.now = 1100;
+    redis.now = 1150;
     redis.pipeline.expire(redis.now);
     assert_true(claim.ended_as(Verdict::unavailable));
     assert_true(redis.pipeline.stalled());
@@ -1361,9 +1379,9 @@ void a_wait_that_is_not_answered_is_a_stall(void **)
     Millis end = redis.pipeline.next_deadline();
 
     // that of the release, behind a WAIT of whatever length
-    assert_true(end == 1100 + kTimeout + 50);
+    assert_true(end == 1150 + kTimeout + 50);
     redis.written();
-    redis.pipeline.expire(1400);
+    redis.pipeline.expire(1450);
     assert_non_null(redis.pipeline.fault());
 }
 
@@ -1372,7 +1390,7 @@ void a_wait_is_answered_with_a_number(void **)
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a');
 
-    redis.greet();
+    greet_with_replicas(redis);
     redis.send(claim);
     redis.answer(":258\r\n+OK\r\n");
     assert_non_null(redis.pipeline.fault());
@@ -1388,7 +1406,7 @@ void what_was_asked_for_is_taken_back_there(void **)
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a');
 
-    redis.greet();
+    greet_with_replicas(redis);
     assert_false(redis.pipeline.start(claim, redis.now + kTimeout, true));
     redis.written();
     redis.answer("+OK\r\n:7\r\n:0\r\n");
@@ -1410,13 +1428,34 @@ void a_call_may_start_another_when_the_replicas_have_it(void **)
         assert_false(current->start(*another));
     };
 
-    redis.greet();
+    greet_with_replicas(redis);
     redis.send(claim);
     redis.answer(":9\r\n:2\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
     assert_true(ends_with(redis.written(), kWait));
     redis.answer(":1\r\n:2\r\n");
     assert_true(settle.ended_as(Verdict::done));
+}
+
+// With too few replicas a WAIT takes all of its time: who changes nothing must not stand behind one.
+void what_is_found_waits_for_nobody(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), found(Call::Kind::claim, 'b'), lost(Call::Kind::settle, 'c');
+
+    greet_with_replicas(redis);
+    redis.send(claim);
+    redis.answer(":7\r\n:1\r\n");
+    assert_true(claim.ended_as(Verdict::unavailable));
+    redis.written();
+    redis.answer(":1\r\n");
+
+    assert_int_equal(count_of(redis.send(found), "WAIT"), 0);
+    assert_int_equal(count_of(redis.send(lost), "WAIT"), 0);
+    redis.answer(found_answer("value", 9) + ":0\r\n");
+    assert_true(found.ended_as(Verdict::found));
+    assert_true(lost.ended_as(Verdict::lost));
+    assert_true(redis.written().empty());
 }
 
 // A Redis that does what the scripts would do, answers when it is told to, and fails as it likes.
@@ -1745,6 +1784,7 @@ int main()
         cmocka_unit_test(one_wait_is_under_way_at_a_time),
         cmocka_unit_test(a_claim_that_too_few_replicas_have_is_taken_back),
         cmocka_unit_test(that_replicas_are_too_few_for_nothing_is_not_told),
+        cmocka_unit_test(what_is_found_waits_for_nobody),
         cmocka_unit_test(a_call_that_is_held_ends_at_its_deadline),
         cmocka_unit_test(a_claim_that_is_held_as_the_connection_ends_is_taken_back),
         cmocka_unit_test(a_release_is_owed_until_it_is_done),
