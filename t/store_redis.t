@@ -295,7 +295,7 @@ subtest 'Redis stalls' => sub {
 };
 
 subtest 'Answers that come too late go to nobody else' => sub {
-    my $nginx = start_nginx(workers => 1, store => 'timeout 200ms;');
+    my $nginx = start_nginx(workers => 1, store => 'timeout 700ms;');
     my %first = map { $_ => ask($nginx, "/late/$_", "late-$_") } 1 .. 20;
 
     $redis->stall;
