@@ -31,7 +31,7 @@ END
 sub stores {
     my ($prefix, $size) = @_;
     return 'idempotency_store main { redis unix:' . $redis->socket
-        . "; prefix $prefix; timeout 300ms; connect_timeout 300ms; near_cache $size; }";
+        . "; prefix $prefix; timeout 800ms; connect_timeout 800ms; near_cache $size; }";
 }
 
 # An nginx with a near cache of `size` over this Redis.

@@ -37,7 +37,7 @@ sub start_nginx {
     my (%options) = @_;
     my $redis = delete $options{redis} // ($is_redis ? redis() : undef);
     my $prefix = "status:$$:" . ++$prefixes . ':';
-    my $store = $is_redis ? 'redis unix:' . $redis->socket . "; prefix $prefix; timeout 300ms; connect_timeout 300ms;" : 'memory 1m;';
+    my $store = $is_redis ? 'redis unix:' . $redis->socket . "; prefix $prefix; timeout 800ms; connect_timeout 800ms;" : 'memory 1m;';
     return IdempotencyTest::Nginx->start(
         stores => "idempotency_store main { $store } idempotency_store other { memory 256k; }", server => $server,
         log_format => '$uri $idempotency_status', prefix => $prefix, %options);
