@@ -1,4 +1,5 @@
-// What a server tells of itself and of its cluster, in pieces as they come: the map that is read of it is a right one, or none.
+// What a server tells of itself and of its cluster, in pieces as they come: the map that is read
+// of it is a right one, or none.
 
 #include "fuzz.h"
 
