@@ -159,7 +159,6 @@ is_wrong_store "@tls ssl_verify $_;", '"ssl_verify"', $_, qr/"on" or "off"/ for 
 is_wrong_store "@tls ssl_protocols TLSv1.2 $_;", '"ssl_protocols"', $_, 'TLSv1.3' for qw(SSLv3 TLSv9 tlsv1.2);
 is_wrong_store "@tls ssl_$_ \"\";", "\"ssl_$_\"", qr/is needed/ for qw(name certificate certificate_key trusted_certificate);
 is_wrong_store "@tls ssl_$_ a;", 'ssl_certificate', 'ssl_certificate_key', qr/together/ for qw(certificate certificate_key);
-is_wrong_store "@tls ssl_trusted_certificate a; ssl_verify off;", 'shop', 'ssl_trusted_certificate', 'ssl_verify off';
 
 # what is kept
 is_wrong_store "@redis wait_replicas $_;", '"wait_replicas"', qr/number of replicas and a time/ for 1, 'on';

@@ -77,7 +77,7 @@ subtest 'Whom nginx trusts' => sub {
         by_another_name => "redis rediss://127.0.0.1:$port{misnamed}; $trusted ssl_name elsewhere.test;",
         unverified_expired => "redis rediss://localhost:$port{expired}; ssl_verify off;",
         unverified_stranger => "redis rediss://localhost:$port{stranger}; ssl_verify off;",
-        unverified_name => "redis rediss://localhost:$port{misnamed}; ssl_verify off;",
+        unverified_name => "redis rediss://localhost:$port{misnamed}; $trusted ssl_verify off;",
         protocol => "redis rediss://localhost:$port; $trusted ssl_protocols TLSv1.2;",
     );
     my %bad = (

@@ -178,10 +178,6 @@ bool apply_tls(ngx_conf_t *cf, const StoreOptions &given, const Common &common,
                                  "together");
     }
 
-    if (!given.tls.verify && given.tls.trusted_certificate.len > 0) {
-        return refuse(cf, given, "\"ssl_trusted_certificate\" is of no use with \"ssl_verify off\"");
-    }
-
     void *room = ngx_palloc(cf->pool, sizeof(RedisTlsOptions));
 
     options.tls = room != nullptr ? new (room) RedisTlsOptions(given.tls) : nullptr;
