@@ -240,7 +240,7 @@ void RedisConnection::lease_redirected(const Lease &lease, const RedisRedirect &
     owner_.lease_redirected(lease, redirect);
 }
 
-void RedisConnection::too_large(Call &call, Millis deadline) { owner_.too_large(call, deadline); }
+void RedisConnection::rerouted(Call &call, Millis deadline) { owner_.rerouted(call, deadline); }
 
 // Reading and writing
 

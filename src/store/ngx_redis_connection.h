@@ -39,7 +39,7 @@ public:
         // As RedisPipeline::Events has them; no connection is closed from within.
         virtual void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) = 0;
         virtual void lease_redirected(const Lease &lease, const RedisRedirect &redirect) = 0;
-        virtual void too_large(Call &call, Millis deadline) = 0;
+        virtual void rerouted(Call &call, Millis deadline) = 0;
 
         // The cluster does not serve a key at the moment; likewise.
         virtual void cluster_down() = 0;
@@ -49,7 +49,7 @@ public:
     };
 
     // Above `inline_limit`, if not 0, a found value is not fetched: see
-    // Owner::too_large.  All others outlive this object.  Nothing is opened yet.
+    // Owner::rerouted.  All others outlive this object.  Nothing is opened yet.
     RedisConnection(const RedisOptions &options, RedisServer &server, const RedisScripts &scripts,
                     Owner &owner, std::size_t inline_limit) noexcept;
 
@@ -90,7 +90,7 @@ private:
     void error_answer(const char *what, const char *code, const KeyId *id) override;
     void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) override;
     void lease_redirected(const Lease &lease, const RedisRedirect &redirect) override;
-    void too_large(Call &call, Millis deadline) override;
+    void rerouted(Call &call, Millis deadline) override;
 
     // RedisSocket::Events
     void established() override;

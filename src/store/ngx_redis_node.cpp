@@ -71,9 +71,14 @@ void RedisNode::retarget(RedisServer &server) noexcept
     bulk_.retarget(server);
 }
 
-// One key, one connection: its commands keep their order.
+// One key, one connection: its commands keep their order.  A value that is
+// fetched for itself is not waited for by others.
 RedisConnection &RedisNode::connection_of(const Call &call) noexcept
 {
+    if (call.kind == Call::Kind::claim && call.large > 0) {
+        return bulk();
+    }
+
     if (call.kind == Call::Kind::settle && call.value.size() >= kBulkFrom && !bulk().is_down()) {
         return bulk();
     }
@@ -93,9 +98,11 @@ RedisConnection &RedisNode::bulk() noexcept
 
 bool RedisNode::start(Call &call) noexcept
 {
+    call.asking = false;
+    call.large = 0;
+
     RedisConnection &connection = connection_of(call);
 
-    call.asking = false;
     return connection.start(call, connection.deadline());
 }
 
@@ -169,9 +176,9 @@ void RedisNode::lease_redirected(const Lease &lease, const RedisRedirect &redire
     owner_.lease_redirected(*this, lease, redirect);
 }
 
-void RedisNode::too_large(Call &call, Millis deadline)
+void RedisNode::rerouted(Call &call, Millis deadline)
 {
-    if (bulk().start(call, deadline, call.asking)) {
+    if (connection_of(call).start(call, deadline, call.asking)) {
         call.ended(call);
     }
 }

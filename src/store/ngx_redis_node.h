@@ -83,7 +83,7 @@ private:
     void read_only(RedisConnection &connection) override;
     void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) override;
     void lease_redirected(const Lease &lease, const RedisRedirect &redirect) override;
-    void too_large(Call &call, Millis deadline) override;
+    void rerouted(Call &call, Millis deadline) override;
     void cluster_down() override;
 
     RedisConnection &connection_of(const Call &call) noexcept;

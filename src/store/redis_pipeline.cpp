@@ -36,6 +36,17 @@ const char *fault_of_role(const RedisAnswer &answer)
                                     : "it is no master";
 }
 
+// What PTTL said, as text; -1, no end, counts as none left.
+bool read_left(std::string_view text, Millis &number)
+{
+    long long value = 0;
+    const char *end = text.data() + text.size();
+    auto read = std::from_chars(text.data(), end, value);
+
+    number = value > 0 ? static_cast<Millis>(value) : 0;
+    return !text.empty() && read.ec == std::errc() && read.ptr == end;
+}
+
 }  // namespace
 
 struct RedisPipeline::Command {
@@ -163,7 +174,7 @@ void RedisPipeline::close() noexcept
     paused_ = false;
     in_flight_ = Queue();
     late_ = 0;
-    changes_in_flight_ = 0;
+    room_taken_ = 0;
     wait_wanted_ = false;
     wait_in_flight_ = false;
     replicas_are_there_ = false;
@@ -267,7 +278,8 @@ bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
     // in the order of Call::Kind
     static constexpr Kind kinds[] = {Kind::claim, Kind::settle, Kind::release};
 
-    Kind kind = kinds[static_cast<std::size_t>(call.kind)];
+    bool fetches = call.kind == Call::Kind::claim && call.large > 0;
+    Kind kind = fetches ? Kind::fetch : kinds[static_cast<std::size_t>(call.kind)];
     Command *command = fault_ == nullptr && !stalled() ? take_command(kind, deadline) : nullptr;
 
     call.reply = Reply();
@@ -283,7 +295,7 @@ bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
     command->lease = call.lifetime;
 
     bool is_sent = state_ == State::ready && !paused_ && waiting_.first == nullptr
-                   && (has_room() || !changes(kind));
+                   && (has_room() || !takes_room(kind));
 
     if (is_sent) {
         send(command);
@@ -296,7 +308,7 @@ bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
 
 bool RedisPipeline::has_room() const noexcept
 {
-    return manner_.most_in_flight == 0 || changes_in_flight_ < manner_.most_in_flight;
+    return manner_.most_in_flight == 0 || room_taken_ < manner_.most_in_flight;
 }
 
 // Of a command that may stand behind a WAIT.
@@ -394,8 +406,9 @@ void RedisPipeline::send(Command *command) noexcept
     command->end = output_.appended();
     in_flight_.push(command);
 
+    room_taken_ += takes_room(command->kind);
+
     if (changes(command->kind)) {
-        changes_in_flight_++;
         wait_wanted_ = manner_.replicas > 0;
         wait_deadline_ = std::max(wait_deadline_, command->deadline);
     }
@@ -410,7 +423,7 @@ void RedisPipeline::send(Command *command) noexcept
 void RedisPipeline::send_waiting() noexcept
 {
     while (waiting_.first != nullptr && fault_ == nullptr && !paused_
-           && (has_room() || !changes(waiting_.first->kind)))
+           && (has_room() || !takes_room(waiting_.first->kind)))
     {
         send(waiting_.pop());
     }
@@ -448,8 +461,8 @@ RedisScript RedisPipeline::script_of(Kind kind)
 
 const char *RedisPipeline::name(Kind kind)
 {
-    static constexpr const char *names[] = {"AUTH",   "SELECT",  "ROLE",  "PING", "claim",
-                                            "settle", "release", "renew", "WAIT"};
+    static constexpr const char *names[] = {"AUTH",    "SELECT", "ROLE", "PING", "claim", "settle",
+                                            "release", "renew",  "WAIT", "GET"};
 
     return names[static_cast<std::size_t>(kind)];
 }
@@ -556,6 +569,12 @@ void RedisPipeline::put_command(const Command &command) noexcept
         put_token(command.token);
         break;
 
+    case Kind::fetch:
+        put_number('*', 2);
+        put_bulk(name(command.kind));
+        put_key(command.id);
+        break;
+
     case Kind::wait:
         put_number('*', 3);
         put_bulk(name(command.kind));
@@ -621,10 +640,14 @@ void RedisPipeline::input(std::string_view bytes, Millis now) noexcept
 char *RedisPipeline::value(std::size_t size)
 {
     Command *command = in_flight_.first;
-    Call *call = command->kind == Kind::claim ? command->call : nullptr;
-    char *room = call != nullptr && call->room != nullptr ? call->room(*call, size) : nullptr;
+    Call *call = command->kind == Kind::claim || command->kind == Kind::fetch ? command->call
+                                                                              : nullptr;
+    bool is_wanted = call != nullptr && call->room != nullptr
+                     && (command->kind == Kind::claim || size == call->large);
+    char *room = is_wanted ? call->room(*call, size) : nullptr;
 
     no_room_ = room == nullptr;
+    value_size_ = size;
     value_ = {room, room != nullptr ? size : 0};
     return room;
 }
@@ -639,7 +662,7 @@ void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
     Reply reply;
 
     late_ -= command->late;
-    changes_in_flight_ -= changes(command->kind);
+    room_taken_ -= takes_room(command->kind);
 
     // with `fault_` set nothing is written any more, so the call gives nothing
     // back that is still needed
@@ -667,7 +690,12 @@ void RedisPipeline::take_answer(const RedisAnswer &answer, Millis now) noexcept
     }
 
     if (is_too_large(*command, answer)) {
-        take_too_large(command, -static_cast<std::size_t>(answer.integer));
+        take_too_large(command, -static_cast<std::size_t>(answer.integer), now);
+        return;
+    }
+
+    if (command->kind == Kind::fetch && answer.kind != RedisAnswer::Kind::error) {
+        take_fetched(command, answer, now);
         return;
     }
 
@@ -836,25 +864,79 @@ bool RedisPipeline::take_no_script(Command *command, const RedisAnswer &answer) 
 
 bool RedisPipeline::is_too_large(const Command &command, const RedisAnswer &answer) const noexcept
 {
-    return command.kind == Kind::claim && answer.kind == RedisAnswer::Kind::integer
+    return command.kind == Kind::claim && answer.kind == RedisAnswer::Kind::pair
            && manner_.inline_limit > 0
            && answer.integer < -static_cast<long long>(manner_.inline_limit);
 }
 
 // The value comes over another connection, if it is wanted at all: a very large
 // one costs Redis and the network something even where it is thrown away here.
-void RedisPipeline::take_too_large(Command *command, std::size_t size) noexcept
+void RedisPipeline::take_too_large(Command *command, std::size_t size, Millis now) noexcept
 {
     Call *call = command->call;
     Millis deadline = command->deadline;
+    Millis left = 0;
 
-    if (call == nullptr || call->room == nullptr || call->room(*call, size) == nullptr) {
+    if (call == nullptr || no_room_ || !read_left(value_, left)
+        || call->room(*call, size) == nullptr)
+    {
         end(command, Reply());
         return;
     }
 
+    call->large = size;
+    call->large_until = now + left;
     recycle(command);
-    events_.too_large(*call, deadline);
+    events_.rerouted(*call, deadline);
+}
+
+// By a plain GET: in a script a large value is copied twice more, and Redis
+// serves nobody meanwhile.  A value of another size has come into the key since
+// the claim found it: then it is claimed once more.
+void RedisPipeline::take_fetched(Command *command, const RedisAnswer &answer, Millis now) noexcept
+{
+    Call *call = command->call;
+    Millis deadline = command->deadline;
+    Reply reply;
+
+    if (answer.kind != RedisAnswer::Kind::string && answer.kind != RedisAnswer::Kind::nil) {
+        fault_ = kNoRedis;
+        end(command, reply);
+        return;
+    }
+
+    bool is_there = answer.kind == RedisAnswer::Kind::string && call != nullptr
+                    && value_size_ == call->large;
+
+    if (call != nullptr && !is_there) {
+        call->large = 0;
+        recycle(command);
+        events_.rerouted(*call, deadline);
+        return;
+    }
+
+    if (is_there && !no_room_) {
+        reply = found(call->large_until > now ? call->large_until - now : 0);
+    }
+
+    end(command, reply);
+}
+
+// What the key has, which is in its place.
+Reply RedisPipeline::found(Millis remaining) const noexcept
+{
+    Reply reply;
+
+    reply.verdict = Verdict::found;
+    reply.value = value_;
+    reply.remaining = remaining;
+
+    if (value_.size() >= kTokenOffset + kTokenSize) {
+        reply.token = wire::get_u64(
+            reinterpret_cast<const unsigned char *>(value_.data()) + kTokenOffset);
+    }
+
+    return reply;
 }
 
 // True where the command was sent to the wrong node, which has not run it.
@@ -892,7 +974,7 @@ bool RedisPipeline::read_answer(const Command &command, const RedisAnswer &answe
         return true;
 
     case RedisAnswer::Kind::pair:
-        if (command.kind != Kind::claim) {
+        if (command.kind != Kind::claim || answer.integer < -1) {
             return false;
         }
 
@@ -901,15 +983,7 @@ bool RedisPipeline::read_answer(const Command &command, const RedisAnswer &answe
             return true;
         }
 
-        reply.verdict = Verdict::found;
-        reply.value = value_;
-        reply.remaining = answer.integer > 0 ? static_cast<Millis>(answer.integer) : 0;
-
-        if (value_.size() >= kTokenOffset + kTokenSize) {
-            reply.token = wire::get_u64(
-                reinterpret_cast<const unsigned char *>(value_.data()) + kTokenOffset);
-        }
-
+        reply = found(answer.integer > 0 ? static_cast<Millis>(answer.integer) : 0);
         return true;
 
     case RedisAnswer::Kind::integer:

@@ -35,8 +35,8 @@ struct RedisManner {
     bool single_renewals = false;   // one key each, as a cluster wants it
     std::size_t inline_limit = 0;   // the largest value that is sent over it; 0: any
 
-    // How many claims and results may be under way at a time, the others wait
-    // here: what Redis has to keep of its answers is bounded so.  0: any number.
+    // How many claims, results and large values may be under way at a time, the
+    // others wait here: what Redis has to keep of its answers is bounded so.  0: any number.
     std::size_t most_in_flight = 0;
 
     // How many replicas are to have a claim or a result before the call ends,
@@ -70,9 +70,10 @@ public:
         virtual void lease_redirected(const Lease &lease, const RedisRedirect &redirect) = 0;
 
         // The claim found a value that is larger than is sent over this
-        // connection, and the call has room for it.  It is the owner's again
-        // and has not ended.
-        virtual void too_large(Call &call, Millis deadline) = 0;
+        // connection, and has room for it: Call::large says so.  Or that value is
+        // not there any more, and it is 0 again.  Either way the call goes on over
+        // another connection: it is the owner's and has not ended.
+        virtual void rerouted(Call &call, Millis deadline) = 0;
 
     protected:
         ~Events() = default;
@@ -143,7 +144,7 @@ public:
 
 private:
     enum class State { closed, greeting, ready };
-    enum class Kind { auth, select, role, ping, claim, settle, release, renew, wait };
+    enum class Kind { auth, select, role, ping, claim, settle, release, renew, wait, fetch };
 
     struct Command;
 
@@ -157,6 +158,7 @@ private:
 
     static RedisScript script_of(Kind kind);
     static bool changes(Kind kind) { return kind == Kind::claim || kind == Kind::settle; }
+    static bool takes_room(Kind kind) { return changes(kind) || kind == Kind::fetch; }
     static bool is_owed(const Command &command);
     static bool greets(Kind kind) { return kind <= Kind::ping; }
     static const char *name(Kind kind);
@@ -188,11 +190,13 @@ private:
     void take_greeting(const Command &command, const RedisAnswer &answer, Millis now) noexcept;
     bool take_asking(Command &command, const RedisAnswer &answer) noexcept;
     bool is_too_large(const Command &command, const RedisAnswer &answer) const noexcept;
-    void take_too_large(Command *command, std::size_t size) noexcept;
+    void take_too_large(Command *command, std::size_t size, Millis now) noexcept;
+    void take_fetched(Command *command, const RedisAnswer &answer, Millis now) noexcept;
     bool take_redirect(Command *command, const RedisAnswer &answer) noexcept;
     bool take_no_script(Command *command, const RedisAnswer &answer) noexcept;
     void take_wait(Command *command, const RedisAnswer &answer, Millis now) noexcept;
     bool hold(Command *command, const Reply &reply) noexcept;
+    Reply found(Millis remaining) const noexcept;
     bool read_answer(const Command &command, const RedisAnswer &answer, Reply &reply) noexcept;
     void end(Command *command, const Reply &reply) noexcept;
     void end_all(Queue queue) noexcept;
@@ -219,7 +223,7 @@ private:
     Queue owed_;            // releases for which there was no connection
     Command *unused_ = nullptr;
     std::size_t late_ = 0;  // how many in flight are past their deadline
-    std::size_t changes_in_flight_ = 0;
+    std::size_t room_taken_ = 0;
 
     // One WAIT at a time, which is for all that was sent before it: with too
     // few replicas each blocks the connection for all of its time.
@@ -229,6 +233,7 @@ private:
     Millis wait_deadline_ = 0;      // that of the next one, at least
 
     std::string_view value_;        // of the answer that is being read, in the call's room
+    std::size_t value_size_ = 0;    // its size, even where there is no room
     bool no_room_ = false;
 };
 

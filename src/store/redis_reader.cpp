@@ -44,23 +44,36 @@ void copy_code(std::string_view error, char (&out)[sizeof(RedisAnswer::code)])
     }
 }
 
-// A pair with a value begins so, and then comes its length; hiredis is told of
-// an empty one in the place of a value that passes it by.
+// A value, and a pair with one, begin so, and then comes its length; hiredis is
+// told of an empty one in the place of a value that passes it by.
+constexpr std::string_view kValueHead = "$";
 constexpr std::string_view kPairHead = "*2\r\n$";
-constexpr std::string_view kEmptyPairHead = "*2\r\n$0\r\n";
+constexpr std::string_view kEmpty = "0\r\n";
 constexpr std::string_view kLineEnd = "\r\n";
 constexpr std::size_t kMostDigits = 18;
 
 enum class Head { incomplete, other, value };
 
+bool may_have_value(char first)
+{
+    return first == kValueHead.front() || first == kPairHead.front();
+}
+
+// What comes before the length, if there is one.
+std::string_view before_length(std::string_view head)
+{
+    return head.front() == kValueHead.front() ? kValueHead : kPairHead;
+}
+
 // What an answer is that begins with `head`, as far as that is known; `length`
 // is a value's.
 Head read_head(std::string_view head, std::size_t &length)
 {
-    std::string_view digits = head.substr(std::min(head.size(), kPairHead.size()));
+    std::string_view before = before_length(head);
+    std::string_view digits = head.substr(std::min(head.size(), before.size()));
     std::size_t n = 0;
 
-    if (head.substr(0, kPairHead.size()) != kPairHead.substr(0, head.size())) {
+    if (head.substr(0, before.size()) != before.substr(0, head.size())) {
         return Head::other;
     }
 
@@ -198,7 +211,7 @@ void RedisReader::take_head(std::string_view &bytes) noexcept
     std::size_t size = std::min(sizeof(head_) - head_size_, bytes.size()) + head_size_;
 
     // most answers are a line
-    if (head_size_ == 0 && bytes.front() != kPairHead.front()) {
+    if (head_size_ == 0 && !may_have_value(bytes.front())) {
         part_ = Part::plain;
         return;
     }
@@ -220,7 +233,9 @@ void RedisReader::take_head(std::string_view &bytes) noexcept
         break;
     }
 
-    size = std::string_view(head_, size).find('\n', kPairHead.size()) + 1;
+    std::string_view before = before_length({head_, size});
+
+    size = std::string_view(head_, size).find('\n', before.size()) + 1;
     bytes.remove_prefix(size - head_size_);
     head_size_ = size;
     end_left_ = kLineEnd.size();
@@ -236,7 +251,8 @@ void RedisReader::take_head(std::string_view &bytes) noexcept
     passed_by_ = true;
     value_left_ = length;
     place_ = sink_.value(length);
-    pass_on(kEmptyPairHead);
+    pass_on(before);
+    pass_on(kEmpty);
 }
 
 void RedisReader::take_value(std::string_view &bytes) noexcept
@@ -350,6 +366,11 @@ void *RedisReader::string(const redisReadTask *task, std::string_view bytes)
     switch (task->type) {
     case REDIS_REPLY_STRING:
         answer_.kind = RedisAnswer::Kind::string;
+
+        if (!passed_by_) {
+            copy_value(bytes);
+        }
+
         return this;
     case REDIS_REPLY_STATUS:
         answer_.kind = RedisAnswer::Kind::status;

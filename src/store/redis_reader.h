@@ -18,8 +18,9 @@ namespace idempotency {
 
 struct RedisAnswer {
     enum class Kind {
-        nil, status, error, integer, string,
-        pair,       // of a string and an integer
+        nil, status, error, integer,
+        string,     // a value
+        pair,       // of a value and an integer
         list,       // any other that begins with a string, which is `text`
     };
 
@@ -38,11 +39,11 @@ struct RedisAnswer {
 
 class RedisReader {
 public:
-    // Who wants the value of a pair.
+    // Who wants a value.
     class Sink {
     public:
         // One of `size` bytes comes.  Gives the memory that it is written to
-        // until the pair is there, or null, and it is dropped.
+        // until the answer is there, or null, and it is dropped.
         virtual char *value(std::size_t size) = 0;
 
     protected:
@@ -81,8 +82,8 @@ public:
 private:
     struct Functions;
 
-    // Of an answer: before it is known to be a pair with a large value, in that
-    // value, and in what hiredis reads.
+    // Of an answer: before it is known to have a large value, in that value, and
+    // in what hiredis reads.
     enum class Part { head, value, plain };
 
     void begin_answer() noexcept;

@@ -22,7 +22,7 @@ if left ~= -2 then
     local most = tonumber(ARGV[4])
     local size = most > 0 and redis.call('STRLEN', KEYS[1]) or 0
     if size > most then
-        return -size
+        return {string.format('%d', left), -size}
     end
     local held = redis.call('GET', KEYS[1])
     local state = held:sub(8, 8)

@@ -14,7 +14,7 @@ namespace idempotency {
 enum class RedisScript {
     // KEYS: key; ARGV: record, lease, the token that is wanted or an empty
     // string, the largest value that is returned or 0.  The token, 1 where one
-    // was wanted; {value, PTTL}; or the size of a larger value below 0.
+    // was wanted; {value, PTTL}; or of a larger value {PTTL, its size below 0}.
     claim,
     settle,     // KEYS: key; ARGV: token, record, lifetime.  1 written, 0 lost
     release,    // KEYS: key; ARGV: token.  1 freed, 0 lost

@@ -75,9 +75,12 @@ struct Call {
     Reply reply;
 
     // The store's own: how often it was sent on to another node, and whether
-    // that does not have the key's slot yet.
+    // that does not have the key's slot yet; of a claim that has found a value
+    // which is fetched for itself, the size of that and when it ends.
     unsigned redirects = 0;
     bool asking = false;
+    std::size_t large = 0;
+    Millis large_until = 0;
 };
 
 // A claim that is to go on.

@@ -181,7 +181,7 @@ private:
         expect_valid(redirect);
     }
 
-    void too_large(Call &call, Millis) override { hand_back(call); }
+    void rerouted(Call &call, Millis) override { hand_back(call); }
 
     static void expect_valid(const RedisRedirect &redirect)
     {

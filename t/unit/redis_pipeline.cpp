@@ -107,10 +107,10 @@ struct Harness : RedisPipeline::Events {
         redirects += " lease " + std::to_string(lease.token) + ";";
     }
 
-    void too_large(Call &call, Millis deadline) override
+    void rerouted(Call &call, Millis deadline) override
     {
-        too_large_call = &call;
-        too_large_deadline = deadline;
+        rerouted_call = &call;
+        rerouted_deadline = deadline;
     }
 
     void note_redirect(const RedisRedirect &redirect)
@@ -162,8 +162,8 @@ struct Harness : RedisPipeline::Events {
     std::string errors;
     std::string redirects;
     Call *redirected_call = nullptr;
-    Call *too_large_call = nullptr;
-    Millis too_large_deadline = 0;
+    Call *rerouted_call = nullptr;
+    Millis rerouted_deadline = 0;
     int greetings = 0;
     Millis now = 1000;
     RedisPipeline pipeline;
@@ -444,21 +444,22 @@ void a_large_value_is_told_of_and_not_sent(void **)
 
     redis.greet();
     assert_true(redis.send(claim).find("$4\r\n4711\r\n") != std::string::npos);
-    redis.answer(":-4712\r\n");
-    assert_ptr_equal(redis.too_large_call, &claim);
+    redis.answer("*2\r\n$5\r\n60000\r\n:-4712\r\n");
+    assert_ptr_equal(redis.rerouted_call, &claim);
     assert_int_equal(claim.found.size(), 4712);
-    assert_true(redis.too_large_deadline == redis.now + kTimeout);
+    assert_true(redis.rerouted_deadline == redis.now + kTimeout);
+    assert_int_equal(claim.large, 4712);
     assert_int_equal(claim.ends, 0);
     assert_true(redis.pipeline.idle());
 
-    redis.too_large_call = nullptr;
+    redis.rerouted_call = nullptr;
     redis.send(late);
     redis.send(settle);
     redis.now += 1;
     assert_false(redis.pipeline.stalled());
     redis.pipeline.expire(redis.now + kTimeout - 1);
-    redis.answer(":-5000\r\n:0\r\n");
-    assert_null(redis.too_large_call);
+    redis.answer("*2\r\n$5\r\n60000\r\n:-5000\r\n:0\r\n");
+    assert_null(redis.rerouted_call);
     assert_true(late.ended_as(Verdict::unavailable));
     assert_null(redis.pipeline.fault());
 
@@ -467,13 +468,115 @@ void a_large_value_is_told_of_and_not_sent(void **)
 
     refuses.no_room = true;
     redis.send(refuses);
-    redis.answer(":-1000000000000\r\n");
-    assert_null(redis.too_large_call);
+    redis.answer("*2\r\n$5\r\n60000\r\n:-1000000000000\r\n");
+    assert_null(redis.rerouted_call);
     assert_true(refuses.ended_as(Verdict::unavailable));
     assert_null(redis.pipeline.fault());
 
     redis.send(wrong);
-    redis.answer(":-4711\r\n");
+    redis.answer("*2\r\n$5\r\n60000\r\n:-4711\r\n");
+    assert_non_null(redis.pipeline.fault());
+}
+
+std::string value_of(std::size_t size) { return std::string(size - 1, 'v') + "!"; }
+
+std::string bulk(const std::string &value)
+{
+    return "$" + std::to_string(value.size()) + "\r\n" + value + "\r\n";
+}
+
+// A claim that has been told of a large value.
+void tell_of(TestCall &claim, Harness &redis, std::size_t size)
+{
+    claim.large = size;
+    claim.large_until = redis.now + 60000;
+}
+
+void a_large_value_is_fetched_for_itself(void **)
+{
+    for (std::size_t size : {std::size_t(5000), std::size_t(500000)}) {
+        Harness redis;
+        TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b');
+        std::string value = value_of(size);
+
+        redis.greet();
+        tell_of(claim, redis, size);
+        assert_true(redis.send(claim).find("*2\r\n$3\r\nGET\r\n") == 0);
+        redis.send(settle);
+        redis.now += 7;
+        redis.answer(bulk(value) + ":1\r\n");
+        assert_true(claim.ended_as(Verdict::found));
+        assert_true(claim.reply.value == value);
+        assert_int_equal(claim.reply.remaining, 60000 - 7);
+        assert_true(settle.ended_as(Verdict::done));
+        assert_null(redis.rerouted_call);
+        assert_null(redis.pipeline.fault());
+
+        // also in pieces
+        TestCall slow(Call::Kind::claim, 'c');
+
+        tell_of(slow, redis, size);
+        redis.send(slow);
+        for (char byte : bulk(value)) {
+            redis.answer({&byte, 1});
+        }
+        assert_true(slow.ended_as(Verdict::found));
+        assert_true(slow.reply.value == value);
+    }
+}
+
+void a_value_that_is_large_no_more_is_claimed_again(void **)
+{
+    for (std::string answer : {std::string("$-1\r\n"), bulk("small"), bulk(""), bulk(value_of(4999)), bulk(value_of(300000))}) {
+        Harness redis;
+        TestCall claim(Call::Kind::claim, 'a'), next(Call::Kind::settle, 'b');
+
+        redis.greet();
+        tell_of(claim, redis, 5000);
+        redis.send(claim);
+        redis.send(next);
+        redis.answer(answer + ":1\r\n");
+        assert_ptr_equal(redis.rerouted_call, &claim);
+        assert_int_equal(claim.large, 0);
+        assert_int_equal(claim.ends, 0);
+        assert_true(next.ended_as(Verdict::done));
+        assert_null(redis.pipeline.fault());
+        assert_true(redis.pipeline.idle());
+    }
+}
+
+void what_comes_of_a_fetch_otherwise(void **)
+{
+    Harness redis;
+    TestCall late(Call::Kind::claim, 'a'), full(Call::Kind::claim, 'b'), error(Call::Kind::claim, 'c'),
+        wrong(Call::Kind::claim, 'd');
+
+    redis.greet();
+    for (TestCall *call : {&late, &full, &error, &wrong}) {
+        tell_of(*call, redis, 5000);
+    }
+
+    redis.send(late);
+    redis.pipeline.expire(redis.now + kTimeout);
+    assert_true(late.ended_as(Verdict::unavailable));
+    redis.answer(bulk(value_of(5000)));
+    assert_int_equal(late.ends, 1);
+    assert_null(redis.rerouted_call);
+
+    full.no_room = true;
+    redis.send(full);
+    redis.answer(bulk(value_of(5000)));
+    assert_true(full.ended_as(Verdict::unavailable));
+
+    redis.send(error);
+    redis.answer("-WRONGTYPE Operation against a key\r\n");
+    assert_true(error.ended_as(Verdict::unavailable));
+    assert_null(redis.rerouted_call);
+    assert_null(redis.pipeline.fault());
+
+    redis.send(wrong);
+    redis.answer(":1\r\n");
+    assert_true(wrong.ended_as(Verdict::unavailable));
     assert_non_null(redis.pipeline.fault());
 }
 
@@ -1588,7 +1691,7 @@ private:
         }
 
         if (fault <= 5) {
-            return {fault == 5 ? found_answer(std::string(random_() % 40000, 'v'), 5) : ":-2\r\n"};
+            return {fault == 5 ? found_answer(std::string(random_() % 40000, 'v'), 5) : "*2\r\n$2\r\n30\r\n:-2\r\n"};
         }
 
         Token token = words[6].empty() ? ++last_ : token_in(words[6]);
@@ -1629,7 +1732,7 @@ void a_claim_that_was_granted_is_held_or_released(void **)
         std::deque<TestCall> calls;
         Token wanted = 1000000;
         auto hand_back = [&] {
-            for (Call *&call : {std::ref(redis.redirected_call), std::ref(redis.too_large_call)}) {
+            for (Call *&call : {std::ref(redis.redirected_call), std::ref(redis.rerouted_call)}) {
                 if (call != nullptr) {
                     call->reply = Reply();
                     call->ended(*call);
@@ -1755,6 +1858,9 @@ int main()
         cmocka_unit_test(a_key_without_expiry_is_found),
         cmocka_unit_test(a_claim_may_want_its_token),
         cmocka_unit_test(a_large_value_is_told_of_and_not_sent),
+        cmocka_unit_test(a_large_value_is_fetched_for_itself),
+        cmocka_unit_test(a_value_that_is_large_no_more_is_claimed_again),
+        cmocka_unit_test(what_comes_of_a_fetch_otherwise),
         cmocka_unit_test(large_pieces_are_sent_in_place),
         cmocka_unit_test(a_late_answer_is_read_and_dropped),
         cmocka_unit_test(a_claim_that_is_granted_late_is_released),

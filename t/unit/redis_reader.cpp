@@ -55,6 +55,7 @@ struct Harness : RedisReader::Sink {
 
     void note()
     {
+        bool has_value = answer.kind == RedisAnswer::Kind::pair || answer.kind == RedisAnswer::Kind::string;
         static const char *const kinds[] = {"nil", "status", "error", "integer", "string", "pair", "list"};
 
         log += std::string(kinds[static_cast<int>(answer.kind)]) + " " + std::to_string(answer.integer);
@@ -63,7 +64,7 @@ struct Harness : RedisReader::Sink {
             log += " " + std::string(answer.code) + " '" + std::string(answer.text) + "'";
         } else if (answer.kind == RedisAnswer::Kind::list) {
             log += " '" + std::string(answer.text) + "'";
-        } else if (answer.kind == RedisAnswer::Kind::pair && !refuses) {
+        } else if (has_value && !refuses) {
             assert_non_null(place.get());
             values.emplace_back(place.get(), value_size);
             place.reset();
@@ -116,6 +117,12 @@ struct Stream {
         add(pair_of(value, integer), "pair " + std::to_string(integer));
         values.push_back(value);
     }
+
+    void add_value(const std::string &value)
+    {
+        add("$" + std::to_string(value.size()) + "\r\n" + value + "\r\n", "string 0");
+        values.push_back(value);
+    }
 };
 
 // Of every kind, with one value that is large.
@@ -130,6 +137,9 @@ Stream short_stream()
     stream.add_pair(bytes_of(kLarge), 6);
     stream.add("-MOVED 1 host:2\r\n", "error 0 MOVED 'MOVED 1 host:2'");
     stream.add("$-1\r\n", "nil 0");
+    stream.add_value("");
+    stream.add_value(bytes_of(40));
+    stream.add_value(bytes_of(kLarge));
     stream.add("*3\r\n$6\r\nmaster\r\n:9\r\n*1\r\n*3\r\n$1\r\n\n\r\n$1\r\n5\r\n$1\r\n7\r\n", "list 9 'master'");
     stream.add("*2\r\n$8\r\nsentinel\r\n*1\r\n$2\r\nm1\r\n", "list 0 'sentinel'");
     return stream;
@@ -143,6 +153,8 @@ Stream long_stream()
     stream.add_pair(bytes_of(kLarge + 1), 7);
     stream.add_pair(bytes_of(kLarge - 1), 8);
     stream.add_pair(bytes_of(3 * kLarge), 9);
+    stream.add_value(bytes_of(kLarge - 1));
+    stream.add_value(bytes_of(3 * kLarge));
     stream.add(":-3\r\n", "integer -3");
     return stream;
 }
@@ -287,7 +299,7 @@ std::size_t memory_in_use()
 void only_so_much_is_kept(void **)
 {
     const std::string endless[] = {
-        "-", "+", ":", "*2\r\n$3\r\nabc\r\n:", "*3\r\n$9999999\r\n", "$9999999\r\n", "*2\r\n$7\r\nvalue: \r\n$9999999\r\n",
+        "-", "+", ":", "*2\r\n$3\r\nabc\r\n:", "*3\r\n$9999999\r\n", "*2\r\n$7\r\nvalue: \r\n$9999999\r\n",
     };
     const std::string more(10000, '1');
 

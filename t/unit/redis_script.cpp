@@ -255,7 +255,7 @@ private:
     void redirected(Call &, Millis, const RedisRedirect &) override { fail(); }
     void lease_redirected(const Lease &, const RedisRedirect &) override { fail(); }
 
-    void too_large(Call &call, Millis) override
+    void rerouted(Call &call, Millis) override
     {
         errors_ += "too large: " + std::to_string(static_cast<TestCall &>(call).found.size()) + ";";
         call.reply = Reply();
