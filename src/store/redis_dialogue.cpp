@@ -15,8 +15,11 @@ constexpr const char *kNoMemory = "no memory";
 // hiredis makes room for a list before its elements are there.
 constexpr std::size_t kMostElements = 1 << 16;
 
-// hiredis' own functions, but for lists that are too long.  The type of a
-// length differs between its versions.
+// It frees lists within lists by calling itself; a map of slots has four levels.
+constexpr std::size_t kMostLevels = 7;
+
+// hiredis' own functions, but for lists that are too long or too deep.  The type
+// of a length differs between its versions.
 struct Limited {
     static redisReplyObjectFunctions &table()
     {
@@ -32,9 +35,21 @@ struct Limited {
         return function;
     }
 
+    static std::size_t level(const redisReadTask *task)
+    {
+        std::size_t level = 1;
+
+        for (const redisReadTask *at = task->parent; at != nullptr; at = at->parent) {
+            level++;
+        }
+
+        return level;
+    }
+
     template <typename Length> static void *array(const redisReadTask *task, Length elements)
     {
-        bool fits = static_cast<std::size_t>(elements) <= kMostElements;
+        bool fits = static_cast<std::size_t>(elements) <= kMostElements
+                    && level(task) <= kMostLevels;
 
         return fits ? create()(task, elements) : nullptr;
     }
