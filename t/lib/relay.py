@@ -12,6 +12,7 @@ A command is a line, its answer is a line:
     mute                forward no replies
     cut COUNT           forward so many bytes of the next reply, then mute
     cut-behind HEX      forward the replies up to these bytes and with them, then mute
+    stop-behind HEX     the same, but mute that connection alone
     sever COUNT         forward so many bytes of the next reply, then close its connection
     insert HEX          forward these bytes ahead of the next reply
     replace HEX         forward these bytes in place of the next reply
@@ -19,7 +20,7 @@ A command is a line, its answer is a line:
     close               close all connections
     refuse              listen no more, and close all connections
     accept              listen again
-    muted               answered once a cut, a cut-behind or a sever has happened
+    muted               answered once a cut, a cut-behind, a stop-behind or a sever has happened
     connected           answered with how many connections there are
     accepted            answered with how many there ever were
 """
@@ -39,12 +40,14 @@ class Relay:
         self.requests_pass = asyncio.Event()
         self.replies_pass = asyncio.Event()
         self.cut_happened = asyncio.Event()
+        self.stopped_passes = asyncio.Event()
         self.delay = 0
         self.reset()
 
     def reset(self):
         self.requests_pass.set()
         self.replies_pass.set()
+        self.stopped_passes.set()
         self.cut_happened.clear()
         self.plan = None
         self.delay = 0
@@ -93,8 +96,9 @@ class Relay:
                     self.plan = None
                     data = value + (data if kind == 'insert' else b'')
                 else:
-                    end = data.find(value) + len(value) if kind == 'cut-behind' else value
-                    if kind == 'cut-behind' and value not in data:
+                    is_behind = kind in ('cut-behind', 'stop-behind')
+                    end = data.find(value) + len(value) if is_behind else value
+                    if is_behind and value not in data:
                         end = None
                     if end is not None:
                         self.plan = None
@@ -104,8 +108,9 @@ class Relay:
                         self.cut_happened.set()
                         if kind == 'sever':
                             return
-                        self.replies_pass.clear()
-                        await self.replies_pass.wait()
+                        gate = self.stopped_passes if kind == 'stop-behind' else self.replies_pass
+                        gate.clear()
+                        await gate.wait()
 
             writer.write(data)
             await writer.drain()
@@ -125,7 +130,7 @@ class Relay:
             self.replies_pass.clear()
         elif word in ('cut', 'sever'):
             self.plan = (word, int(argument))
-        elif word in ('cut-behind', 'insert', 'replace'):
+        elif word in ('cut-behind', 'stop-behind', 'insert', 'replace'):
             self.plan = (word, bytes.fromhex(argument))
         elif word == 'delay':
             self.delay = float(argument)
