@@ -12,11 +12,6 @@ namespace idempotency {
 
 namespace {
 
-constexpr unsigned char kMagic[] = {'I', 'D', 'M'};
-constexpr unsigned char kVersion = 1;
-constexpr unsigned char kSealedVersion = 2;
-
-constexpr std::size_t kVersionOffset = 3;
 constexpr std::size_t kReservedOffset = 4;
 constexpr std::size_t kSinceOffset = 48;
 constexpr std::size_t kLifetimeOffset = 56;
@@ -48,11 +43,6 @@ std::uint32_t whole_checksum(std::uint32_t body, const unsigned char *head, std:
     sum = checksum(sum, head, kTokenOffset);
     sum = checksum(sum, head + after_token, kChecksumOffset - after_token);
     return checksum(sum, id.bytes.data(), id.bytes.size());
-}
-
-const unsigned char *octets(std::string_view bytes)
-{
-    return reinterpret_cast<const unsigned char *>(bytes.data());
 }
 
 // An empty view may have a null pointer, which memcpy must not be handed.
@@ -117,8 +107,8 @@ RecordWriter::RecordWriter(unsigned char *out, const RecordHead &head)
     : out_(out), next_(out + kRecordHeadSize), body_checksum_(0)
 {
     std::memset(out, 0, kRecordHeadSize);
-    std::memcpy(out, kMagic, sizeof(kMagic));
-    out[kVersionOffset] = kVersion;
+    std::memcpy(out, kRecordMagic, sizeof(kRecordMagic));
+    out[kVersionOffset] = kPlainVersion;
     out[kStateOffset] = static_cast<unsigned char>(head.state);
     wire::put_u64(out + kTokenOffset, head.token);
     std::memcpy(out + kFingerprintOffset, head.fingerprint.bytes.data(),
@@ -145,7 +135,7 @@ void RecordWriter::add(const Header &header)
 
 void RecordWriter::add_body(std::string_view piece)
 {
-    body_checksum_ = checksum(body_checksum_, octets(piece), piece.size());
+    body_checksum_ = checksum(body_checksum_, wire::octets(piece), piece.size());
     body_length_ += static_cast<std::uint32_t>(piece.size());
 }
 
@@ -185,7 +175,7 @@ bool HeaderCursor::next(Header &header)
         return false;
     }
 
-    const unsigned char *head = octets(rest_);
+    const unsigned char *head = wire::octets(rest_);
     std::size_t name = wire::get_u16(head + 1);
     std::size_t value = wire::get_u32(head + 3);
 
@@ -208,7 +198,7 @@ bool read_fields(std::string_view fields, Record &record)
         return false;
     }
 
-    std::size_t line = wire::get_u16(octets(fields));
+    std::size_t line = wire::get_u16(wire::octets(fields));
 
     if (fields.size() - kStatusLineHead < line) {
         return false;
@@ -238,11 +228,17 @@ bool read_fields(std::string_view fields, Record &record)
 
 }  // namespace
 
+bool has_record_magic(std::string_view bytes)
+{
+    return bytes.size() >= sizeof(kRecordMagic)
+           && std::memcmp(bytes.data(), kRecordMagic, sizeof(kRecordMagic)) == 0;
+}
+
 RecordFault read_record(std::string_view bytes, const KeyId &id, Record &record)
 {
-    const unsigned char *in = octets(bytes);
+    const unsigned char *in = wire::octets(bytes);
 
-    if (bytes.size() < sizeof(kMagic) || std::memcmp(in, kMagic, sizeof(kMagic)) != 0) {
+    if (!has_record_magic(bytes)) {
         return RecordFault::foreign;
     }
 
@@ -250,9 +246,9 @@ RecordFault read_record(std::string_view bytes, const KeyId &id, Record &record)
         return RecordFault::truncated;
     }
 
-    if (in[kVersionOffset] != kVersion) {
-        return in[kVersionOffset] == kSealedVersion ? RecordFault::sealed
-               : in[kVersionOffset] > kVersion      ? RecordFault::newer
+    if (in[kVersionOffset] != kPlainVersion) {
+        return in[kVersionOffset] == kSealedVersion  ? RecordFault::sealed
+               : in[kVersionOffset] > kPlainVersion ? RecordFault::newer
                                                     : RecordFault::corrupt;
     }
 

@@ -22,6 +22,14 @@ enum class State : unsigned char {
     not_kept = 'N',     // acted on, but the answer could not be kept
 };
 
+// What a value of either form begins with: a record as it is, or sealed.
+constexpr unsigned char kRecordMagic[] = {'I', 'D', 'M'};
+constexpr std::size_t kVersionOffset = 3;
+constexpr unsigned char kPlainVersion = 1;
+constexpr unsigned char kSealedVersion = 2;
+
+bool has_record_magic(std::string_view bytes);
+
 constexpr std::size_t kRecordHeadSize = 80;
 constexpr std::size_t kStateOffset = 7;
 constexpr std::size_t kTokenOffset = 8;

@@ -16,11 +16,6 @@ namespace idempotency {
 
 namespace {
 
-constexpr unsigned char kMagic[] = {'I', 'D', 'M'};
-constexpr unsigned char kPlainVersion = 1;
-constexpr unsigned char kVersion = 2;
-
-constexpr std::size_t kVersionOffset = 3;
 constexpr std::size_t kTagOffset = 16;
 constexpr std::size_t kNonceOffset = 24;
 constexpr std::size_t kProofSize = 16;
@@ -34,11 +29,6 @@ constexpr std::size_t kLargestUpdate = 1 << 30;
 constexpr const char *kWanted =
     "a key of 32 random bytes is needed: as 64 hexadecimal digits, in base64, or as they are; "
     "\"openssl rand -hex 32\" makes one";
-
-const unsigned char *octets(std::string_view bytes)
-{
-    return reinterpret_cast<const unsigned char *>(bytes.data());
-}
 
 int hex_value(char c)
 {
@@ -71,7 +61,7 @@ bool read_base64(std::string_view text, Secret &out)
 {
     unsigned char room[kSecretSize + 1];
     bool read = text[42] != '=' && text[43] == '='
-                && EVP_DecodeBlock(room, octets(text), static_cast<int>(text.size()))
+                && EVP_DecodeBlock(room, wire::octets(text), static_cast<int>(text.size()))
                        == static_cast<int>(sizeof(room));
 
     if (read) {
@@ -410,7 +400,7 @@ bool KeyRing::seal(const KeyId &known_as, const std::string_view *pieces, std::s
     }
 
     std::memcpy(out, pieces[0].data(), kTokenOffset + kTokenSize);
-    out[kVersionOffset] = kVersion;
+    out[kVersionOffset] = kSealedVersion;
     std::memcpy(out + kTagOffset, key.tag.data(), key.tag.size());
 
     if (!take_nonce(out + kNonceOffset) || !start(true, key, known_as, out)) {
@@ -418,7 +408,7 @@ bool KeyRing::seal(const KeyId &known_as, const std::string_view *pieces, std::s
     }
 
     for (std::size_t i = 0; i < count; i++) {
-        if (!run(next, octets(pieces[i]), pieces[i].size())) {
+        if (!run(next, wire::octets(pieces[i]), pieces[i].size())) {
             return false;
         }
 
@@ -446,7 +436,7 @@ SealFault KeyRing::open_plain(unsigned char *bytes, std::size_t size,
 SealFault KeyRing::open(const KeyId &known_as, unsigned char *bytes, std::size_t size,
                         std::string_view &record)
 {
-    if (size < sizeof(kMagic) || std::memcmp(bytes, kMagic, sizeof(kMagic)) != 0) {
+    if (!has_record_magic(wire::view(bytes, size))) {
         return SealFault::foreign;
     }
 
@@ -458,8 +448,8 @@ SealFault KeyRing::open(const KeyId &known_as, unsigned char *bytes, std::size_t
         return open_plain(bytes, size, record);
     }
 
-    if (bytes[kVersionOffset] != kVersion) {
-        return bytes[kVersionOffset] > kVersion ? SealFault::newer : SealFault::broken;
+    if (bytes[kVersionOffset] != kSealedVersion) {
+        return bytes[kVersionOffset] > kSealedVersion ? SealFault::newer : SealFault::broken;
     }
 
     if (size < kRecordHeadSize + kSealedExtra) {

@@ -13,6 +13,11 @@ inline std::string_view view(const unsigned char *data, std::size_t size)
     return {reinterpret_cast<const char *>(data), size};
 }
 
+inline const unsigned char *octets(std::string_view bytes)
+{
+    return reinterpret_cast<const unsigned char *>(bytes.data());
+}
+
 template <typename Integer>
 inline void put(unsigned char *out, Integer value)
 {

@@ -1,5 +1,7 @@
 #include "http/lease_keeper.h"
 
+#include "store/ngx_timer.h"
+
 namespace idempotency {
 
 namespace {
@@ -67,20 +69,12 @@ void LeaseKeeper::renew_all_soon()
 
 void LeaseKeeper::set_timer(ngx_msec_t due)
 {
-    if (timer_.timer_set) {
-        if (!is_before(due, timer_.timer.key)) {
-            return;
-        }
-
-        ngx_del_timer(&timer_);
-    }
-
     timer_.handler = on_timer;
     timer_.data = this;
     timer_.log = ngx_cycle->log;
     timer_.cancelable = 1;      // the exchanges keep a quitting worker, not this
 
-    ngx_add_timer(&timer_, is_before(ngx_current_msec, due) ? due - ngx_current_msec : 1);
+    ring_within(timer_, is_before(ngx_current_msec, due) ? due - ngx_current_msec : 1);
 }
 
 void LeaseKeeper::on_timer(ngx_event_t *event)

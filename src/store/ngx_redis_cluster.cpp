@@ -1,5 +1,7 @@
 #include "store/ngx_redis_cluster.h"
 
+#include "store/ngx_timer.h"
+
 namespace idempotency {
 
 namespace {
@@ -210,22 +212,7 @@ void RedisCluster::refresh_soon() noexcept
         return;
     }
 
-    set_refresh(pace_.hurry(ngx_current_msec, any_number()));
-}
-
-// It may be earlier already.
-void RedisCluster::set_refresh(ngx_msec_t delay) noexcept
-{
-    if (refresh_timer_.timer_set) {
-        if (static_cast<ngx_msec_int_t>(refresh_timer_.timer.key - (ngx_current_msec + delay)) <= 0)
-        {
-            return;
-        }
-
-        ngx_del_timer(&refresh_timer_);
-    }
-
-    ngx_add_timer(&refresh_timer_, delay);
+    ring_within(refresh_timer_, pace_.hurry(ngx_current_msec, any_number()));
 }
 
 void RedisCluster::on_refresh(ngx_event_t *event)
@@ -286,8 +273,8 @@ void RedisCluster::ended(RedisInquiry &inquiry, const char *fault, ngx_err_t err
 
     bool is_urgent = fault != nullptr || again_ || !members_.all_answer();
 
-    set_refresh(is_urgent ? pace_.hurry(ngx_current_msec, any_number())
-                          : RedisPace::term(any_number()));
+    ring_within(refresh_timer_, is_urgent ? pace_.hurry(ngx_current_msec, any_number())
+                                          : RedisPace::term(any_number()));
 
     if (!sweep_timer_.timer_set) {
         ngx_add_timer(&sweep_timer_, kSweepInterval);

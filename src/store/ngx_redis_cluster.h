@@ -66,7 +66,6 @@ private:
     bool ask_next() noexcept;
     void take_map(const RedisServer &teller) noexcept;
     void note_failure(const char *why, ngx_err_t error) noexcept;
-    void set_refresh(ngx_msec_t delay) noexcept;
 
     RedisOptions options_;
     RedisScripts scripts_;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "store/ngx_timer.h"
+
 namespace idempotency {
 
 namespace {
@@ -435,19 +437,9 @@ void RedisConnection::rest(const char *why, ngx_err_t error) noexcept
 // The timer may be earlier than the next deadline: `on_deadline` sets it anew.
 void RedisConnection::arm(Millis deadline) noexcept
 {
-    ngx_event_t *timer = &deadline_timer_;
-
-    timer->cancelable = 0;
-
-    if (timer->timer_set) {
-        if (static_cast<ngx_msec_int_t>(timer->timer.key - deadline) <= 0) {
-            return;
-        }
-
-        ngx_del_timer(timer);
-    }
-
-    ngx_add_timer(timer, deadline > ngx_current_msec ? deadline - ngx_current_msec : 0);
+    deadline_timer_.cancelable = 0;
+    ring_within(deadline_timer_,
+                deadline > ngx_current_msec ? deadline - ngx_current_msec : 0);
 }
 
 void RedisConnection::on_deadline(ngx_event_t *event)

@@ -6,6 +6,8 @@
 
 #include <hiredis/hiredis.h>
 
+#include "store/ngx_timer.h"
+
 namespace idempotency {
 
 namespace {
@@ -171,21 +173,7 @@ void RedisSentinel::look_soon() noexcept
         return;
     }
 
-    set_look(pace_.hurry(ngx_current_msec, any_number()));
-}
-
-// It may be earlier already.
-void RedisSentinel::set_look(ngx_msec_t delay) noexcept
-{
-    if (look_timer_.timer_set) {
-        if (static_cast<ngx_msec_int_t>(look_timer_.timer.key - (ngx_current_msec + delay)) <= 0) {
-            return;
-        }
-
-        ngx_del_timer(&look_timer_);
-    }
-
-    ngx_add_timer(&look_timer_, delay);
+    ring_within(look_timer_, pace_.hurry(ngx_current_msec, any_number()));
 }
 
 void RedisSentinel::on_look(ngx_event_t *event)
@@ -278,7 +266,7 @@ const char *RedisSentinel::read_message(const redisReply &reply) noexcept
     // from within the connection's own event nothing is connected to
     if (set(heard_, host, take_word(rest))) {
         heard_some_ = true;
-        set_look(0);
+        ring_within(look_timer_, 0);
     }
 
     return nullptr;
@@ -444,8 +432,8 @@ void RedisSentinel::end_look(const char *fault, ngx_err_t error) noexcept
 
     bool is_urgent = fault != nullptr || again_ || !node_.answers();
 
-    set_look(is_urgent ? pace_.hurry(ngx_current_msec, any_number())
-                       : RedisPace::term(any_number()));
+    ring_within(look_timer_, is_urgent ? pace_.hurry(ngx_current_msec, any_number())
+                                       : RedisPace::term(any_number()));
 }
 
 // One sentinel tells by itself

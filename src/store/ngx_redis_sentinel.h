@@ -81,7 +81,6 @@ private:
     void adopt() noexcept;
     void end_look(const char *fault, ngx_err_t error) noexcept;
     void go_on(const char *fault, ngx_err_t error) noexcept;
-    void set_look(ngx_msec_t delay) noexcept;
     void listen() noexcept;
     void end_waiting() noexcept;
 
