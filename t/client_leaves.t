@@ -131,7 +131,7 @@ for my $where ('small', 'small-unbuffered') {
     app()->await_arrival('/streaming/half');
     $client->close;
     ok $nginx->await_access_log(qr{^/streaming/half }), 'a client that leaves within a streamed body ends its exchange';
-    my $retry = $nginx->request(path => '/streaming/half', key => 'half', body => 'half whole', @who);
+    my $retry = retry('/streaming/half', 'half', body => 'half whole');
     ok $retry->code eq 'outcome_unknown' || $retry->status == 201, 'its retry runs or is told that nobody knows' or diag $retry->head;
 }
 

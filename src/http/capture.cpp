@@ -16,7 +16,7 @@ namespace {
 Context *context_of(ngx_http_request_t *r) { return r == r->main ? find_context(r) : nullptr; }
 
 // A gRPC answer of which one message is there, and for so long no end, is a stream.
-constexpr ngx_msec_t kStreamIdle = 300;
+constexpr ngx_msec_t kStreamIdle = 1000;
 
 template <std::size_t N>
 bool has_type(ngx_http_request_t *r, const char (&type)[N])
