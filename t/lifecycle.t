@@ -224,7 +224,8 @@ subtest 'Workers that are killed and that crash under load' => sub {
     is "@blocked", '', 'no key is blocked for longer than a lease';
     my @twice = grep { app()->count("/load/$_") > 1 } keys %kept;
     is "@twice", '', 'nothing that was answered ran twice';
-    $nginx->stop(allowed => qr/exited on signal (?:9|11)/);
+    # some die within the zone's lock, which the master then opens
+    $nginx->stop(allowed => qr/exited on signal (?:9|11)|shared memory zone "idempotency_store main" was locked by/);
 };
 
 done_testing;

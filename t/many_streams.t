@@ -24,7 +24,7 @@ my $h2 = $nginx->directory . '/h2.sock';
 $nginx->set(server => <<"END")->start;
         listen unix:$h2 http2;
         idempotency main;
-        idempotency_conflict wait 30s;
+        idempotency_conflict wait 300s;
         location / { proxy_pass http://app; }
 END
 my ($worker) = $nginx->workers;

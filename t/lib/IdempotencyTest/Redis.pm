@@ -173,6 +173,13 @@ sub command {
     return $self->read_reply;
 }
 
+# Until so many replicas have all that was written so far: WAIT is about what the connection has seen, and a new one has seen nothing.
+sub await_replicas {
+    my ($self, $count) = @_;
+    $self->command('PING');
+    return $self->command('WAIT', $count, 10_000);
+}
+
 sub send_command {
     my ($self, @arguments) = @_;
     local $SIG{PIPE} = 'IGNORE';
