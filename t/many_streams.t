@@ -10,7 +10,7 @@ use JSON::PP ();
 use POSIX ();
 use Test::More;
 use IdempotencyTest::Assertions;
-use IdempotencyTest::Environment qw(app);
+use IdempotencyTest::Environment qw(app store_directives store_mode);
 use IdempotencyTest::Nginx;
 use Time::HiRes qw(sleep time);
 
@@ -19,7 +19,9 @@ use constant DUPLICATES => CONNECTIONS * STREAMS;
 
 my $is_sanitized = ($ENV{IDEMPOTENCY_MODULE} // '') =~ /asan/;
 
-my $nginx = IdempotencyTest::Nginx->new(workers => 1);
+# a sanitized worker on a busy machine has not read ten thousand answers of Redis within a second
+my $patient = store_mode() eq 'redis' ? 'timeout 60s;' : '';
+my $nginx = IdempotencyTest::Nginx->new(workers => 1, stores => 'idempotency_store main { ' . store_directives() . " $patient }");
 my $h2 = $nginx->directory . '/h2.sock';
 $nginx->set(server => <<"END")->start;
         listen unix:$h2 http2;
@@ -94,7 +96,8 @@ is_first $answer, 201, 1, 'the first is answered';
 note sprintf 'the first after %.1f s', time - $began;
 my @kinds = answers($client);
 note sprintf 'and the last after %.1f s', time - $began;
-is_deeply [map { [@$_[0, 1, 3]] } @kinds], [[DUPLICATES, 201, $answer->body]], 'all of them are replayed the answer, and all alike';
+is_deeply [map { [@$_[0, 1, 3]] } @kinds], [[DUPLICATES, 201, $answer->body]], 'all of them are replayed the answer, and all alike'
+    or diag map { "$_->[0] times $_->[1]: " . substr($_->[3], 0, 150) . "\n" } @kinds;
 ok close $client, 'whole';
 is app()->count('/many'), 1, 'the application acted once';
 

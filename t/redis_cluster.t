@@ -300,7 +300,7 @@ subtest 'Slots move under load' => sub {
 };
 
 # So many settled results that each replica has its share of them.
-sub await_replication { $_->await_replicas(1) for $cluster->masters }
+sub await_replication { $_->await_replication(1) for $cluster->masters }
 
 subtest 'A master is killed' => sub {
     my $nginx = start_nginx(workers => 2);

@@ -116,7 +116,7 @@ sub command {
     return eval { $redis->command(@words) } // $redis->command(@words);
 }
 
-sub await_replication { command($watched->master, 'PING'); $watched->master->await_replicas($replicas) }
+sub await_replication { command($watched->master, 'PING'); $watched->master->await_replication($replicas) }
 
 # Whether a sentinel has seen all replicas as such: it asks them every ten seconds, and makes a replica of who says that it is a master, even
 # where another sentinel has just made it one.
@@ -322,7 +322,7 @@ subtest 'Passwords of both kinds' => sub {
     my $nginx = start_nginx(urls => $urls, store => 'password opensesame;');
     my @known = prepare($nginx, 'closed');
     are_replayed($nginx, 'closed', @known);
-    $closed->master->await_replicas(2);
+    $closed->master->await_replication(2);
     $closed->kill_master;
     await_replays($nginx, @known);
     are_replayed($nginx, 'at the new master', @known);

@@ -242,7 +242,7 @@ subtest 'Sentinels' => sub {
     my $watched = IdempotencyTest::RedisSentinel->new(server => {tls => $certificate});
     my $nginx = start_nginx({watched => 'redis ' . $watched->urls . "; $trusted topology sentinel " . $watched->name . ';'});
     works($nginx, 'watched', 'watched/1');
-    is $watched->master->await_replicas(2), 2, 'the replicas have it';
+    is $watched->master->await_replication(2), 2, 'the replicas have it';
     my $new = $watched->failover;
     ok $nginx->await_error_log(qr/redis "127\.0\.0\.1:${\ $new->tls_port}" is the master/), 'a new master is heard of';
     works($nginx, 'watched', 'watched/2');

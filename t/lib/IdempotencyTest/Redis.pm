@@ -174,7 +174,7 @@ sub command {
 }
 
 # Until so many replicas have all that was written so far: WAIT is about what the connection has seen, and a new one has seen nothing.
-sub await_replicas {
+sub await_replication {
     my ($self, $count) = @_;
     $self->command('PING');
     return $self->command('WAIT', $count, 10_000);
