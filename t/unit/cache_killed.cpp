@@ -14,7 +14,6 @@ namespace {
 constexpr std::size_t kZoneSize = 256 * 1024;
 constexpr unsigned kKeys = 48;
 constexpr unsigned kLargest = 40 * 1024;
-constexpr unsigned kKills = 300;
 
 // Size 0: no copy.
 struct State {
@@ -139,9 +138,10 @@ void the_cache_survives_those_who_use_it(void **)
     Shared &shared = *new (map_shared(sizeof(Shared))) Shared();
     Victims victims(shared.lock, [&](unsigned seed) { work(shared, zone, seed); });
     unsigned within_call = 0;
+    unsigned kills = 0;
 
-    for (unsigned round = 0; round < kKills; round++) {
-        victims.kill_one(round, [&] {
+    for ( ; goes_on(kills, within_call); kills++) {
+        victims.kill_one(kills, [&] {
             Millis now = now_ms();
 
             zone.drop(id_of(kKeys), now);
@@ -160,9 +160,9 @@ void the_cache_survives_those_who_use_it(void **)
     }
 
     std::printf("%u calls, %u hits, %u kills, %u of them within the lock, %u within a call\n", shared.calls.load(),
-                shared.hits.load(), kKills, victims.within_lock(), within_call);
+                shared.hits.load(), kills, victims.within_lock(), within_call);
     assert_true(shared.hits > 1000);
-    assert_true(within_call > kKills / 50);
+    assert_true(within_call >= kWithinCall);
 }
 
 // A cache that is full: one copy ends long after all others, one ends first, one has expired.

@@ -93,6 +93,16 @@ struct Fault {
     }
 };
 
+// So many are killed, and more until enough of them were within a call, which is a matter of luck; then it is given up.
+constexpr unsigned kKills = 300;
+constexpr unsigned kMostKills = 20 * kKills;
+constexpr unsigned kWithinCall = 10;
+
+inline bool goes_on(unsigned kills, unsigned within_call)
+{
+    return kills < kKills || (within_call < kWithinCall && kills < kMostKills);
+}
+
 // Processes that work until they are killed.
 class Victims {
 public:
