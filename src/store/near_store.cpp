@@ -1,7 +1,5 @@
 #include "store/near_store.h"
 
-#include <new>
-
 #include "core/wire.h"
 
 namespace idempotency {
@@ -57,36 +55,9 @@ struct NearStore::Asked : Call {
     Asked *next;
 };
 
-NearStore::~NearStore()
-{
-    while (unused_ != nullptr) {
-        Asked *gone = unused_;
+NearStore::NearStore(Store &store, NearMemory &memory) : store_(store), memory_(memory) {}
 
-        unused_ = gone->next;
-        delete gone;
-    }
-}
-
-// They are kept for further use: their number is that of the most that were
-// ever under way at a time.
-NearStore::Asked *NearStore::take()
-{
-    Asked *asked = unused_;
-
-    if (asked != nullptr) {
-        unused_ = asked->next;
-    } else {
-        asked = new (std::nothrow) Asked;
-    }
-
-    return asked;
-}
-
-void NearStore::recycle(Asked &asked)
-{
-    asked.next = unused_;
-    unused_ = &asked;
-}
+NearStore::~NearStore() = default;
 
 bool NearStore::start(Call &call)
 {
@@ -104,7 +75,7 @@ bool NearStore::start(Call &call)
 
 bool NearStore::ask(Call &call)
 {
-    Asked *asked = take();
+    Asked *asked = unused_.take();
 
     // without memory nothing is learnt from the answer, and that is all
     if (asked == nullptr) {
@@ -153,7 +124,7 @@ Call &NearStore::finish(Asked &asked)
         heed_settle(outer, asked.at);
     }
 
-    recycle(asked);
+    unused_.give(&asked);
     return outer;
 }
 

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "store/cache_zone.h"
+#include "store/free_list.h"
 #include "store/store.h"
 
 namespace idempotency {
@@ -33,7 +34,7 @@ protected:
 class NearStore final : public Store {
 public:
     // Both outlive this.
-    NearStore(Store &store, NearMemory &memory) : store_(store), memory_(memory) {}
+    NearStore(Store &store, NearMemory &memory);
 
     // All calls have ended.
     ~NearStore() override;
@@ -52,9 +53,6 @@ public:
 private:
     struct Asked;
 
-    Asked *take();
-    void recycle(Asked &asked);
-
     bool ask(Call &call);
     Call &finish(Asked &asked);
     void heed_claim(Call &call, Millis asked_at);
@@ -69,7 +67,7 @@ private:
 
     Store &store_;
     NearMemory &memory_;
-    Asked *unused_ = nullptr;
+    FreeList<Asked> unused_;
 };
 
 }  // namespace idempotency

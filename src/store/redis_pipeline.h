@@ -12,9 +12,14 @@
 
 #include <sys/uio.h>
 
+#include "store/free_list.h"
+#include "store/redis_command.h"
+#include "store/redis_encoder.h"
+#include "store/redis_meaning.h"
 #include "store/redis_output.h"
 #include "store/redis_reader.h"
 #include "store/redis_redirect.h"
+#include "store/redis_replicas.h"
 #include "store/redis_script.h"
 #include "store/store.h"
 
@@ -26,24 +31,6 @@ struct RedisLogin {
     std::string_view password;
     std::uint32_t database = 0;
     bool master_only = false;       // who is none is not greeted
-};
-
-// How the commands are to be.
-struct RedisManner {
-    std::string_view prefix;        // of every key; outlives the pipeline
-    Millis timeout = 1000;          // of the answer to a command of the pipeline's own
-    bool single_renewals = false;   // one key each, as a cluster wants it
-    std::size_t inline_limit = 0;   // the largest value that is sent over it; 0: any
-
-    // How many claims, results and large values may be under way at a time, the
-    // others wait here: what Redis has to keep of its answers is bounded so.  0: any number.
-    std::size_t most_in_flight = 0;
-
-    // How many replicas are to have a claim or a result before the call ends,
-    // and how long that may take: the deadlines of calls are to allow for it.
-    // 0: none.
-    unsigned replicas = 0;
-    Millis replica_wait = 0;
 };
 
 // How many claims one command renews: a script blocks Redis while it runs.
@@ -79,7 +66,7 @@ public:
         ~Events() = default;
     };
 
-    static constexpr Millis kNever = ~Millis(0);
+    static constexpr Millis kNever = RedisCommandQueue::kNever;
 
     // `scripts` and `events` outlive this object.
     RedisPipeline(const RedisScripts &scripts, const RedisManner &manner, Events &events) noexcept;
@@ -139,75 +126,42 @@ public:
     // Nothing is waited for.
     bool idle() const
     {
-        return in_flight_.first == nullptr && waiting_.first == nullptr && held_.first == nullptr;
+        return in_flight_.empty() && waiting_.empty() && replicas_.holds_none();
     }
 
 private:
     enum class State { closed, greeting, ready };
-    enum class Kind { auth, select, role, ping, claim, settle, release, renew, wait, fetch };
+    using Kind = RedisCommand::Kind;
 
-    struct Command;
-
-    struct Queue {
-        Command *first = nullptr;
-        Command *last = nullptr;
-
-        void push(Command *command);
-        Command *pop();
-    };
-
-    static RedisScript script_of(Kind kind);
-    static bool changes(Kind kind) { return kind == Kind::claim || kind == Kind::settle; }
-    static bool takes_room(Kind kind) { return changes(kind) || kind == Kind::fetch; }
-    static bool is_owed(const Command &command);
-    static bool greets(Kind kind) { return kind <= Kind::ping; }
-    static const char *name(Kind kind);
-
-    Command *take_command(Kind kind, Millis deadline) noexcept;
-    void recycle(Command *command) noexcept;
-    void send(Command *command) noexcept;
+    RedisCommand *take_command(Kind kind, Millis deadline) noexcept;
+    void recycle(RedisCommand *command) noexcept;
+    void send(RedisCommand *command) noexcept;
     void send_waiting() noexcept;
     void send_wait() noexcept;
     bool has_room() const noexcept;
     Millis own_deadline(Millis now) const noexcept;
 
-    void put_asking(Command &command) noexcept;
     bool greet(Kind kind, std::string_view first, std::string_view second, Millis now) noexcept;
     bool renew_batch(const Lease *leases, std::size_t count, Millis now) noexcept;
-    void release_late(const Command &claim, Token token, Millis now) noexcept;
-
-    void put_number(char mark, std::uint64_t number) noexcept;
-    void put_bulk(std::string_view bytes) noexcept;
-    void put_bulk_number(std::uint64_t number) noexcept;
-    void put_token(Token token) noexcept;
-    void put_key(const KeyId &id) noexcept;
-    void put_pieces(const Pieces &pieces) noexcept;
-    void put_script(Kind kind, bool by_text, std::size_t keys, std::size_t arguments) noexcept;
-    void put_command(const Command &command) noexcept;
+    void release_late(const RedisCommand &claim, Token token, Millis now) noexcept;
 
     char *value(std::size_t size) override;
     void take_answer(const RedisAnswer &answer, Millis now) noexcept;
-    void take_greeting(const Command &command, const RedisAnswer &answer, Millis now) noexcept;
-    bool take_asking(Command &command, const RedisAnswer &answer) noexcept;
-    bool is_too_large(const Command &command, const RedisAnswer &answer) const noexcept;
-    void take_too_large(Command *command, std::size_t size, Millis now) noexcept;
-    void take_fetched(Command *command, const RedisAnswer &answer, Millis now) noexcept;
-    bool take_redirect(Command *command, const RedisAnswer &answer) noexcept;
-    bool take_no_script(Command *command, const RedisAnswer &answer) noexcept;
-    void take_wait(Command *command, const RedisAnswer &answer, Millis now) noexcept;
-    bool hold(Command *command, const Reply &reply) noexcept;
-    Reply found(Millis remaining) const noexcept;
-    bool read_answer(const Command &command, const RedisAnswer &answer, Reply &reply) noexcept;
-    void end(Command *command, const Reply &reply) noexcept;
-    void end_all(Queue queue) noexcept;
-    void end_held() noexcept;
-    void owe(Command *release) noexcept;
+    void take_greeting(const RedisCommand &command, const RedisAnswer &answer, Millis now) noexcept;
+    bool take_asking(RedisCommand &command, const RedisAnswer &answer) noexcept;
+    void take_too_large(RedisCommand *command, std::size_t size, Millis now) noexcept;
+    void take_fetched(RedisCommand *command, const RedisAnswer &answer, Millis now) noexcept;
+    bool take_redirect(RedisCommand *command, const RedisAnswer &answer) noexcept;
+    bool take_no_script(RedisCommand *command, const RedisAnswer &answer) noexcept;
+    void take_wait(RedisCommand *command, const RedisAnswer &answer, Millis now) noexcept;
+    bool hold(RedisCommand *command, const Reply &reply) noexcept;
+    void end(RedisCommand *command, const Reply &reply) noexcept;
+    void end_all(RedisCommandQueue queue) noexcept;
+    void end_unconfirmed(RedisCommandQueue held) noexcept;
+    void owe(RedisCommand *release) noexcept;
     void send_owed(Millis now) noexcept;
-    void end_held_in_vain(Queue queue, Millis now) noexcept;
-    void expire_waiting(Millis now) noexcept;
-    void expire_held(Millis now) noexcept;
+    void end_in_vain(RedisCommandQueue queue, Millis now) noexcept;
 
-    const RedisScripts &scripts_;
     RedisManner manner_;
     Events &events_;
 
@@ -217,24 +171,17 @@ private:
     RedisReader reader_;
     RedisOutput output_;
 
-    Queue in_flight_;       // sent, in the order of the answers
-    Queue waiting_;         // until Redis has greeted back, or has room
-    Queue held_;            // done, but by too few replicas as far as is known
-    Queue owed_;            // releases for which there was no connection
-    Command *unused_ = nullptr;
-    std::size_t late_ = 0;  // how many in flight are past their deadline
+    RedisEncoder encoder_;
+    RedisReplicas replicas_;
+
+    RedisCommandQueue in_flight_;   // sent, in the order of the answers
+    RedisCommandQueue waiting_;     // until Redis has greeted back, or has room
+    RedisCommandQueue owed_;        // releases for which there was no connection
+    FreeList<RedisCommand> unused_;
+    std::size_t late_ = 0;          // how many in flight are past their deadline
     std::size_t room_taken_ = 0;
 
-    // One WAIT at a time, which is for all that was sent before it: with too
-    // few replicas each blocks the connection for all of its time.
-    bool wait_wanted_ = false;
-    bool wait_in_flight_ = false;
-    bool replicas_are_there_ = false;   // as the last one said
-    Millis wait_deadline_ = 0;      // that of the next one, at least
-
-    std::string_view value_;        // of the answer that is being read, in the call's room
-    std::size_t value_size_ = 0;    // its size, even where there is no room
-    bool no_room_ = false;
+    RedisValue value_;              // of the answer that is being read
 };
 
 }  // namespace idempotency

@@ -337,45 +337,22 @@ void SealedStore::Job::recall_claim()
     result_.remaining = other_remaining_;
 }
 
-SealedStore::~SealedStore()
+SealedStore::SealedStore(Store &inner, KeyRing &keys, Events &events)
+    : inner_(inner), keys_(keys), events_(events), idle_(kMostIdle)
 {
-    while (idle_ != nullptr) {
-        Job *job = idle_;
-
-        idle_ = job->next;
-        delete job;
-    }
 }
 
-SealedStore::Job *SealedStore::take_job()
-{
-    Job *job = idle_;
-
-    if (job == nullptr) {
-        return new (std::nothrow) Job(*this);
-    }
-
-    idle_ = job->next;
-    idle_count_--;
-    return job;
-}
+SealedStore::~SealedStore() = default;
 
 void SealedStore::put_back(Job *job)
 {
-    if (idle_count_ == kMostIdle) {
-        delete job;
-        return;
-    }
-
     job->rest();
-    job->next = idle_;
-    idle_ = job;
-    idle_count_++;
+    idle_.give(job);
 }
 
 bool SealedStore::start(Call &call)
 {
-    Job *job = take_job();
+    Job *job = idle_.take(*this);
 
     if (job == nullptr) {
         call.reply = Reply{};

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "core/seal.h"
+#include "store/free_list.h"
 #include "store/store.h"
 
 namespace idempotency {
@@ -25,10 +26,7 @@ public:
     };
 
     // All of them outlive this object; `keys` has one key at least.
-    SealedStore(Store &inner, KeyRing &keys, Events &events)
-        : inner_(inner), keys_(keys), events_(events)
-    {
-    }
+    SealedStore(Store &inner, KeyRing &keys, Events &events);
 
     // No call runs any more: each has ended when the inner store was closed.
     ~SealedStore() override;
@@ -54,14 +52,12 @@ private:
 
     static constexpr std::size_t kRenewedAtOnce = 256;
 
-    Job *take_job();
     void put_back(Job *job);
 
     Store &inner_;
     KeyRing &keys_;
     Events &events_;
-    Job *idle_ = nullptr;
-    std::size_t idle_count_ = 0;
+    FreeList<Job> idle_;
     Lease renewed_[kRenewedAtOnce];
 };
 
