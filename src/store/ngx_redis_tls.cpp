@@ -16,6 +16,8 @@ constexpr ngx_int_t kDepth = 9;
 
 constexpr std::size_t kLongestName = 255;
 
+constexpr std::string_view kSystem = "system library:";    // among OpenSSL's libraries
+
 #ifdef NGX_SSL_DEFAULT_PROTOCOLS
 constexpr ngx_uint_t kProtocols = NGX_SSL_DEFAULT_PROTOCOLS & ~NGX_CONF_BITMASK_SET;
 #else
@@ -54,7 +56,8 @@ bool is_for(ngx_connection_t *c, ngx_str_t name)
 }
 
 // "... (SSL: error:0A00010B:SSL routines::wrong version number)": the words of
-// the first of the errors.
+// the first of the errors.  None where it is the system's, such as a connection
+// that was reset: what TLS has to say of that may still come.
 std::string_view reason_of(std::string_view text)
 {
     std::size_t at = text.find("(SSL: error:");
@@ -67,6 +70,10 @@ std::string_view reason_of(std::string_view text)
 
     // code, library, function
     for (int i = 0; i < 3; i++) {
+        if (text.substr(0, kSystem.size()) == kSystem) {
+            return {};
+        }
+
         text.remove_prefix(std::min(text.find(':'), text.size() - 1) + 1);
     }
 
