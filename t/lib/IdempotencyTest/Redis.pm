@@ -173,10 +173,11 @@ sub command {
     return $self->read_reply;
 }
 
-# Until so many replicas have all that was written so far: WAIT is about what the connection has seen, and a new one has seen nothing.
+# Until so many replicas have all that was written so far. WAIT is about what its connection has written last, so that it
+# writes something which leaves nothing behind. How many have it.
 sub await_replication {
     my ($self, $count) = @_;
-    $self->command('PING');
+    $self->command('PUBLISH', 'replication', 'awaited');
     return $self->command('WAIT', $count, 10_000);
 }
 
