@@ -1,21 +1,21 @@
 package IdempotencyTest::Http2;
 
 # As much of an HTTP/2 client as it takes to send requests and to leave: streams
-# are opened and reset, answers are not read.
+# are opened and reset, answers are not looked into.
 
 use strict;
 use warnings;
 
 use IO::Socket::UNIX;
 
-use constant {HEADERS => 1, RST_STREAM => 3, SETTINGS => 4, CANCEL => 8, ACK => 1, END_OF_HEADERS => 4, END_STREAM_AND_HEADERS => 5, DATA => 0, END_STREAM => 1};
+use constant {HEADERS => 1, RST_STREAM => 3, SETTINGS => 4, PING => 6, CANCEL => 8, ACK => 1, END_OF_HEADERS => 4, END_STREAM_AND_HEADERS => 5, DATA => 0, END_STREAM => 1};
 
 sub connect {
     my ($class, $path) = @_;
     my $socket = IO::Socket::UNIX->new(Peer => $path) or die "cannot connect to $path: $!\n";
     binmode $socket;
 
-    my $self = bless {socket => $socket, stream => -1}, $class;
+    my $self = bless {socket => $socket, stream => -1, unread => ''}, $class;
     syswrite $socket, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     $self->frame(SETTINGS, 0, 0, '');
     $self->frame(SETTINGS, ACK, 0, '');
@@ -55,22 +55,43 @@ sub open {
 sub reset { my ($self, $stream) = @_; $self->frame(RST_STREAM, 0, $stream, pack 'N', CANCEL) }
 sub close { close $_[0]{socket} }
 
-# Gives back once the first bytes of a body are here; false at the end of the connection.
-sub await_bytes {
+# The next frame: type, flags. Nothing at the end of the connection.
+sub next_frame {
     my ($self) = @_;
-    my $bytes = '';
+    my $frame = $self->read_bytes(9) // return;
+    my ($high, $low, $type, $flags) = unpack 'CnCC', $frame;
+    defined $self->read_bytes($high << 16 | $low) or return;
+    return $type, $flags;
+}
 
-    while (sysread $self->{socket}, $bytes, 65536, length $bytes) {
-        while (length $bytes >= 9) {
-            my ($high, $low, $type) = unpack 'CnC', $bytes;
-            my $length = $high << 16 | $low;
-            return 1 if $type == DATA;
-            last if length $bytes < 9 + $length;
-            substr $bytes, 0, 9 + $length, '';
-        }
+sub read_bytes {
+    my ($self, $length) = @_;
+
+    while (length $self->{unread} < $length) {
+        sysread $self->{socket}, $self->{unread}, 65536, length $self->{unread} or return undef;
+    }
+
+    return substr $self->{unread}, 0, $length, '';
+}
+
+sub await_frame {
+    my ($self, $wanted, $flag) = @_;
+
+    while (my ($type, $flags) = $self->next_frame) {
+        return 1 if $type == $wanted && ($flags & $flag) == $flag;
     }
 
     return 0;
+}
+
+# Gives back once the first bytes of a body are here; false at the end of the connection.
+sub await_bytes { return $_[0]->await_frame(DATA, 0) }
+
+# The same once the server has read all that was sent: what it has not is lost if the connection is closed.
+sub await_read {
+    my ($self) = @_;
+    $self->frame(PING, 0, 0, 'all read');
+    return $self->await_frame(PING, ACK);
 }
 
 1;

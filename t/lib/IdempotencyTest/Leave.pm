@@ -70,6 +70,7 @@ sub upload_ways {
         my $stream = $client->begin($path, 'idempotency-key' => $key, (map { lc $_ => $headers{$_} } keys %headers),
             defined $length ? ('content-length' => $length) : ());
         $client->send_data($stream, $part);
+        $client->await_read;
         return IdempotencyTest::Leave->new($client, sub { $client->$leave($stream) });
     };
 
