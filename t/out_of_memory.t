@@ -1,19 +1,12 @@
 # Each allocation that a request takes fails in turn, in nginx, the module and OpenSSL: no crash, no answer but the right
-# one or that of an error, and no key that is blocked for longer than its lease. The nginx is one whose pools ask for
-# each piece of memory by itself (tools/nginx-palloc), or IDEMPOTENCY_TEST_PALLOC with the module IDEMPOTENCY_TEST_PLAIN.
+# one or that of an error, and no key that is blocked for longer than its lease.
 
 use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
-BEGIN {
-    # a sanitized module has an allocator of its own
-    $ENV{IDEMPOTENCY_MODULE} = $ENV{IDEMPOTENCY_TEST_PLAIN} // "$FindBin::Bin/../build/ngx_http_idempotency_module.so";
-    $ENV{TEST_NGINX_BINARY} = $ENV{IDEMPOTENCY_TEST_PALLOC} // qx{"$FindBin::Bin/../tools/nginx-palloc"};
-    chomp $ENV{TEST_NGINX_BINARY};
-    die "there is no nginx in '$ENV{TEST_NGINX_BINARY}': run tools/nginx-palloc\n" if !-x $ENV{TEST_NGINX_BINARY};
-}
+use IdempotencyTest::SingleAllocations;
 
 use Test::More;
 use Time::HiRes qw(sleep time);
