@@ -91,6 +91,26 @@ bool digest_what_is_here(Context &context)
     return true;
 }
 
+// `dav_methods PUT`: the location has no content handler of its own.
+bool is_put_by_dav(ngx_http_request_t *r)
+{
+    ngx_int_t index = main_config(r)->dav;
+
+    // the first member of ngx_http_dav_loc_conf_t are its methods
+    return r->method == NGX_HTTP_PUT && r->content_handler == nullptr && index >= 0
+           && (*static_cast<ngx_uint_t *>(r->loc_conf[index]) & NGX_HTTP_PUT) != 0;
+}
+
+// As ngx_http_dav_handler would read it: a file that is then moved to its place.
+void read_into_file(ngx_http_request_t *r)
+{
+    r->request_body_in_file_only = 1;
+    r->request_body_in_persistent_file = 1;
+    r->request_body_in_clean_file = 1;
+    r->request_body_file_group_access = 1;
+    r->request_body_file_log_level = 0;
+}
+
 // nginx's ngx_http_client_body_handler_pt; as the mirror module goes on
 void on_body(ngx_http_request_t *r)
 {
@@ -120,6 +140,10 @@ ngx_int_t read_body(Context &context)
     }
 
     context.stage = Stage::reading;
+
+    if (is_put_by_dav(r)) {
+        read_into_file(r);
+    }
 
     ngx_int_t rc = ngx_http_read_client_request_body(r, on_body);
 

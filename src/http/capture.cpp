@@ -64,6 +64,40 @@ AnswerFacts facts_of(const Context &context)
     return facts;
 }
 
+void start_settling(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+
+    stop_timer(context);
+
+    if (context.settlement == Settlement::keep
+        && !write_answer(r, *context.exchange, *context.conf, context.ttl))
+    {
+        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                      "idempotency: no memory for the record of an answer: it is not kept");
+        context.settlement = Settlement::not_kept;
+    }
+
+    context.stage = Stage::settling;
+    context.store_asked_at = ngx_current_msec;
+}
+
+ngx_int_t settle(Context &context)
+{
+    start_settling(context);
+
+    if (context.exchange->settle(context.settlement, context.ttl)) {
+        return deliver(context);
+    }
+
+    // ngx_http_finalize_request leaves a request alone that has something
+    // buffered, and comes back through ngx_http_writer; where the client is gone
+    // it ends once nothing blocks it: its log tells how the store took it
+    context.request->buffered |= kBuffered;
+    context.request->blocked++;
+    return NGX_AGAIN;
+}
+
 ngx_int_t begin_answer(Context &context)
 {
     ngx_http_request_t *r = context.request;
@@ -85,6 +119,11 @@ ngx_int_t begin_answer(Context &context)
 
     if (is_stream(r, context) || is_too_large(r, *context.conf)) {
         return let_pass(context, nullptr);
+    }
+
+    // who sends a head alone (`dav_methods PUT`) sends no end of a body after it
+    if (r->header_only) {
+        return settle(context);
     }
 
     context.stage = Stage::withholding;
@@ -126,40 +165,6 @@ ngx_int_t on_header(ngx_http_request_t *r)
     }
 
     return next_header_filter(r);
-}
-
-void start_settling(Context &context)
-{
-    ngx_http_request_t *r = context.request;
-
-    stop_timer(context);
-
-    if (context.settlement == Settlement::keep
-        && !write_answer(r, *context.exchange, *context.conf, context.ttl))
-    {
-        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
-                      "idempotency: no memory for the record of an answer: it is not kept");
-        context.settlement = Settlement::not_kept;
-    }
-
-    context.stage = Stage::settling;
-    context.store_asked_at = ngx_current_msec;
-}
-
-ngx_int_t settle(Context &context)
-{
-    start_settling(context);
-
-    if (context.exchange->settle(context.settlement, context.ttl)) {
-        return deliver(context);
-    }
-
-    // ngx_http_finalize_request leaves a request alone that has something
-    // buffered, and comes back through ngx_http_writer; where the client is gone
-    // it ends once nothing blocks it: its log tells how the store took it
-    context.request->buffered |= kBuffered;
-    context.request->blocked++;
-    return NGX_AGAIN;
 }
 
 // An upstream that is done but has sent no end: ngx_http_upstream_finalize_request

@@ -39,6 +39,7 @@ struct MainConfig {
     Digester *digester;
     ngx_array_t upstream_modules;   // of ngx_uint_t: where their location configurations are
     ngx_int_t try_files;        // where that module's are; -1: it is not there
+    ngx_int_t dav;              // the same
     bool used;                  // some location is covered
 };
 

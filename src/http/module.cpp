@@ -31,9 +31,10 @@ ngx_int_t add_phase_handlers(ngx_conf_t *cf)
     return NGX_OK;
 }
 
-ngx_int_t find_try_files(ngx_conf_t *cf)
+// Where a module's location configurations are; -1: nginx is without it.
+ngx_int_t find_location_configs(ngx_conf_t *cf, const char *name)
 {
-    ngx_module_t *module = find_module(cf->cycle, "ngx_http_try_files_module");
+    ngx_module_t *module = find_module(cf->cycle, name);
 
     return module != nullptr ? static_cast<ngx_int_t>(module->ctx_index) : -1;
 }
@@ -80,7 +81,8 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     install_body_digest();
     install_capture();
     install_early_hints();
-    main->try_files = find_try_files(cf);
+    main->try_files = find_location_configs(cf, "ngx_http_try_files_module");
+    main->dav = find_location_configs(cf, "ngx_http_dav_module");
     return add_phase_handlers(cf);
 }
 
