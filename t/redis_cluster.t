@@ -6,11 +6,11 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
-use List::Util qw(min);
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Known qw(prepare are_replayed);
 use IdempotencyTest::Names;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await dead_port);
@@ -50,29 +50,6 @@ my @who = (headers => ['X-API-Key: alice']);
 sub ask {
     my ($nginx, $path, $key, %request) = @_;
     return $nginx->request(path => $path, key => $key, @who, %request);
-}
-
-# Requests that have been answered, of some keys in all parts of the cluster.
-sub prepare {
-    my ($nginx, $name, $n, %request) = @_;
-    my $query = $request{query} // '';
-    my @known = map { {path => "/$name/$_$query", key => "$name-$_"} } 1 .. $n // 24;
-    my @answers = finish(map { $nginx->send_request(path => $_->{path}, key => $_->{key}, @who) } @known);
-    $known[$_]{first} = $answers[$_] for 0 .. $#known;
-    is scalar(grep { $_->status == 201 && !$_->is_replay } @answers), scalar @known, "$name: requests run";
-    return @known;
-}
-
-sub are_replayed {
-    my ($nginx, $name, @known) = @_;
-    my @answers;
-    # a load may have left more of them than there can be sockets
-    push @answers, finish(map { $nginx->send_request(path => $_->{path}, key => $_->{key}, @who) } @known[$_ .. min($_ + 199, $#known)])
-        for map { 200 * $_ } 0 .. $#known / 200;
-    my @wrong = grep { !$answers[$_]->is_replay || $answers[$_]->lasting ne $known[$_]{first}->lasting } 0 .. $#known;
-    is join(', ', map { "$known[$_]{path}: " . $answers[$_]->status_line } @wrong), '', "$name: each key has its own answer";
-    my @again = grep { app()->count($_->{path} =~ s/\?.*//r) != 1 } @known;
-    is join(', ', map { $_->{path} } @again), '', "$name: each request has run once";
 }
 
 # The key of a request in Redis, once it was answered.

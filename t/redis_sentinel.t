@@ -10,6 +10,7 @@ use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Known qw(prepare are_replayed);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await dead_port free_port temporary_directory);
 use IdempotencyTest::Redis;
@@ -47,24 +48,6 @@ my @who = (headers => ['X-API-Key: alice']);
 sub ask {
     my ($nginx, $path, $key) = @_;
     return $nginx->request(path => $path, key => $key, @who);
-}
-
-sub prepare {
-    my ($nginx, $name, $n) = @_;
-    my @known = map { {path => "/$name/$_", key => "$name-$_"} } 1 .. $n // 12;
-    my @answers = finish(map { $nginx->send_request(path => $_->{path}, key => $_->{key}, @who) } @known);
-    $known[$_]{first} = $answers[$_] for 0 .. $#known;
-    is scalar(grep { $_->status == 201 && !$_->is_replay } @answers), scalar @known, "$name: requests run";
-    return @known;
-}
-
-sub are_replayed {
-    my ($nginx, $name, @known) = @_;
-    my @answers = finish(map { $nginx->send_request(path => $_->{path}, key => $_->{key}, @who) } @known);
-    my @wrong = grep { !$answers[$_]->is_replay || $answers[$_]->lasting ne $known[$_]{first}->lasting } 0 .. $#known;
-    is join(', ', map { "$known[$_]{path}: " . $answers[$_]->status_line } @wrong), '', "$name: each key has its own answer";
-    my @again = grep { app()->count($_->{path}) != 1 } @known;
-    is join(', ', map { $_->{path} } @again), '', "$name: each request has run once";
 }
 
 # Asks for what was kept until it is replayed; how long it was refused, and the slowest answer.
@@ -144,7 +127,7 @@ subtest 'The master is found' => sub {
     for my $urls ($watched->urls, url($one), "$dead $dead " . url($one), 'redis://localhost:' . $one->port) {
         my $nginx = start_nginx(urls => $urls);
         are_replayed($nginx, 'found', prepare($nginx, 'found' . $prefixes));
-        is scalar(@{command($watched->master, 'KEYS', "$nginx->{prefix}*")}), 12, 'the master has the keys';
+        is scalar(@{command($watched->master, 'KEYS', "$nginx->{prefix}*")}), 24, 'the master has the keys';
         $nginx->stop(allowed => $allowed);
     }
 };
