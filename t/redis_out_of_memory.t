@@ -23,7 +23,7 @@ use IdempotencyTest::RedisSentinel;
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
 use constant {
-    SECONDS => 20,          # for each kind of failures, at the most: then the steps were too small
+    SECONDS => 60,          # for each kind of failures, at the most: then the steps were too small
     LONGEST_REST => 2,      # until a connection is tried again
 };
 
@@ -69,11 +69,11 @@ my %kind = (
     'sentinels' => sub {
         my $watched = IdempotencyTest::RedisSentinel->new;
         return {store => 'redis ' . $watched->urls . '; topology sentinel ' . $watched->name . ';', servers => [$watched->master, $watched->sentinels],
-            connection_step => 3, alive => [$watched]};
+            connection_step => 5, alive => [$watched]};
     },
     'a cluster' => sub {
         my $cluster = IdempotencyTest::RedisCluster->new(replicas => 0);
-        return {store => 'redis ' . $cluster->urls . '; topology cluster;', servers => [$cluster->nodes], connection_step => 5, alive => [$cluster]};
+        return {store => 'redis ' . $cluster->urls . '; topology cluster;', servers => [$cluster->nodes], connection_step => 7, alive => [$cluster]};
     },
 );
 

@@ -28,8 +28,8 @@ Sha256::~Sha256() { EVP_MD_CTX_free(context_); }
 
 bool Sha256::restart()
 {
-    running_ = context_ != nullptr && method_ != nullptr
-               && checked(EVP_DigestInit_ex(context_, method_, nullptr) == 1);
+    running_ = checked(context_ != nullptr && method_ != nullptr
+                       && EVP_DigestInit_ex(context_, method_, nullptr) == 1);
     return running_;
 }
 

@@ -2,6 +2,8 @@
 
 #include <openssl/evp.h>
 
+#include "core/openssl.h"
+
 #include "core/record.h"
 
 namespace idempotency {
@@ -76,7 +78,7 @@ bool write_sha1(std::string_view text, char *out)
     unsigned char digest[EVP_MAX_MD_SIZE];
     unsigned int size = 0;
 
-    if (EVP_Digest(text.data(), text.size(), digest, &size, EVP_sha1(), nullptr) != 1
+    if (!checked(EVP_Digest(text.data(), text.size(), digest, &size, EVP_sha1(), nullptr) == 1)
         || size != 20)
     {
         return false;
