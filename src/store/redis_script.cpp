@@ -3,7 +3,6 @@
 #include <openssl/evp.h>
 
 #include "core/openssl.h"
-
 #include "core/record.h"
 
 namespace idempotency {
