@@ -27,6 +27,8 @@ $nginx->set(server => <<"END")->start;
         }
         location /small/ { idempotency_max_body 1k; proxy_pass http://app; }
         location /small-unbuffered/ { idempotency_max_body 1k; proxy_buffering off; proxy_pass http://app; }
+        location /mirrored/ { mirror /mirror; location /mirrored/small/ { mirror /mirror; idempotency_max_body 1k; proxy_pass http://app; } proxy_pass http://app; }
+        location = /mirror { internal; proxy_pass http://app/mirror?gate=mirror-\$http_idempotency_key; }
         location /inside/ {
             error_page 418 = \@app;
             idempotency main;
@@ -96,6 +98,34 @@ for my $protocol (sort keys %leave) {
     }
 }
 
+# What the request is mirrored to ends when its client has left, within the answer: one that is held back, and one that goes on.
+my $mirrored = 0;
+
+for my $protocol (sort keys %leave) {
+    for my $where ('', 'small/') {
+        my $path = "/mirrored/${where}leave" . ++$n;
+        my $uri = "$path?kind=binary&size=200000&framing=chunked&pieces=2&middle=$n";
+        my $what = "$protocol, " . ($where ? 'passed on' : 'held back');
+        my $leave = $leave{$protocol}->($uri, $n);
+        app()->await_arrival($path);
+        app()->await_arrival('/mirror', ++$mirrored);
+        $nginx->request(path => '/plain/seen', method => 'GET');
+        my $kept_open = $leave->();
+        $nginx->request(path => '/plain/seen', method => 'GET');
+        app()->open_gate("mirror-$n");
+        app()->await_answer('/mirror', $mirrored);
+        $nginx->request(path => '/plain/seen', method => 'GET');
+        app()->open_gate($n);
+        ok $nginx->await_access_log(qr{^\Q$uri\E 201 \[NEW\]}), "an exchange outlasts what it is mirrored to ($what)";
+
+        my $retry = retry($uri, $n);
+        $where ? is_problem $retry, 409, 'response_not_kept', "its retry is told that it was not kept ($what)"
+            : ok $retry->is_replay && length $retry->body == 200_000, "its retry is replayed ($what)" || diag $retry->head;
+        app()->await_answer($path);
+        is app()->count($path), 1, "and the application acted once ($what)";
+    }
+}
+
 # An error page is asked for when nobody listens any more.
 for my $protocol (sort keys %leave) {
     my $path = '/intercepted/' . ++$n;
@@ -124,15 +154,15 @@ for my $where ('small', 'small-unbuffered') {
     is app()->count($path), 1, "and the application acted once ($where)";
 }
 
-# Before the request is whole: nothing is claimed with body=on (t/uploads.t); with body=off it is.
+# Before the request is whole: nothing is claimed with body=on (t/uploads.t); with body=off it is. What has come of the body is no request,
+# and the application is told so: its connection is closed. So the key is free.
 {
     my $client = $nginx->connect->send_raw(join('', map { "$_\r\n" } 'POST /streaming/half HTTP/1.1', 'Host: localhost', 'X-API-Key: alice',
         'Idempotency-Key: half', 'Content-Length: 10', '') . 'half ', 'POST');
     app()->await_arrival('/streaming/half');
     $client->close;
     ok $nginx->await_access_log(qr{^/streaming/half }), 'a client that leaves within a streamed body ends its exchange';
-    my $retry = retry('/streaming/half', 'half', body => 'half whole');
-    ok $retry->code eq 'outcome_unknown' || $retry->status == 201, 'its retry runs or is told that nobody knows' or diag $retry->head;
+    is_first retry('/streaming/half', 'half', body => 'half whole'), 201, 1, 'and its retry runs: the application has had no whole request before';
 }
 
 # Retriable and broken answers while nobody listens.

@@ -102,7 +102,6 @@ ngx_int_t begin_answer(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
-    recall_reset(context);
     take_word(r, *context.conf, context.word);
 
     if (!context.word.well_formed) {

@@ -69,7 +69,7 @@ struct Context {
     BodyReader body_reader;     // while the answer comes in
     bool grpc;                  // the answer is one of gRPC:
     GrpcMessages messages;      // what has come of it
-    bool reset;                 // the client was gone before there was an answer
+    bool reset;                 // the client was gone before its answer was sent
     bool client_gone;           // while the answer went on to it
     bool answer_ended;          // all of it has been passed on
     ngx_chain_t *on_the_way;    // buffers that were, and have not been taken yet

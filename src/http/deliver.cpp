@@ -129,6 +129,7 @@ ngx_int_t let_pass(Context &context, ngx_chain_t *rest)
 
     context.stage = Stage::passing;
     context.exchange->settle(context.settlement, context.ttl);
+    recall_reset(context);
     watch_client(context);
     return send_held(context, rest, true);
 }
@@ -138,6 +139,7 @@ ngx_int_t deliver(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
+    recall_reset(context);
     context.stage = Stage::passing;
     context.store_time += ngx_current_msec - context.store_asked_at;
 

@@ -169,6 +169,8 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
     GuardedLocation location(main_config(r)->upstream_modules, r);
     ngx_int_t rc = r->content_handler(r);
 
+    outlast_reset(r);
+
     if (r->upstream == nullptr || !location.has(r->upstream->conf)) {
         r->method = context->method;    // it was no exchange with an upstream
         context->exchange_failed = r->upstream == nullptr && rc >= NGX_HTTP_INTERNAL_SERVER_ERROR
@@ -177,7 +179,6 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
     }
 
     remember_exchanging(context->content_handler);
-    outlast_reset(r);
     watch_end(*context);
     return give_own_copy(r) ? rc : NGX_ERROR;
 }

@@ -86,6 +86,30 @@ bool is_sending_frames([[maybe_unused]] ngx_http_request_t *r)
 #endif
 }
 
+// An upstream that has failed leaves an answer without an end.
+bool has_ended(const Context &context)
+{
+    return context.answer_ended
+           || (context.from_upstream && context.request->upstream->cleanup == nullptr);
+}
+
+// A stream that waits for its window is not told of frames that have gone out.
+void stop_waiting_for_window([[maybe_unused]] ngx_http_request_t *r)
+{
+#if (NGX_HTTP_V2)
+    if (r->stream != nullptr) {
+        r->stream->exhausted = 0;
+    }
+#endif
+}
+
+// While the exchange goes on the connection has no error: a subrequest that ends
+// would take the request with it (ngx_http_finalize_request), and nothing is sent.
+void put_error_aside(const Context &context)
+{
+    context.request->connection->error = has_ended(context);
+}
+
 // In place of ngx_http_block_reading: a stream or connection of HTTP/2 that ends
 // is told to the read handler alone.
 void on_client_event(ngx_http_request_t *r)
@@ -93,7 +117,7 @@ void on_client_event(ngx_http_request_t *r)
     ngx_connection_t *c = r->connection;
     Context *context = find_context(r->main);
 
-    if (c->error && context != nullptr && !context->client_gone) {
+    if (c->error && context != nullptr && !(context->client_gone && has_ended(*context))) {
         on_client_gone(*context);
         ngx_post_event(c->write, &ngx_posted_events);
         return;
@@ -109,12 +133,17 @@ void on_write_event(ngx_event_t *event)
     auto *c = static_cast<ngx_connection_t *>(event->data);
     auto *r = static_cast<ngx_http_request_t *>(c->data);
 
-    if (event->timedout && !event->delayed) {
+    bool is_late = event->timedout && !event->delayed;
+
+    if (is_late || c->error) {
         Context *context = find_context(r->main);
 
         if (context != nullptr && context->stage == Stage::passing) {
-            ngx_log_error(NGX_LOG_INFO, c->log, NGX_ETIMEDOUT, "client timed out");
-            event->timedout = 0;
+            if (is_late) {
+                ngx_log_error(NGX_LOG_INFO, c->log, NGX_ETIMEDOUT, "client timed out");
+                event->timedout = 0;
+            }
+
             on_client_gone(*context);
         }
     }
@@ -151,11 +180,12 @@ void on_client_gone(Context &context)
     ngx_connection_t *c = context.request->connection;
 
     context.client_gone = true;
-    c->error = 1;
+    put_error_aside(context);
 
     // nothing has to wait for it any more
     c->write->ready = 1;
     c->write->delayed = 0;
+    stop_waiting_for_window(context.request);
 
     if (c->write->timer_set) {
         ngx_del_timer(c->write);
@@ -184,7 +214,8 @@ ngx_int_t pass(Context &context, ngx_chain_t *in)
         on_client_gone(context);
     }
 
-    if (context.answer_ended) {
+    if (has_ended(context)) {
+        context.request->connection->error = 1;
         return NGX_ERROR;
     }
 

@@ -67,7 +67,7 @@ void outlast_quic(ngx_http_request_t *r);
 // early_hints.cpp: and a 103 that nobody takes.
 void install_early_hints();
 
-// stream_reset.cpp: a client that resets its stream before there is an answer.
+// stream_reset.cpp: a client that resets its stream before its answer is sent.
 void outlast_reset(ngx_http_request_t *r);
 void recall_reset(Context &context);
 

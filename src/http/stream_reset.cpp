@@ -2,9 +2,10 @@
 // application is at work.
 //
 // nginx then sets the request's `c->error` at once, and with that an exchange
-// may run to its end but not go on to an `error_page` (ngx_http_finalize_request).
-// Over HTTP/1.1 a client that is gone shows when its answer is sent; so it is
-// here: the error is put aside until there is one.
+// may run to its end but not go on to an `error_page`, and is ended by the first
+// subrequest that ends, such as a mirror's (ngx_http_finalize_request).  Over
+// HTTP/1.1 a client that is gone shows when its answer is sent; so it is here:
+// the error is put aside until it is.
 
 #include "http/steps.h"
 
@@ -12,13 +13,18 @@ namespace idempotency {
 
 namespace {
 
+bool is_under_way(const Context &context)
+{
+    return context.stage == Stage::executing || context.stage == Stage::withholding;
+}
+
 // In place of ngx_http_block_reading.
 void on_client_event(ngx_http_request_t *r)
 {
     ngx_connection_t *c = r->connection;
     Context *context = find_context(r);
 
-    if (c->error && context != nullptr && context->stage == Stage::executing) {
+    if (c->error && context != nullptr && is_under_way(*context)) {
         c->error = 0;
         context->reset = true;
     }

@@ -64,16 +64,20 @@ ngx_int_t on_subrequest_body(ngx_http_request_t *r, ngx_chain_t *in)
         return NGX_ERROR;
     }
 
-    ngx_int_t rc = next_body_filter(r, in);
-
-    if (rc != NGX_ERROR || context == nullptr || context->stage != Stage::passing
-        || context->answer_ended)
-    {
-        return rc;
+    if (context == nullptr || context->stage != Stage::passing || context->answer_ended) {
+        return next_body_filter(r, in);
     }
 
     // a client that is gone ends a subrequest no more than the request
-    on_client_gone(*context);
+    if (!context->client_gone) {
+        ngx_int_t rc = next_body_filter(r, in);
+
+        if (rc != NGX_ERROR) {
+            return rc;
+        }
+
+        on_client_gone(*context);
+    }
 
     consume_all(in);
     return NGX_OK;
