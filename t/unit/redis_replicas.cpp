@@ -1,0 +1,401 @@
+// What the pipeline to Redis holds until replicas have it.
+
+#include "pipeline_harness.h"
+
+#include <cstring>
+#include <string>
+
+using namespace idempotency;
+
+namespace {
+
+RedisManner manner_with_replicas()
+{
+    RedisManner manner = Harness::manner_of_tests();
+
+    manner.replicas = 2;
+    manner.replica_wait = 50;
+    return manner;
+}
+
+const std::string kWait = "*3\r\n$4\r\nWAIT\r\n$1\r\n2\r\n$2\r\n50\r\n";
+
+bool ends_with(const std::string &text, const std::string &end)
+{
+    return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+// A connection on which there have been replicas enough.
+void greet_with_replicas(Harness &redis)
+{
+    TestCall claim(Call::Kind::claim, 'z');
+
+    redis.greet();
+
+    // as long as that is not known
+    assert_int_equal(count_of(redis.send(claim), "WAIT"), 0);
+    redis.answer(":1\r\n");
+    assert_int_equal(claim.ends, 0);
+    assert_true(redis.written() == kWait);
+    redis.answer(":2\r\n");
+    assert_true(claim.ended_as(Verdict::claimed));
+}
+
+void what_changes_a_key_waits_for_the_replicas(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), found(Call::Kind::claim, 'c'),
+        lost(Call::Kind::settle, 'd'), release(Call::Kind::release, 'e');
+    Lease lease;
+
+    greet_with_replicas(redis);
+
+    // nobody waits for what these come to
+    redis.pipeline.renew(&lease, 1, redis.now);
+    redis.start(release);
+    assert_int_equal(count_of(redis.written(), "WAIT"), 0);
+    redis.answer(":1\r\n:1\r\n");
+    assert_true(release.ended_as(Verdict::done));
+
+    // one for all
+    for (TestCall *call : {&claim, &settle, &found, &lost}) {
+        assert_false(redis.start(*call));
+    }
+
+    std::string bytes = redis.written();
+
+    assert_true(ends_with(bytes, kWait));
+    assert_int_equal(count_of(bytes, "WAIT"), 1);
+
+    redis.answer(":7\r\n:1\r\n" + found_answer("value", 9) + ":0\r\n");
+    assert_true(found.ended_as(Verdict::found));
+    assert_true(lost.ended_as(Verdict::lost));
+    assert_int_equal(claim.ends + settle.ends, 0);
+    assert_false(redis.pipeline.idle());
+
+    redis.answer(":2\r\n");
+    assert_true(claim.ended_as(Verdict::claimed));
+    assert_true(claim.reply.token == 7);
+    assert_true(settle.ended_as(Verdict::done));
+    assert_true(redis.pipeline.idle());
+    assert_true(redis.written().empty());
+    assert_string_equal(redis.errors.c_str(), "");
+}
+
+// With too few replicas each one blocks the connection: they must not add up.
+void one_wait_is_under_way_at_a_time(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall first(Call::Kind::claim, 'a'), second(Call::Kind::claim, 'b'), third(Call::Kind::settle, 'c');
+
+    greet_with_replicas(redis);
+    assert_int_equal(count_of(redis.send(first), "WAIT"), 1);
+    assert_int_equal(count_of(redis.send(second), "WAIT"), 0);
+    assert_int_equal(count_of(redis.send(third), "WAIT"), 0);
+
+    redis.answer(":5\r\n:3\r\n:6\r\n");
+    assert_true(first.ended_as(Verdict::claimed));
+    assert_int_equal(second.ends, 0);
+    assert_true(redis.written() == kWait);
+
+    redis.answer(":1\r\n");
+    assert_int_equal(third.ends, 0);
+    redis.answer(":2\r\n");
+    assert_true(second.ended_as(Verdict::claimed));
+    assert_true(second.reply.token == 6);
+    assert_true(third.ended_as(Verdict::done));
+    assert_true(redis.pipeline.idle());
+}
+
+void a_claim_that_too_few_replicas_have_is_taken_back(void **)
+{
+    const struct {
+        const char *answer;
+        const char *error;
+    } cases[] = {
+        {":1\r\n", "WAIT NOREPLICAS;"},
+        {":-1\r\n", "WAIT NOREPLICAS;"},
+        {"-NOPERM this user has no permissions to run the 'wait' command\r\n", "WAIT NOPERM;"},
+        {"-UNBLOCKED force unblock from blocking operation, instance state changed\r\n", "WAIT UNBLOCKED;"},
+    };
+
+    for (const auto &each : cases) {
+        Harness redis(manner_with_replicas());
+        TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b');
+
+        greet_with_replicas(redis);
+        redis.start(claim);
+        redis.start(settle);
+        redis.written();
+        redis.answer(":258\r\n:1\r\n");
+        redis.answer(each.answer);
+        assert_true(claim.ended_as(Verdict::unavailable));
+        assert_true(claim.reply.token == 0);
+        assert_true(settle.ended_as(Verdict::unavailable));
+        assert_string_equal(redis.errors.c_str(), each.error);
+
+        // its token, and nobody else's; no WAIT for that
+        std::string bytes = redis.written();
+
+        assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
+        assert_true(ends_with(bytes, std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)));
+        redis.answer(":1\r\n");
+        assert_true(redis.pipeline.idle());
+        assert_null(redis.pipeline.fault());
+    }
+}
+
+void that_replicas_are_too_few_for_nothing_is_not_told(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall found(Call::Kind::claim, 'a'), claim(Call::Kind::claim, 'b');
+
+    greet_with_replicas(redis);
+    redis.start(found);
+    redis.start(claim);
+    redis.written();
+    redis.answer(found_answer("value", 9) + kNoScript + ":0\r\n");
+    assert_string_equal(redis.errors.c_str(), "");
+
+    // the script was sent again: so is the WAIT, when there is something to wait for
+    assert_int_equal(count_of(redis.written(), "WAIT"), 0);
+    redis.answer(":7\r\n");
+    assert_int_equal(claim.ends, 0);
+    assert_true(redis.written() == kWait);
+    redis.answer(":4\r\n");
+    assert_true(claim.ended_as(Verdict::claimed));
+}
+
+void a_call_that_is_held_ends_at_its_deadline(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), later(Call::Kind::settle, 'c');
+
+    greet_with_replicas(redis);
+    redis.start(claim);
+    redis.start(settle);
+    redis.now += 30;
+    redis.start(later);
+    redis.written();
+    redis.answer(":258\r\n:1\r\n:1\r\n");
+    assert_true(redis.pipeline.next_deadline() == 1100);
+
+    redis.pipeline.expire(1100);
+    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_true(settle.ended_as(Verdict::unavailable));
+    assert_int_equal(later.ends, 0);
+    assert_null(redis.pipeline.fault());
+
+    std::string bytes = redis.written();
+
+    assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
+    assert_true(ends_with(bytes, std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)));
+
+    // now they have it, which is too late for the two
+    redis.answer(":2\r\n:1\r\n");
+    assert_true(later.ended_as(Verdict::done));
+    assert_true(redis.pipeline.idle());
+    assert_int_equal(claim.ends, 1);
+}
+
+void is_released_next(Harness &redis)
+{
+    redis.pipeline.open(RedisLogin(), redis.now);
+    redis.written();
+    redis.answer(kPong);
+
+    std::string bytes = redis.written();
+
+    assert_int_equal(count_of(bytes, "EVALSHA"), 1);
+    assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
+    assert_true(ends_with(bytes, std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)));
+}
+
+// A release is owed to a claim whoever is on the other side by then.
+void a_claim_that_is_held_as_the_connection_ends_is_taken_back(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), next(Call::Kind::claim, 'c');
+
+    greet_with_replicas(redis);
+    redis.start(claim);
+    redis.start(settle);
+    redis.written();
+    redis.answer(":258\r\n:1\r\n");
+    redis.pipeline.close();
+    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_true(settle.ended_as(Verdict::unavailable));
+    assert_true(redis.pipeline.idle());
+    redis.pipeline.give_up();
+
+    is_released_next(redis);
+    redis.answer(":1\r\n");
+    assert_true(redis.pipeline.idle());
+
+    // the new connection has a WAIT of its own
+    redis.send(next);
+    redis.answer(":9\r\n");
+    assert_true(redis.written() == kWait);
+    redis.pipeline.close();
+    assert_true(next.ended_as(Verdict::unavailable));
+
+    // by then its lease has ended
+    redis.now += kTimeout + next.lifetime;
+    redis.pipeline.open(RedisLogin(), redis.now);
+    redis.written();
+    redis.answer(kPong);
+    assert_true(redis.written().empty());
+}
+
+void a_release_is_owed_until_it_is_done(void **)
+{
+    Harness redis;
+    TestCall claim(Call::Kind::claim, 'a');
+
+    redis.greet();
+    redis.send(claim);
+    redis.now += kTimeout;
+    redis.pipeline.expire(redis.now);
+    redis.answer(":258\r\n");
+    assert_int_equal(count_of(redis.written(), "EVALSHA"), 1);
+
+    // the connection ends before the answer; the next one is to a replica
+    redis.pipeline.close();
+    redis.pipeline.give_up();
+    is_released_next(redis);
+    redis.answer("-READONLY You can't write against a read only replica.\r\n");
+    redis.pipeline.close();
+    is_released_next(redis);
+
+    // late, and it has lost its scripts
+    redis.pipeline.close();
+    is_released_next(redis);
+    redis.now += kTimeout;
+    redis.pipeline.expire(redis.now);
+    assert_true(redis.pipeline.stalled());
+    redis.answer(kNoScript);
+    assert_int_equal(count_of(redis.written(), "$4\r\nEVAL\r\n"), 1);
+
+    // what Redis refuses for another reason it would refuse again
+    redis.answer("-NOPERM no\r\n");
+    redis.pipeline.close();
+    redis.greet();
+    assert_true(redis.written().empty());
+    assert_string_equal(redis.errors.c_str(), "release READONLY key;release NOPERM key;");
+}
+
+void a_wait_that_is_not_answered_is_a_stall(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), refused(Call::Kind::claim, 'b');
+
+    greet_with_replicas(redis);
+    redis.send(claim);
+    redis.answer(":258\r\n");
+    redis.now = 1150;
+    redis.pipeline.expire(redis.now);
+    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_true(redis.pipeline.stalled());
+    assert_true(redis.start(refused));
+
+    Millis end = redis.pipeline.next_deadline();
+
+    // that of the release, behind a WAIT of whatever length
+    assert_true(end == 1150 + kTimeout + 50);
+    redis.written();
+    redis.pipeline.expire(1450);
+    assert_non_null(redis.pipeline.fault());
+}
+
+void a_wait_is_answered_with_a_number(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a');
+
+    greet_with_replicas(redis);
+    redis.send(claim);
+    redis.answer(":258\r\n+OK\r\n");
+    assert_non_null(redis.pipeline.fault());
+    assert_int_equal(claim.ends, 0);
+    redis.pipeline.close();
+    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_true(redis.pipeline.idle());
+}
+
+// The release of a claim that was granted off the slot's own node, too.
+void what_was_asked_for_is_taken_back_there(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a');
+
+    greet_with_replicas(redis);
+    assert_false(redis.pipeline.start(claim, redis.now + kTimeout, true));
+    redis.written();
+    redis.answer("+OK\r\n:7\r\n:0\r\n");
+    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_int_equal(redis.written().rfind("*1\r\n$6\r\nASKING\r\n*5\r\n", 0), 0);
+    redis.answer("+OK\r\n:1\r\n");
+    assert_true(redis.pipeline.idle());
+}
+
+void a_call_may_start_another_when_the_replicas_have_it(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'a');
+
+    claim.then = [&](TestCall &ended) {
+        settle.token = ended.reply.token;
+        assert_false(redis.start(settle));
+    };
+
+    greet_with_replicas(redis);
+    redis.send(claim);
+    redis.answer(":9\r\n:2\r\n");
+    assert_true(claim.ended_as(Verdict::claimed));
+    assert_true(ends_with(redis.written(), kWait));
+    redis.answer(":1\r\n:2\r\n");
+    assert_true(settle.ended_as(Verdict::done));
+}
+
+// With too few replicas a WAIT takes all of its time: who changes nothing must not stand behind one.
+void what_is_found_waits_for_nobody(void **)
+{
+    Harness redis(manner_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), found(Call::Kind::claim, 'b'), lost(Call::Kind::settle, 'c');
+
+    greet_with_replicas(redis);
+    redis.send(claim);
+    redis.answer(":7\r\n:1\r\n");
+    assert_true(claim.ended_as(Verdict::unavailable));
+    redis.written();
+    redis.answer(":1\r\n");
+
+    assert_int_equal(count_of(redis.send(found), "WAIT"), 0);
+    assert_int_equal(count_of(redis.send(lost), "WAIT"), 0);
+    redis.answer(found_answer("value", 9) + ":0\r\n");
+    assert_true(found.ended_as(Verdict::found));
+    assert_true(lost.ended_as(Verdict::lost));
+    assert_true(redis.written().empty());
+}
+
+}  // namespace
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(what_changes_a_key_waits_for_the_replicas),
+        cmocka_unit_test(one_wait_is_under_way_at_a_time),
+        cmocka_unit_test(a_claim_that_too_few_replicas_have_is_taken_back),
+        cmocka_unit_test(that_replicas_are_too_few_for_nothing_is_not_told),
+        cmocka_unit_test(what_is_found_waits_for_nobody),
+        cmocka_unit_test(a_call_that_is_held_ends_at_its_deadline),
+        cmocka_unit_test(a_claim_that_is_held_as_the_connection_ends_is_taken_back),
+        cmocka_unit_test(a_release_is_owed_until_it_is_done),
+        cmocka_unit_test(a_wait_that_is_not_answered_is_a_stall),
+        cmocka_unit_test(a_wait_is_answered_with_a_number),
+        cmocka_unit_test(what_was_asked_for_is_taken_back_there),
+        cmocka_unit_test(a_call_may_start_another_when_the_replicas_have_it),
+    };
+
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
