@@ -28,6 +28,7 @@ my $server = <<'END';
         location /pass/ { idempotency_store_error pass; proxy_pass http://app; }
         location /ttl/ { idempotency_ttl 100s; idempotency_lease 7s; proxy_pass http://app; }
         location /short/ { idempotency_lease 1s; proxy_pass http://app; }
+        location /small/ { idempotency_max_body 1k; proxy_pass http://app; }
 END
 
 # An nginx over this Redis; `store`: more directives of its store.
@@ -347,6 +348,27 @@ subtest 'Redis goes between a claim and its answer' => sub {
     ok $nginx->await_access_log(qr{^/lost\S* 201 \[STORE_ERROR\]}), '$idempotency_status is STORE_ERROR';
     ok $nginx->await_error_log(qr/\[error\]/), 'the error log tells of it';
     $redis->start;
+    await_answer($nginx, '/found', 'found', 201);
+
+    # one that goes on as it comes: the store fails meanwhile, and is known to be down when it begins
+    for my $known (0, 1) {
+        my $path = "/small/lost$known";
+        my $query = 'kind=binary&size=100000&framing=chunked&pieces=2';
+        $running = $nginx->send_request(path => "$path?$query&gate=begin$known&middle=go-on$known", key => "large$known", @who);
+        app()->await_arrival($path);
+        my $log = length $nginx->error_log;
+        $known ? $redis->kill : $redis->stall;
+        is_problem ask($nginx, '/down', 'down'), 503, 'store_unavailable', 'the store is known to be down' if $known;
+        app()->open_gate("begin$known");
+        ok await(sub { substr($nginx->error_log, $log) =~ /can't be told the outcome/ }), 'the error log tells of it';
+        app()->open_gate("go-on$known");
+        $answer = $running->response;
+        is length $answer->body, 100_000, 'a large answer is delivered';
+        is $answer->header('X-Status'), $known ? 'STORE_ERROR' : 'NEW', '$idempotency_status is what is known by then';
+        ok $nginx->await_access_log(qr{^\Q$path\E\S* 201 \[STORE_ERROR\]}), 'and STORE_ERROR in the end';
+        $known ? $redis->start : $redis->resume;
+        await_answer($nginx, "/found$known", "found$known", 201);
+    }
     $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
 };
 

@@ -111,6 +111,26 @@ ngx_int_t send_held(Context &context, ngx_chain_t *rest, bool more_to_come)
     return chain != nullptr ? pass(context, chain) : rc;
 }
 
+void note_how_settled(Context &context)
+{
+    if (!context.exchange->settled_well()) {
+        context.status = Status::store_error;
+    }
+}
+
+// The request has waited for the store.
+void deliver_settled(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+    ngx_connection_t *c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+    r->buffered &= static_cast<unsigned>(~kBuffered) & 0xf;
+    r->blocked--;
+    go_on(r, deliver(context));
+    ngx_http_run_posted_requests(c);
+}
+
 }  // namespace
 
 void consume(ngx_buf_t *b)
@@ -128,7 +148,11 @@ ngx_int_t let_pass(Context &context, ngx_chain_t *rest)
     }
 
     context.stage = Stage::passing;
-    context.exchange->settle(context.settlement, context.ttl);
+
+    if (context.exchange->settle(context.settlement, context.ttl)) {
+        note_how_settled(context);
+    }
+
     recall_reset(context);
     watch_client(context);
     return send_held(context, rest, true);
@@ -147,9 +171,7 @@ ngx_int_t deliver(Context &context)
         context.status = Status::unknown;
     }
 
-    if (!context.exchange->settled_well()) {
-        context.status = Status::store_error;
-    }
+    note_how_settled(context);
 
     if (context.broken) {
         return send_problem(r, *context.conf, Problem::answer_incomplete);
@@ -162,14 +184,18 @@ ngx_int_t deliver(Context &context)
 
 void on_settled(Context &context)
 {
-    ngx_http_request_t *r = context.request;
-    ngx_connection_t *c = r->connection;
+    switch (context.stage) {
+    case Stage::settling:
+        deliver_settled(context);
+        break;
 
-    ngx_http_set_log_request(c->log, r);
-    r->buffered &= static_cast<unsigned>(~kBuffered) & 0xf;
-    r->blocked--;
-    go_on(r, deliver(context));
-    ngx_http_run_posted_requests(c);
+    case Stage::passing:
+        note_how_settled(context);
+        break;
+
+    default:
+        break;
+    }
 }
 
 // A stream has something to tell, and waits for more: what is held goes on.

@@ -156,11 +156,8 @@ void Exchange::on_ended(Call &call)
     if (call.kind == Call::Kind::claim && exchange->lease_.lease.token == 0) {
         exchange->claim_answered();
 
-    } else if (exchange->settle_answered()) {
-        // an answer that is on its way needs to know no more
-        if (exchange->context_ != nullptr && exchange->context_->stage == Stage::settling) {
-            on_settled(*exchange->context_);
-        }
+    } else if (exchange->settle_answered() && exchange->context_ != nullptr) {
+        on_settled(*exchange->context_);
     }
 
     exchange->drop();
