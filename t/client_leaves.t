@@ -29,6 +29,8 @@ $nginx->set(server => <<"END")->start;
         location /small-unbuffered/ { idempotency_max_body 1k; proxy_buffering off; proxy_pass http://app; }
         location /mirrored/ { mirror /mirror; location /mirrored/small/ { mirror /mirror; idempotency_max_body 1k; proxy_pass http://app; } proxy_pass http://app; }
         location = /mirror { internal; proxy_pass http://app/mirror?gate=mirror-\$http_idempotency_key; }
+        location /s/ { ssi on; ssi_types *; idempotency_max_body 20; proxy_buffering off; proxy_pass http://app; }
+        location /i/ { proxy_pass http://app; }
         location /inside/ {
             error_page 418 = \@app;
             idempotency main;
@@ -124,6 +126,24 @@ for my $protocol (sort keys %leave) {
         app()->await_answer($path);
         is app()->count($path), 1, "and the application acted once ($what)";
     }
+}
+
+# What is included in an answer that goes on as it comes, and is at work when the client leaves.
+for my $protocol (sort keys %leave) {
+    my ($path, $included) = ('/s/' . ++$n, "/i/$n");
+    my $uri = "$path?text=<!--%23include%20virtual=\"$included?gate=i$n\"%20-->" . '.' x 47 . "&pieces=2&middle=$n";
+    my $leave = $leave{$protocol}->($uri, $n);
+    app()->await_arrival($included);
+    my $kept_open = $leave->();
+    $nginx->request(path => '/plain/seen', method => 'GET');
+    app()->open_gate("i$n");
+    app()->await_answer($included);
+    $nginx->request(path => '/plain/seen', method => 'GET');
+    app()->open_gate($n);
+    app()->await_answer($path);
+    ok $nginx->await_access_log(qr{^\Q$path\E\?\S* 201 \[NEW\]}), "an exchange outlasts what its answer includes ($protocol)";
+    is_problem retry($uri, $n), 409, 'response_not_kept', "its retry is told that it was not kept ($protocol)";
+    is app()->count($path), 1, "and the application acted once ($protocol)";
 }
 
 # An error page is asked for when nobody listens any more.

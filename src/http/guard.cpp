@@ -183,6 +183,13 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
     return give_own_copy(r) ? rc : NGX_ERROR;
 }
 
+// Whether the application is at work for it, so that its client may leave.
+bool is_under_way(const Context &context)
+{
+    return context.stage == Stage::executing || context.stage == Stage::withholding
+           || (context.stage == Stage::passing && !context.answer_ended);
+}
+
 ngx_http_handler_pt handler_of_location(ngx_http_request_t *r)
 {
     return static_cast<ngx_http_core_loc_conf_t *>(
@@ -253,13 +260,13 @@ void guard_upstream(Context &context)
 }
 
 // The content handler of a claimed request may do its work by subrequests
-// (`echo_location`): they end with their client no more than it does.
+// (`echo_location`), and so does what nginx makes of its answer (SSI): they end
+// with their client no more than it does.
 void guard_subrequest(ngx_http_request_t *r)
 {
     Context *context = find_context(r->main);
 
-    if (context != nullptr
-        && (context->stage == Stage::executing || context->stage == Stage::withholding)
+    if (context != nullptr && is_under_way(*context)
         && r->content_handler != nullptr && r->content_handler == handler_of_location(r))
     {
         r->content_handler = run_guarded_subrequest;
