@@ -142,7 +142,7 @@ subtest 'A hundred running requests' => sub {
 
     my @commands = redis()->commands_during(sub { sleep 4 });
     my @renewals = grep { /\] "EVAL(?:SHA)?"/i && /\Q$nginx->{prefix}\E/ } @commands;
-    cmp_ok scalar(@renewals), '>=', 4, 'they are renewed';
+    cmp_ok scalar(@renewals), '>=', 1, 'they are renewed';
     cmp_ok scalar(@renewals), '<=', 16, 'by a few commands a second';
     is app()->count('/many/x'), 100, 'each ran once';
     is ask($nginx, '/many/x?gate=many', "many-$_")->code, 'request_in_progress', "number $_ is still claimed" for 1, 64, 65, 100;
