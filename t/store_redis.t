@@ -337,7 +337,7 @@ subtest 'Redis goes and comes back' => sub {
 };
 
 subtest 'Redis goes between a claim and its answer' => sub {
-    my $nginx = start_nginx(store => 'timeout 300ms; connect_timeout 300ms;');
+    my $nginx = start_nginx(workers => 1, store => 'timeout 300ms; connect_timeout 300ms;');
     my $running = $nginx->send_request(path => '/lost?gate=lost', key => 'lost', @who);
     app()->await_arrival('/lost');
     $redis->kill;
