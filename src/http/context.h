@@ -92,6 +92,12 @@ struct Context {
 // The request's context, or null.
 Context *find_context(ngx_http_request_t *r);
 
+// Whether its claim is held for an answer that is not whole yet.
+inline bool awaits_answer(const Context &context)
+{
+    return context.stage == Stage::executing || context.stage == Stage::withholding;
+}
+
 // A new one, in stage `aside`; null where the pool has no memory.
 Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status status);
 

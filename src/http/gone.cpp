@@ -41,7 +41,7 @@ void on_request_gone(Context &context)
 
     context.exchange->sever();
 
-    if (context.stage == Stage::executing || context.stage == Stage::withholding) {
+    if (awaits_answer(context)) {
         context.exchange->settle(
             decide_without_answer(origin_at_end(context),
                                   static_cast<UnknownPolicy>(context.conf->unknown)),

@@ -186,7 +186,7 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
 // Whether the application is at work for it, so that its client may leave.
 bool is_under_way(const Context &context)
 {
-    return context.stage == Stage::executing || context.stage == Stage::withholding
+    return awaits_answer(context)
            || (context.stage == Stage::passing && !context.answer_ended);
 }
 

@@ -13,18 +13,13 @@ namespace idempotency {
 
 namespace {
 
-bool is_under_way(const Context &context)
-{
-    return context.stage == Stage::executing || context.stage == Stage::withholding;
-}
-
 // In place of ngx_http_block_reading.
 void on_client_event(ngx_http_request_t *r)
 {
     ngx_connection_t *c = r->connection;
     Context *context = find_context(r);
 
-    if (c->error && context != nullptr && is_under_way(*context)) {
+    if (c->error && context != nullptr && awaits_answer(*context)) {
         c->error = 0;
         context->reset = true;
     }

@@ -451,7 +451,7 @@ void RedisConnection::on_deadline(ngx_event_t *event)
 
     Millis next = self->pipeline_.next_deadline();
 
-    if (next != RedisPipeline::kNever) {
+    if (next != kNever) {
         self->arm(next);
     }
 

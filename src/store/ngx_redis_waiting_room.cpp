@@ -52,7 +52,7 @@ void RedisWaitingRoom::on_deadline(ngx_event_t *event)
 
     Millis next = self->waiting_.next_deadline();
 
-    if (next != RedisWaiting::kNever && !event->timer_set) {
+    if (next != kNever && !event->timer_set) {
         ngx_add_timer(event, next > ngx_current_msec ? next - ngx_current_msec : 1);
     }
 }

@@ -7,7 +7,7 @@
 #include <memory>
 #include <string_view>
 
-#include "store/free_list.h"
+#include "store/deadline_queue.h"
 #include "store/store.h"
 
 namespace idempotency {
@@ -58,29 +58,6 @@ struct RedisCommand {
     bool is_owed() const { return kind == Kind::release && call == nullptr && owed_until != 0; }
 };
 
-// In the order in which they came.
-class RedisCommandQueue {
-public:
-    RedisCommand *first() const { return first_; }
-    bool empty() const { return first_ == nullptr; }
-
-    void push(RedisCommand *command) noexcept;
-    RedisCommand *pop() noexcept;
-
-    // All of them; the queue is empty then.
-    RedisCommandQueue take() noexcept;
-
-    // Those whose deadline has come.
-    RedisCommandQueue take_expired(Millis now) noexcept;
-
-    // The earliest of those that are not late; kNever: there is none.
-    Millis next_deadline() const noexcept;
-
-    static constexpr Millis kNever = ~Millis(0);
-
-private:
-    RedisCommand *first_ = nullptr;
-    RedisCommand *last_ = nullptr;
-};
+using RedisCommandQueue = DeadlineQueue<RedisCommand>;
 
 }  // namespace idempotency

@@ -720,7 +720,8 @@ void RedisPipeline::expire(Millis now) noexcept
 
 Millis RedisPipeline::next_deadline() const noexcept
 {
-    Millis next = std::min({in_flight_.next_deadline(), waiting_.next_deadline(),
+    auto is_awaited = [](const RedisCommand &command) { return !command.late; };
+    Millis next = std::min({in_flight_.next_deadline(is_awaited), waiting_.next_deadline(),
                             replicas_.next_deadline()});
     const RedisCommand *first = in_flight_.first();
 

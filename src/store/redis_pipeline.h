@@ -66,8 +66,6 @@ public:
         ~Events() = default;
     };
 
-    static constexpr Millis kNever = RedisCommandQueue::kNever;
-
     // `scripts` and `events` outlive this object.
     RedisPipeline(const RedisScripts &scripts, const RedisManner &manner, Events &events) noexcept;
     ~RedisPipeline();

@@ -1,7 +1,6 @@
 #include "store/redis_waiting.h"
 
-#include <algorithm>
-#include <cstdlib>
+#include <new>
 
 namespace idempotency {
 
@@ -13,48 +12,27 @@ struct RedisWaiting::Place {
 
 bool RedisWaiting::push(Call &call, Millis deadline) noexcept
 {
-    auto place = static_cast<Place *>(std::malloc(sizeof(Place)));
+    auto place = new (std::nothrow) Place{nullptr, &call, deadline};
 
     if (place == nullptr) {
         return false;
     }
 
-    *place = {nullptr, &call, deadline};
-    append(place);
+    places_.push(place);
     return true;
-}
-
-void RedisWaiting::append(Place *place) noexcept
-{
-    place->next = nullptr;
-
-    if (last_ != nullptr) {
-        last_->next = place;
-    } else {
-        first_ = place;
-    }
-
-    last_ = place;
 }
 
 Call *RedisWaiting::pop(Millis &deadline) noexcept
 {
-    Place *place = first_;
-
-    if (place == nullptr) {
+    if (places_.empty()) {
         return nullptr;
     }
 
-    first_ = place->next;
-
-    if (first_ == nullptr) {
-        last_ = nullptr;
-    }
-
+    Place *place = places_.pop();
     Call *call = place->call;
 
     deadline = place->deadline;
-    std::free(place);
+    delete place;
     return call;
 }
 
@@ -62,53 +40,22 @@ void RedisWaiting::end(Place *place) noexcept
 {
     Call *call = place->call;
 
-    std::free(place);
+    delete place;
     call->reply = Reply();
     call->ended(*call);
 }
 
 void RedisWaiting::expire(Millis now) noexcept
 {
-    Place *expired = nullptr;
-    Place **end_of_expired = &expired;
-    Place *at = first_;
+    DeadlineQueue<Place> expired = places_.take_expired(now);
 
-    first_ = nullptr;
-    last_ = nullptr;
-
-    while (at != nullptr) {
-        Place *place = at;
-
-        at = place->next;
-
-        if (place->deadline > now) {
-            append(place);
-        } else {
-            place->next = nullptr;
-            *end_of_expired = place;
-            end_of_expired = &place->next;
-        }
-    }
-
-    while (expired != nullptr) {
-        Place *place = expired;
-
-        expired = place->next;
-        end(place);
+    while (!expired.empty()) {
+        end(expired.pop());
     }
 }
 
 void RedisWaiting::end_all() noexcept { expire(kNever); }
 
-Millis RedisWaiting::next_deadline() const noexcept
-{
-    Millis next = kNever;
-
-    for (const Place *at = first_; at != nullptr; at = at->next) {
-        next = std::min(next, at->deadline);
-    }
-
-    return next;
-}
+Millis RedisWaiting::next_deadline() const noexcept { return places_.next_deadline(); }
 
 }  // namespace idempotency

@@ -2,14 +2,13 @@
 
 #pragma once
 
+#include "store/deadline_queue.h"
 #include "store/store.h"
 
 namespace idempotency {
 
 class RedisWaiting {
 public:
-    static constexpr Millis kNever = ~Millis(0);
-
     RedisWaiting() = default;
     ~RedisWaiting() { end_all(); }
     RedisWaiting(const RedisWaiting &) = delete;
@@ -28,16 +27,14 @@ public:
     // When `expire` has something to do next, or kNever.
     Millis next_deadline() const noexcept;
 
-    bool empty() const { return first_ == nullptr; }
+    bool empty() const { return places_.empty(); }
 
 private:
     struct Place;
 
-    void append(Place *place) noexcept;
     static void end(Place *place) noexcept;
 
-    Place *first_ = nullptr;
-    Place *last_ = nullptr;
+    DeadlineQueue<Place> places_;
 };
 
 }  // namespace idempotency

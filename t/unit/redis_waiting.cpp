@@ -38,7 +38,7 @@ void calls_come_back_in_order(void **)
 
     assert_true(waiting.empty());
     assert_null(waiting.pop(deadline));
-    assert_true(waiting.next_deadline() == RedisWaiting::kNever);
+    assert_true(waiting.next_deadline() == kNever);
 
     for (int round = 0; round < 2; round++) {
         for (int i = 0; i < 3; i++) {
