@@ -121,7 +121,7 @@ Settlement decide_without_answer(Origin origin, UnknownPolicy unknown)
     return Settlement::unknown;
 }
 
-Settlement decide_settlement(const AnswerFacts &facts)
+Settlement decide_settlement(const ResponseFacts &facts)
 {
     if (facts.origin == Origin::not_reached) {
         return Settlement::release;

@@ -42,7 +42,7 @@ struct Word {
 // Reads one field's value into `word`; several fields add up.
 void read_word(std::string_view field, Word &word);
 
-struct AnswerFacts {
+struct ResponseFacts {
     Origin origin = Origin::application;
     UnknownPolicy unknown = UnknownPolicy::hold;
     bool retriable = false;     // the status says 'not acted on'
@@ -57,7 +57,7 @@ enum class Settlement {
     not_kept,
 };
 
-Settlement decide_settlement(const AnswerFacts &facts);
+Settlement decide_settlement(const ResponseFacts &facts);
 
 // What becomes of a claim whose request ended without any answer.
 Settlement decide_without_answer(Origin origin, UnknownPolicy unknown);

@@ -319,25 +319,25 @@ struct KeyRing::Associated {
     unsigned char bytes[kTokenOffset + sizeof(SealingKey::tag) + sizeof(Digest)];
 
     // The token stays out: a store writes it into a claim itself.
-    Associated(const unsigned char *head, const KeyId &known_as)
+    Associated(const unsigned char *head, const KeyId &stored_id)
     {
         std::memcpy(bytes, head, kTokenOffset);
         std::memcpy(bytes + kTokenOffset, head + kTagOffset, sizeof(SealingKey::tag));
-        std::memcpy(bytes + kTokenOffset + sizeof(SealingKey::tag), known_as.bytes.data(),
+        std::memcpy(bytes + kTokenOffset + sizeof(SealingKey::tag), stored_id.bytes.data(),
                     sizeof(Digest));
     }
 };
 
 // Random nonces of 96 bits are good for 2^32 records under one key: so each
 // idempotency key has a key of its own for its records.
-bool KeyRing::start(bool sealing, const SealingKey &key, const KeyId &known_as,
+bool KeyRing::start(bool sealing, const SealingKey &key, const KeyId &stored_id,
                     const unsigned char *head)
 {
     Digest record_key;
-    Associated associated(head, known_as);
+    Associated associated(head, stored_id);
     int size;
 
-    bool started = hmac(key.sealing, known_as.view(), record_key)
+    bool started = hmac(key.sealing, stored_id.view(), record_key)
                    && EVP_CipherInit_ex(cipher_context_, nullptr, nullptr,
                                         record_key.bytes.data(), head + kNonceOffset,
                                         sealing ? 1 : 0) == 1
@@ -382,7 +382,7 @@ void join(const std::string_view *pieces, std::size_t count, unsigned char *out)
 
 }  // namespace
 
-bool KeyRing::seal(const KeyId &known_as, const std::string_view *pieces, std::size_t count,
+bool KeyRing::seal(const KeyId &stored_id, const std::string_view *pieces, std::size_t count,
                    unsigned char *out)
 {
     const SealingKey &key = keys_[first_];
@@ -403,7 +403,7 @@ bool KeyRing::seal(const KeyId &known_as, const std::string_view *pieces, std::s
     out[kVersionOffset] = kSealedVersion;
     std::memcpy(out + kTagOffset, key.tag.data(), key.tag.size());
 
-    if (!take_nonce(out + kNonceOffset) || !start(true, key, known_as, out)) {
+    if (!take_nonce(out + kNonceOffset) || !start(true, key, stored_id, out)) {
         return false;
     }
 
@@ -433,7 +433,7 @@ SealFault KeyRing::open_plain(unsigned char *bytes, std::size_t size,
     return size < kRecordHeadSize ? SealFault::truncated : SealFault::none;
 }
 
-SealFault KeyRing::open(const KeyId &known_as, unsigned char *bytes, std::size_t size,
+SealFault KeyRing::open(const KeyId &stored_id, unsigned char *bytes, std::size_t size,
                         std::string_view &record)
 {
     if (!has_record_magic(wire::view(bytes, size))) {
@@ -467,7 +467,7 @@ SealFault KeyRing::open(const KeyId &known_as, unsigned char *bytes, std::size_t
     unsigned char end[1];
     int none;
 
-    if (!start(false, *key, known_as, bytes)
+    if (!start(false, *key, stored_id, bytes)
         || !run(inside, inside, length)
         || !checked(EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_SET_TAG, kProofSize,
                                         inside + length) == 1))

@@ -94,13 +94,13 @@ public:
     std::size_t extra() const { return keys_[first_].plain ? 0 : kSealedExtra; }
 
     // Writes extra() bytes more than the pieces have.  They are one record, whose
-    // head is in the first piece; `known_as` is the identity it is kept under.
-    bool seal(const KeyId &known_as, const std::string_view *pieces, std::size_t count,
+    // head is in the first piece; `stored_id` is the identity it is kept under.
+    bool seal(const KeyId &stored_id, const std::string_view *pieces, std::size_t count,
               unsigned char *out);
 
     // Opens the `size` bytes in place.  `record` is then a part of them, with the
     // token that the store gave.
-    SealFault open(const KeyId &known_as, unsigned char *bytes, std::size_t size,
+    SealFault open(const KeyId &stored_id, unsigned char *bytes, std::size_t size,
                    std::string_view &record);
 
 private:
@@ -111,7 +111,7 @@ private:
     Added insert(const SealingKey &key);
     bool hmac(const HmacKey &key, std::string_view text, Digest &out);
     bool take_nonce(unsigned char *out);
-    bool start(bool sealing, const SealingKey &key, const KeyId &known_as,
+    bool start(bool sealing, const SealingKey &key, const KeyId &stored_id,
                const unsigned char *head);
     bool run(unsigned char *out, const unsigned char *in, std::size_t size);
     const SealingKey *find(const unsigned char *tag) const;

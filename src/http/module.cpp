@@ -2,13 +2,57 @@
 
 #include <cstring>
 
-#include "http/config.h"
-#include "http/steps.h"
-#include "http/store_options.h"
+#include "http/answer/capture.h"
+#include "http/answer/early_hints.h"
+#include "http/config/config.h"
+#include "http/config/directives.h"
+#include "http/config/store_options.h"
+#include "http/exchange/maintenance.h"
+#include "http/request/body_digest.h"
+#include "http/request/gate.h"
+#include "http/status/status_page.h"
+#include "http/status/variables.h"
 
 namespace idempotency {
 
 namespace {
+
+constexpr ngx_uint_t kEverywhere = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
+
+#define LOCATION_DIRECTIVE(name, arguments, setter, offset)                                      \
+    {                                                                                            \
+        ngx_string(name), kEverywhere | (arguments), setter, NGX_HTTP_LOC_CONF_OFFSET, offset,   \
+            nullptr                                                                              \
+    }
+
+ngx_command_t directives[] = {
+    {ngx_string("idempotency_store"), NGX_HTTP_MAIN_CONF | NGX_CONF_BLOCK | NGX_CONF_TAKE1,
+     store_block, NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
+
+    LOCATION_DIRECTIVE("idempotency", NGX_CONF_TAKE12, set_store, 0),
+    LOCATION_DIRECTIVE("idempotency_key", NGX_CONF_TAKE1, set_key, 0),
+    LOCATION_DIRECTIVE("idempotency_methods", NGX_CONF_1MORE, set_methods, 0),
+    LOCATION_DIRECTIVE("idempotency_scope", NGX_CONF_TAKE1, set_scope, 0),
+    LOCATION_DIRECTIVE("idempotency_fingerprint", NGX_CONF_TAKE12, set_fingerprint, 0),
+    LOCATION_DIRECTIVE("idempotency_ttl", NGX_CONF_TAKE1, set_time, offsetof(LocationConfig, ttl)),
+    LOCATION_DIRECTIVE("idempotency_lease", NGX_CONF_TAKE1, set_time,
+                       offsetof(LocationConfig, lease)),
+    LOCATION_DIRECTIVE("idempotency_conflict", NGX_CONF_TAKE12, set_conflict, 0),
+    LOCATION_DIRECTIVE("idempotency_unknown", NGX_CONF_TAKE1, set_unknown, 0),
+    LOCATION_DIRECTIVE("idempotency_retriable", NGX_CONF_1MORE, set_retriable, 0),
+    LOCATION_DIRECTIVE("idempotency_max_body", NGX_CONF_TAKE1, set_max_body, 0),
+    LOCATION_DIRECTIVE("idempotency_hide_header", NGX_CONF_1MORE, set_hidden_headers, 0),
+    LOCATION_DIRECTIVE("idempotency_store_error", NGX_CONF_TAKE1, set_store_error, 0),
+    LOCATION_DIRECTIVE("idempotency_bypass", NGX_CONF_1MORE, ngx_http_set_predicate_slot,
+                       offsetof(LocationConfig, bypass)),
+    LOCATION_DIRECTIVE("idempotency_replayed_header", NGX_CONF_TAKE1, set_replayed_header, 0),
+    LOCATION_DIRECTIVE("idempotency_problem_base", NGX_CONF_TAKE1, set_problem_base, 0),
+
+    {ngx_string("idempotency_status"), NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS | NGX_CONF_TAKE1,
+     set_status_page, NGX_HTTP_LOC_CONF_OFFSET, 0, nullptr},
+
+    ngx_null_command,
+};
 
 // In PRECONTENT, which comes behind every access check, whatever `satisfy` says.
 // The last handler of the array is the first to run, ahead of `mirror` and
@@ -26,7 +70,7 @@ ngx_int_t add_phase_handlers(ngx_conf_t *cf)
     auto *handler = static_cast<ngx_http_handler_pt *>(handlers->elts);
 
     ngx_memmove(handler + 1, handler, (handlers->nelts - 2) * sizeof(*handler));
-    handler[0] = on_request_led_on;
+    handler[0] = on_request_after_try_files;
     handler[handlers->nelts - 1] = on_request;
     return NGX_OK;
 }
@@ -72,6 +116,14 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
         return NGX_ERROR;
     }
 
+    auto **slots = static_cast<StoreSlot **>(main->stores.elts);
+
+    for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
+        if (!create_maintenance(cf, *slots[i])) {
+            return NGX_ERROR;
+        }
+    }
+
     if (!main->used) {
         return NGX_OK;
     }
@@ -104,7 +156,7 @@ ngx_int_t init_process(ngx_cycle_t *cycle)
     auto **slots = static_cast<StoreSlot **>(main->stores.elts);
 
     for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
-        slots[i]->store->watch(slots[i]->upkeep);
+        slots[i]->store->watch(slots[i]->maintenance);
 
         if (!slots[i]->store->open()) {
             return NGX_ERROR;
@@ -125,7 +177,7 @@ void exit_process(ngx_cycle_t *cycle)
     auto **slots = static_cast<StoreSlot **>(main->stores.elts);
 
     for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
-        slots[i]->upkeep->leases.stop();
+        slots[i]->maintenance->leases.stop();
         slots[i]->store->close();
     }
 }

@@ -8,20 +8,6 @@ namespace {
 
 constexpr Millis kForEver = ~Millis(0);
 
-// The zone, as long as this lives.
-class Locked {
-public:
-    explicit Locked(NearMemory &memory) : zone(memory.lock()), memory_(memory) {}
-    ~Locked() { memory_.unlock(); }
-    Locked(const Locked &) = delete;
-    Locked &operator=(const Locked &) = delete;
-
-    CacheZone zone;
-
-private:
-    NearMemory &memory_;
-};
-
 bool is_final(State state) { return state == State::kept || state == State::not_kept; }
 
 // What another host or an operator has written is not handed on unseen.
@@ -55,7 +41,7 @@ struct NearStore::Asked : Call {
     Asked *next;
 };
 
-NearStore::NearStore(Store &store, NearMemory &memory) : store_(store), memory_(memory) {}
+NearStore::NearStore(Store &store, SharedMemory &memory) : store_(store), memory_(memory) {}
 
 NearStore::~NearStore() = default;
 
@@ -86,7 +72,7 @@ bool NearStore::ask(Call &call)
     asked->near = this;
     asked->outer = &call;
     asked->at = memory_.now();
-    asked->room = give_room;
+    asked->room = allocate_value;
     asked->ended = on_ended;
 
     if (!store_.start(*asked)) {
@@ -97,7 +83,7 @@ bool NearStore::ask(Call &call)
     return true;
 }
 
-char *NearStore::give_room(Call &call, std::size_t size)
+char *NearStore::allocate_value(Call &call, std::size_t size)
 {
     Call &outer = *static_cast<Asked &>(call).outer;
 
@@ -119,16 +105,16 @@ Call &NearStore::finish(Asked &asked)
     outer.reply = asked.reply;
 
     if (outer.kind == Call::Kind::claim) {
-        heed_claim(outer, asked.at);
+        handle_claim_reply(outer, asked.at);
     } else {
-        heed_settle(outer, asked.at);
+        handle_settle_reply(outer, asked.at);
     }
 
     unused_.give(&asked);
     return outer;
 }
 
-void NearStore::heed_claim(Call &call, Millis asked_at)
+void NearStore::handle_claim_reply(Call &call, Millis asked_at)
 {
     switch (call.reply.verdict) {
     case Verdict::found:
@@ -152,7 +138,7 @@ void NearStore::heed_claim(Call &call, Millis asked_at)
     }
 }
 
-void NearStore::heed_settle(const Call &call, Millis asked_at)
+void NearStore::handle_settle_reply(const Call &call, Millis asked_at)
 {
     if (call.reply.verdict != Verdict::done) {
         return;
@@ -171,7 +157,7 @@ bool NearStore::answer_by_copy(Call &call, Millis fresh)
 {
     Locked locked(memory_);
     Millis now = memory_.now();
-    CacheZone::Copy copy = locked.zone.look_up(call.id, now);
+    CacheZone::Copy copy = locked->look_up(call.id, now);
 
     if (!copy.found || (now > copy.confirmed && now - copy.confirmed >= fresh)) {
         return false;
@@ -182,7 +168,7 @@ bool NearStore::answer_by_copy(Call &call, Millis fresh)
     call.reply = Reply();
 
     if (room != nullptr) {
-        locked.zone.read(copy.entry, room);
+        locked->read(copy.entry, room);
         call.reply.verdict = Verdict::found;
         call.reply.token = token_of(room, copy.size);
         call.reply.value = {room, copy.size};
@@ -197,21 +183,21 @@ void NearStore::put(const KeyId &id, const Pieces &value, Millis lifetime, Milli
 {
     Locked locked(memory_);
 
-    locked.zone.put(id, value, asked_at + lifetime, asked_at, memory_.now());
+    locked->put(id, value, asked_at + lifetime, asked_at, memory_.now());
 }
 
 void NearStore::drop(const KeyId &id)
 {
     Locked locked(memory_);
 
-    locked.zone.drop(id, memory_.now());
+    locked->drop(id, memory_.now());
 }
 
 StoreFigures NearStore::figures()
 {
     StoreFigures figures = store_.figures();
 
-    figures.near = Locked(memory_).zone.figures();
+    figures.near = Locked(memory_)->figures();
     return figures;
 }
 

@@ -9,32 +9,19 @@
 
 #pragma once
 
-#include "store/cache_zone.h"
-#include "store/free_list.h"
-#include "store/store.h"
+#include "zone/cache_zone.h"
+#include "core/free_list.h"
+#include "core/store.h"
+#include "zone/shared_memory.h"
 
 namespace idempotency {
 
 constexpr Millis kNearFresh = 60 * 1000;
 
-// The memory of the copies, as one process sees it.
-class NearMemory {
-public:
-    // Taken and given back with each use of the zone; it is not recursive.
-    virtual CacheZone lock() = 0;
-    virtual void unlock() = 0;
-
-    // The clock of the zone.
-    virtual Millis now() const = 0;
-
-protected:
-    ~NearMemory() = default;
-};
-
 class NearStore final : public Store {
 public:
     // Both outlive this.
-    NearStore(Store &store, NearMemory &memory);
+    NearStore(Store &store, SharedMemory &memory);
 
     // All calls have ended.
     ~NearStore() override;
@@ -46,27 +33,28 @@ public:
     void close() override { store_.close(); }
     void watch(StoreWatcher *watcher) override { store_.watch(watcher); }
     bool start(Call &call) override;
-    KeyId known_as(const KeyId &id) const override { return store_.known_as(id); }
+    KeyId stored_id(const KeyId &id) const override { return store_.stored_id(id); }
     void renew(const Lease *leases, std::size_t count) override { store_.renew(leases, count); }
     StoreFigures figures() override;
 
 private:
     struct Asked;
+    using Locked = LockedZone<CacheZone>;
 
     bool ask(Call &call);
     Call &finish(Asked &asked);
-    void heed_claim(Call &call, Millis asked_at);
-    void heed_settle(const Call &call, Millis asked_at);
+    void handle_claim_reply(Call &call, Millis asked_at);
+    void handle_settle_reply(const Call &call, Millis asked_at);
 
     bool answer_by_copy(Call &call, Millis fresh);
     void put(const KeyId &id, const Pieces &value, Millis lifetime, Millis asked_at);
     void drop(const KeyId &id);
 
-    static char *give_room(Call &call, std::size_t size);
+    static char *allocate_value(Call &call, std::size_t size);
     static void on_ended(Call &call);
 
     Store &store_;
-    NearMemory &memory_;
+    SharedMemory &memory_;
     FreeList<Asked> unused_;
 };
 

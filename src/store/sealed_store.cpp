@@ -48,7 +48,7 @@ class SealedStore::Job : public Call {
 public:
     explicit Job(SealedStore &store) : store_(store)
     {
-        room = give_room;
+        room = allocate_value;
         ended = on_ended;
     }
 
@@ -66,15 +66,15 @@ public:
     Job *next = nullptr;        // of those that are idle
 
 private:
-    static char *give_room(Call &call, std::size_t size);
+    static char *allocate_value(Call &call, std::size_t size);
     static void on_ended(Call &call);
 
     bool prepare();
     bool seal();
-    bool heed();
-    bool heed_claim();
-    bool heed_found();
-    bool heed_outcome();
+    bool handle_reply();
+    bool handle_claim_reply();
+    bool handle_found();
+    bool handle_outcome();
     bool go_on();
     bool end(Verdict verdict);
     bool take_back();
@@ -127,7 +127,7 @@ bool SealedStore::Job::run()
         if (prepare() && !store_.inner_.start(*this)) {
             return false;
         }
-        if (!heed()) {
+        if (!handle_reply()) {
             return true;
         }
     }
@@ -137,7 +137,7 @@ void SealedStore::Job::on_ended(Call &call)
 {
     auto &job = static_cast<Job &>(call);
 
-    if (job.heed() && !job.run()) {
+    if (job.handle_reply() && !job.run()) {
         return;
     }
 
@@ -167,7 +167,7 @@ void SealedStore::Job::rest()
 }
 
 // The sealed value is opened where it was read.
-char *SealedStore::Job::give_room(Call &call, std::size_t size)
+char *SealedStore::Job::allocate_value(Call &call, std::size_t size)
 {
     Call &outer = *static_cast<Job &>(call).outer_;
 
@@ -209,23 +209,23 @@ bool SealedStore::Job::seal()
 }
 
 // The answer to an inner call; true where another one is to be made.
-bool SealedStore::Job::heed()
+bool SealedStore::Job::handle_reply()
 {
     if (taking_back_) {
         return take_back();
     }
 
-    return outer_->kind == Kind::claim ? heed_claim() : heed_outcome();
+    return outer_->kind == Kind::claim ? handle_claim_reply() : handle_outcome();
 }
 
-bool SealedStore::Job::heed_outcome()
+bool SealedStore::Job::handle_outcome()
 {
     result_.verdict = outer_->kind == Kind::release ? better(result_.verdict, reply.verdict)
                                                     : worse(result_.verdict, reply.verdict);
     return ++step_ < store_.keys_.count();
 }
 
-bool SealedStore::Job::heed_claim()
+bool SealedStore::Job::handle_claim_reply()
 {
     switch (reply.verdict) {
     case Verdict::claimed:
@@ -233,7 +233,7 @@ bool SealedStore::Job::heed_claim()
         token_ = reply.token;
         return go_on();
     case Verdict::found:
-        return heed_found();
+        return handle_found();
     default:
         return end(reply.verdict);
     }
@@ -241,7 +241,7 @@ bool SealedStore::Job::heed_claim()
 
 // A claim may be one that is given back when it meets what comes next: that
 // counts then, as it does for its holder.
-bool SealedStore::Job::heed_found()
+bool SealedStore::Job::handle_found()
 {
     auto *bytes = reinterpret_cast<unsigned char *>(const_cast<char *>(reply.value.data()));
     std::string_view record;
@@ -394,15 +394,15 @@ void SealedStore::renew(const Lease *leases, std::size_t count)
     }
 }
 
-KeyId SealedStore::known_as(const KeyId &id) const
+KeyId SealedStore::stored_id(const KeyId &id) const
 {
-    KeyId known_as{};
+    KeyId stored_id{};
 
-    if (!keys_.identify(keys_.first(), id, known_as)) {
-        known_as = KeyId{};
+    if (!keys_.identify(keys_.first(), id, stored_id)) {
+        stored_id = KeyId{};
     }
 
-    return known_as;
+    return stored_id;
 }
 
 }  // namespace idempotency

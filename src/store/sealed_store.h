@@ -9,8 +9,8 @@
 #pragma once
 
 #include "core/seal.h"
-#include "store/free_list.h"
-#include "store/store.h"
+#include "core/free_list.h"
+#include "core/store.h"
 
 namespace idempotency {
 
@@ -19,7 +19,7 @@ public:
     class Events {
     public:
         // A value that was found does not open: the call ends as `unavailable`.
-        virtual void refused(const KeyId &known_as, const char *why) = 0;
+        virtual void refused(const KeyId &stored_id, const char *why) = 0;
 
     protected:
         ~Events() = default;
@@ -45,7 +45,7 @@ public:
     void renew(const Lease *leases, std::size_t count) override;
 
     // The identity that the key which seals gives.
-    KeyId known_as(const KeyId &id) const override;
+    KeyId stored_id(const KeyId &id) const override;
 
 private:
     class Job;

@@ -9,8 +9,8 @@
 
 #include <hiredis/hiredis.h>
 
-#include "store/redis_dialogue.h"
-#include "store/redis_slots.h"
+#include "redis/protocol/dialogue.h"
+#include "redis/protocol/slots.h"
 
 using namespace idempotency;
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "fuzz.h"
-#include "store/redis_pipeline.h"
+#include "redis/protocol/pipeline.h"
 
 using namespace idempotency;
 

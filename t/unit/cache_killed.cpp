@@ -5,7 +5,7 @@
 
 #include <new>
 
-#include "store/cache_zone.h"
+#include "zone/cache_zone.h"
 
 using namespace idempotency;
 

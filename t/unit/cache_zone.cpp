@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "store/cache_zone.h"
+#include "zone/cache_zone.h"
 
 using namespace idempotency;
 

@@ -37,13 +37,13 @@ void a_record_decides_by_its_fingerprint_first(void **)
     }
 }
 
-Settlement settle(AnswerFacts facts) { return decide_settlement(facts); }
+Settlement settle(ResponseFacts facts) { return decide_settlement(facts); }
 
 void expect(Settlement seen, Settlement expected) { assert_int_equal(int(seen), int(expected)); }
 
 void an_answer_is_kept_unless_it_says_otherwise(void **)
 {
-    AnswerFacts facts;
+    ResponseFacts facts;
 
     expect(settle(facts), Settlement::keep);
 
@@ -63,7 +63,7 @@ void an_answer_is_kept_unless_it_says_otherwise(void **)
 void what_never_reached_the_application_frees_the_key(void **)
 {
     for (UnknownPolicy policy : {UnknownPolicy::hold, UnknownPolicy::release, UnknownPolicy::store}) {
-        AnswerFacts facts;
+        ResponseFacts facts;
 
         facts.origin = Origin::not_reached;
         facts.unknown = policy;
@@ -74,7 +74,7 @@ void what_never_reached_the_application_frees_the_key(void **)
 
 void a_broken_exchange_follows_the_policy(void **)
 {
-    AnswerFacts facts;
+    ResponseFacts facts;
 
     facts.origin = Origin::broken;
     facts.retriable = true;         // nginx's own 503 says nothing of the application

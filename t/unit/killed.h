@@ -22,7 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "store/zone.h"
+#include "zone/zone.h"
 
 namespace idempotency {
 

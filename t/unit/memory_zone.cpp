@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "store/memory_zone.h"
+#include "zone/memory_zone.h"
 
 using namespace idempotency;
 

@@ -12,7 +12,7 @@
 
 #include "core/record.h"
 #include "core/wire.h"
-#include "store/store.h"
+#include "core/store.h"
 
 namespace idempotency {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "store/memory_zone.h"
+#include "zone/memory_zone.h"
 #include "store/near_store.h"
 
 using namespace idempotency;
@@ -175,23 +175,25 @@ private:
     std::deque<Call *> held_;
 };
 
-class Memory final : public NearMemory {
+class Memory final : public SharedMemory {
 public:
     Memory(Time &time, std::size_t size) : time_(time), memory_(size / 8)
     {
         assert_true(zone().format());
     }
 
-    CacheZone lock() override
+    void *memory() const override { return const_cast<std::uint64_t *>(memory_.data()); }
+    std::size_t size() const override { return memory_.size() * 8; }
+
+    void lock() override
     {
         assert_false(locked_);
         locked_ = true;
-        return zone();
     }
 
     void unlock() override { locked_ = false; }
     Millis now() const override { return time_.now; }
-    CacheZone zone() { return CacheZone(memory_.data(), memory_.size() * 8); }
+    CacheZone zone() { return CacheZone(memory(), size()); }
 
 private:
     Time &time_;
@@ -667,7 +669,7 @@ public:
             request(n);
         }
 
-        heed();
+        handle_reply();
     }
 
     unsigned near_hits() const { return near_hits_; }
@@ -729,7 +731,7 @@ private:
         near_ = behind_.asked == asked;
     }
 
-    void heed()
+    void handle_reply()
     {
         for (std::size_t i = 0; i < pending_.size(); ) {
             if (!pending_[i].ended && pending_[i].request->ends == 0) {
@@ -739,11 +741,11 @@ private:
 
             Pending done = std::move(pending_[i]);
             pending_.erase(pending_.begin() + static_cast<long>(i));
-            heed(done);
+            handle_reply(done);
         }
     }
 
-    void heed(Pending &done)
+    void handle_reply(Pending &done)
     {
         const Reply &reply = done.request->reply;
 

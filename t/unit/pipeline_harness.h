@@ -7,7 +7,7 @@
 #include <functional>
 #include <string>
 
-#include "store/redis_pipeline.h"
+#include "redis/protocol/pipeline.h"
 
 namespace idempotency {
 
@@ -21,7 +21,7 @@ struct TestCall : Call {
         kind = what;
         id.bytes.fill(key);
         lifetime = 30000;
-        room = give_room;
+        room = allocate_value;
         ended = note_end;
     }
 
@@ -31,7 +31,7 @@ struct TestCall : Call {
         value = {&piece, 1};
     }
 
-    static char *give_room(Call &call, std::size_t size)
+    static char *allocate_value(Call &call, std::size_t size)
     {
         auto &self = static_cast<TestCall &>(call);
 

@@ -7,7 +7,7 @@
 
 #include <hiredis/hiredis.h>
 
-#include "store/redis_dialogue.h"
+#include "redis/protocol/dialogue.h"
 
 using namespace idempotency;
 

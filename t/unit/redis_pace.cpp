@@ -4,7 +4,7 @@
 
 #include <random>
 
-#include "store/redis_pace.h"
+#include "redis/protocol/pace.h"
 
 using namespace idempotency;
 

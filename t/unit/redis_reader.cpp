@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "store/redis_reader.h"
+#include "redis/protocol/reader.h"
 
 using namespace idempotency;
 

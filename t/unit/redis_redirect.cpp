@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "store/redis_redirect.h"
+#include "redis/protocol/redirect.h"
 
 using namespace idempotency;
 

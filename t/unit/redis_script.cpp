@@ -21,7 +21,7 @@
 
 #include "core/record.h"
 #include "core/wire.h"
-#include "store/redis_pipeline.h"
+#include "redis/protocol/pipeline.h"
 
 using namespace idempotency;
 

@@ -6,7 +6,7 @@
 
 #include <hiredis/hiredis.h>
 
-#include "store/redis_slots.h"
+#include "redis/protocol/slots.h"
 
 using namespace idempotency;
 

@@ -3,7 +3,7 @@
 #include <cstring>
 #include <string>
 
-#include "store/redis_url.h"
+#include "redis/protocol/url.h"
 
 using namespace idempotency;
 

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "store/redis_waiting.h"
+#include "redis/protocol/waiting.h"
 
 using namespace idempotency;
 

@@ -143,14 +143,14 @@ void key_files_are_read(void **)
 void a_record_that_another_implementation_sealed_opens(void **)
 {
     KeyRing keys;
-    KeyId raw, known_as;
+    KeyId raw, stored_id;
     std::string plain;
 
     add(keys, 0);
     std::memcpy(raw.bytes.data(),
                 bytes_of("4fb56e2ac7012ac33f945c232c25b66ce8e3402d5761e4f9a233d43b85a35d51").data(), 32);
-    assert_true(keys.identify(0, raw, known_as));
-    assert_string_equal(hex_of(known_as.bytes).c_str(),
+    assert_true(keys.identify(0, raw, stored_id));
+    assert_string_equal(hex_of(stored_id.bytes).c_str(),
                         "0569c142b098f3aa91bdd89f88533c2a4440f4a8cccd54c9ca1c025dec396cc9");
 
     std::string sealed = bytes_of(
@@ -159,7 +159,7 @@ void a_record_that_another_implementation_sealed_opens(void **)
         "62883ded6d9d51316385eb7d8d70b8b371cb75ef6ee3791057a939d5d5722ecbb145c802c452176296d5ecd3e7debbce"
         "e18081fc344f560a654ccbcba8c3a845b1d9f8981986f2c35eec96c831de0e4cc9");
 
-    expect(open(keys, known_as, sealed, &plain), SealFault::none);
+    expect(open(keys, stored_id, sealed, &plain), SealFault::none);
 
     Record record;
 
@@ -169,7 +169,7 @@ void a_record_that_another_implementation_sealed_opens(void **)
     assert_true(record.body == "{\"id\":1}");
 
     // what this one seals has the same key's tag
-    assert_true(seal(keys, known_as, plain).substr(16, 8) == sealed.substr(16, 8));
+    assert_true(seal(keys, stored_id, plain).substr(16, 8) == sealed.substr(16, 8));
 }
 
 void what_is_sealed_opens_and_tells_nothing(void **)

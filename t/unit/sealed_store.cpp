@@ -151,7 +151,7 @@ public:
         }
     }
 
-    KeyId known_as(std::size_t nth, const KeyId &id)
+    KeyId stored_id(std::size_t nth, const KeyId &id)
     {
         KeyId out;
 
@@ -341,8 +341,8 @@ void the_inner_store_sees_neither_key_nor_record(void **)
     take(request, host);
 
     assert_int_equal(int(backend.keys.size()), 1);
-    assert_true(backend.keys.begin()->first == host.known_as(0, request.id).view());
-    assert_true(backend.keys.begin()->first == host.store.known_as(request.id).view());
+    assert_true(backend.keys.begin()->first == host.stored_id(0, request.id).view());
+    assert_true(backend.keys.begin()->first == host.store.stored_id(request.id).view());
     assert_true(backend.keys.begin()->second.value.find("\xab\xab\xab") == std::string::npos);
 
     keep(request, host, "the answer");
@@ -362,8 +362,8 @@ void what_does_not_open_is_unavailable_and_told(void **)
         keep(*each, host, "the answer");
     }
 
-    std::string &first = backend[host.known_as(0, one.id)].value;
-    std::string &second = backend[host.known_as(0, two.id)].value;
+    std::string &first = backend[host.stored_id(0, one.id)].value;
+    std::string &second = backend[host.stored_id(0, two.id)].value;
     const std::string sound = first;
 
     struct Case {
@@ -379,7 +379,7 @@ void what_does_not_open_is_unavailable_and_told(void **)
     keep(foreign, other, "the answer");
 
     for (const Case &each : {Case{"of another key", second}, Case{"it was changed", changed},
-                             Case{"not among", backend[other.known_as(0, one.id)].value},
+                             Case{"not among", backend[other.stored_id(0, one.id)].value},
                              Case{"is not sealed", record_of(one.id, State::kept, 5, "x")},
                              Case{"not a record", "hello, world"}, Case{"not a record", ""}})
     {
@@ -463,7 +463,7 @@ void several_keys_are_taken_with_one_token(void **)
     take(request, host);
     assert_int_equal(int(backend.taken()), 3);
     for (std::size_t n = 0; n < 3; n++) {
-        assert_true(backend[host.known_as(n, request.id)].token == request.token);
+        assert_true(backend[host.stored_id(n, request.id)].token == request.token);
     }
 
     other.claim(host);
@@ -471,7 +471,7 @@ void several_keys_are_taken_with_one_token(void **)
 
     keep(request, host, "the answer");
     for (std::size_t n = 0; n < 3; n++) {
-        assert_true(backend[host.known_as(n, request.id)].holds == Key::Holds::result);
+        assert_true(backend[host.stored_id(n, request.id)].holds == Key::Holds::result);
     }
 
     Request released(raw_id(2));
@@ -617,7 +617,7 @@ void a_claim_that_fails_on_the_way_is_given_back(void **)
         Request request(raw_id(1));
 
         host.inner.fails = [&](const Call &call) {
-            return call.kind == Call::Kind::claim && call.id == host.known_as(n, request.id);
+            return call.kind == Call::Kind::claim && call.id == host.stored_id(n, request.id);
         };
         request.claim(host);
         expect(request, Verdict::unavailable);
@@ -628,7 +628,7 @@ void a_claim_that_fails_on_the_way_is_given_back(void **)
     Request other(raw_id(2));
 
     host.inner.fails = nullptr;
-    backend[host.known_as(2, other.id)].claim(7, "garbage", 30);
+    backend[host.stored_id(2, other.id)].claim(7, "garbage", 30);
     other.claim(host);
     expect(other, Verdict::unavailable);
     assert_int_equal(int(backend.taken()), 1);
@@ -646,7 +646,7 @@ void an_end_that_is_not_told_everywhere_is_told_again(void **)
             std::size_t before = backend.taken();
 
             take(request, host);
-            host.inner.fails = [&](const Call &call) { return call.id == host.known_as(n, request.id); };
+            host.inner.fails = [&](const Call &call) { return call.id == host.stored_id(n, request.id); };
             keeps ? request.settle(host, State::kept, "x") : request.release(host);
             expect(request, Verdict::unavailable);
 
@@ -667,10 +667,10 @@ void a_claim_that_is_lost_in_part_is_lost(void **)
         Request request(raw_id(static_cast<unsigned>(n)));
 
         take(request, host);
-        backend[host.known_as(n, request.id)] = {Key::Holds::claim, 7, 30, "of another"};
+        backend[host.stored_id(n, request.id)] = {Key::Holds::claim, 7, 30, "of another"};
         request.settle(host, State::kept, "x");
         expect(request, Verdict::lost);
-        assert_true(backend[host.known_as(n, request.id)].token == 7);
+        assert_true(backend[host.stored_id(n, request.id)].token == 7);
     }
 }
 
@@ -759,7 +759,7 @@ private:
     {
         switch (member.stage) {
         case Member::asks:
-            heed(member);
+            handle_reply(member);
             break;
         case Member::keeps:
             expect(member, Verdict::done);
@@ -776,7 +776,7 @@ private:
         }
     }
 
-    void heed(Member &member)
+    void handle_reply(Member &member)
     {
         if (member.reply.verdict == Verdict::claimed) {
             // the heart of it

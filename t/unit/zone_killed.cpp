@@ -6,7 +6,7 @@
 
 #include <new>
 
-#include "store/memory_zone.h"
+#include "zone/memory_zone.h"
 
 using namespace idempotency;
 

@@ -1,0 +1,218 @@
+// The answer goes on to the client: once its claim is settled, or as it comes.
+
+#include "http/answer/deliver.h"
+
+#include "http/answer/capture.h"
+#include "http/answer/pass_through.h"
+#include "http/answer/problem.h"
+#include "http/exchange/client_close.h"
+#include "http/exchange/exchange.h"
+
+namespace idempotency {
+
+namespace {
+
+ngx_buf_t *piece_buffer(ngx_http_request_t *r, std::string_view piece)
+{
+    ngx_buf_t *b = allocate<ngx_buf_t>(r->pool);
+
+    if (b != nullptr) {
+        b->pos = b->start = reinterpret_cast<u_char *>(const_cast<char *>(piece.data()));
+        b->last = b->end = b->pos + piece.size();
+        b->memory = 1;
+    }
+
+    return b;
+}
+
+// What is held, followed by `rest`.  False where there is no memory.
+bool held_chain(Context &context, ngx_chain_t *rest, ngx_chain_t *&chain)
+{
+    ngx_pool_t *pool = context.request->pool;
+    auto *piece = static_cast<std::string_view *>(context.exchange->pieces().elts);
+    ngx_chain_t **end = &chain;
+
+    for (ngx_uint_t i = 0; i < context.exchange->pieces().nelts; i++) {
+        ngx_chain_t *link = ngx_alloc_chain_link(pool);
+
+        if (link == nullptr || (link->buf = piece_buffer(context.request, piece[i])) == nullptr) {
+            return false;
+        }
+
+        *end = link;
+        end = &link->next;
+    }
+
+    *end = rest;
+    return true;
+}
+
+// A link with a buffer of no bytes.
+ngx_chain_t *empty_link(ngx_http_request_t *r)
+{
+    ngx_chain_t *link = ngx_alloc_chain_link(r->pool);
+
+    if (link == nullptr || (link->buf = allocate<ngx_buf_t>(r->pool)) == nullptr) {
+        return nullptr;
+    }
+
+    link->next = nullptr;
+    return link;
+}
+
+ngx_chain_t *end_of_body(ngx_http_request_t *r)
+{
+    ngx_chain_t *link = empty_link(r);
+
+    if (link != nullptr) {
+        link->buf->last_buf = 1;
+    }
+
+    return link;
+}
+
+ngx_chain_t *flush_buffer(ngx_http_request_t *r)
+{
+    ngx_chain_t *link = empty_link(r);
+
+    if (link != nullptr) {
+        link->buf->flush = 1;
+    }
+
+    return link;
+}
+
+// What nginx has to do once something has been sent from outside of its call:
+// the end of the request, or the wait for a socket that is full.
+void continue_request(ngx_http_request_t *r, ngx_int_t rc)
+{
+    if (rc == NGX_ERROR || rc > NGX_OK) {
+        r->connection->error = 1;
+    }
+
+    r->write_event_handler(r);
+}
+
+// The header, then what is held and `rest`, after which more may be to come.
+ngx_int_t send_held(Context &context, ngx_chain_t *rest, bool more_to_come)
+{
+    ngx_http_request_t *r = context.request;
+    ngx_chain_t *chain = nullptr;
+    ngx_int_t rc = next_header_filter(r);
+
+    if (rc == NGX_ERROR && more_to_come) {
+        on_client_disconnected(context);
+        return pass_through(context, rest);
+    }
+
+    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+        consume_all(rest);
+        return rc;
+    }
+
+    if (!held_chain(context, rest, chain)) {
+        return NGX_ERROR;
+    }
+
+    return chain != nullptr ? pass_through(context, chain) : rc;
+}
+
+void update_status(Context &context)
+{
+    if (!context.exchange->is_recorded()) {
+        context.status = Status::store_error;
+    }
+}
+
+// The request has waited for the store.
+void deliver_settled(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+    ngx_connection_t *c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+    r->buffered &= static_cast<unsigned>(~kBuffered) & 0xf;
+    r->blocked--;
+    continue_request(r, deliver(context));
+    ngx_http_run_posted_requests(c);
+}
+
+}  // namespace
+
+void consume(ngx_buf_t *b)
+{
+    b->pos = b->last;
+    b->file_pos = b->file_last;
+}
+
+// More has come than may be held, or it is known to come: from here on the
+// answer goes on as it comes, what is held ahead of `rest`.
+ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest)
+{
+    if (context.settlement == Settlement::keep) {
+        context.settlement = Settlement::not_kept;
+    }
+
+    context.stage = Stage::passing;
+
+    if (context.exchange->settle(context.settlement, context.ttl, on_settled)) {
+        update_status(context);
+    }
+
+    apply_stream_reset(context);
+    watch_client(context);
+    return send_held(context, rest, true);
+}
+
+// The claim is settled: the client gets what was held back.
+ngx_int_t deliver(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+
+    apply_stream_reset(context);
+    context.stage = Stage::passing;
+    context.store_time += ngx_current_msec - context.store_asked_at;
+
+    if (context.settlement == Settlement::unknown) {
+        context.status = Status::unknown;
+    }
+
+    update_status(context);
+
+    if (context.broken) {
+        return send_problem(r, *context.conf, Problem::response_incomplete);
+    }
+
+    ngx_chain_t *end = end_of_body(r);
+
+    return end != nullptr ? send_held(context, end, false) : NGX_ERROR;
+}
+
+void on_settled(Context &context)
+{
+    switch (context.stage) {
+    case Stage::settling:
+        deliver_settled(context);
+        break;
+
+    case Stage::passing:
+        update_status(context);
+        break;
+
+    default:
+        break;
+    }
+}
+
+// A stream has something to tell, and waits for more: what is held goes on.
+void on_idle_stream(ngx_event_t *event)
+{
+    auto *context = static_cast<Context *>(event->data);
+    ngx_connection_t *c = context->request->connection;
+
+    ngx_http_set_log_request(c->log, context->request);
+    continue_request(context->request, start_pass_through(*context, flush_buffer(context->request)));
+    ngx_http_run_posted_requests(c);
+}
+
+}  // namespace idempotency

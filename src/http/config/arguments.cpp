@@ -1,0 +1,39 @@
+#include "http/config/arguments.h"
+
+namespace idempotency {
+
+char *refuse_value(ngx_conf_t *cf, const ngx_str_t *directive, const ngx_str_t *value,
+                   const char *expected)
+{
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid value \"%V\" in \"%V\": %s", value,
+                       directive, expected);
+    return failed();
+}
+
+char *refuse(ngx_conf_t *cf, ngx_uint_t argument, const char *expected)
+{
+    return refuse_value(cf, &arguments(cf)[0], &arguments(cf)[argument], expected);
+}
+
+ngx_http_complex_value_t *compile_value(ngx_conf_t *cf, ngx_str_t *text)
+{
+    auto *value = allocate<ngx_http_complex_value_t>(cf->pool);
+    ngx_http_compile_complex_value_t compiler;
+
+    ngx_memzero(&compiler, sizeof(compiler));
+    compiler.cf = cf;
+    compiler.value = text;
+    compiler.complex_value = value;
+
+    return value != nullptr && ngx_http_compile_complex_value(&compiler) == NGX_OK ? value
+                                                                                 : nullptr;
+}
+
+ngx_int_t parse_time(ngx_str_t *text)
+{
+    ngx_int_t time = ngx_parse_time(text, 0);
+
+    return time > 0 ? time : NGX_ERROR;
+}
+
+}  // namespace idempotency

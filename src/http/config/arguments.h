@@ -1,0 +1,61 @@
+// What all directives do with their arguments.
+
+#pragma once
+
+#include "http/config/config.h"
+
+namespace idempotency {
+
+// The directive's name is the first.
+inline ngx_str_t *arguments(ngx_conf_t *cf) { return static_cast<ngx_str_t *>(cf->args->elts); }
+
+inline char *failed() { return static_cast<char *>(NGX_CONF_ERROR); }
+
+// Say what is wrong with a directive's value, and what would be right.
+char *refuse_value(ngx_conf_t *cf, const ngx_str_t *directive, const ngx_str_t *value,
+                   const char *expected);
+char *refuse(ngx_conf_t *cf, ngx_uint_t argument, const char *expected);
+
+inline char *ok() { return NGX_CONF_OK; }
+inline char *duplicate() { return const_cast<char *>("is duplicate"); }
+
+inline bool equals(const ngx_str_t &text, const char *word) { return view(text) == word; }
+
+// A word and the value that stands for it.
+struct Choice {
+    const char *word;
+    ngx_uint_t value;
+};
+
+template <std::size_t N>
+bool choose(const ngx_str_t &text, const Choice (&choices)[N], ngx_uint_t &out)
+{
+    for (const Choice &choice : choices) {
+        if (equals(text, choice.word)) {
+            out = choice.value;
+            return true;
+        }
+    }
+
+    return false;
+}
+
+// Sets `field` to the choice that the directive's first argument names.
+template <std::size_t N>
+char *set_choice(ngx_conf_t *cf, const Choice (&choices)[N], ngx_uint_t &field,
+                 const char *expected)
+{
+    if (field != NGX_CONF_UNSET_UINT) {
+        return duplicate();
+    }
+
+    return choose(arguments(cf)[1], choices, field) ? ok() : refuse(cf, 1, expected);
+}
+
+// Null if it does not compile, or if there is no memory; nginx has logged why.
+ngx_http_complex_value_t *compile_value(ngx_conf_t *cf, ngx_str_t *text);
+
+// A time above 0 in milliseconds; NGX_ERROR where the text is none.
+ngx_int_t parse_time(ngx_str_t *text);
+
+}  // namespace idempotency

@@ -1,0 +1,264 @@
+#include "http/config/config.h"
+
+#include <cstring>
+#include <new>
+
+#include "http/config/arguments.h"
+#include "http/config/upstream_modules.h"
+
+namespace idempotency {
+
+namespace {
+
+constexpr ngx_msec_t kDefaultTtl = 24 * 3600 * 1000;
+constexpr ngx_msec_t kDefaultLease = 30 * 1000;
+constexpr size_t kDefaultMaxBody = 1024 * 1024;
+
+constexpr ngx_uint_t kDefaultMethods =
+    NGX_HTTP_POST | NGX_HTTP_PUT | NGX_HTTP_PATCH | NGX_HTTP_DELETE;
+constexpr ngx_uint_t kDefaultRetriable[] = {401, 403, 408, 425, 429, 503};
+
+void destroy_digester(void *data) { static_cast<Digester *>(data)->~Digester(); }
+
+Digester *create_digester(ngx_pool_t *pool)
+{
+    ngx_pool_cleanup_t *cleanup = ngx_pool_cleanup_add(pool, sizeof(Digester));
+
+    if (cleanup == nullptr) {
+        return nullptr;
+    }
+
+    Digester *digester = new (cleanup->data) Digester;
+
+    cleanup->handler = destroy_digester;
+    return digester->usable() ? digester : nullptr;
+}
+
+bool merge_key(ngx_conf_t *cf, KeySource *parent, KeySource *&child)
+{
+    ngx_conf_merge_ptr_value(child, parent, nullptr);
+
+    if (child == nullptr) {
+        child = allocate<KeySource>(cf->pool);
+
+        if (child == nullptr) {
+            return false;
+        }
+
+        ngx_str_set(&child->header, "idempotency-key");
+    }
+
+    return true;
+}
+
+bool merge_methods(ngx_conf_t *cf, MethodSet *parent, MethodSet *&child)
+{
+    ngx_conf_merge_ptr_value(child, parent, nullptr);
+
+    if (child == nullptr) {
+        child = allocate<MethodSet>(cf->pool);
+
+        if (child == nullptr) {
+            return false;
+        }
+
+        child->bits = kDefaultMethods;
+    }
+
+    return true;
+}
+
+bool merge_retriable(ngx_conf_t *cf, StatusSet *parent, StatusSet *&child)
+{
+    ngx_conf_merge_ptr_value(child, parent, nullptr);
+
+    if (child == nullptr) {
+        child = allocate<StatusSet>(cf->pool);
+
+        if (child == nullptr) {
+            return false;
+        }
+
+        for (ngx_uint_t status : kDefaultRetriable) {
+            child->add(status);
+        }
+    }
+
+    return true;
+}
+
+bool merge_value(ngx_conf_t *cf, ngx_http_complex_value_t *parent,
+                 ngx_http_complex_value_t *&child, const char *otherwise)
+{
+    if (child == NGX_CONF_UNSET_PTR) {
+        ngx_str_t text = to_ngx(otherwise);
+
+        child = parent != NGX_CONF_UNSET_PTR ? parent : compile_value(cf, &text);
+        return parent != NGX_CONF_UNSET_PTR || child != nullptr;
+    }
+
+    return true;
+}
+
+// A store may be defined behind the location that uses it: names are looked up
+// when the whole block has been read.
+bool find_used_store(ngx_conf_t *cf, LocationConfig *conf)
+{
+    if (conf->store_name.len == 0) {
+        return true;
+    }
+
+    auto *main = static_cast<MainConfig *>(
+        ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
+
+    conf->store = find_store(main, &conf->store_name);
+
+    if (conf->store == nullptr) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "unknown store \"%V\" in \"idempotency\" on line %ui: define it with "
+                           "\"idempotency_store %V { ... }\" in the http block",
+                           &conf->store_name, conf->store_line, &conf->store_name);
+        return false;
+    }
+
+    main->used = true;
+    return true;
+}
+
+// Generously, since a result may have been kept when more was allowed.
+void set_value_limit(LocationConfig *conf)
+{
+    constexpr size_t least = 64 * 1024 * 1024;
+
+    if (conf->store != nullptr) {
+        size_t &largest = conf->store->largest_value;
+
+        largest = ngx_max(largest, ngx_max(least, 4 * conf->max_body));
+    }
+}
+
+}  // namespace
+
+void *create_main_config(ngx_conf_t *cf)
+{
+    auto *main = allocate<MainConfig>(cf->pool);
+
+    if (main == nullptr
+        || ngx_array_init(&main->stores, cf->pool, 2, sizeof(StoreSlot *)) != NGX_OK
+        || ngx_array_init(&main->unknown_names, cf->pool, 1, sizeof(UnknownName)) != NGX_OK)
+    {
+        return nullptr;
+    }
+
+    main->digester = create_digester(cf->pool);
+
+    return main->digester != nullptr && find_upstream_modules(cf, main->upstream_modules)
+               ? main : nullptr;
+}
+
+void *create_location_config(ngx_conf_t *cf)
+{
+    auto *conf = allocate<LocationConfig>(cf->pool);
+
+    if (conf == nullptr) {
+        return nullptr;
+    }
+
+    // set by ngx_pcalloc: store_name, store, store_line, replayed_header, problem_base
+    conf->required = NGX_CONF_UNSET;
+    conf->key = static_cast<KeySource *>(NGX_CONF_UNSET_PTR);
+    conf->methods = static_cast<MethodSet *>(NGX_CONF_UNSET_PTR);
+    conf->scope = static_cast<ngx_http_complex_value_t *>(NGX_CONF_UNSET_PTR);
+    conf->fingerprint = static_cast<ngx_http_complex_value_t *>(NGX_CONF_UNSET_PTR);
+    conf->fingerprint_body = NGX_CONF_UNSET;
+    conf->ttl = NGX_CONF_UNSET_MSEC;
+    conf->lease = NGX_CONF_UNSET_MSEC;
+    conf->conflict = NGX_CONF_UNSET_UINT;
+    conf->conflict_wait = NGX_CONF_UNSET_MSEC;
+    conf->unknown = NGX_CONF_UNSET_UINT;
+    conf->retriable = static_cast<StatusSet *>(NGX_CONF_UNSET_PTR);
+    conf->max_body = NGX_CONF_UNSET_SIZE;
+    conf->hidden_headers = static_cast<ngx_array_t *>(NGX_CONF_UNSET_PTR);
+    conf->store_error = NGX_CONF_UNSET_UINT;
+    conf->bypass = static_cast<ngx_array_t *>(NGX_CONF_UNSET_PTR);
+    conf->status_format = NGX_CONF_UNSET_UINT;
+    return conf;
+}
+
+char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
+{
+    auto *prev = static_cast<LocationConfig *>(parent);
+    auto *conf = static_cast<LocationConfig *>(child);
+    auto *main = static_cast<MainConfig *>(
+        ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
+
+    learn_upstream_handler(cf, main->upstream_modules);
+
+    if (conf->store_name.data == nullptr) {
+        conf->store_name = prev->store_name;
+        conf->store_line = prev->store_line;
+        conf->required = prev->required;
+    }
+
+    ngx_conf_merge_value(conf->required, prev->required, 0);
+    ngx_conf_merge_value(conf->fingerprint_body, prev->fingerprint_body, 1);
+    ngx_conf_merge_msec_value(conf->ttl, prev->ttl, kDefaultTtl);
+    ngx_conf_merge_msec_value(conf->lease, prev->lease, kDefaultLease);
+    ngx_conf_merge_uint_value(conf->conflict, prev->conflict,
+                              static_cast<ngx_uint_t>(Conflict::reject));
+    ngx_conf_merge_msec_value(conf->conflict_wait, prev->conflict_wait, 0);
+    ngx_conf_merge_uint_value(conf->unknown, prev->unknown,
+                              static_cast<ngx_uint_t>(UnknownPolicy::hold));
+    ngx_conf_merge_size_value(conf->max_body, prev->max_body, kDefaultMaxBody);
+    ngx_conf_merge_ptr_value(conf->hidden_headers, prev->hidden_headers, nullptr);
+    ngx_conf_merge_uint_value(conf->store_error, prev->store_error,
+                              static_cast<ngx_uint_t>(StoreError::reject));
+    ngx_conf_merge_ptr_value(conf->bypass, prev->bypass, nullptr);
+    ngx_conf_merge_str_value(conf->replayed_header, prev->replayed_header, "Idempotent-Replayed");
+    ngx_conf_merge_str_value(conf->problem_base, prev->problem_base, "");
+
+    if (!merge_key(cf, prev->key, conf->key) || !merge_methods(cf, prev->methods, conf->methods)
+        || !merge_retriable(cf, prev->retriable, conf->retriable)
+        || !merge_value(cf, prev->scope, conf->scope, "$http_authorization$http_x_api_key")
+        || !merge_value(cf, prev->fingerprint, conf->fingerprint,
+                        "$request_method $host$request_uri")
+        || !find_used_store(cf, conf))
+    {
+        return static_cast<char *>(NGX_CONF_ERROR);
+    }
+
+    set_value_limit(conf);
+
+    // the page of figures is nothing to keep
+    if (conf->status_format != NGX_CONF_UNSET_UINT) {
+        conf->store = nullptr;
+    }
+
+    return NGX_CONF_OK;
+}
+
+ngx_module_t *find_module(ngx_cycle_t *cycle, const char *name)
+{
+    for (ngx_module_t **m = cycle->modules; *m != nullptr; m++) {
+        if (std::strcmp((*m)->name, name) == 0) {
+            return *m;
+        }
+    }
+
+    return nullptr;
+}
+
+StoreSlot *find_store(MainConfig *main, const ngx_str_t *name)
+{
+    auto **slots = static_cast<StoreSlot **>(main->stores.elts);
+
+    for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
+        if (view(slots[i]->name) == view(*name)) {
+            return slots[i];
+        }
+    }
+
+    return nullptr;
+}
+
+}  // namespace idempotency

@@ -1,0 +1,233 @@
+// Which requests are covered, and by which key.
+
+#include "core/token.h"
+#include "http/config/arguments.h"
+#include "http/config/directives.h"
+
+namespace idempotency {
+
+namespace {
+
+// `$http_NAME` alone: the field itself can be looked at, and counted.
+bool names_a_header(const ngx_str_t &value, ngx_str_t &name)
+{
+    std::string_view text = view(value);
+
+    if (text.substr(0, 2) == "${" && text.back() == '}') {
+        text = text.substr(2, text.size() - 3);
+    } else if (text.substr(0, 1) == "$") {
+        text.remove_prefix(1);
+    } else {
+        return false;
+    }
+
+    constexpr std::string_view prefix = "http_";
+
+    if (text.substr(0, prefix.size()) != prefix || text.size() == prefix.size()) {
+        return false;
+    }
+
+    text.remove_prefix(prefix.size());
+
+    for (char c : text) {
+        if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') && c != '_') {
+            return false;
+        }
+    }
+
+    name.data = reinterpret_cast<u_char *>(const_cast<char *>(text.data()));
+    name.len = text.size();
+    return true;
+}
+
+// What nginx's parser lets through as a method.
+bool is_method(const ngx_str_t &text)
+{
+    for (size_t i = 0; i < text.len; i++) {
+        u_char c = text.data[i];
+
+        if ((c < 'A' || c > 'Z') && c != '_' && c != '-') {
+            return false;
+        }
+    }
+
+    return text.len > 0;
+}
+
+constexpr Choice kMethods[] = {
+    {"GET", NGX_HTTP_GET},             {"POST", NGX_HTTP_POST},
+    {"PUT", NGX_HTTP_PUT},             {"DELETE", NGX_HTTP_DELETE},
+    {"MKCOL", NGX_HTTP_MKCOL},         {"COPY", NGX_HTTP_COPY},
+    {"MOVE", NGX_HTTP_MOVE},           {"OPTIONS", NGX_HTTP_OPTIONS},
+    {"PROPFIND", NGX_HTTP_PROPFIND},   {"PROPPATCH", NGX_HTTP_PROPPATCH},
+    {"LOCK", NGX_HTTP_LOCK},           {"UNLOCK", NGX_HTTP_UNLOCK},
+    {"PATCH", NGX_HTTP_PATCH},
+};
+
+}  // namespace
+
+char *set_store(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+
+    if (conf->store_name.data != nullptr) {
+        return duplicate();
+    }
+
+    if (cf->args->nelts == 3 && (!equals(value[2], "required") || equals(value[1], "off"))) {
+        return refuse(cf, 2, equals(value[1], "off") ? "nothing can follow \"off\""
+                                                     : "only \"required\" can follow the store");
+    }
+
+    conf->store_name = value[1];
+    conf->store_line = cf->conf_file->line;
+    conf->required = cf->args->nelts == 3;
+
+    if (equals(value[1], "off")) {
+        conf->store_name.len = 0;
+
+    } else if (value[1].len == 0) {
+        return refuse(cf, 1, "the name of a store or \"off\" is needed");
+    }
+
+    return ok();
+}
+
+char *set_key(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+
+    if (conf->key != NGX_CONF_UNSET_PTR) {
+        return duplicate();
+    }
+
+    if (value[1].len == 0) {
+        return refuse(cf, 1, "a value with a variable is needed, such as $http_idempotency_key");
+    }
+
+    conf->key = allocate<KeySource>(cf->pool);
+
+    if (conf->key == nullptr) {
+        return failed();
+    }
+
+    ngx_str_t name;
+
+    if (names_a_header(value[1], name)) {
+        conf->key->header.data = ngx_pstrdup(cf->pool, &name);
+        conf->key->header.len = name.len;
+
+        if (conf->key->header.data == nullptr) {
+            return failed();
+        }
+
+        for (size_t i = 0; i < name.len; i++) {
+            if (conf->key->header.data[i] == '_') {
+                conf->key->header.data[i] = '-';
+            }
+        }
+
+        return ok();
+    }
+
+    conf->key->value = compile_value(cf, &value[1]);
+    return conf->key->value != nullptr ? ok() : failed();
+}
+
+char *set_methods(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+
+    if (conf->methods != NGX_CONF_UNSET_PTR) {
+        return duplicate();
+    }
+
+    conf->methods = allocate<MethodSet>(cf->pool);
+
+    if (conf->methods == nullptr
+        || ngx_array_init(&conf->methods->names, cf->pool, 1, sizeof(ngx_str_t)) != NGX_OK)
+    {
+        return failed();
+    }
+
+    for (ngx_uint_t i = 1; i < cf->args->nelts; i++) {
+        ngx_uint_t bit;
+
+        if (!is_method(value[i])) {
+            return refuse(cf, i, "unknown method: a name in capital letters is needed, such as POST");
+        }
+
+        if (equals(value[i], "HEAD") || equals(value[i], "CONNECT") || equals(value[i], "TRACE")) {
+            ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                               "\"%V\" in \"%V\" is without effect: answers to it are never kept",
+                               &value[i], &value[0]);
+            continue;
+        }
+
+        if (choose(value[i], kMethods, bit)) {
+            conf->methods->bits |= bit;
+            continue;
+        }
+
+        auto *name = static_cast<ngx_str_t *>(ngx_array_push(&conf->methods->names));
+
+        if (name == nullptr) {
+            return failed();
+        }
+
+        *name = value[i];
+    }
+
+    return ok();
+}
+
+char *set_scope(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+
+    if (conf->scope != NGX_CONF_UNSET_PTR) {
+        return duplicate();
+    }
+
+    if (equals(value[1], "off")) {
+        conf->scope = nullptr;
+        return ok();
+    }
+
+    if (value[1].len == 0) {
+        return refuse(cf, 1, "a value such as $http_x_api_key, or \"off\" is needed");
+    }
+
+    conf->scope = compile_value(cf, &value[1]);
+    return conf->scope != nullptr ? ok() : failed();
+}
+
+char *set_fingerprint(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+
+    if (conf->fingerprint != NGX_CONF_UNSET_PTR) {
+        return duplicate();
+    }
+
+    conf->fingerprint_body = 1;
+
+    if (cf->args->nelts == 3) {
+        if (equals(value[2], "body=off")) {
+            conf->fingerprint_body = 0;
+
+        } else if (!equals(value[2], "body=on")) {
+            return refuse(cf, 2, "\"body=on\" or \"body=off\" is needed");
+        }
+    }
+
+    conf->fingerprint = compile_value(cf, &value[1]);
+    return conf->fingerprint != nullptr ? ok() : failed();
+}
+
+}  // namespace idempotency

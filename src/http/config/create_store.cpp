@@ -1,0 +1,96 @@
+// The store that a block asks for.
+
+#include <new>
+
+#include "http/config/store_options.h"
+#include "nginx/zone_segment.h"
+#include "redis/client/create_store.h"
+#include "redis/client/tls.h"
+#include "store/memory_store.h"
+#include "store/near_store.h"
+
+namespace idempotency {
+
+namespace {
+
+Store *create_memory_store(ngx_conf_t *cf, StoreOptions &given)
+{
+    if (given.redis_only != nullptr) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"%s\" in store \"%V\" goes with \"redis\", not with \"memory\"",
+                           given.redis_only, &given.name);
+        return nullptr;
+    }
+
+    ZoneSegment *segment = ZoneSegment::create(cf, "idempotency_store", given.name,
+                                               static_cast<size_t>(given.memory),
+                                               &ngx_http_idempotency_module);
+    void *place = ngx_palloc(cf->pool, sizeof(MemoryStore));
+
+    return segment != nullptr && place != nullptr ? new (place) MemoryStore(*segment) : nullptr;
+}
+
+void destroy_near_store(void *store) { static_cast<NearStore *>(store)->~NearStore(); }
+
+Store *create_near_store(ngx_conf_t *cf, StoreOptions &given, Store &store)
+{
+    ZoneSegment *segment = ZoneSegment::create(cf, "idempotency_near_cache", given.name,
+                                               static_cast<size_t>(given.near_cache),
+                                               &ngx_http_idempotency_module);
+    ngx_pool_cleanup_t *cleanup = ngx_pool_cleanup_add(cf->pool, sizeof(NearStore));
+
+    if (segment == nullptr || cleanup == nullptr) {
+        return nullptr;
+    }
+
+    auto *near = new (cleanup->data) NearStore(store, *segment);
+
+    cleanup->handler = destroy_near_store;
+    return near;
+}
+
+Store *create_redis(ngx_conf_t *cf, StoreOptions &given)
+{
+    RedisOptions options;
+
+    if (!gather_redis_options(cf, given, options)) {
+        return nullptr;
+    }
+
+    if (options.tls != nullptr) {
+        options.tls_context = create_redis_tls(cf, *options.tls, given.name);
+
+        if (options.tls_context == nullptr) {
+            return nullptr;
+        }
+    }
+
+    Store *store = create_redis_store(cf->pool, cf->log, options);
+
+    if (store != nullptr && given.encryption_keys.nelts > 0) {
+        store = seal_store(cf, given, *store);
+    }
+
+    if (store == nullptr || given.near_cache == 0) {
+        return store;
+    }
+
+    return create_near_store(cf, given, *store);
+}
+
+}  // namespace
+
+Store *create_store(ngx_conf_t *cf, StoreOptions &given)
+{
+    if ((given.memory == 0) == (given.urls.nelts == 0)) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "%s in store \"%V\": it needs exactly one of \"memory SIZE\" and "
+                           "\"redis URL\"", given.memory == 0 ? "no engine" : "two engines",
+                           &given.name);
+        return nullptr;
+    }
+
+    return given.memory != 0 ? create_memory_store(cf, given) : create_redis(cf, given);
+}
+
+}  // namespace idempotency

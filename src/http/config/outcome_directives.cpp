@@ -1,0 +1,240 @@
+// How long a claim and a response are kept, and which response the client gets.
+
+#include "core/token.h"
+#include "http/config/arguments.h"
+#include "http/config/directives.h"
+
+namespace idempotency {
+
+namespace {
+
+constexpr char kTimeNeeded[] = "a time above 0 is needed, such as 30s or 24h";
+
+constexpr Choice kUnknownPolicies[] = {
+    {"hold", static_cast<ngx_uint_t>(UnknownPolicy::hold)},
+    {"release", static_cast<ngx_uint_t>(UnknownPolicy::release)},
+    {"store", static_cast<ngx_uint_t>(UnknownPolicy::store)},
+};
+
+constexpr Choice kStoreErrors[] = {
+    {"reject", static_cast<ngx_uint_t>(StoreError::reject)},
+    {"pass", static_cast<ngx_uint_t>(StoreError::pass)},
+};
+
+// `503`, or a class such as `5xx`.
+bool add_statuses(const ngx_str_t &text, StatusSet &set)
+{
+    if (text.len != 3) {
+        return false;
+    }
+
+    if (text.data[1] == 'x' && text.data[2] == 'x') {
+        if (text.data[0] < '2' || text.data[0] > '5') {
+            return false;
+        }
+
+        for (ngx_uint_t i = 0; i < 100; i++) {
+            set.add((text.data[0] - '0') * 100u + i);
+        }
+        return true;
+    }
+
+    ngx_int_t status = ngx_atoi(text.data, text.len);
+
+    if (status < 200 || status > 599) {
+        return false;
+    }
+
+    set.add(static_cast<ngx_uint_t>(status));
+    return true;
+}
+
+}  // namespace
+
+char *set_time(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
+{
+    auto *field = reinterpret_cast<ngx_msec_t *>(static_cast<char *>(data) + cmd->offset);
+
+    if (*field != NGX_CONF_UNSET_MSEC) {
+        return duplicate();
+    }
+
+    ngx_int_t time = parse_time(&arguments(cf)[1]);
+
+    if (time == NGX_ERROR) {
+        return refuse(cf, 1, kTimeNeeded);
+    }
+
+    *field = static_cast<ngx_msec_t>(time);
+    return ok();
+}
+
+char *set_conflict(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+    constexpr char expected[] = "\"reject\" or \"wait TIME\" is needed, such as \"wait 10s\"";
+
+    if (conf->conflict != NGX_CONF_UNSET_UINT) {
+        return duplicate();
+    }
+
+    if (equals(value[1], "reject") && cf->args->nelts == 2) {
+        conf->conflict = static_cast<ngx_uint_t>(Conflict::reject);
+        return ok();
+    }
+
+    if (!equals(value[1], "wait") || cf->args->nelts != 3) {
+        return refuse(cf, equals(value[1], "reject") ? 2 : 1, expected);
+    }
+
+    ngx_int_t time = parse_time(&value[2]);
+
+    if (time == NGX_ERROR) {
+        return refuse(cf, 2, kTimeNeeded);
+    }
+
+    conf->conflict = static_cast<ngx_uint_t>(Conflict::wait);
+    conf->conflict_wait = static_cast<ngx_msec_t>(time);
+    return ok();
+}
+
+char *set_unknown(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    return set_choice(cf, kUnknownPolicies, static_cast<LocationConfig *>(data)->unknown,
+                      "\"hold\", \"release\" or \"store\" is needed");
+}
+
+char *set_store_error(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    return set_choice(cf, kStoreErrors, static_cast<LocationConfig *>(data)->store_error,
+                      "\"reject\" or \"pass\" is needed");
+}
+
+char *set_retriable(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+
+    if (conf->retriable != NGX_CONF_UNSET_PTR) {
+        return duplicate();
+    }
+
+    conf->retriable = allocate<StatusSet>(cf->pool);
+
+    if (conf->retriable == nullptr) {
+        return failed();
+    }
+
+    if (cf->args->nelts == 2 && equals(value[1], "none")) {
+        return ok();
+    }
+
+    for (ngx_uint_t i = 1; i < cf->args->nelts; i++) {
+        if (!add_statuses(value[i], *conf->retriable)) {
+            return refuse(cf, i, "status codes from 200 to 599, classes such as 5xx, "
+                                 "or \"none\" alone are needed");
+        }
+    }
+
+    return ok();
+}
+
+char *set_max_body(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+
+    if (conf->max_body != NGX_CONF_UNSET_SIZE) {
+        return duplicate();
+    }
+
+    ssize_t size = ngx_parse_size(&arguments(cf)[1]);
+
+    // a record tells a body's length in 32 bits, and Redis takes 512 MB
+    if (size == NGX_ERROR || size > 256 * 1024 * 1024) {
+        return refuse(cf, 1, "a size up to 256m is needed, such as 1m");
+    }
+
+    conf->max_body = static_cast<size_t>(size);
+    return ok();
+}
+
+char *set_hidden_headers(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+
+    if (conf->hidden_headers == NGX_CONF_UNSET_PTR) {
+        conf->hidden_headers = ngx_array_create(cf->pool, 4, sizeof(ngx_str_t));
+
+        if (conf->hidden_headers == nullptr) {
+            return failed();
+        }
+    }
+
+    for (ngx_uint_t i = 1; i < cf->args->nelts; i++) {
+        if (!is_token(view(value[i]))) {
+            return refuse(cf, i, "the name of a header is needed, such as Set-Cookie");
+        }
+
+        auto *name = static_cast<ngx_str_t *>(ngx_array_push(conf->hidden_headers));
+
+        if (name == nullptr) {
+            return failed();
+        }
+
+        *name = value[i];
+    }
+
+    return ok();
+}
+
+char *set_replayed_header(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+
+    if (conf->replayed_header.data != nullptr) {
+        return duplicate();
+    }
+
+    if (!is_token(view(value[1]))) {
+        return refuse(cf, 1, "the name of a header, or \"off\" is needed");
+    }
+
+    conf->replayed_header = value[1];
+
+    if (equals(value[1], "off")) {
+        conf->replayed_header.len = 0;
+    }
+
+    return ok();
+}
+
+char *set_problem_base(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+
+    if (conf->problem_base.data != nullptr) {
+        return duplicate();
+    }
+
+    // it goes into JSON and into a Link as it is
+    for (size_t i = 0; i < value[1].len; i++) {
+        u_char c = value[1].data[i];
+
+        if (c <= 0x20 || c >= 0x7f || ngx_strchr("\"<>\\^`{|}", c) != nullptr) {
+            return refuse(cf, 1, "a URI is needed, such as https://api.example.com/problems/");
+        }
+    }
+
+    if (value[1].len == 0) {
+        return refuse(cf, 1, "a URI is needed, such as https://api.example.com/problems/");
+    }
+
+    conf->problem_base = value[1];
+    return ok();
+}
+
+}  // namespace idempotency

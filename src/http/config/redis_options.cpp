@@ -1,0 +1,266 @@
+// What the block of a Redis store says, put together: URLs, and directives that
+// say the same.
+
+#include "http/config/store_options.h"
+
+#include <new>
+
+namespace idempotency {
+
+namespace {
+
+bool refuse(ngx_conf_t *cf, const StoreOptions &given, const char *what)
+{
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "store \"%V\": %s", &given.name, what);
+    return false;
+}
+
+// What all URLs of a store say alike.
+struct Common {
+    bool tls = false;
+    bool has_database = false;
+    std::uint32_t database = 0;
+    std::string_view user;
+    std::string_view password;
+};
+
+const char *differs(const Common &common, const RedisUrl &url)
+{
+    if (url.tls != common.tls) {
+        return "some URLs of \"redis\" are with TLS (\"rediss://\") and some without: all are "
+               "needed alike";
+    }
+
+    if (url.has_database != common.has_database || url.database != common.database) {
+        return "the URLs of \"redis\" name different databases: all are needed alike";
+    }
+
+    if (url.user != common.user || url.password != common.password) {
+        return "the URLs of \"redis\" have different credentials: all are needed alike";
+    }
+
+    return nullptr;
+}
+
+bool note_unknown_name(ngx_conf_t *cf, const StoreOptions &given, const RedisServer &server)
+{
+    auto *main = static_cast<MainConfig *>(
+        ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
+    auto *unknown = static_cast<UnknownName *>(ngx_array_push(&main->unknown_names));
+
+    if (unknown == nullptr) {
+        return false;
+    }
+
+    *unknown = {given.name, server.name, cf->conf_file->file.name, cf->conf_file->line};
+    return true;
+}
+
+bool read_urls(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options, Common &common)
+{
+    auto *texts = static_cast<ngx_str_t *>(given.urls.elts);
+    auto *servers = static_cast<RedisServer *>(
+        ngx_palloc(cf->pool, given.urls.nelts * sizeof(RedisServer)));
+
+    if (servers == nullptr) {
+        return false;
+    }
+
+    for (ngx_uint_t i = 0; i < given.urls.nelts; i++) {
+        RedisUrl url;
+        RedisServer *server = new (&servers[i]) RedisServer();
+        const char *fault = read_redis_url(cf, texts[i], url, *server);
+
+        if (fault != nullptr) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid URL in \"redis\" of store \"%V\": %s%s%V", &given.name,
+                               fault, server->name.len > 0 ? ", " : "", &server->name);
+            return false;
+        }
+
+        if (server->address_count == 0 && !note_unknown_name(cf, given, *server)) {
+            return false;
+        }
+
+        if (i == 0) {
+            common = {url.tls, url.has_database, url.database, url.user, url.password};
+        }
+
+        const char *difference = differs(common, url);
+
+        if (difference != nullptr) {
+            return refuse(cf, given, difference);
+        }
+
+        if (url.unix_socket && options.topology != RedisTopology::standalone) {
+            return refuse(cf, given, "the servers of a \"topology\" are found by their addresses: "
+                                     "no \"unix:\" is possible in \"redis\"");
+        }
+    }
+
+    options.servers = servers;
+    options.server_count = given.urls.nelts;
+    return true;
+}
+
+bool refuse_twice(ngx_conf_t *cf, const StoreOptions &given, const char *what)
+{
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "\"%s\" of store \"%V\" is given twice: name it in the URL or in a "
+                       "directive", what, &given.name);
+    return false;
+}
+
+// In a URL of sentinels stands what is theirs; the directives are the master's.
+bool apply_credentials(ngx_conf_t *cf, const StoreOptions &given, const Common &common,
+                       RedisOptions &options)
+{
+    if (options.topology == RedisTopology::sentinel) {
+        options.sentinel_user = to_ngx(common.user);
+        options.sentinel_password = to_ngx(common.password);
+        options.user = given.user;
+        options.password = given.password;
+
+    } else if (given.user.len > 0 && !common.user.empty()) {
+        return refuse_twice(cf, given, "user");
+
+    } else if (given.password.len > 0 && !common.password.empty()) {
+        return refuse_twice(cf, given, "password");
+
+    } else {
+        options.user = given.user.len > 0 ? given.user : to_ngx(common.user);
+        options.password = given.password.len > 0 ? given.password : to_ngx(common.password);
+    }
+
+    if (options.user.len > 0 && options.password.len == 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"user\" of store \"%V\" has no password: give one with \"password\", "
+                           "\"password_file\" or in the URL", &given.name);
+        return false;
+    }
+
+    return true;
+}
+
+bool apply_database(ngx_conf_t *cf, const StoreOptions &given, const Common &common,
+                    RedisOptions &options)
+{
+    if (given.database >= 0 && common.has_database) {
+        return refuse_twice(cf, given, "database");
+    }
+
+    options.database = given.database >= 0 ? static_cast<ngx_uint_t>(given.database)
+                                           : common.database;
+
+    if (options.topology == RedisTopology::cluster && options.database != 0) {
+        return refuse(cf, given, "a cluster has no database but 0");
+    }
+
+    return true;
+}
+
+bool apply_tls(ngx_conf_t *cf, const StoreOptions &given, const Common &common,
+               RedisOptions &options)
+{
+    if (!common.tls) {
+        if (given.tls_only == nullptr) {
+            return true;
+        }
+
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"%s\" in store \"%V\" goes with TLS: a URL \"rediss://...\" is needed",
+                           given.tls_only, &given.name);
+        return false;
+    }
+
+    if ((given.tls.certificate.len > 0) != (given.tls.certificate_key.len > 0)) {
+        return refuse(cf, given, "\"ssl_certificate\" and \"ssl_certificate_key\" are needed "
+                                 "together");
+    }
+
+    void *room = ngx_palloc(cf->pool, sizeof(RedisTlsOptions));
+
+    options.tls = room != nullptr ? new (room) RedisTlsOptions(given.tls) : nullptr;
+    return options.tls != nullptr;
+}
+
+// Over what the defaults say.
+void apply_rest(const StoreOptions &given, RedisOptions &options)
+{
+    if (given.prefix.len > 0) {
+        options.prefix = given.prefix;
+    }
+    if (given.connections > 0) {
+        options.connections = static_cast<ngx_uint_t>(given.connections);
+    }
+    if (given.connect_timeout > 0) {
+        options.connect_timeout = static_cast<ngx_msec_t>(given.connect_timeout);
+    }
+    if (given.timeout > 0) {
+        options.timeout = static_cast<ngx_msec_t>(given.timeout);
+    }
+
+    options.replicas = static_cast<ngx_uint_t>(given.replicas);
+    options.replica_wait = static_cast<ngx_msec_t>(given.replica_wait);
+}
+
+void apply_resolver(ngx_conf_t *cf, RedisOptions &options)
+{
+    auto *core = static_cast<ngx_http_core_loc_conf_t *>(
+        ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
+
+    options.resolver = &core->resolver;
+    options.resolver_timeout = &core->resolver_timeout;
+}
+
+}  // namespace
+
+bool gather_redis_options(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options)
+{
+    Common common;
+
+    options.store = given.name;
+    options.topology = given.topology;
+    options.master = given.master;
+
+    if (given.topology == RedisTopology::standalone && given.urls.nelts > 1) {
+        return refuse(cf, given, "\"redis\" has several URLs: one is needed, or "
+                                 "\"topology sentinel MASTER\" or \"topology cluster\"");
+    }
+
+    apply_rest(given, options);
+    apply_resolver(cf, options);
+
+    return read_urls(cf, given, options, common) && apply_credentials(cf, given, common, options)
+           && apply_database(cf, given, common, options) && apply_tls(cf, given, common, options);
+}
+
+bool check_unknown_names(ngx_conf_t *cf, const MainConfig &main)
+{
+    auto *core = static_cast<ngx_http_core_loc_conf_t *>(
+        ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
+    bool has_resolver = core->resolver != nullptr && core->resolver->connections.nelts > 0;
+    auto *names = static_cast<UnknownName *>(main.unknown_names.elts);
+
+    for (ngx_uint_t i = 0; i < main.unknown_names.nelts; i++) {
+        UnknownName &name = names[i];
+
+        if (has_resolver) {
+            ngx_log_error(NGX_LOG_WARN, cf->log, 0,
+                          "host not found in \"redis\" of store \"%V\": %V, it is left to "
+                          "\"resolver\" in %V:%ui", &name.store, &name.server, &name.file,
+                          name.line);
+            continue;
+        }
+
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "invalid URL in \"redis\" of store \"%V\": host not found, and there is no "
+                      "\"resolver\" in http{}, %V in %V:%ui", &name.store, &name.server,
+                      &name.file, name.line);
+        return false;
+    }
+
+    return true;
+}
+
+}  // namespace idempotency

@@ -1,0 +1,141 @@
+// `encryption_key_file FILE ...`: the keys are read, and records are sealed.
+
+#include <new>
+
+#include "core/seal.h"
+#include "http/config/arguments.h"
+#include "http/config/store_options.h"
+#include "store/sealed_store.h"
+
+namespace idempotency {
+
+namespace {
+
+// What a store needs to seal, in the pool of the configuration.
+struct Sealing final : SealedStore::Events {
+    Sealing(const ngx_str_t &name, Store &inner) : name(name), store(inner, keys, *this) {}
+
+    void refused(const KeyId &stored_id, const char *why) override
+    {
+        char id[kHexLength];
+
+        write_hex(stored_id, id);
+        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
+                      "idempotency: the value of key %*s in store \"%V\" %s", kHexLength, id,
+                      &name, why);
+    }
+
+    ngx_str_t name;
+    KeyRing keys;
+    SealedStore store;
+};
+
+void destroy(void *sealing) { static_cast<Sealing *>(sealing)->~Sealing(); }
+
+Sealing *create(ngx_pool_t *pool, const ngx_str_t &name, Store &inner)
+{
+    ngx_pool_cleanup_t *cleanup = ngx_pool_cleanup_add(pool, sizeof(Sealing));
+
+    if (cleanup == nullptr) {
+        return nullptr;
+    }
+
+    auto *sealing = new (cleanup->data) Sealing(name, inner);
+
+    cleanup->handler = destroy;
+    return sealing;
+}
+
+bool refuse(ngx_conf_t *cf, const ngx_str_t &file, const char *expected)
+{
+    static ngx_str_t directive = ngx_string("encryption_key_file");
+
+    (void) refuse_value(cf, &directive, &file, expected);
+    return false;
+}
+
+bool read_file(ngx_conf_t *cf, const ngx_str_t &name, u_char *room, size_t size, size_t &length)
+{
+    ngx_fd_t fd = ngx_open_file(name.data, NGX_FILE_RDONLY, NGX_FILE_OPEN, 0);
+
+    if (fd == NGX_INVALID_FILE) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,
+                           "\"encryption_key_file\" can't open \"%V\"", &name);
+        return false;
+    }
+
+    ssize_t n = ngx_read_fd(fd, room, size);
+    ngx_err_t error = ngx_errno;
+
+    (void) ngx_close_file(fd);
+
+    if (n < 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, error,
+                           "\"encryption_key_file\" can't read \"%V\"", &name);
+        return false;
+    }
+
+    length = static_cast<size_t>(n);
+    return true;
+}
+
+// False where it is no key, which is logged then.
+bool read_key(ngx_conf_t *cf, const ngx_str_t &file, Secret &secret)
+{
+    u_char room[256];           // more than any key file has
+    size_t length = 0;
+
+    if (!read_file(cf, file, room, sizeof(room), length)) {
+        return false;
+    }
+
+    const char *fault = read_secret({reinterpret_cast<char *>(room), length}, secret);
+
+    ngx_explicit_memzero(room, sizeof(room));
+
+    return fault == nullptr || refuse(cf, file, fault);
+}
+
+static_assert(kMostSealingKeys >= NGX_CONF_MAX_ARGS, "no directive has too many");
+
+bool add_key(ngx_conf_t *cf, KeyRing &keys, const ngx_str_t &file)
+{
+    bool is_plain = view(file) == "off";
+    Secret secret;
+
+    if (!is_plain && !read_key(cf, file, secret)) {
+        return false;
+    }
+
+    switch (is_plain ? keys.add_plain() : keys.add(secret)) {
+    case KeyRing::Added::yes:
+        return true;
+    case KeyRing::Added::twice:
+        return refuse(cf, file, "it is the same key as one before it");
+    case KeyRing::Added::too_many:
+    case KeyRing::Added::failed:
+        break;
+    }
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "\"encryption_key_file\" can't be used: OpenSSL failed");
+    return false;
+}
+
+}  // namespace
+
+Store *seal_store(ngx_conf_t *cf, const StoreOptions &options, Store &store)
+{
+    Sealing *sealing = create(cf->pool, options.name, store);
+    auto *files = static_cast<ngx_str_t *>(options.encryption_keys.elts);
+
+    for (ngx_uint_t i = 0; sealing != nullptr && i < options.encryption_keys.nelts; i++) {
+        if (!add_key(cf, sealing->keys, files[i])) {
+            return nullptr;
+        }
+    }
+
+    return sealing != nullptr ? &sealing->store : nullptr;
+}
+
+}  // namespace idempotency

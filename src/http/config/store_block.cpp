@@ -1,0 +1,84 @@
+// The block `idempotency_store NAME { ... }`.
+
+#include "http/config/arguments.h"
+#include "http/config/store_options.h"
+
+namespace idempotency {
+
+namespace {
+
+// nginx's cf->handler: called for each directive of the block.
+char *read_directive(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    return read_store_directive(cf, *static_cast<StoreOptions *>(data));
+}
+
+bool has_valid_name(const ngx_str_t &name)
+{
+    return name.len > 0 && view(name) != "off";
+}
+
+StoreSlot *add_slot(ngx_conf_t *cf, MainConfig *main, const ngx_str_t &name, Store *store)
+{
+    auto *slot = allocate<StoreSlot>(cf->pool);
+    auto **place = static_cast<StoreSlot **>(ngx_array_push(&main->stores));
+    Counters *counters = Counters::create(cf, name, &ngx_http_idempotency_module);
+
+    if (slot == nullptr || place == nullptr || counters == nullptr) {
+        return nullptr;
+    }
+
+    slot->name = name;
+    slot->store = store;
+    slot->counters = counters;
+    *place = slot;
+    return slot;
+}
+
+}  // namespace
+
+char *store_block(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *main = static_cast<MainConfig *>(data);
+    StoreOptions options{};
+
+    options.name = arguments(cf)[1];
+    options.database = -1;
+
+    if (ngx_array_init(&options.urls, cf->temp_pool, 1, sizeof(ngx_str_t)) != NGX_OK
+        || ngx_array_init(&options.encryption_keys, cf->temp_pool, 1, sizeof(ngx_str_t)) != NGX_OK)
+    {
+        return failed();
+    }
+
+    if (!has_valid_name(options.name)) {
+        return refuse(cf, 1, "a name other than \"off\" is needed");
+    }
+
+    if (find_store(main, &options.name) != nullptr) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "duplicate store \"%V\" in \"idempotency_store\": each needs a name "
+                           "of its own", &options.name);
+        return failed();
+    }
+
+    ngx_conf_t outer = *cf;
+
+    cf->handler = read_directive;
+    cf->handler_conf = reinterpret_cast<char *>(&options);
+
+    char *result = ngx_conf_parse(cf, nullptr);
+
+    *cf = outer;
+
+    if (result != NGX_CONF_OK) {
+        return result;
+    }
+
+    Store *store = create_store(cf, options);
+
+    return store != nullptr && add_slot(cf, main, options.name, store) != nullptr ? NGX_CONF_OK
+                                                                               : failed();
+}
+
+}  // namespace idempotency

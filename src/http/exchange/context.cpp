@@ -1,0 +1,104 @@
+#include "http/exchange/context.h"
+
+#include "http/exchange/request_end.h"
+
+namespace idempotency {
+
+namespace {
+
+void on_pool_destroyed(void *data) { on_request_destroyed(*static_cast<Context *>(data)); }
+
+// As the realip module finds its own: the pool's cleanups outlive r->ctx.
+Context *find_by_cleanup(ngx_http_request_t *r)
+{
+    for (ngx_pool_cleanup_t *c = r->pool->cleanup; c != nullptr; c = c->next) {
+        if (c->handler == on_pool_destroyed) {
+            auto *context = static_cast<Context *>(c->data);
+
+            ngx_http_set_ctx(r, context, ngx_http_idempotency_module);
+            return context;
+        }
+    }
+
+    return nullptr;
+}
+
+}  // namespace
+
+Context *find_context(ngx_http_request_t *r)
+{
+    auto *context =
+        static_cast<Context *>(ngx_http_get_module_ctx(r, ngx_http_idempotency_module));
+
+    // only a redirect or a filter that gave up have wiped anything
+    if (context == nullptr && (r->internal || r->filter_finalize) && r == r->main) {
+        return find_by_cleanup(r);
+    }
+
+    return context;
+}
+
+Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status status)
+{
+    ngx_pool_cleanup_t *cleanup = ngx_pool_cleanup_add(r->pool, sizeof(Context));
+
+    if (cleanup == nullptr) {
+        return nullptr;
+    }
+
+    ngx_memzero(cleanup->data, sizeof(Context));
+
+    auto *context = static_cast<Context *>(cleanup->data);
+
+    context->request = r;
+    context->conf = conf;
+    context->stage = Stage::aside;
+    context->status = status;
+    context->previous_origin = Origin::not_reached;
+    context->word = Word{};
+    context->method = r->method;
+
+    cleanup->handler = on_pool_destroyed;
+    ngx_http_set_ctx(r, context, ngx_http_idempotency_module);
+    return context;
+}
+
+ngx_int_t park(ngx_http_request_t *r)
+{
+    r->read_event_handler = ngx_http_test_reading;
+    r->write_event_handler = ngx_http_request_empty_handler;
+
+    if (ngx_handle_read_event(r->connection->read, 0) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return NGX_AGAIN;
+}
+
+void resume(ngx_http_request_t *r)
+{
+    ngx_connection_t *c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+    r->read_event_handler = ngx_http_block_reading;
+    r->write_event_handler = ngx_http_core_run_phases;
+    ngx_http_core_run_phases(r);
+    ngx_http_run_posted_requests(c);
+}
+
+void start_timer(Context &context, ngx_event_handler_pt handler, ngx_msec_t delay)
+{
+    context.timer.handler = handler;
+    context.timer.data = &context;
+    context.timer.log = context.request->connection->log;
+    ngx_add_timer(&context.timer, delay);
+}
+
+void stop_timer(Context &context)
+{
+    if (context.timer.timer_set) {
+        ngx_del_timer(&context.timer);
+    }
+}
+
+}  // namespace idempotency

@@ -1,0 +1,160 @@
+// The digest of a request's body, taken while the body arrives.
+
+#include <new>
+
+#include "http/request/body_digest.h"
+
+#include "http/request/claim.h"
+
+namespace idempotency {
+
+namespace {
+
+ngx_http_request_body_filter_pt next_request_body_filter;
+
+constexpr size_t kReadAtOnce = 64 * 1024;
+
+void destroy_digest(void *data) { static_cast<Sha256 *>(data)->~Sha256(); }
+
+bool start_digest(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+    ngx_pool_cleanup_t *cleanup = ngx_pool_cleanup_add(r->pool, sizeof(Sha256));
+
+    if (cleanup == nullptr) {
+        return false;
+    }
+
+    context.body = new (cleanup->data) Sha256(main_config(r)->digester->method());
+    cleanup->handler = destroy_digest;
+    return context.body->restart();
+}
+
+std::string_view in_memory(const ngx_buf_t *b)
+{
+    return {reinterpret_cast<const char *>(b->pos), static_cast<size_t>(b->last - b->pos)};
+}
+
+// nginx's ngx_http_request_body_filter_pt
+ngx_int_t on_body_part(ngx_http_request_t *r, ngx_chain_t *in)
+{
+    auto *context =
+        static_cast<Context *>(ngx_http_get_module_ctx(r, ngx_http_idempotency_module));
+
+    if (context != nullptr && context->stage == Stage::reading) {
+        for (ngx_chain_t *link = in; link != nullptr; link = link->next) {
+            if (!context->body->update(in_memory(link->buf))) {
+                return NGX_HTTP_INTERNAL_SERVER_ERROR;
+            }
+        }
+    }
+
+    return next_request_body_filter(r, in);
+}
+
+bool digest_file(Context &context, const ngx_buf_t *b)
+{
+    auto *room = static_cast<u_char *>(ngx_palloc(context.request->pool, kReadAtOnce));
+
+    if (room == nullptr) {
+        return false;
+    }
+
+    for (off_t at = b->file_pos; at < b->file_last; ) {
+        size_t size = static_cast<size_t>(ngx_min(b->file_last - at, off_t(kReadAtOnce)));
+        ssize_t n = ngx_read_file(b->file, room, size, at);
+
+        if (n <= 0
+            || !context.body->update({reinterpret_cast<char *>(room), static_cast<size_t>(n)}))
+        {
+            return false;
+        }
+
+        at += n;
+    }
+
+    return true;
+}
+
+// A module that came earlier has read the body: no filter sees it again.
+bool digest_buffered_body(Context &context)
+{
+    for (ngx_chain_t *link = context.request->request_body->bufs; link != nullptr;
+         link = link->next)
+    {
+        bool done = link->buf->in_file ? digest_file(context, link->buf)
+                                       : context.body->update(in_memory(link->buf));
+
+        if (!done) {
+            return false;
+        }
+    }
+
+    return true;
+}
+
+// `dav_methods PUT`: the location has no content handler of its own.
+bool is_dav_put(ngx_http_request_t *r)
+{
+    ngx_int_t index = main_config(r)->dav;
+
+    // the first member of ngx_http_dav_loc_conf_t are its methods
+    return r->method == NGX_HTTP_PUT && r->content_handler == nullptr && index >= 0
+           && (*static_cast<ngx_uint_t *>(r->loc_conf[index]) & NGX_HTTP_PUT) != 0;
+}
+
+// As ngx_http_dav_handler would read it: a file that is then moved to its place.
+void read_into_file(ngx_http_request_t *r)
+{
+    r->request_body_in_file_only = 1;
+    r->request_body_in_persistent_file = 1;
+    r->request_body_in_clean_file = 1;
+    r->request_body_file_group_access = 1;
+    r->request_body_file_log_level = 0;
+}
+
+// nginx's ngx_http_client_body_handler_pt; as the mirror module goes on
+void on_body(ngx_http_request_t *r)
+{
+    r->preserve_body = 1;
+    r->write_event_handler = ngx_http_core_run_phases;
+    ngx_http_core_run_phases(r);
+}
+
+}  // namespace
+
+void install_body_digest()
+{
+    next_request_body_filter = ngx_http_top_request_body_filter;
+    ngx_http_top_request_body_filter = on_body_part;
+}
+
+ngx_int_t read_body(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+
+    if (!start_digest(context)) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (r->request_body != nullptr) {
+        return digest_buffered_body(context) ? claim_key(context) : NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    context.stage = Stage::reading;
+
+    if (is_dav_put(r)) {
+        read_into_file(r);
+    }
+
+    ngx_int_t rc = ngx_http_read_client_request_body(r, on_body);
+
+    if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {
+        return rc;
+    }
+
+    ngx_http_finalize_request(r, NGX_DONE);
+    return NGX_DONE;
+}
+
+}  // namespace idempotency

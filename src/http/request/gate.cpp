@@ -1,0 +1,249 @@
+// A request arrives: is it covered, and by which key?
+
+#include "http/request/gate.h"
+
+#include "core/coverage.h"
+#include "http/answer/problem.h"
+#include "http/exchange/exchange.h"
+#include "http/exchange/guard.h"
+#include "http/exchange/redirect.h"
+#include "http/request/body_digest.h"
+#include "http/request/claim.h"
+
+namespace idempotency {
+
+namespace {
+
+bool is_covered_method(const MethodSet &methods, ngx_http_request_t *r)
+{
+    if ((methods.bits & r->method) != 0) {
+        return true;
+    }
+
+    auto *name = static_cast<ngx_str_t *>(methods.names.elts);
+
+    for (ngx_uint_t i = 0; i < methods.names.nelts; i++) {
+        if (view(name[i]) == view(r->method_name)) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
+// The key's fields: how many there are, and the last one's value.
+bool find_key(ngx_http_request_t *r, const KeySource &source, unsigned &count, ngx_str_t &value)
+{
+    count = 0;
+
+    if (source.header.len == 0) {
+        if (ngx_http_complex_value(r, source.value, &value) != NGX_OK) {
+            return false;
+        }
+
+        count = value.len > 0 ? 1 : 0;
+        return true;
+    }
+
+    for (ngx_list_part_t *part = &r->headers_in.headers.part; part != nullptr; part = part->next) {
+        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
+
+        for (ngx_uint_t i = 0; i < part->nelts; i++) {
+            if (field[i].key.len == source.header.len && field[i].hash != 0
+                && ngx_memcmp(field[i].lowcase_key, source.header.data, source.header.len) == 0)
+            {
+                value = field[i].value;
+                count++;
+            }
+        }
+    }
+
+    return true;
+}
+
+ngx_int_t leave_uncovered(ngx_http_request_t *r, LocationConfig *conf, Status status)
+{
+    return create_context(r, conf, status) != nullptr ? NGX_DECLINED
+                                                      : NGX_HTTP_INTERNAL_SERVER_ERROR;
+}
+
+ngx_int_t refuse_uncovered(ngx_http_request_t *r, LocationConfig *conf, Status status, Problem problem)
+{
+    Context *context = create_context(r, conf, status);
+
+    return context != nullptr ? refuse(*context, status, problem, 0)
+                              : NGX_HTTP_INTERNAL_SERVER_ERROR;
+}
+
+ngx_int_t cover(ngx_http_request_t *r, LocationConfig *conf, const Scope &scope,
+                std::string_view key)
+{
+    KeyId id;
+
+    if (!main_config(r)->digester->key_id(scope, key, id)) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    Context *context = create_context(r, conf, Status::none);
+
+    if (context == nullptr) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    context->exchange = Exchange::create(*context, id);
+
+    if (context->exchange == nullptr) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return conf->fingerprint_body ? read_body(*context) : claim_key(*context);
+}
+
+ngx_int_t handle_arrival(ngx_http_request_t *r, LocationConfig *conf)
+{
+    CoverageQuestion question;
+    ngx_str_t field = ngx_null_string;
+    ngx_str_t owner = ngx_null_string;
+    char room[kMaxKeyLength];
+    ParsedKey key;
+
+    question.method_covered = true;
+    question.required = conf->required;
+
+    if (!find_key(r, *conf->key, question.key_fields, field)) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (question.key_fields == 0 && !question.required) {
+        return NGX_DECLINED;
+    }
+
+    question.bypass = ngx_http_test_predicates(r, conf->bypass) != NGX_OK;
+    question.scope_needed = conf->scope != nullptr;
+
+    if (question.scope_needed && ngx_http_complex_value(r, conf->scope, &owner) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    question.scope_empty = owner.len == 0;
+    key = parse_key(view(field), room);
+    question.key_fault = key.fault;
+
+    switch (decide_coverage(question)) {
+    case Coverage::uncovered:
+        return NGX_DECLINED;
+    case Coverage::bypassed:
+        return leave_uncovered(r, conf, Status::bypass);
+    case Coverage::unscoped:
+        return leave_uncovered(r, conf, Status::unscoped);
+    case Coverage::key_missing:
+        return refuse_uncovered(r, conf, Status::missing, Problem::key_missing);
+    case Coverage::scope_missing:
+        return refuse_uncovered(r, conf, Status::unscoped, Problem::scope_missing);
+    case Coverage::key_invalid:
+        return refuse_uncovered(r, conf, Status::invalid, Problem::key_invalid);
+    case Coverage::covered:
+        break;
+    }
+
+    return cover(r, conf, Scope{!question.scope_needed, view(owner)}, key.value);
+}
+
+// `try_files` leads on to another location, whose access checks are still to
+// come; so what it leads to is where a key is asked for.
+bool has_try_files(ngx_http_request_t *r)
+{
+    ngx_int_t index = main_config(r)->try_files;
+
+    // the first member of ngx_http_try_files_loc_conf_t is its list
+    return index >= 0 && *static_cast<void **>(r->loc_conf[index]) != nullptr;
+}
+
+// `outer`: of the location that led here, or null.
+ngx_int_t enter_location(ngx_http_request_t *r, LocationConfig *outer)
+{
+    LocationConfig *conf = location_config(r);
+
+    if (conf->store == nullptr) {
+        conf = outer;
+    }
+
+    if (conf == nullptr || !is_covered_method(*conf->methods, r)) {
+        return NGX_DECLINED;
+    }
+
+    if (!has_try_files(r)) {
+        return handle_arrival(r, conf);
+    }
+
+    Context *context = create_context(r, conf, Status::none);
+
+    if (context == nullptr) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    context->stage = Stage::before_try_files;
+    return NGX_DECLINED;
+}
+
+ngx_int_t resume_request(Context &context)
+{
+    switch (context.stage) {
+    case Stage::reading:
+        return claim_key(context);
+
+    case Stage::answered:
+        return handle_claim_reply(context);
+
+    default:
+        return NGX_DECLINED;
+    }
+}
+
+}  // namespace
+
+// nginx's ngx_http_handler_pt, the first in the PRECONTENT phase
+ngx_int_t on_request(ngx_http_request_t *r)
+{
+    if (r != r->main) {
+        guard_subrequest(r);
+        return NGX_DECLINED;
+    }
+
+    if (r->post_action) {
+        return NGX_DECLINED;
+    }
+
+    Context *context = find_context(r);
+
+    if (context == nullptr) {
+        return enter_location(r, nullptr);
+    }
+
+    switch (context->stage) {
+    case Stage::before_try_files:
+        return enter_location(r, context->conf);
+
+    case Stage::executing:
+        continue_after_redirect(*context);
+        return NGX_DECLINED;
+
+    default:
+        return resume_request(*context);
+    }
+}
+
+// nginx's ngx_http_handler_pt, the last in the PRECONTENT phase: `try_files` has
+// found what it leads to in this very location
+ngx_int_t on_request_after_try_files(ngx_http_request_t *r)
+{
+    Context *context = r == r->main && !r->post_action ? find_context(r) : nullptr;
+
+    if (context == nullptr) {
+        return NGX_DECLINED;
+    }
+
+    return context->stage == Stage::before_try_files ? handle_arrival(r, context->conf) : resume_request(*context);
+}
+
+}  // namespace idempotency

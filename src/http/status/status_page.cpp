@@ -1,0 +1,134 @@
+// The page that `idempotency_status` makes of a location: figures of all stores.
+
+#include "http/status/status_page.h"
+
+#include "http/answer/fields.h"
+#include "http/config/arguments.h"
+#include "http/status/status_format.h"
+
+namespace idempotency {
+
+namespace {
+
+struct Type {
+    const char *value;
+    std::size_t bare;           // its length without the charset
+};
+
+constexpr Type kTypes[] = {
+    {"application/json", sizeof("application/json") - 1},
+    {"text/plain; version=0.0.4; charset=utf-8", sizeof("text/plain; version=0.0.4") - 1},
+    {"text/html; charset=utf-8", sizeof("text/html") - 1},
+};
+
+// The stores in the pool, as they are now; null where there is no memory.
+StoreStatus *look(ngx_http_request_t *r, const ngx_array_t &slots)
+{
+    auto *stores = allocate<StoreStatus>(r->pool, slots.nelts + 1);
+
+    for (ngx_uint_t i = 0; stores != nullptr && i < slots.nelts; i++) {
+        StoreSlot &slot = *static_cast<StoreSlot **>(slots.elts)[i];
+
+        stores[i].name = view(slot.name);
+        slot.counters->read(stores[i].counts);
+        stores[i].now = slot.store->figures();
+    }
+
+    return stores;
+}
+
+ngx_buf_t *write_page(ngx_http_request_t *r, StatusFormat format)
+{
+    const ngx_array_t &slots = main_config(r)->stores;
+    StoreStatus *stores = look(r, slots);
+
+    if (stores == nullptr) {
+        return nullptr;
+    }
+
+    std::size_t size = format_status(format, stores, slots.nelts, nullptr, 0);
+    ngx_buf_t *b = ngx_create_temp_buf(r->pool, size > 0 ? size : 1);
+
+    if (b != nullptr) {
+        b->last += format_status(format, stores, slots.nelts, reinterpret_cast<char *>(b->pos),
+                                 size);
+        b->last_buf = 1;
+        b->memory = 1;
+        b->temporary = 0;
+    }
+
+    return b;
+}
+
+void set_type(ngx_http_request_t *r, const Type &type)
+{
+    ngx_str_t &field = r->headers_out.content_type;
+
+    field.data = reinterpret_cast<u_char *>(const_cast<char *>(type.value));
+    field.len = ngx_strlen(type.value);
+    r->headers_out.content_type_len = type.bare;
+    r->headers_out.content_type_lowcase = nullptr;
+}
+
+// nginx's ngx_http_handler_pt
+ngx_int_t send_status_page(ngx_http_request_t *r)
+{
+    if ((r->method & (NGX_HTTP_GET | NGX_HTTP_HEAD)) == 0) {
+        return NGX_HTTP_NOT_ALLOWED;
+    }
+
+    ngx_int_t rc = ngx_http_discard_request_body(r);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    auto format = static_cast<StatusFormat>(location_config(r)->status_format);
+    ngx_chain_t out{write_page(r, format), nullptr};
+
+    if (out.buf == nullptr || add_field(r, "Cache-Control", "no-store") == nullptr) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    r->headers_out.status = NGX_HTTP_OK;
+    r->headers_out.content_length_n = out.buf->last - out.buf->pos;
+    set_type(r, kTypes[static_cast<std::size_t>(format)]);
+    rc = ngx_http_send_header(r);
+
+    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+        return rc;
+    }
+
+    return ngx_http_output_filter(r, &out);
+}
+
+constexpr Choice kStatusFormats[] = {
+    {"json", static_cast<ngx_uint_t>(StatusFormat::json)},
+    {"prometheus", static_cast<ngx_uint_t>(StatusFormat::prometheus)},
+    {"html", static_cast<ngx_uint_t>(StatusFormat::html)},
+};
+
+}  // namespace
+
+char *set_status_page(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    auto *core = static_cast<ngx_http_core_loc_conf_t *>(
+        ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
+
+    core->handler = send_status_page;
+
+    if (cf->args->nelts == 1) {
+        if (conf->status_format != NGX_CONF_UNSET_UINT) {
+            return duplicate();
+        }
+
+        conf->status_format = static_cast<ngx_uint_t>(StatusFormat::json);
+        return ok();
+    }
+
+    return set_choice(cf, kStatusFormats, conf->status_format,
+                      "\"json\", \"prometheus\" or \"html\" is needed");
+}
+
+}  // namespace idempotency

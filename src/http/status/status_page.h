@@ -1,0 +1,12 @@
+// `idempotency_status`: a page with the figures of all stores.
+
+#pragma once
+
+#include "nginx/nginx.h"
+
+namespace idempotency {
+
+// The directive: nginx's `set` callback.
+char *set_status_page(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
+
+}  // namespace idempotency

@@ -1,0 +1,161 @@
+// The module's variables.
+
+#include "http/status/variables.h"
+
+#include "http/exchange/context.h"
+#include "http/exchange/exchange.h"
+
+namespace idempotency {
+
+namespace {
+
+const char *name_of(Status status)
+{
+    switch (status) {
+    case Status::none:
+        break;
+    case Status::fresh:
+        return "NEW";
+    case Status::replayed:
+        return "REPLAYED";
+    case Status::in_progress:
+        return "IN_PROGRESS";
+    case Status::reused:
+        return "REUSED";
+    case Status::missing:
+        return "MISSING";
+    case Status::invalid:
+        return "INVALID";
+    case Status::unknown:
+        return "UNKNOWN";
+    case Status::not_kept:
+        return "NOT_KEPT";
+    case Status::store_error:
+        return "STORE_ERROR";
+    case Status::bypass:
+        return "BYPASS";
+    case Status::unscoped:
+        return "UNSCOPED";
+    }
+
+    return "";
+}
+
+ngx_int_t absent(ngx_http_variable_value_t *value)
+{
+    value->not_found = 1;
+    return NGX_OK;
+}
+
+ngx_int_t set(ngx_http_variable_value_t *value, const void *data, size_t length)
+{
+    value->data = static_cast<u_char *>(const_cast<void *>(data));
+    value->len = static_cast<unsigned>(length) & 0xfffffff;
+    value->valid = 1;
+    value->no_cacheable = 0;
+    value->not_found = 0;
+    return NGX_OK;
+}
+
+ngx_int_t get_status(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
+{
+    Context *context = find_context(r->main);
+    const char *name = context != nullptr ? name_of(context->status) : "";
+
+    return *name != '\0' ? set(value, name, ngx_strlen(name)) : absent(value);
+}
+
+template <typename Format>
+ngx_int_t set_formatted(ngx_http_request_t *r, ngx_http_variable_value_t *value, size_t most,
+                        Format format)
+{
+    auto *room = static_cast<u_char *>(ngx_pnalloc(r->pool, most));
+
+    if (room == nullptr) {
+        return NGX_ERROR;
+    }
+
+    return set(value, room, static_cast<size_t>(format(room) - room));
+}
+
+ngx_int_t get_age(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
+{
+    Context *context = find_context(r->main);
+
+    if (context == nullptr || context->status != Status::replayed) {
+        return absent(value);
+    }
+
+    return set_formatted(r, value, NGX_INT64_LEN, [context](u_char *room) {
+        return ngx_sprintf(room, "%uL", static_cast<uint64_t>(context->age / 1000));
+    });
+}
+
+ngx_int_t get_store_time(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
+{
+    Context *context = find_context(r->main);
+
+    if (context == nullptr || context->exchange == nullptr) {
+        return absent(value);
+    }
+
+    return set_formatted(r, value, NGX_TIME_T_LEN + 4, [context](u_char *room) {
+        return ngx_sprintf(room, "%T.%03M", static_cast<time_t>(context->store_time / 1000),
+                           context->store_time % 1000);
+    });
+}
+
+ngx_int_t get_key_id(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
+{
+    Context *context = find_context(r->main);
+
+    if (context == nullptr || context->exchange == nullptr) {
+        return absent(value);
+    }
+
+    return set_formatted(r, value, kHexLength, [context](u_char *room) {
+        write_hex(context->conf->store->store->stored_id(context->exchange->id()),
+                  reinterpret_cast<char *>(room));
+        return room + kHexLength;
+    });
+}
+
+ngx_int_t get_token(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
+{
+    Context *context = find_context(r->main);
+
+    if (context == nullptr || context->exchange == nullptr || context->exchange->token() == 0) {
+        return absent(value);
+    }
+
+    return set_formatted(r, value, NGX_INT64_LEN, [context](u_char *room) {
+        return ngx_sprintf(room, "%uL", static_cast<uint64_t>(context->exchange->token()));
+    });
+}
+
+ngx_http_variable_t variables[] = {
+    {ngx_string("idempotency_status"), nullptr, get_status, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
+    {ngx_string("idempotency_age"), nullptr, get_age, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
+    {ngx_string("idempotency_store_time"), nullptr, get_store_time, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
+    {ngx_string("idempotency_key_id"), nullptr, get_key_id, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
+    {ngx_string("idempotency_token"), nullptr, get_token, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
+};
+
+}  // namespace
+
+ngx_int_t add_variables(ngx_conf_t *cf)
+{
+    for (ngx_http_variable_t &ours : variables) {
+        ngx_http_variable_t *theirs = ngx_http_add_variable(cf, &ours.name, ours.flags);
+
+        if (theirs == nullptr) {
+            return NGX_ERROR;
+        }
+
+        theirs->get_handler = ours.get_handler;
+    }
+
+    return NGX_OK;
+}
+
+}  // namespace idempotency

@@ -1,0 +1,23 @@
+// What nginx's timers lack.
+
+#pragma once
+
+#include "nginx/nginx.h"
+
+namespace idempotency {
+
+// Rings in `delay` milliseconds at the latest: a timer that rings earlier stays.
+inline void fire_within(ngx_event_t &timer, ngx_msec_t delay)
+{
+    if (timer.timer_set) {
+        if (static_cast<ngx_msec_int_t>(timer.timer.key - (ngx_current_msec + delay)) <= 0) {
+            return;
+        }
+
+        ngx_del_timer(&timer);
+    }
+
+    ngx_add_timer(&timer, delay);
+}
+
+}  // namespace idempotency

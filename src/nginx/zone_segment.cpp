@@ -1,0 +1,84 @@
+#include "nginx/zone_segment.h"
+
+#include <ctime>
+#include <new>
+
+namespace idempotency {
+
+ZoneSegment *ZoneSegment::create(ngx_conf_t *cf, const char *kind, const ngx_str_t &name,
+                                 size_t size, void *tag)
+{
+    void *place = ngx_palloc(cf->pool, sizeof(ZoneSegment));
+    size_t kind_length = ngx_strlen(kind);
+    ngx_str_t full;
+
+    full.len = kind_length + 1 + name.len;
+    full.data = static_cast<u_char *>(ngx_pnalloc(cf->pool, full.len));
+
+    if (place == nullptr || full.data == nullptr) {
+        return nullptr;
+    }
+
+    u_char *end = ngx_cpymem(full.data, kind, kind_length);
+
+    *end++ = ' ';
+    ngx_memcpy(end, name.data, name.len);
+
+    ngx_shm_zone_t *segment = ngx_shared_memory_add(cf, &full, size, tag);
+
+    if (segment == nullptr) {
+        return nullptr;
+    }
+
+    segment->init = on_segment;
+    segment->data = new (place) ZoneSegment;
+    return static_cast<ZoneSegment *>(place);
+}
+
+// nginx's ngx_shm_zone_init_pt
+ngx_int_t ZoneSegment::on_segment(ngx_shm_zone_t *segment, void *)
+{
+    return static_cast<ZoneSegment *>(segment->data)->attach(segment) ? NGX_OK : NGX_ERROR;
+}
+
+// One allocation takes the whole segment; the slab pool serves for the mutex,
+// which nginx frees where a worker dies with it (ngx_unlock_mutexes), and for
+// finding the zone again after a reload.
+bool ZoneSegment::attach(ngx_shm_zone_t *segment)
+{
+    slab_ = reinterpret_cast<ngx_slab_pool_t *>(segment->shm.addr);
+    size_ = static_cast<size_t>(slab_->last - slab_->pages) * ngx_pagesize;
+
+    if (slab_->data != nullptr) {
+        memory_ = slab_->data;
+
+        if (!Zone(memory_, size_).valid()) {
+            ngx_log_error(NGX_LOG_EMERG, ngx_cycle->log, 0,
+                          "\"%V\" is of another version of this module: restart nginx",
+                          &segment->shm.name);
+            return false;
+        }
+
+        return true;
+    }
+
+    memory_ = ngx_slab_alloc(slab_, size_);
+
+    if (memory_ == nullptr || !Zone(memory_, size_).format()) {
+        return false;
+    }
+
+    slab_->data = memory_;
+    return true;
+}
+
+// Not nginx's cached time: that of two workers differs, and a lease must not.
+Millis ZoneSegment::now() const
+{
+    timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return static_cast<Millis>(now.tv_sec) * 1000 + static_cast<Millis>(now.tv_nsec) / 1000000;
+}
+
+}  // namespace idempotency

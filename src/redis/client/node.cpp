@@ -1,0 +1,188 @@
+#include "redis/client/node.h"
+
+#include <cstdlib>
+#include <new>
+
+#include "core/wire.h"
+
+namespace idempotency {
+
+namespace {
+
+// A value from here on goes over the bulk connection.
+constexpr std::size_t kBulkFrom = 64 * 1024;
+
+}  // namespace
+
+void RedisNode::Owner::redirected(RedisNode &, Call &call, Millis, const RedisRedirect &)
+{
+    call.reply = Reply();
+    call.ended(call);
+}
+
+RedisNode::RedisNode(const RedisOptions &options, RedisServer &server, const RedisScripts &scripts,
+                     Owner &owner) noexcept
+    : options_(options), server_(&server), owner_(owner),
+      connections_(static_cast<RedisConnection *>(
+          std::malloc(options.connections * sizeof(RedisConnection)))),
+      bulk_(options, server, scripts, *this, 0)
+{
+    for (ngx_uint_t i = 0; connections_ != nullptr && i < options_.connections; i++) {
+        new (&connections_[i]) RedisConnection(options_, server, scripts, *this, kBulkFrom);
+    }
+}
+
+RedisNode::~RedisNode()
+{
+    for (ngx_uint_t i = 0; connections_ != nullptr && i < options_.connections; i++) {
+        connections_[i].~RedisConnection();
+    }
+
+    std::free(connections_);
+}
+
+void RedisNode::open(ngx_log_t *log) noexcept
+{
+    log_ = log;
+
+    for (ngx_uint_t i = 0; i < options_.connections; i++) {
+        connections_[i].open(log);
+    }
+}
+
+void RedisNode::close() noexcept
+{
+    for (ngx_uint_t i = 0; i < options_.connections; i++) {
+        connections_[i].close();
+    }
+
+    bulk_.close();
+    bulk_is_open_ = false;
+}
+
+void RedisNode::retarget(RedisServer &server) noexcept
+{
+    server_ = &server;
+
+    for (ngx_uint_t i = 0; i < options_.connections; i++) {
+        connections_[i].retarget(server);
+    }
+
+    bulk_.retarget(server);
+}
+
+// One key, one connection: its commands keep their order.  A value that is
+// fetched for itself is not waited for by others.
+RedisConnection &RedisNode::connection_of(const Call &call) noexcept
+{
+    if (call.kind == Call::Kind::claim && call.large > 0) {
+        return bulk();
+    }
+
+    if (call.kind == Call::Kind::settle && call.value.size() >= kBulkFrom && !bulk().is_down()) {
+        return bulk();
+    }
+
+    return connections_[wire::get_u64(call.id.bytes.data()) % options_.connections];
+}
+
+RedisConnection &RedisNode::bulk() noexcept
+{
+    if (!bulk_is_open_ && log_ != nullptr) {
+        bulk_is_open_ = true;
+        bulk_.open(log_);
+    }
+
+    return bulk_;
+}
+
+bool RedisNode::start(Call &call) noexcept
+{
+    call.asking = false;
+    call.large = 0;
+
+    RedisConnection &connection = connection_of(call);
+
+    return connection.start(call, connection.deadline());
+}
+
+bool RedisNode::start(Call &call, Millis deadline, bool asking) noexcept
+{
+    call.asking = asking;
+    return connection_of(call).start(call, deadline, asking);
+}
+
+// Any connection will do: what has been settled is not renewed, whichever of
+// the two Redis sees first.
+void RedisNode::renew(const Lease *leases, std::size_t count) noexcept
+{
+    for (ngx_uint_t i = 0; i < options_.connections; i++) {
+        if (connections_[i].renew(leases, count)) {
+            return;
+        }
+    }
+}
+
+bool RedisNode::answers() const noexcept
+{
+    for (ngx_uint_t i = 0; i < options_.connections; i++) {
+        if (connections_[i].is_down() || connections_[i].is_stalled()) {
+            return false;
+        }
+    }
+
+    return !bulk_.is_down() && !bulk_.is_stalled();
+}
+
+bool RedisNode::idle() const noexcept
+{
+    for (ngx_uint_t i = 0; i < options_.connections; i++) {
+        if (!connections_[i].idle()) {
+            return false;
+        }
+    }
+
+    return bulk_.idle();
+}
+
+// What the connections tell
+
+bool RedisNode::down(RedisConnection &)
+{
+    bool is_first = down_++ == 0;
+
+    if (is_first) {
+        owner_.node_lost(*this);
+    }
+
+    return is_first;
+}
+
+bool RedisNode::up(RedisConnection &) { return --down_ == 0; }
+
+void RedisNode::stands_still(RedisConnection &) { owner_.node_lost(*this); }
+
+void RedisNode::answers_again(RedisConnection &) { owner_.node_answers_again(*this); }
+
+void RedisNode::read_only(RedisConnection &) { owner_.read_only(*this); }
+
+void RedisNode::redirected(Call &call, Millis deadline, const RedisRedirect &redirect)
+{
+    owner_.redirected(*this, call, deadline, redirect);
+}
+
+void RedisNode::lease_redirected(const Lease &lease, const RedisRedirect &redirect)
+{
+    owner_.lease_redirected(*this, lease, redirect);
+}
+
+void RedisNode::rerouted(Call &call, Millis deadline)
+{
+    if (connection_of(call).start(call, deadline, call.asking)) {
+        call.ended(call);
+    }
+}
+
+void RedisNode::cluster_down() { owner_.cluster_down(*this); }
+
+}  // namespace idempotency

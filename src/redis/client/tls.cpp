@@ -1,0 +1,327 @@
+#include "redis/client/tls.h"
+
+#include <algorithm>
+#include <string_view>
+
+#include "redis/client/names.h"
+
+namespace idempotency {
+
+#if (NGX_SSL)
+
+namespace {
+
+// Of certificates between the server's and the one that is trusted.
+constexpr ngx_int_t kDepth = 9;
+
+constexpr std::size_t kLongestName = 255;
+
+constexpr std::string_view kSystem = "system library:";    // among OpenSSL's libraries
+
+#ifdef NGX_SSL_DEFAULT_PROTOCOLS
+constexpr ngx_uint_t kProtocols = NGX_SSL_DEFAULT_PROTOCOLS & ~NGX_CONF_BITMASK_SET;
+#else
+constexpr ngx_uint_t kProtocols = NGX_SSL_TLSv1_2 | NGX_SSL_TLSv1_3;
+#endif
+
+// As OpenSSL takes it.
+struct CName {
+    char text[kLongestName + 1];
+
+    // False where it is too long for a name.
+    bool set(const ngx_str_t &name)
+    {
+        if (name.len == 0 || name.len > kLongestName) {
+            return false;
+        }
+
+        *ngx_cpymem(text, name.data, name.len) = '\0';
+        return true;
+    }
+};
+
+bool is_for(ngx_connection_t *c, ngx_str_t name)
+{
+    if (!is_address(name)) {
+        return ngx_ssl_check_host(c, &name) == NGX_OK;
+    }
+
+    CName address;
+    X509 *certificate = SSL_get_peer_certificate(c->ssl->connection);
+    bool is = certificate != nullptr && address.set(name)
+              && X509_check_ip_asc(certificate, address.text, 0) == 1;
+
+    X509_free(certificate);
+    return is;
+}
+
+// "... (SSL: error:0A00010B:SSL routines::wrong version number)": the words of
+// the first of the errors.  None where it is the system's, such as a connection
+// that was reset: what TLS has to say of that may still come.
+std::string_view reason_of(std::string_view text)
+{
+    std::size_t at = text.find("(SSL: error:");
+
+    if (at == std::string_view::npos) {
+        return {};
+    }
+
+    text.remove_prefix(at + sizeof("(SSL: error:") - 1);
+
+    // code, library, function
+    for (int i = 0; i < 3; i++) {
+        if (text.substr(0, kSystem.size()) == kSystem) {
+            return {};
+        }
+
+        text.remove_prefix(std::min(text.find(':'), text.size() - 1) + 1);
+    }
+
+    return text.substr(0, std::min({text.find(':'), text.find(')'), text.find(" error:")}));
+}
+
+// The level `error` for what a line of nginx has told of already.
+RedisTls *refuse(ngx_conf_t *cf, const ngx_str_t &store, const char *directive,
+                 const ngx_str_t &file)
+{
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "\"%s\" of store \"%V\" cannot be used: \"%V\"", directive, &store, &file);
+    return nullptr;
+}
+
+bool trust(ngx_conf_t *cf, ngx_ssl_t &ssl, ngx_str_t file)
+{
+    if (ngx_ssl_trusted_certificate(cf, &ssl, &file, kDepth) != NGX_OK) {
+        return false;
+    }
+
+    if (file.len == 0 && SSL_CTX_set_default_verify_paths(ssl.ctx) == 0) {
+        ngx_ssl_error(NGX_LOG_EMERG, cf->log, 0,
+                      const_cast<char *>("SSL_CTX_set_default_verify_paths() failed"));
+        return false;
+    }
+
+    // it may have left some although it has succeeded
+    ERR_clear_error();
+    return true;
+}
+
+}  // namespace
+
+struct RedisTls {
+    const RedisTlsOptions *options;
+    ngx_ssl_t ssl;
+};
+
+RedisTls *create_redis_tls(ngx_conf_t *cf, const RedisTlsOptions &options,
+                           const ngx_str_t &store) noexcept
+{
+    ngx_pool_cleanup_t *cleanup = ngx_pool_cleanup_add(cf->pool, 0);
+    auto tls = static_cast<RedisTls *>(ngx_pcalloc(cf->pool, sizeof(RedisTls)));
+
+    if (cleanup == nullptr || tls == nullptr) {
+        return nullptr;
+    }
+
+    tls->options = &options;
+    tls->ssl.log = cf->log;
+
+    if (ngx_ssl_create(&tls->ssl, options.protocols != 0 ? options.protocols : kProtocols, nullptr)
+        != NGX_OK)
+    {
+        return nullptr;
+    }
+
+    cleanup->handler = ngx_ssl_cleanup_ctx;
+    cleanup->data = &tls->ssl;
+
+    if (options.verify && !trust(cf, tls->ssl, options.trusted_certificate)) {
+        return refuse(cf, store, "ssl_trusted_certificate", options.trusted_certificate);
+    }
+
+    ngx_str_t certificate = options.certificate;
+    ngx_str_t key = options.certificate_key;
+
+    if (certificate.len > 0
+        && ngx_ssl_certificate(cf, &tls->ssl, &certificate, &key, nullptr) != NGX_OK)
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"ssl_certificate\" and \"ssl_certificate_key\" of store \"%V\" cannot "
+                           "be used: \"%V\", \"%V\"", &store, &certificate, &key);
+        return nullptr;
+    }
+
+    return ngx_ssl_client_session_cache(cf, &tls->ssl, 1) == NGX_OK ? tls : nullptr;
+}
+
+// The host, where no name is given.
+const ngx_str_t &RedisTlsChannel::name_of(const ngx_str_t &host) const noexcept
+{
+    return tls_->options->name.len > 0 ? tls_->options->name : host;
+}
+
+ngx_int_t RedisTlsChannel::begin(ngx_connection_t *c, const ngx_str_t &host,
+                                 ngx_connection_handler_pt done,
+                                 ngx_connection_handler_pt session) noexcept
+{
+    const ngx_str_t &name = name_of(host);
+    CName server;
+
+    why_[0] = '\0';
+
+    if (c->pool == nullptr) {
+        c->pool = ngx_create_pool(512, c->log);
+    }
+
+    if (c->pool == nullptr
+        || ngx_ssl_create_connection(&tls_->ssl, c, NGX_SSL_BUFFER | NGX_SSL_CLIENT) != NGX_OK
+        || ngx_ssl_set_session(c, static_cast<SSL_SESSION *>(session_)) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (!is_address(name) && server.set(name)
+        && SSL_set_tlsext_host_name(c->ssl->connection, server.text) == 0)
+    {
+        ERR_clear_error();
+        return NGX_ERROR;
+    }
+
+    c->ssl->handler = done;
+    c->ssl->save_session = session;
+    return ngx_ssl_handshake(c);
+}
+
+bool RedisTlsChannel::has_succeeded(const ngx_connection_t *c) noexcept
+{
+    return c->ssl != nullptr && c->ssl->handshaked != 0;
+}
+
+bool RedisTlsChannel::verify(ngx_connection_t *c, const ngx_str_t &host) noexcept
+{
+    if (!tls_->options->verify) {
+        return true;
+    }
+
+    auto out = reinterpret_cast<u_char *>(why_);
+    long result = SSL_get_verify_result(c->ssl->connection);
+
+    if (result != X509_V_OK) {
+        *ngx_snprintf(out, sizeof(why_) - 1, "certificate verify failed: (%l: %s)", result,
+                      X509_verify_cert_error_string(result)) = '\0';
+        return false;
+    }
+
+    const ngx_str_t &name = name_of(host);
+
+    if (!is_for(c, name)) {
+        *ngx_snprintf(out, sizeof(why_) - 1, "the certificate is not for \"%V\"", &name) = '\0';
+        ERR_clear_error();
+        return false;
+    }
+
+    return true;
+}
+
+void RedisTlsChannel::keep(ngx_connection_t *c) noexcept
+{
+    SSL_SESSION *session = ngx_ssl_get_session(c);
+
+    if (session != nullptr) {
+        forget();
+        session_ = session;
+    }
+}
+
+void RedisTlsChannel::forget() noexcept
+{
+    if (session_ != nullptr) {
+        ngx_ssl_free_session(static_cast<SSL_SESSION *>(session_));
+        session_ = nullptr;
+    }
+}
+
+// Nothing is said or waited for: what matters has been answered.
+void RedisTlsChannel::end(ngx_connection_t *c) noexcept
+{
+    if (tls_ == nullptr || c->ssl == nullptr) {
+        return;
+    }
+
+    c->ssl->no_wait_shutdown = 1;
+    c->ssl->no_send_shutdown = 1;
+    (void) ngx_ssl_shutdown(c);
+}
+
+// Where nothing else is known, what OpenSSL says.
+void RedisTlsChannel::note(const u_char *text, std::size_t length) noexcept
+{
+    std::string_view reason = reason_of({reinterpret_cast<const char *>(text), length});
+
+    if (reason.empty() || why_[0] != '\0') {
+        return;
+    }
+
+    bool is_none = reason == "wrong version number" || reason == "packet length too long";
+
+    *ngx_snprintf(reinterpret_cast<u_char *>(why_), sizeof(why_) - 1, "TLS failed: %*s%s",
+                  reason.size(), reason.data(), is_none ? " (does it speak TLS?)" : "") = '\0';
+}
+
+#else
+
+RedisTls *create_redis_tls(ngx_conf_t *cf, const RedisTlsOptions &, const ngx_str_t &store) noexcept
+{
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "\"rediss://\" in store \"%V\" needs an nginx with TLS, such as "
+                       "--with-http_ssl_module gives it", &store);
+    return nullptr;
+}
+
+ngx_int_t RedisTlsChannel::begin(ngx_connection_t *, const ngx_str_t &, ngx_connection_handler_pt,
+                                 ngx_connection_handler_pt) noexcept
+{
+    return NGX_ERROR;
+}
+
+bool RedisTlsChannel::has_succeeded(const ngx_connection_t *) noexcept { return false; }
+bool RedisTlsChannel::verify(ngx_connection_t *, const ngx_str_t &) noexcept { return false; }
+void RedisTlsChannel::keep(ngx_connection_t *) noexcept {}
+void RedisTlsChannel::forget() noexcept {}
+void RedisTlsChannel::end(ngx_connection_t *) noexcept {}
+void RedisTlsChannel::note(const u_char *, std::size_t) noexcept {}
+
+#endif
+
+void RedisTlsChannel::listen(ngx_log_t &quiet, ngx_log_t *log) noexcept
+{
+    log_ = log;
+    quiet.writer = on_log;
+    quiet.wdata = this;
+    quiet.next = nullptr;
+    quiet.log_level = std::max<ngx_uint_t>(quiet.log_level, NGX_LOG_INFO);
+}
+
+// A whole line: "TIME [LEVEL] PID#TID: TEXT\n".
+void RedisTlsChannel::on_log(ngx_log_t *log, ngx_uint_t level, u_char *text, size_t length)
+{
+    auto self = static_cast<RedisTlsChannel *>(log->wdata);
+    std::string_view line(reinterpret_cast<char *>(text), length);
+
+    line.remove_prefix(std::min(line.find(": "), line.size() - 2) + 2);
+    line = line.substr(0, line.find('\n'));
+
+    // debugging is asked for by who wants to see it all
+    if (level <= NGX_LOG_ALERT || level == NGX_LOG_DEBUG) {
+        ngx_log_error(level, self->log_, 0, "%*s", line.size(), line.data());
+    } else {
+        self->note(text, length);
+    }
+}
+
+const char *RedisTlsChannel::why(const char *otherwise) noexcept
+{
+    return why_[0] != '\0' ? why_ : otherwise;
+}
+
+}  // namespace idempotency

@@ -1,0 +1,198 @@
+#include "redis/protocol/encoder.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "core/wire.h"
+
+namespace idempotency {
+
+namespace {
+
+// Below this a copy is cheaper than one more piece of a writev().
+constexpr std::size_t kReferFrom = 4096;
+
+RedisScript script_of(RedisCommand::Kind kind)
+{
+    switch (kind) {
+    case RedisCommand::Kind::claim:
+        return RedisScript::claim;
+    case RedisCommand::Kind::settle:
+        return RedisScript::settle;
+    case RedisCommand::Kind::release:
+        return RedisScript::release;
+    default:
+        return RedisScript::renew;
+    }
+}
+
+}  // namespace
+
+void RedisEncoder::put_words(std::initializer_list<std::string_view> words) noexcept
+{
+    auto is_there = [](std::string_view word) { return !word.empty(); };
+
+    put_number('*', static_cast<std::uint64_t>(std::count_if(words.begin(), words.end(), is_there)));
+
+    for (std::string_view word : words) {
+        if (is_there(word)) {
+            put_bulk(word);
+        }
+    }
+}
+
+void RedisEncoder::put(const RedisCommand &command) noexcept
+{
+    switch (command.kind) {
+    case RedisCommand::Kind::claim:
+        put_claim(command);
+        break;
+    case RedisCommand::Kind::settle:
+        put_settle(command);
+        break;
+    case RedisCommand::Kind::release:
+        put_release(command);
+        break;
+    case RedisCommand::Kind::renew:
+        put_renew(command);
+        break;
+    case RedisCommand::Kind::fetch:
+        put_number('*', 2);
+        put_bulk(command.name());
+        put_key(command.id);
+        break;
+    case RedisCommand::Kind::wait:
+        put_wait();
+        break;
+    default:
+        put_words({command.name()});
+    }
+}
+
+void RedisEncoder::put_claim(const RedisCommand &claim) noexcept
+{
+    put_script(claim, 1, 4);
+    put_key(claim.id);
+    put_pieces(claim.call->value);
+    put_bulk_number(claim.call->lifetime);
+
+    if (claim.token != 0) {
+        put_token(claim.token);
+    } else {
+        put_bulk({});
+    }
+
+    put_bulk_number(manner_.inline_limit);
+}
+
+void RedisEncoder::put_settle(const RedisCommand &settle) noexcept
+{
+    put_script(settle, 1, 3);
+    put_key(settle.id);
+    put_token(settle.token);
+    put_pieces(settle.call->value);
+    put_bulk_number(settle.call->lifetime);
+}
+
+void RedisEncoder::put_release(const RedisCommand &release) noexcept
+{
+    put_script(release, 1, 1);
+    put_key(release.id);
+    put_token(release.token);
+}
+
+void RedisEncoder::put_renew(const RedisCommand &renew) noexcept
+{
+    put_script(renew, renew.lease_count, 2 * renew.lease_count);
+
+    for (std::size_t i = 0; i < renew.lease_count; i++) {
+        put_key(renew.leases[i].id);
+    }
+
+    for (std::size_t i = 0; i < renew.lease_count; i++) {
+        put_token(renew.leases[i].token);
+        put_bulk_number(renew.leases[i].length);
+    }
+}
+
+void RedisEncoder::put_wait() noexcept
+{
+    put_number('*', 3);
+    put_bulk("WAIT");
+    put_bulk_number(manner_.replicas);
+    put_bulk_number(std::max<Millis>(manner_.replica_wait, 1));     // 0 is for ever
+}
+
+// Its parts
+
+void RedisEncoder::put_number(char mark, std::uint64_t number) noexcept
+{
+    char text[24] = {mark};
+    char *end = std::to_chars(text + 1, text + sizeof(text) - 2, number).ptr;
+
+    *end++ = '\r';
+    *end++ = '\n';
+    output_.copy({text, static_cast<std::size_t>(end - text)});
+}
+
+void RedisEncoder::put_bulk(std::string_view bytes) noexcept
+{
+    put_number('$', bytes.size());
+    output_.copy(bytes);
+    output_.copy("\r\n");
+}
+
+void RedisEncoder::put_bulk_number(std::uint64_t number) noexcept
+{
+    char text[24];
+    char *end = std::to_chars(text, text + sizeof(text), number).ptr;
+
+    put_bulk({text, static_cast<std::size_t>(end - text)});
+}
+
+void RedisEncoder::put_token(Token token) noexcept
+{
+    unsigned char bytes[kTokenSize];
+
+    wire::put_u64(bytes, token);
+    put_bulk(wire::view(bytes, sizeof(bytes)));
+}
+
+void RedisEncoder::put_key(const KeyId &id) noexcept
+{
+    char hex[kHexLength];
+
+    write_hex(id, hex);
+    put_number('$', manner_.prefix.size() + sizeof(hex));
+    output_.copy(manner_.prefix);
+    output_.copy({hex, sizeof(hex)});
+    output_.copy("\r\n");
+}
+
+void RedisEncoder::put_pieces(const Pieces &pieces) noexcept
+{
+    put_number('$', pieces.size());
+
+    for (std::size_t i = 0; i < pieces.count; i++) {
+        if (pieces.first[i].size() < kReferFrom) {
+            output_.copy(pieces.first[i]);
+        } else {
+            output_.refer(pieces.first[i]);
+        }
+    }
+
+    output_.copy("\r\n");
+}
+
+void RedisEncoder::put_script(const RedisCommand &command, std::size_t keys,
+                              std::size_t arguments) noexcept
+{
+    RedisScript script = script_of(command.kind);
+
+    put_number('*', 3 + keys + arguments);
+    put_bulk(command.by_text ? "EVAL" : "EVALSHA");
+    put_bulk(command.by_text ? script_text(script) : scripts_.sha(script));
+    put_bulk_number(keys);
+}
+
+}  // namespace idempotency

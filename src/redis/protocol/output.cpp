@@ -1,0 +1,151 @@
+#include "redis/protocol/output.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+namespace idempotency {
+
+namespace {
+
+constexpr std::size_t kBlockRoom = 16 * 1024;
+
+}  // namespace
+
+// A block of the queue's own, its bytes right behind it, or a reference to
+// somebody else's, which has no room.
+struct RedisOutput::Segment {
+    Segment *next;
+    const char *first;
+    std::size_t size;
+    std::size_t room;       // how many more bytes the block takes
+    std::size_t capacity;
+
+    char *block() { return reinterpret_cast<char *>(this + 1); }
+};
+
+RedisOutput::~RedisOutput()
+{
+    clear();
+    std::free(spare_);
+}
+
+RedisOutput::Segment *RedisOutput::add_segment(std::size_t room) noexcept
+{
+    Segment *segment = nullptr;
+
+    if (room > 0 && spare_ != nullptr) {
+        segment = spare_;
+        spare_ = nullptr;
+    } else {
+        segment = static_cast<Segment *>(std::malloc(sizeof(Segment) + room));
+    }
+
+    if (segment == nullptr) {
+        failed_ = true;
+        return nullptr;
+    }
+
+    *segment = {nullptr, segment->block(), 0, room, room};
+
+    if (last_ != nullptr) {
+        last_->next = segment;
+    } else {
+        first_ = segment;
+    }
+
+    last_ = segment;
+    return segment;
+}
+
+void RedisOutput::copy(std::string_view bytes) noexcept
+{
+    while (!bytes.empty() && !failed_) {
+        Segment *into = last_ != nullptr && last_->room > 0 ? last_ : add_segment(kBlockRoom);
+
+        if (into == nullptr) {
+            return;
+        }
+
+        std::size_t n = std::min(bytes.size(), into->room);
+
+        std::memcpy(into->block() + (into->capacity - into->room), bytes.data(), n);
+        into->size += n;
+        into->room -= n;
+        appended_ += n;
+        bytes.remove_prefix(n);
+    }
+}
+
+void RedisOutput::refer(std::string_view bytes) noexcept
+{
+    Segment *segment = bytes.empty() || failed_ ? nullptr : add_segment(0);
+
+    if (segment != nullptr) {
+        segment->first = bytes.data();
+        segment->size = bytes.size();
+        appended_ += bytes.size();
+    }
+}
+
+std::size_t RedisOutput::pieces(iovec *out, std::size_t most) const noexcept
+{
+    std::size_t n = 0;
+
+    if (failed_) {
+        return 0;
+    }
+
+    for (const Segment *at = first_; at != nullptr && n < most; at = at->next) {
+        out[n].iov_base = const_cast<char *>(at->first);
+        out[n].iov_len = at->size;
+        n++;
+    }
+
+    return n;
+}
+
+void RedisOutput::wrote(std::size_t size) noexcept
+{
+    written_ += size;
+
+    while (first_ != nullptr && size >= first_->size) {
+        size -= first_->size;
+        drop_first();
+    }
+
+    if (first_ != nullptr) {
+        first_->first += size;
+        first_->size -= size;
+    }
+}
+
+void RedisOutput::drop_first() noexcept
+{
+    Segment *gone = first_;
+
+    first_ = gone->next;
+
+    if (first_ == nullptr) {
+        last_ = nullptr;
+    }
+
+    if (gone->capacity > 0 && spare_ == nullptr) {
+        spare_ = gone;
+    } else {
+        std::free(gone);
+    }
+}
+
+void RedisOutput::clear() noexcept
+{
+    while (first_ != nullptr) {
+        drop_first();
+    }
+
+    appended_ = 0;
+    written_ = 0;
+    failed_ = false;
+}
+
+}  // namespace idempotency

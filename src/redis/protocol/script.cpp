@@ -1,0 +1,121 @@
+#include "redis/protocol/script.h"
+
+#include <openssl/evp.h>
+
+#include "core/openssl.h"
+#include "core/record.h"
+
+namespace idempotency {
+
+namespace {
+
+// The scripts count bytes from 1, GETRANGE from 0.
+static_assert(kStateOffset == 7 && kTokenOffset == 8 && kTokenSize == 8,
+              "the scripts know where a record has its state and its token");
+
+// Microseconds stay below 2^53 until the year 2255: a Lua number is exact.  A
+// token that a caller wants may be above.
+//
+// A claim that somebody has made persistent would block its key for good.
+constexpr std::string_view kClaim = R"(
+local left = redis.call('PTTL', KEYS[1])
+if left ~= -2 then
+    local most = tonumber(ARGV[4])
+    local size = most > 0 and redis.call('STRLEN', KEYS[1]) or 0
+    if size > most then
+        return {string.format('%d', left), -size}
+    end
+    local held = redis.call('GET', KEYS[1])
+    local state = held:sub(8, 8)
+    if left == -1 and held:sub(1, 3) == 'IDM' and (state == 'R' or state == 'U') then
+        left = tonumber(ARGV[2])
+        redis.call('PEXPIRE', KEYS[1], left)
+    end
+    return {held, left}
+end
+local token, answer = ARGV[3], 1
+if token == '' then
+    local now = redis.call('TIME')
+    answer = now[1] * 1000000 + now[2]
+    token = struct.pack('>I8', answer)
+end
+redis.call('SET', KEYS[1], ARGV[1]:sub(1, 8) .. token .. ARGV[1]:sub(17), 'PX', ARGV[2])
+return answer
+)";
+
+// GETRANGE of a missing key is empty, as it is of a value that is too short.
+constexpr std::string_view kSettle = R"(
+local token = redis.call('GETRANGE', KEYS[1], 8, 15)
+if token ~= ARGV[1] and (token ~= '' or redis.call('EXISTS', KEYS[1]) == 1) then
+    return 0
+end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+)";
+
+constexpr std::string_view kRelease = R"(
+if redis.call('GETRANGE', KEYS[1], 7, 15) ~= 'R' .. ARGV[1] then
+    return 0
+end
+return redis.call('DEL', KEYS[1])
+)";
+
+// One key of another type must not keep the others from being renewed.
+constexpr std::string_view kRenew = R"(
+local renewed = 0
+for i, key in ipairs(KEYS) do
+    if redis.pcall('GETRANGE', key, 7, 15) == 'R' .. ARGV[2 * i - 1] then
+        renewed = renewed + redis.call('PEXPIRE', key, ARGV[2 * i])
+    end
+end
+return renewed
+)";
+
+bool write_sha1(std::string_view text, char *out)
+{
+    static constexpr char digits[] = "0123456789abcdef";
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int size = 0;
+
+    if (!checked(EVP_Digest(text.data(), text.size(), digest, &size, EVP_sha1(), nullptr) == 1)
+        || size != 20)
+    {
+        return false;
+    }
+
+    for (unsigned int i = 0; i < size; i++) {
+        *out++ = digits[digest[i] >> 4];
+        *out++ = digits[digest[i] & 0xf];
+    }
+
+    return true;
+}
+
+}  // namespace
+
+std::string_view script_text(RedisScript script)
+{
+    switch (script) {
+    case RedisScript::claim:
+        return kClaim;
+    case RedisScript::settle:
+        return kSettle;
+    case RedisScript::release:
+        return kRelease;
+    case RedisScript::renew:
+        break;
+    }
+
+    return kRenew;
+}
+
+RedisScripts::RedisScripts() noexcept
+{
+    usable_ = true;
+
+    for (std::size_t i = 0; i < kRedisScripts; i++) {
+        usable_ = usable_ && write_sha1(script_text(RedisScript(i)), shas_[i].data());
+    }
+}
+
+}  // namespace idempotency
