@@ -9,20 +9,20 @@
 namespace idempotency {
 
 enum class Coverage {
-    uncovered,          // no concern of this module
+    uncovered,  // no concern of this module
     bypassed,
-    unscoped,           // passes, unprotected
+    unscoped,  // passes, unprotected
     covered,
-    key_missing,        // refused
-    key_invalid,        // refused
-    scope_missing,      // refused
+    key_missing,    // refused
+    key_invalid,    // refused
+    scope_missing,  // refused
 };
 
 struct CoverageQuestion {
     bool method_covered = false;
     bool bypass = false;
     bool required = false;
-    unsigned key_fields = 0;    // how many there are
+    unsigned key_fields = 0;  // how many there are
     bool scope_needed = false;
     bool scope_empty = false;
     KeyFault key_fault = KeyFault::none;

@@ -4,7 +4,7 @@ namespace idempotency {
 
 namespace {
 
-constexpr Millis kLongestTtl = Millis(366) * 24 * 3600;     // seconds: a year
+constexpr Millis kLongestTtl = Millis(366) * 24 * 3600;  // seconds: a year
 
 bool is_space(char c) { return c == ' ' || c == '\t'; }
 

@@ -13,7 +13,7 @@ namespace idempotency {
 // What a key's record means for a request that comes to it.
 enum class Action {
     replay,
-    reused,             // another request has this key
+    reused,  // another request has this key
     in_progress,
     outcome_unknown,
     not_kept,
@@ -23,9 +23,9 @@ Action decide_by_record(const Record &record, const Fingerprint &fingerprint);
 
 // Where the final answer of a claimed request comes from.
 enum class Origin {
-    application,        // a whole head of an answer came, or no upstream was asked
-    not_reached,        // nginx's own: the request never went out
-    broken,             // nginx's own: it went out, and no whole answer came
+    application,  // a whole head of an answer came, or no upstream was asked
+    not_reached,  // nginx's own: the request never went out
+    broken,       // nginx's own: it went out, and no whole answer came
 };
 
 // `idempotency_unknown`
@@ -35,8 +35,8 @@ enum class UnknownPolicy { hold, release, store };
 struct Word {
     bool release = false;
     bool no_store = false;
-    Millis ttl = 0;             // 0: none was given
-    bool well_formed = true;    // false where a part was not understood; the rest counts
+    Millis ttl = 0;           // 0: none was given
+    bool well_formed = true;  // false where a part was not understood; the rest counts
 };
 
 // Reads one field's value into `word`; several fields add up.
@@ -45,8 +45,8 @@ void read_word(std::string_view field, Word &word);
 struct ResponseFacts {
     Origin origin = Origin::application;
     UnknownPolicy unknown = UnknownPolicy::hold;
-    bool retriable = false;     // the status says 'not acted on'
-    bool keepable = true;       // small enough, and no stream
+    bool retriable = false;  // the status says 'not acted on'
+    bool keepable = true;    // small enough, and no stream
     Word word;
 };
 

@@ -35,15 +35,13 @@ bool Sha256::restart()
 
 bool Sha256::update(std::string_view bytes)
 {
-    running_ = running_
-               && checked(EVP_DigestUpdate(context_, bytes.data(), bytes.size()) == 1);
+    running_ = running_ && checked(EVP_DigestUpdate(context_, bytes.data(), bytes.size()) == 1);
     return running_;
 }
 
 bool Sha256::finish(Digest &out)
 {
-    bool done = running_
-                && checked(EVP_DigestFinal_ex(context_, out.bytes.data(), nullptr) == 1);
+    bool done = running_ && checked(EVP_DigestFinal_ex(context_, out.bytes.data(), nullptr) == 1);
 
     running_ = false;
     return done;
@@ -60,8 +58,8 @@ bool Digester::key_id(const Scope &scope, std::string_view key, KeyId &out)
     head[0] = scope.global ? 'G' : 'S';
     wire::put_u64(head + 1, scope.owner.size());
 
-    return sha_.restart() && sha_.update(wire::view(head, sizeof(head)))
-           && sha_.update(scope.owner) && sha_.update(key) && sha_.finish(out);
+    return sha_.restart() && sha_.update(wire::view(head, sizeof(head))) && sha_.update(scope.owner)
+           && sha_.update(key) && sha_.finish(out);
 }
 
 bool Digester::fingerprint(std::string_view value, Sha256 *body, Fingerprint &out)

@@ -35,7 +35,7 @@ void write_hex(const Digest &digest, char *out);
 
 // Who a key belongs to.
 struct Scope {
-    bool global = false;        // `idempotency_scope off`
+    bool global = false;  // `idempotency_scope off`
     std::string_view owner;
 };
 

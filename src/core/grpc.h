@@ -14,9 +14,9 @@ namespace idempotency {
 struct GrpcMessages {
     std::uint32_t begun;
     std::uint32_t whole;
-    std::uint32_t head_read;    // of the head that comes in
-    std::uint32_t length;       // as far as the head has told it
-    std::uint32_t left;         // of the message that comes in
+    std::uint32_t head_read;  // of the head that comes in
+    std::uint32_t length;     // as far as the head has told it
+    std::uint32_t left;       // of the message that comes in
 
     void feed(std::string_view bytes);
 };

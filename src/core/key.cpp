@@ -160,9 +160,8 @@ private:
 
     bool skip_byte_sequence()
     {
-        skip_while([](char c) {
-            return is_alpha(c) || is_digit(c) || c == '+' || c == '/' || c == '=';
-        });
+        skip_while(
+            [](char c) { return is_alpha(c) || is_digit(c) || c == '+' || c == '/' || c == '='; });
 
         return take(':');
     }
@@ -228,7 +227,7 @@ ParsedKey parse_quoted(std::string_view field, char (&room)[kMaxKeyLength])
     FieldCursor cursor(field.substr(1));
     std::size_t length = 0;
 
-    for ( ;; ) {
+    for (;;) {
         if (cursor.done()) {
             return fault(KeyFault::ill_formed);
         }

@@ -18,7 +18,7 @@ enum class KeyFault {
 
 struct ParsedKey {
     KeyFault fault = KeyFault::none;
-    std::string_view value;     // the field itself or `room`; empty on a fault
+    std::string_view value;  // the field itself or `room`; empty on a fault
 };
 
 // Reads one field value.  A field that begins with a quote is a Structured

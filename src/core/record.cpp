@@ -216,8 +216,7 @@ bool read_fields(std::string_view fields, Record &record)
 
     for (std::size_t i = 0; i < record.header_count; i++) {
         if (!cursor.next(header) || (header.flags & ~(kHeaderFromSlot | kTrailer)) != 0
-            || !is_token(header.name)
-            || !stays_on_its_line(header.value))
+            || !is_token(header.name) || !stays_on_its_line(header.value))
         {
             return false;
         }
@@ -247,7 +246,7 @@ RecordFault read_record(std::string_view bytes, const KeyId &id, Record &record)
     }
 
     if (in[kVersionOffset] != kPlainVersion) {
-        return in[kVersionOffset] == kSealedVersion  ? RecordFault::sealed
+        return in[kVersionOffset] == kSealedVersion ? RecordFault::sealed
                : in[kVersionOffset] > kPlainVersion ? RecordFault::newer
                                                     : RecordFault::corrupt;
     }
@@ -286,9 +285,8 @@ RecordFault read_record(std::string_view bytes, const KeyId &id, Record &record)
     record.header_count = wire::get_u16(in + kCountOffset);
 
     if (record.head.state != State::kept) {
-        return record.status == 0 && record.header_count == 0 && rest == 0
-                   ? RecordFault::none
-                   : RecordFault::corrupt;
+        return record.status == 0 && record.header_count == 0 && rest == 0 ? RecordFault::none
+                                                                           : RecordFault::corrupt;
     }
 
     if (record.status < 200 || record.status > 999

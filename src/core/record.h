@@ -16,10 +16,10 @@ using Token = std::uint64_t;
 using Millis = std::uint64_t;
 
 enum class State : unsigned char {
-    running = 'R',      // claimed; the request is at the application
-    unknown = 'U',      // the request went out and no whole answer came
-    kept = 'K',         // the answer is here
-    not_kept = 'N',     // acted on, but the answer could not be kept
+    running = 'R',   // claimed; the request is at the application
+    unknown = 'U',   // the request went out and no whole answer came
+    kept = 'K',      // the answer is here
+    not_kept = 'N',  // acted on, but the answer could not be kept
 };
 
 // What a value of either form begins with: a record as it is, or sealed.
@@ -54,8 +54,8 @@ struct RecordHead {
     State state = State::running;
     Token token = 0;
     Fingerprint fingerprint{};
-    Millis since = 0;           // the store's clock when this state was reached; 0 in a claim
-    Millis lifetime = 0;        // of the lease, or of the result
+    Millis since = 0;     // the store's clock when this state was reached; 0 in a claim
+    Millis lifetime = 0;  // of the lease, or of the result
 };
 
 // How much the fields of a result take in a record.
@@ -103,11 +103,11 @@ private:
 
 enum class RecordFault {
     none,
-    truncated,          // shorter than it says, or longer
-    foreign,            // not a record of this module
-    sealed,             // it is to be opened first (core/seal.h)
-    newer,              // of a version that this code does not know
-    corrupt,            // the checksum or a field is wrong, or it is another key's
+    truncated,  // shorter than it says, or longer
+    foreign,    // not a record of this module
+    sealed,     // it is to be opened first (core/seal.h)
+    newer,      // of a version that this code does not know
+    corrupt,    // the checksum or a field is wrong, or it is another key's
 };
 
 const char *describe(RecordFault fault);
@@ -118,7 +118,7 @@ struct Record {
     std::uint16_t status = 0;
     std::uint16_t header_count = 0;
     std::string_view status_line;
-    std::string_view fields;    // the headers, for a HeaderCursor
+    std::string_view fields;  // the headers, for a HeaderCursor
     std::string_view body;
 };
 

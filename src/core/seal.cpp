@@ -137,12 +137,12 @@ const char *describe(SealFault fault)
 
 KeyRing::KeyRing()
     : cipher_(EVP_CIPHER_fetch(nullptr, "AES-256-GCM", nullptr)),
-      cipher_context_(EVP_CIPHER_CTX_new()),
-      digest_(EVP_MD_fetch(nullptr, "SHA256", nullptr)), sha_(digest_)
+      cipher_context_(EVP_CIPHER_CTX_new()), digest_(EVP_MD_fetch(nullptr, "SHA256", nullptr)),
+      sha_(digest_)
 {
-    usable_ = checked(
-        cipher_ != nullptr && cipher_context_ != nullptr && digest_ != nullptr
-        && EVP_CipherInit_ex(cipher_context_, cipher_, nullptr, nullptr, nullptr, 1) == 1);
+    usable_ =
+        checked(cipher_ != nullptr && cipher_context_ != nullptr && digest_ != nullptr
+                && EVP_CipherInit_ex(cipher_context_, cipher_, nullptr, nullptr, nullptr, 1) == 1);
 }
 
 KeyRing::~KeyRing()
@@ -198,11 +198,10 @@ bool KeyRing::derive(const Secret &secret, SealingKey &out)
     for (const Part &part : parts) {
         OSSL_PARAM parameters[] = {
             OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, sha256, 0),
-            OSSL_PARAM_construct_octet_string(
-                OSSL_KDF_PARAM_KEY, const_cast<unsigned char *>(secret.bytes.data()),
-                secret.bytes.size()),
-            OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO,
-                                              const_cast<char *>(part.purpose),
+            OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY,
+                                              const_cast<unsigned char *>(secret.bytes.data()),
+                                              secret.bytes.size()),
+            OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, const_cast<char *>(part.purpose),
                                               std::strlen(part.purpose)),
             OSSL_PARAM_construct_end(),
         };
@@ -252,9 +251,8 @@ KeyRing::Added KeyRing::insert(const SealingKey &key)
         return Added::twice;
     }
 
-    SealingKey *place = std::find_if(keys_, keys_ + count_, [&](const SealingKey &other) {
-        return key.tag < other.tag;
-    });
+    SealingKey *place = std::find_if(keys_, keys_ + count_,
+                                     [&](const SealingKey &other) { return key.tag < other.tag; });
     auto nth = static_cast<std::size_t>(place - keys_);
 
     std::move_backward(place, keys_ + count_, keys_ + count_ + 1);
@@ -285,8 +283,8 @@ bool KeyRing::hmac(const HmacKey &key, std::string_view text, Digest &out)
 {
     return sha_.restart() && sha_.update(wire::view(key.inner.data(), key.inner.size()))
            && sha_.update(text) && sha_.finish(out) && sha_.restart()
-           && sha_.update(wire::view(key.outer.data(), key.outer.size()))
-           && sha_.update(out.view()) && sha_.finish(out);
+           && sha_.update(wire::view(key.outer.data(), key.outer.size())) && sha_.update(out.view())
+           && sha_.finish(out);
 }
 
 bool KeyRing::identify(std::size_t nth, const KeyId &id, KeyId &out)
@@ -338,11 +336,12 @@ bool KeyRing::start(bool sealing, const SealingKey &key, const KeyId &stored_id,
     int size;
 
     bool started = hmac(key.sealing, stored_id.view(), record_key)
-                   && EVP_CipherInit_ex(cipher_context_, nullptr, nullptr,
-                                        record_key.bytes.data(), head + kNonceOffset,
-                                        sealing ? 1 : 0) == 1
+                   && EVP_CipherInit_ex(cipher_context_, nullptr, nullptr, record_key.bytes.data(),
+                                        head + kNonceOffset, sealing ? 1 : 0)
+                          == 1
                    && EVP_CipherUpdate(cipher_context_, nullptr, &size, associated.bytes,
-                                       sizeof(associated.bytes)) == 1;
+                                       sizeof(associated.bytes))
+                          == 1;
 
     OPENSSL_cleanse(&record_key, sizeof(record_key));
     return checked(started);
@@ -415,9 +414,9 @@ bool KeyRing::seal(const KeyId &stored_id, const std::string_view *pieces, std::
         next += pieces[i].size();
     }
 
-    return checked(
-        EVP_CipherFinal_ex(cipher_context_, end, &size) == 1
-        && EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_GET_TAG, kProofSize, next) == 1);
+    return checked(EVP_CipherFinal_ex(cipher_context_, end, &size) == 1
+                   && EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_GET_TAG, kProofSize, next)
+                          == 1);
 }
 
 SealFault KeyRing::open_plain(unsigned char *bytes, std::size_t size,
@@ -467,10 +466,10 @@ SealFault KeyRing::open(const KeyId &stored_id, unsigned char *bytes, std::size_
     unsigned char end[1];
     int none;
 
-    if (!start(false, *key, stored_id, bytes)
-        || !run(inside, inside, length)
-        || !checked(EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_SET_TAG, kProofSize,
-                                        inside + length) == 1))
+    if (!start(false, *key, stored_id, bytes) || !run(inside, inside, length)
+        || !checked(
+            EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_SET_TAG, kProofSize, inside + length)
+            == 1))
     {
         return SealFault::failed;
     }

@@ -38,13 +38,13 @@ const char *read_secret(std::string_view file, Secret &out);
 
 enum class SealFault {
     none,
-    foreign,            // not a record of this module
-    plain,              // a record that was never sealed
-    newer,              // of a version that this code does not know
-    truncated,          // too short
-    unknown_key,        // none of the keys has sealed it
-    broken,             // changed since, or of another key
-    failed,             // OpenSSL could not go on: there is no memory
+    foreign,      // not a record of this module
+    plain,        // a record that was never sealed
+    newer,        // of a version that this code does not know
+    truncated,    // too short
+    unknown_key,  // none of the keys has sealed it
+    broken,       // changed since, or of another key
+    failed,       // OpenSSL could not go on: there is no memory
 };
 
 const char *describe(SealFault fault);
@@ -59,9 +59,9 @@ struct HmacKey {
 // those that there are, and what it seals stays as it is.
 struct SealingKey {
     bool plain = false;
-    std::array<unsigned char, 8> tag{};     // public: tells which key sealed a record
-    HmacKey naming;                         // makes identities
-    HmacKey sealing;                        // makes the key of a record
+    std::array<unsigned char, 8> tag{};  // public: tells which key sealed a record
+    HmacKey naming;                      // makes identities
+    HmacKey sealing;                     // makes the key of a record
 };
 
 // The keys of a store, and what is done with them.  Not for two threads.
@@ -123,7 +123,7 @@ private:
     Sha256 sha_;
     bool usable_ = false;
 
-    SealingKey keys_[kMostSealingKeys];     // in the order of their tags
+    SealingKey keys_[kMostSealingKeys];  // in the order of their tags
     std::size_t count_ = 0;
     std::size_t first_ = 0;
 

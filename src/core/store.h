@@ -16,19 +16,19 @@
 namespace idempotency {
 
 enum class Verdict {
-    claimed,            // the key was free; `token` is the claim's
-    found,              // the key is taken; `value` and `remaining` tell by what
-    done,               // settled or released
-    lost,               // another claim holds the key, or none: nothing was changed
-    full,               // no room: nothing was changed
-    unavailable,        // not reached, too late, or answered with an error
+    claimed,      // the key was free; `token` is the claim's
+    found,        // the key is taken; `value` and `remaining` tell by what
+    done,         // settled or released
+    lost,         // another claim holds the key, or none: nothing was changed
+    full,         // no room: nothing was changed
+    unavailable,  // not reached, too late, or answered with an error
 };
 
 struct Reply {
     Verdict verdict = Verdict::unavailable;
     Token token = 0;
-    std::string_view value;     // in memory that Call::room gave
-    Millis remaining = 0;       // of the value's lifetime, by the store's clock
+    std::string_view value;  // in memory that Call::room gave
+    Millis remaining = 0;    // of the value's lifetime, by the store's clock
 };
 
 // A record in pieces: the written part, then the pieces of the body.
@@ -53,14 +53,14 @@ struct Pieces {
 // the latest.
 struct Call {
     enum class Kind {
-        claim,          // `value` is the record of the claim, `lifetime` the lease
-        settle,         // replaces the claim `token` by `value`, kept for `lifetime`
-        release,        // frees the key if the claim `token` still runs
+        claim,    // `value` is the record of the claim, `lifetime` the lease
+        settle,   // replaces the claim `token` by `value`, kept for `lifetime`
+        release,  // frees the key if the claim `token` still runs
     };
 
     Kind kind = Kind::claim;
     KeyId id{};
-    Token token = 0;            // in a claim: the one that is wanted, 0 for a new one
+    Token token = 0;  // in a claim: the one that is wanted, 0 for a new one
     Pieces value;
     Millis lifetime = 0;
 
@@ -96,18 +96,18 @@ struct Lease {
 
 // How full a zone in shared memory is.
 struct ZoneFigures {
-    std::uint64_t size = 0;         // bytes; 0: there is no such zone
-    std::uint64_t used = 0;         // bytes of blocks that are taken
+    std::uint64_t size = 0;  // bytes; 0: there is no such zone
+    std::uint64_t used = 0;  // bytes of blocks that are taken
     std::uint64_t free_blocks = 0;
-    std::uint64_t keys = 0;         // with those that have expired and were not swept yet
+    std::uint64_t keys = 0;  // with those that have expired and were not swept yet
 };
 
 // How a store is, for those who look after it.
 struct StoreFigures {
     const char *engine = "";
-    bool up = true;                 // as far as this worker knows
-    ZoneFigures memory;             // of an embedded store
-    ZoneFigures near;               // of a near cache
+    bool up = true;      // as far as this worker knows
+    ZoneFigures memory;  // of an embedded store
+    ZoneFigures near;    // of a near cache
 };
 
 // Who wants to know when a store answers again.

@@ -21,7 +21,7 @@ inline const unsigned char *octets(std::string_view bytes)
 template <typename Integer>
 inline void put(unsigned char *out, Integer value)
 {
-    for (std::size_t i = sizeof(Integer); i-- > 0; ) {
+    for (std::size_t i = sizeof(Integer); i-- > 0;) {
         out[i] = static_cast<unsigned char>(value);
         value = static_cast<Integer>(sizeof(Integer) > 1 ? value >> 8 : 0);
     }

@@ -19,10 +19,10 @@ namespace {
 
 constexpr ngx_uint_t kEverywhere = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
 
-#define LOCATION_DIRECTIVE(name, arguments, setter, offset)                                      \
-    {                                                                                            \
-        ngx_string(name), kEverywhere | (arguments), setter, NGX_HTTP_LOC_CONF_OFFSET, offset,   \
-            nullptr                                                                              \
+#define LOCATION_DIRECTIVE(name, arguments, setter, offset)                                        \
+    {                                                                                              \
+        ngx_string(name), kEverywhere | (arguments), setter, NGX_HTTP_LOC_CONF_OFFSET, offset,     \
+            nullptr                                                                                \
     }
 
 ngx_command_t directives[] = {
@@ -101,7 +101,8 @@ void warn_of_filters_ahead(ngx_conf_t *cf)
         ngx_log_error(NGX_LOG_WARN, cf->log, 0,
                       "\"%s\" is loaded behind \"ngx_http_idempotency_module\": what it does to an "
                       "answer would be done to its replay again; load "
-                      "\"ngx_http_idempotency_module\" last", (*m)->name);
+                      "\"ngx_http_idempotency_module\" last",
+                      (*m)->name);
     }
 }
 
@@ -183,14 +184,8 @@ void exit_process(ngx_cycle_t *cycle)
 }
 
 ngx_http_module_t http_module = {
-    preconfiguration,
-    postconfiguration,
-    create_main_config,
-    nullptr,
-    nullptr,
-    nullptr,
-    create_location_config,
-    merge_location_config,
+    preconfiguration, postconfiguration, create_main_config,     nullptr,
+    nullptr,          nullptr,           create_location_config, merge_location_config,
 };
 
 }  // namespace
@@ -204,14 +199,13 @@ ngx_module_t ngx_http_idempotency_module = {
     &idempotency::http_module,
     idempotency::directives,
     NGX_HTTP_MODULE,
-    nullptr,                        // init master
-    nullptr,                        // init module
+    nullptr,  // init master
+    nullptr,  // init module
     idempotency::init_process,
-    nullptr,                        // init thread
-    nullptr,                        // exit thread
+    nullptr,  // init thread
+    nullptr,  // exit thread
     idempotency::exit_process,
-    nullptr,                        // exit master
+    nullptr,  // exit master
     NGX_MODULE_V1_PADDING,
 };
-
 }

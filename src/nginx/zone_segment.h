@@ -20,8 +20,8 @@ public:
     // Asks nginx for a segment that is named `kind` and `name`.  A reload with
     // the same name and size gets the one that is there, with all that it holds.
     // Null where that fails; nginx or this has logged why.
-    static ZoneSegment *create(ngx_conf_t *cf, const char *kind, const ngx_str_t &name,
-                               size_t size, void *tag);
+    static ZoneSegment *create(ngx_conf_t *cf, const char *kind, const ngx_str_t &name, size_t size,
+                               void *tag);
 
     // These are there once nginx has the segment: not before workers run.
     void *memory() const override { return memory_; }

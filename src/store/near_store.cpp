@@ -28,7 +28,8 @@ bool is_final_record(const Pieces &value)
 Token token_of(const char *record, std::size_t size)
 {
     return size < kRecordHeadSize
-               ? 0 : wire::get_u64(reinterpret_cast<const unsigned char *>(record) + kTokenOffset);
+               ? 0
+               : wire::get_u64(reinterpret_cast<const unsigned char *>(record) + kTokenOffset);
 }
 
 }  // namespace
@@ -37,7 +38,7 @@ Token token_of(const char *record, std::size_t size)
 struct NearStore::Asked : Call {
     NearStore *near;
     Call *outer;
-    Millis at;          // when: the answer may be of then
+    Millis at;  // when: the answer may be of then
     Asked *next;
 };
 

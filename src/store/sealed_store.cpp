@@ -63,7 +63,7 @@ public:
     void tell();
     void rest();
 
-    Job *next = nullptr;        // of those that are idle
+    Job *next = nullptr;  // of those that are idle
 
 private:
     static char *allocate_value(Call &call, std::size_t size);
@@ -85,8 +85,8 @@ private:
     SealedStore &store_;
     Call *outer_ = nullptr;
     KeyId ids_[kMostSealingKeys];
-    std::size_t step_ = 0;      // which of them it is at
-    unsigned taken_ = 0;        // bit N: the Nth is claimed
+    std::size_t step_ = 0;  // which of them it is at
+    unsigned taken_ = 0;    // bit N: the Nth is claimed
     bool taking_back_ = false;
     Token token_ = 0;
     Reply result_;
@@ -123,7 +123,7 @@ bool SealedStore::Job::begin(Call &outer)
 
 bool SealedStore::Job::run()
 {
-    for ( ;; ) {
+    for (;;) {
         if (prepare() && !store_.inner_.start(*this)) {
             return false;
         }
@@ -197,8 +197,7 @@ bool SealedStore::Job::seal()
         room_size_ = room_ != nullptr ? size : 0;
     }
 
-    if (room_ == nullptr
-        || !store_.keys_.seal(id, outer_->value.first, outer_->value.count, room_))
+    if (room_ == nullptr || !store_.keys_.seal(id, outer_->value.first, outer_->value.count, room_))
     {
         return false;
     }
@@ -339,8 +338,7 @@ void SealedStore::Job::recall_claim()
 
 SealedStore::SealedStore(Store &inner, KeyRing &keys, Events &events)
     : inner_(inner), keys_(keys), events_(events), idle_(kMostIdle)
-{
-}
+{}
 
 SealedStore::~SealedStore() = default;
 

@@ -14,7 +14,7 @@ public:
 
     struct Copy {
         bool found = false;
-        std::size_t size = 0;           // of the value; see Zone::read
+        std::size_t size = 0;  // of the value; see Zone::read
         std::uint32_t entry = 0;
         Millis expires = 0;
         Millis confirmed = 0;

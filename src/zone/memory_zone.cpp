@@ -28,8 +28,7 @@ MemoryZone::Found MemoryZone::claim(const KeyId &id, std::string_view claim, Mil
 
     // its own block, and one in which to write that its answer was not kept
     if (claim.size() < kTokenOffset + kTokenSize
-        || !make_room(zone_blocks_for(claim.size()) + 1, now))
-    {
+        || !make_room(zone_blocks_for(claim.size()) + 1, now)) {
         found.reply.verdict = Verdict::full;
         return found;
     }

@@ -11,7 +11,7 @@ namespace idempotency {
 
 namespace {
 
-constexpr std::uint64_t kZoneMagic = 0x49444d5a4f4e4532;    // "IDMZONE2"
+constexpr std::uint64_t kZoneMagic = 0x49444d5a4f4e4532;  // "IDMZONE2"
 
 // A tick is 128 ms; 32 bits of them reach seventeen years.
 constexpr unsigned kTickShift = 7;
@@ -26,13 +26,13 @@ constexpr std::uint32_t kChildren = 4;
 // What has a tick due has expired when that tick begins.
 std::uint32_t due_of(Millis expires)
 {
-    return static_cast<std::uint32_t>(std::min<Millis>(
-        (expires >> kTickShift) + 1, std::numeric_limits<std::uint32_t>::max()));
+    return static_cast<std::uint32_t>(
+        std::min<Millis>((expires >> kTickShift) + 1, std::numeric_limits<std::uint32_t>::max()));
 }
 
 std::uint64_t bucket_hash(const KeyId &id)
 {
-    return wire::get_u64(id.bytes.data());      // a SHA-256 needs no further hashing
+    return wire::get_u64(id.bytes.data());  // a SHA-256 needs no further hashing
 }
 
 }  // namespace
@@ -57,9 +57,9 @@ bool Zone::format()
     std::memset(memory_, 0, sizeof(ZoneHead));
     zone->size = size_;
     zone->bucket_count = static_cast<std::uint32_t>(bucket_count);
-    zone->block_count = static_cast<std::uint32_t>(
-        std::min<std::size_t>((room - bucket_count * sizeof(std::uint32_t))
-                                  / (kZoneBlockSize + sizeof(ZoneHeapNode)), kNone - 1));
+    zone->block_count = static_cast<std::uint32_t>(std::min<std::size_t>(
+        (room - bucket_count * sizeof(std::uint32_t)) / (kZoneBlockSize + sizeof(ZoneHeapNode)),
+        kNone - 1));
 
     for (std::uint32_t i = 0; i < zone->block_count; i++) {
         block(i)->kind = ZoneKind::data;
@@ -83,7 +83,10 @@ ZoneFigures Zone::figures() const
     return figures;
 }
 
-std::size_t Zone::entries() const { return head()->heap_count[results] + head()->heap_count[claims]; }
+std::size_t Zone::entries() const
+{
+    return head()->heap_count[results] + head()->heap_count[claims];
+}
 std::size_t Zone::running() const { return head()->heap_count[claims]; }
 std::size_t Zone::free_blocks() const { return head()->free_count; }
 std::size_t Zone::blocks() const { return head()->block_count; }
@@ -289,7 +292,7 @@ void Zone::sift_down(Heap heap, std::uint32_t i, const ZoneHeapNode &what)
 {
     const std::uint64_t count = head()->heap_count[heap];
 
-    for ( ;; ) {
+    for (;;) {
         std::uint64_t first = std::uint64_t(i) * kChildren + 1;
         std::uint64_t end = std::min(first + kChildren, count);
         std::uint32_t least = i;
@@ -421,7 +424,7 @@ void Zone::rebuild()
         zone->last_token = std::max(zone->last_token, entry(i).token);
     }
 
-    for (std::uint32_t i = zone->block_count; i-- > 0; ) {
+    for (std::uint32_t i = zone->block_count; i-- > 0;) {
         if (block(i)->kind == ZoneKind::data) {
             free_chain(i, i, 1);
         } else if (block(i)->kind == ZoneKind::claimed_data) {
@@ -438,7 +441,8 @@ bool Zone::heap_is_sound(Heap heap) const
         ZoneHeapNode here = node(heap, i);
 
         if (here.entry >= head()->block_count || block(here.entry)->kind != ZoneKind::entry
-            || entry(here.entry).heap_at != i || (entry(here.entry).running != 0) != (heap == claims)
+            || entry(here.entry).heap_at != i
+            || (entry(here.entry).running != 0) != (heap == claims)
             || due_of(entry(here.entry).expires) != here.due
             || (i > 0 && node(heap, (i - 1) / kChildren).due > here.due))
         {

@@ -10,16 +10,16 @@
 namespace idempotency {
 
 enum class ZoneKind : std::uint32_t {
-    data = 0,           // free, or part of an entry's chain
-    entry = 1,          // published
-    claimed_data = 2,   // only within a rebuild: data that an entry owns
+    data = 0,          // free, or part of an entry's chain
+    entry = 1,         // published
+    claimed_data = 2,  // only within a rebuild: data that an entry owns
 };
 
 struct ZoneEntry {
     KeyId id;
     Token token;
     Millis expires;
-    Millis confirmed;               // only in a cache
+    Millis confirmed;  // only in a cache
     std::uint64_t sequence;
     std::uint32_t length;
     std::uint32_t running;
@@ -39,7 +39,7 @@ struct ZoneHead {
     std::uint64_t magic;
     std::uint64_t size;
     std::uint32_t block_count;
-    std::uint32_t bucket_count;     // a power of two
+    std::uint32_t bucket_count;  // a power of two
     std::uint32_t dirty;
     std::uint32_t unused;
     std::uint32_t heap_count[2];
@@ -51,7 +51,7 @@ struct ZoneHead {
 
 // The heaps know when an entry ends without a look at it.
 struct ZoneHeapNode {
-    std::uint32_t due;              // the tick by which it has expired
+    std::uint32_t due;  // the tick by which it has expired
     std::uint32_t entry;
 };
 
@@ -77,10 +77,7 @@ constexpr std::size_t zone_blocks_for(std::size_t size)
 
 // Another process sees the stores of a killed one in program order: only the
 // compiler has to be kept from moving them.
-inline void stores_before_this_come_first()
-{
-    std::atomic_signal_fence(std::memory_order_seq_cst);
-}
+inline void stores_before_this_come_first() { std::atomic_signal_fence(std::memory_order_seq_cst); }
 
 // Marks the zone as being changed; the first to find it so makes it whole.
 class Zone::Guard {

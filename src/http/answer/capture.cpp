@@ -30,7 +30,8 @@ bool has_type(ngx_http_request_t *r, const char (&type)[N])
 {
     return r->headers_out.content_type.len >= N - 1
            && ngx_strncasecmp(r->headers_out.content_type.data,
-                              reinterpret_cast<u_char *>(const_cast<char *>(type)), N - 1) == 0;
+                              reinterpret_cast<u_char *>(const_cast<char *>(type)), N - 1)
+                  == 0;
 }
 
 // A gRPC client that is still sending may wait for an answer before it goes on.
@@ -64,7 +65,8 @@ ResponseFacts response_facts(const Context &context)
     // without an upstream it is a file, or a module's own answer, unless there should have been one
     facts.origin = r->upstream == nullptr && context.previous_origin == Origin::not_reached
                            && !context.exchange_failed
-                       ? Origin::application : origin_of(context);
+                       ? Origin::application
+                       : origin_of(context);
     facts.unknown = static_cast<UnknownPolicy>(context.conf->unknown);
     facts.retriable = is_retriable(r, *context.conf->retriable);
     facts.word = context.word;

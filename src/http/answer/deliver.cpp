@@ -211,7 +211,8 @@ void on_idle_stream(ngx_event_t *event)
     ngx_connection_t *c = context->request->connection;
 
     ngx_http_set_log_request(c->log, context->request);
-    continue_request(context->request, start_pass_through(*context, flush_buffer(context->request)));
+    continue_request(context->request,
+                     start_pass_through(*context, flush_buffer(context->request)));
     ngx_http_run_posted_requests(c);
 }
 

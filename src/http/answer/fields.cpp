@@ -96,8 +96,7 @@ public:
         }
 
         if (out.last_modified == nullptr && out.last_modified_time != -1
-            && tells_last_modified(out.status))
-        {
+            && tells_last_modified(out.status)) {
             u_char *end = ngx_http_time(room_, out.last_modified_time);
             visit(visitor, "Last-Modified", written(end));
         }
@@ -194,8 +193,7 @@ void set_content_type(ngx_http_request_t *r, std::string_view value)
     out.content_type_lowcase = nullptr;
 
     for (std::size_t at = value.find(';'); at != std::string_view::npos;
-         at = value.find(';', at + 1))
-    {
+         at = value.find(';', at + 1)) {
         std::size_t name = value.find_first_not_of(' ', at + 1);
 
         if (name == std::string_view::npos
@@ -264,8 +262,7 @@ bool append(ngx_http_request_t *, ngx_table_elt_t *&list, ngx_table_elt_t *field
 bool append(ngx_http_request_t *r, ngx_array_t &list, ngx_table_elt_t *field)
 {
     if (list.elts == nullptr
-        && ngx_array_init(&list, r->pool, 2, sizeof(ngx_table_elt_t *)) != NGX_OK)
-    {
+        && ngx_array_init(&list, r->pool, 2, sizeof(ngx_table_elt_t *)) != NGX_OK) {
         return false;
     }
 
@@ -289,8 +286,8 @@ void fill_slot(ngx_http_request_t *r, ngx_table_elt_t *field)
     }
 
     if (r->headers_out.last_modified == field) {
-        r->headers_out.last_modified_time = ngx_parse_http_time(field->value.data,
-                                                                field->value.len);
+        r->headers_out.last_modified_time =
+            ngx_parse_http_time(field->value.data, field->value.len);
     }
 }
 
@@ -346,7 +343,7 @@ ngx_table_elt_t *add_field(ngx_http_request_t *r, std::string_view name, std::st
 
 // False where there is no memory, or where a record can't hold the fields.
 bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const LocationConfig &conf,
-                  Millis lifetime)
+                           Millis lifetime)
 {
     std::string_view line = view(r->headers_out.status_line);
 
@@ -400,9 +397,7 @@ ngx_int_t restore_response(ngx_http_request_t *r, const Record &record)
 // claim to be a replay, which is nobody's but ours to make.
 void take_word(ngx_http_request_t *r, const LocationConfig &conf, Word &word)
 {
-    for (ngx_list_part_t *part = &r->headers_out.headers.part; part != nullptr;
-         part = part->next)
-    {
+    for (ngx_list_part_t *part = &r->headers_out.headers.part; part != nullptr; part = part->next) {
         auto *field = static_cast<ngx_table_elt_t *>(part->elts);
 
         for (ngx_uint_t i = 0; i < part->nelts; i++) {

@@ -10,8 +10,8 @@ namespace idempotency {
 // Writes the record of the response (status, header fields, what is held of the
 // body) into memory of the exchange.  False if there is no memory, or if a record
 // can't hold the fields.
-bool write_response_record(ngx_http_request_t *r, Exchange &exchange,
-                           const LocationConfig &conf, Millis lifetime);
+bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const LocationConfig &conf,
+                           Millis lifetime);
 
 // Fills r->headers_out from a record, whose memory has to live as long as the
 // request.  NGX_OK or NGX_ERROR.

@@ -20,7 +20,7 @@ bool is_sent(const ngx_buf_t *b) { return ngx_buf_size(b) == 0; }
 
 bool has_end(const ngx_chain_t *in)
 {
-    for ( ; in != nullptr; in = in->next) {
+    for (; in != nullptr; in = in->next) {
         if (in->buf->last_buf) {
             return true;
         }
@@ -31,7 +31,7 @@ bool has_end(const ngx_chain_t *in)
 
 void remove_sent(Context &context)
 {
-    for (ngx_chain_t **link = &context.unsent; *link != nullptr; ) {
+    for (ngx_chain_t **link = &context.unsent; *link != nullptr;) {
         ngx_chain_t *taken = *link;
 
         if (!is_sent(taken->buf)) {
@@ -59,7 +59,7 @@ bool is_unsent(const Context &context, const ngx_buf_t *b)
 // the chain that they came in is the upstream's.
 bool remember_unsent(Context &context, const ngx_chain_t *in)
 {
-    for ( ; in != nullptr; in = in->next) {
+    for (; in != nullptr; in = in->next) {
         if (is_sent(in->buf) || is_unsent(context, in->buf)) {
             continue;
         }
@@ -158,7 +158,7 @@ void on_write_event(ngx_event_t *event)
 
 void consume_all(ngx_chain_t *in)
 {
-    for ( ; in != nullptr; in = in->next) {
+    for (; in != nullptr; in = in->next) {
         consume(in->buf);
     }
 }

@@ -11,7 +11,7 @@ namespace {
 
 struct Text {
     ngx_uint_t status;
-    const char *line;           // of the status; nginx has no phrase for 422
+    const char *line;  // of the status; nginx has no phrase for 422
     const char *code;
     const char *title;
     const char *detail;
@@ -43,7 +43,8 @@ const Text &text_of(Problem problem)
         {409, "409 Conflict", "response_not_kept", "The answer was not kept",
          "A request with this idempotency key was acted on, but its answer can't be given once "
          "more. The operation is done: do not send it with a new key."},
-        {503, "503 Service Unavailable", "store_unavailable", "The idempotency store is unavailable",
+        {503, "503 Service Unavailable", "store_unavailable",
+         "The idempotency store is unavailable",
          "This request can't be protected against being acted on twice now, so it was not acted "
          "on. Retry with the same key."},
         {502, "502 Bad Gateway", "outcome_unknown", "The application's answer broke off",
@@ -128,12 +129,11 @@ bool has_error_page(ngx_http_request_t *r, ngx_uint_t status)
     return false;
 }
 
-ngx_buf_t *format_body(ngx_http_request_t *r, const Text &text, const ngx_str_t &type,
-                       bool typed)
+ngx_buf_t *format_body(ngx_http_request_t *r, const Text &text, const ngx_str_t &type, bool typed)
 {
     const char *title = typed ? text.title : phrase(text);
-    size_t size = type.len + ngx_strlen(title) + ngx_strlen(text.detail) + ngx_strlen(text.code)
-                  + 128;
+    size_t size =
+        type.len + ngx_strlen(title) + ngx_strlen(text.detail) + ngx_strlen(text.code) + 128;
     ngx_buf_t *b = ngx_create_temp_buf(r->pool, size);
 
     if (b == nullptr) {

@@ -5,8 +5,8 @@ namespace idempotency {
 char *refuse_value(ngx_conf_t *cf, const ngx_str_t *directive, const ngx_str_t *value,
                    const char *expected)
 {
-    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid value \"%V\" in \"%V\": %s", value,
-                       directive, expected);
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid value \"%V\" in \"%V\": %s", value, directive,
+                       expected);
     return failed();
 }
 
@@ -26,7 +26,7 @@ ngx_http_complex_value_t *compile_value(ngx_conf_t *cf, ngx_str_t *text)
     compiler.complex_value = value;
 
     return value != nullptr && ngx_http_compile_complex_value(&compiler) == NGX_OK ? value
-                                                                                 : nullptr;
+                                                                                   : nullptr;
 }
 
 ngx_int_t parse_time(ngx_str_t *text)

@@ -87,8 +87,8 @@ bool merge_retriable(ngx_conf_t *cf, StatusSet *parent, StatusSet *&child)
     return true;
 }
 
-bool merge_value(ngx_conf_t *cf, ngx_http_complex_value_t *parent,
-                 ngx_http_complex_value_t *&child, const char *otherwise)
+bool merge_value(ngx_conf_t *cf, ngx_http_complex_value_t *parent, ngx_http_complex_value_t *&child,
+                 const char *otherwise)
 {
     if (child == NGX_CONF_UNSET_PTR) {
         ngx_str_t text = to_ngx(otherwise);
@@ -143,8 +143,7 @@ void *create_main_config(ngx_conf_t *cf)
 {
     auto *main = allocate<MainConfig>(cf->pool);
 
-    if (main == nullptr
-        || ngx_array_init(&main->stores, cf->pool, 2, sizeof(StoreSlot *)) != NGX_OK
+    if (main == nullptr || ngx_array_init(&main->stores, cf->pool, 2, sizeof(StoreSlot *)) != NGX_OK
         || ngx_array_init(&main->unknown_names, cf->pool, 1, sizeof(UnknownName)) != NGX_OK)
     {
         return nullptr;
@@ -152,8 +151,8 @@ void *create_main_config(ngx_conf_t *cf)
 
     main->digester = create_digester(cf->pool);
 
-    return main->digester != nullptr && find_upstream_modules(cf, main->upstream_modules)
-               ? main : nullptr;
+    return main->digester != nullptr && find_upstream_modules(cf, main->upstream_modules) ? main
+                                                                                          : nullptr;
 }
 
 void *create_location_config(ngx_conf_t *cf)

@@ -55,12 +55,12 @@ bool is_method(const ngx_str_t &text)
 }
 
 constexpr Choice kMethods[] = {
-    {"GET", NGX_HTTP_GET},             {"POST", NGX_HTTP_POST},
-    {"PUT", NGX_HTTP_PUT},             {"DELETE", NGX_HTTP_DELETE},
-    {"MKCOL", NGX_HTTP_MKCOL},         {"COPY", NGX_HTTP_COPY},
-    {"MOVE", NGX_HTTP_MOVE},           {"OPTIONS", NGX_HTTP_OPTIONS},
-    {"PROPFIND", NGX_HTTP_PROPFIND},   {"PROPPATCH", NGX_HTTP_PROPPATCH},
-    {"LOCK", NGX_HTTP_LOCK},           {"UNLOCK", NGX_HTTP_UNLOCK},
+    {"GET", NGX_HTTP_GET},           {"POST", NGX_HTTP_POST},
+    {"PUT", NGX_HTTP_PUT},           {"DELETE", NGX_HTTP_DELETE},
+    {"MKCOL", NGX_HTTP_MKCOL},       {"COPY", NGX_HTTP_COPY},
+    {"MOVE", NGX_HTTP_MOVE},         {"OPTIONS", NGX_HTTP_OPTIONS},
+    {"PROPFIND", NGX_HTTP_PROPFIND}, {"PROPPATCH", NGX_HTTP_PROPPATCH},
+    {"LOCK", NGX_HTTP_LOCK},         {"UNLOCK", NGX_HTTP_UNLOCK},
     {"PATCH", NGX_HTTP_PATCH},
 };
 
@@ -76,8 +76,9 @@ char *set_store(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     if (cf->args->nelts == 3 && (!equals(value[2], "required") || equals(value[1], "off"))) {
-        return refuse(cf, 2, equals(value[1], "off") ? "nothing can follow \"off\""
-                                                     : "only \"required\" can follow the store");
+        return refuse(cf, 2,
+                      equals(value[1], "off") ? "nothing can follow \"off\""
+                                              : "only \"required\" can follow the store");
     }
 
     conf->store_name = value[1];
@@ -157,7 +158,8 @@ char *set_methods(ngx_conf_t *cf, ngx_command_t *, void *data)
         ngx_uint_t bit;
 
         if (!is_method(value[i])) {
-            return refuse(cf, i, "unknown method: a name in capital letters is needed, such as POST");
+            return refuse(cf, i,
+                          "unknown method: a name in capital letters is needed, such as POST");
         }
 
         if (equals(value[i], "HEAD") || equals(value[i], "CONNECT") || equals(value[i], "TRACE")) {

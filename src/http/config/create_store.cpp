@@ -22,9 +22,9 @@ Store *create_memory_store(ngx_conf_t *cf, StoreOptions &given)
         return nullptr;
     }
 
-    ZoneSegment *segment = ZoneSegment::create(cf, "idempotency_store", given.name,
-                                               static_cast<size_t>(given.memory),
-                                               &ngx_http_idempotency_module);
+    ZoneSegment *segment =
+        ZoneSegment::create(cf, "idempotency_store", given.name, static_cast<size_t>(given.memory),
+                            &ngx_http_idempotency_module);
     void *place = ngx_palloc(cf->pool, sizeof(MemoryStore));
 
     return segment != nullptr && place != nullptr ? new (place) MemoryStore(*segment) : nullptr;
@@ -34,9 +34,9 @@ void destroy_near_store(void *store) { static_cast<NearStore *>(store)->~NearSto
 
 Store *create_near_store(ngx_conf_t *cf, StoreOptions &given, Store &store)
 {
-    ZoneSegment *segment = ZoneSegment::create(cf, "idempotency_near_cache", given.name,
-                                               static_cast<size_t>(given.near_cache),
-                                               &ngx_http_idempotency_module);
+    ZoneSegment *segment =
+        ZoneSegment::create(cf, "idempotency_near_cache", given.name,
+                            static_cast<size_t>(given.near_cache), &ngx_http_idempotency_module);
     ngx_pool_cleanup_t *cleanup = ngx_pool_cleanup_add(cf->pool, sizeof(NearStore));
 
     if (segment == nullptr || cleanup == nullptr) {
@@ -85,8 +85,8 @@ Store *create_store(ngx_conf_t *cf, StoreOptions &given)
     if ((given.memory == 0) == (given.urls.nelts == 0)) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "%s in store \"%V\": it needs exactly one of \"memory SIZE\" and "
-                           "\"redis URL\"", given.memory == 0 ? "no engine" : "two engines",
-                           &given.name);
+                           "\"redis URL\"",
+                           given.memory == 0 ? "no engine" : "two engines", &given.name);
         return nullptr;
     }
 

@@ -132,8 +132,9 @@ char *set_retriable(ngx_conf_t *cf, ngx_command_t *, void *data)
 
     for (ngx_uint_t i = 1; i < cf->args->nelts; i++) {
         if (!add_statuses(value[i], *conf->retriable)) {
-            return refuse(cf, i, "status codes from 200 to 599, classes such as 5xx, "
-                                 "or \"none\" alone are needed");
+            return refuse(cf, i,
+                          "status codes from 200 to 599, classes such as 5xx, "
+                          "or \"none\" alone are needed");
         }
     }
 

@@ -59,8 +59,8 @@ bool note_unknown_name(ngx_conf_t *cf, const StoreOptions &given, const RedisSer
 bool read_urls(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options, Common &common)
 {
     auto *texts = static_cast<ngx_str_t *>(given.urls.elts);
-    auto *servers = static_cast<RedisServer *>(
-        ngx_palloc(cf->pool, given.urls.nelts * sizeof(RedisServer)));
+    auto *servers =
+        static_cast<RedisServer *>(ngx_palloc(cf->pool, given.urls.nelts * sizeof(RedisServer)));
 
     if (servers == nullptr) {
         return false;
@@ -93,8 +93,9 @@ bool read_urls(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options, Commo
         }
 
         if (url.unix_socket && options.topology != RedisTopology::standalone) {
-            return refuse(cf, given, "the servers of a \"topology\" are found by their addresses: "
-                                     "no \"unix:\" is possible in \"redis\"");
+            return refuse(cf, given,
+                          "the servers of a \"topology\" are found by their addresses: "
+                          "no \"unix:\" is possible in \"redis\"");
         }
     }
 
@@ -107,7 +108,8 @@ bool refuse_twice(ngx_conf_t *cf, const StoreOptions &given, const char *what)
 {
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                        "\"%s\" of store \"%V\" is given twice: name it in the URL or in a "
-                       "directive", what, &given.name);
+                       "directive",
+                       what, &given.name);
     return false;
 }
 
@@ -135,7 +137,8 @@ bool apply_credentials(ngx_conf_t *cf, const StoreOptions &given, const Common &
     if (options.user.len > 0 && options.password.len == 0) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"user\" of store \"%V\" has no password: give one with \"password\", "
-                           "\"password_file\" or in the URL", &given.name);
+                           "\"password_file\" or in the URL",
+                           &given.name);
         return false;
     }
 
@@ -149,8 +152,8 @@ bool apply_database(ngx_conf_t *cf, const StoreOptions &given, const Common &com
         return refuse_twice(cf, given, "database");
     }
 
-    options.database = given.database >= 0 ? static_cast<ngx_uint_t>(given.database)
-                                           : common.database;
+    options.database =
+        given.database >= 0 ? static_cast<ngx_uint_t>(given.database) : common.database;
 
     if (options.topology == RedisTopology::cluster && options.database != 0) {
         return refuse(cf, given, "a cluster has no database but 0");
@@ -174,8 +177,9 @@ bool apply_tls(ngx_conf_t *cf, const StoreOptions &given, const Common &common,
     }
 
     if ((given.tls.certificate.len > 0) != (given.tls.certificate_key.len > 0)) {
-        return refuse(cf, given, "\"ssl_certificate\" and \"ssl_certificate_key\" are needed "
-                                 "together");
+        return refuse(cf, given,
+                      "\"ssl_certificate\" and \"ssl_certificate_key\" are needed "
+                      "together");
     }
 
     void *room = ngx_palloc(cf->pool, sizeof(RedisTlsOptions));
@@ -224,8 +228,9 @@ bool gather_redis_options(ngx_conf_t *cf, StoreOptions &given, RedisOptions &opt
     options.master = given.master;
 
     if (given.topology == RedisTopology::standalone && given.urls.nelts > 1) {
-        return refuse(cf, given, "\"redis\" has several URLs: one is needed, or "
-                                 "\"topology sentinel MASTER\" or \"topology cluster\"");
+        return refuse(cf, given,
+                      "\"redis\" has several URLs: one is needed, or "
+                      "\"topology sentinel MASTER\" or \"topology cluster\"");
     }
 
     apply_rest(given, options);
@@ -248,15 +253,15 @@ bool check_unknown_names(ngx_conf_t *cf, const MainConfig &main)
         if (has_resolver) {
             ngx_log_error(NGX_LOG_WARN, cf->log, 0,
                           "host not found in \"redis\" of store \"%V\": %V, it is left to "
-                          "\"resolver\" in %V:%ui", &name.store, &name.server, &name.file,
-                          name.line);
+                          "\"resolver\" in %V:%ui",
+                          &name.store, &name.server, &name.file, name.line);
             continue;
         }
 
         ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
                       "invalid URL in \"redis\" of store \"%V\": host not found, and there is no "
-                      "\"resolver\" in http{}, %V in %V:%ui", &name.store, &name.server,
-                      &name.file, name.line);
+                      "\"resolver\" in http{}, %V in %V:%ui",
+                      &name.store, &name.server, &name.file, name.line);
         return false;
     }
 

@@ -21,8 +21,8 @@ struct Sealing final : SealedStore::Events {
 
         write_hex(stored_id, id);
         ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                      "idempotency: the value of key %*s in store \"%V\" %s", kHexLength, id,
-                      &name, why);
+                      "idempotency: the value of key %*s in store \"%V\" %s", kHexLength, id, &name,
+                      why);
     }
 
     ngx_str_t name;
@@ -70,8 +70,8 @@ bool read_file(ngx_conf_t *cf, const ngx_str_t &name, u_char *room, size_t size,
     (void) ngx_close_file(fd);
 
     if (n < 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, error,
-                           "\"encryption_key_file\" can't read \"%V\"", &name);
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, error, "\"encryption_key_file\" can't read \"%V\"",
+                           &name);
         return false;
     }
 
@@ -82,7 +82,7 @@ bool read_file(ngx_conf_t *cf, const ngx_str_t &name, u_char *room, size_t size,
 // False where it is no key, which is logged then.
 bool read_key(ngx_conf_t *cf, const ngx_str_t &file, Secret &secret)
 {
-    u_char room[256];           // more than any key file has
+    u_char room[256];  // more than any key file has
     size_t length = 0;
 
     if (!read_file(cf, file, room, sizeof(room), length)) {

@@ -13,10 +13,7 @@ char *read_directive(ngx_conf_t *cf, ngx_command_t *, void *data)
     return read_store_directive(cf, *static_cast<StoreOptions *>(data));
 }
 
-bool has_valid_name(const ngx_str_t &name)
-{
-    return name.len > 0 && view(name) != "off";
-}
+bool has_valid_name(const ngx_str_t &name) { return name.len > 0 && view(name) != "off"; }
 
 StoreSlot *add_slot(ngx_conf_t *cf, MainConfig *main, const ngx_str_t &name, Store *store)
 {
@@ -58,7 +55,8 @@ char *store_block(ngx_conf_t *cf, ngx_command_t *, void *data)
     if (find_store(main, &options.name) != nullptr) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "duplicate store \"%V\" in \"idempotency_store\": each needs a name "
-                           "of its own", &options.name);
+                           "of its own",
+                           &options.name);
         return failed();
     }
 
@@ -78,7 +76,7 @@ char *store_block(ngx_conf_t *cf, ngx_command_t *, void *data)
     Store *store = create_store(cf, options);
 
     return store != nullptr && add_slot(cf, main, options.name, store) != nullptr ? NGX_CONF_OK
-                                                                               : failed();
+                                                                                  : failed();
 }
 
 }  // namespace idempotency

@@ -33,7 +33,8 @@ char *read_time(ngx_conf_t *cf, ngx_uint_t argument, ngx_int_t &field)
     field = parse_time(&arguments(cf)[argument]);
 
     return field != NGX_ERROR
-               ? NGX_CONF_OK : refuse(cf, argument, "a time above 0 is needed, such as 500ms or 1s");
+               ? NGX_CONF_OK
+               : refuse(cf, argument, "a time above 0 is needed, such as 500ms or 1s");
 }
 
 char *read_text(ngx_conf_t *cf, ngx_str_t &field, const char *expected)
@@ -95,8 +96,9 @@ char *read_topology(ngx_conf_t *cf, StoreOptions &options)
     }
 
     if (sentinel != (cf->args->nelts == 3) || (sentinel && arguments(cf)[2].len == 0)) {
-        return refuse(cf, 1, sentinel ? "the name of the master is needed behind it"
-                                      : "nothing is needed behind it");
+        return refuse(cf, 1,
+                      sentinel ? "the name of the master is needed behind it"
+                               : "nothing is needed behind it");
     }
 
     if (sentinel) {
@@ -158,23 +160,25 @@ char *read_password_file(ngx_conf_t *cf, StoreOptions &options)
     ngx_fd_t fd = ngx_open_file(name.data, NGX_FILE_RDONLY, NGX_FILE_OPEN, 0);
 
     if (fd == NGX_INVALID_FILE) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,
-                           "\"password_file\" can't open \"%V\"", &name);
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno, "\"password_file\" can't open \"%V\"",
+                           &name);
         return failed();
     }
 
     ssize_t n = ngx_read_fd(fd, room, sizeof(room));
     size_t length = 0;
 
-    while (n > 0 && length < static_cast<size_t>(n) && room[length] != '\n' && room[length] != '\r') {
+    while (n > 0 && length < static_cast<size_t>(n) && room[length] != '\n' && room[length] != '\r')
+    {
         length++;
     }
 
     (void) ngx_close_file(fd);
 
     if (length == 0 || length == sizeof(room)) {
-        return refuse(cf, 1, "a file with the password in its first line is needed, "
-                             "of less than 1024 bytes");
+        return refuse(cf, 1,
+                      "a file with the password in its first line is needed, "
+                      "of less than 1024 bytes");
     }
 
     ngx_str_t text;
@@ -264,8 +268,9 @@ char *read_protocols(ngx_conf_t *cf, StoreOptions &options)
         }
 
         if (bit == 0) {
-            return refuse(cf, i, "of \"TLSv1\", \"TLSv1.1\", \"TLSv1.2\" and \"TLSv1.3\" "
-                                 "one or several are needed");
+            return refuse(cf, i,
+                          "of \"TLSv1\", \"TLSv1.1\", \"TLSv1.2\" and \"TLSv1.3\" "
+                          "one or several are needed");
         }
 
         options.tls.protocols |= bit;
@@ -281,7 +286,8 @@ char *read_prefix(ngx_conf_t *cf, StoreOptions &options)
     options.prefix = arguments(cf)[1];
 
     return options.prefix.len > 0 && options.prefix.len <= 128
-               ? NGX_CONF_OK : refuse(cf, 1, "1 to 128 characters are needed");
+               ? NGX_CONF_OK
+               : refuse(cf, 1, "1 to 128 characters are needed");
 }
 
 char *read_wait_replicas(ngx_conf_t *cf, StoreOptions &options)
@@ -329,7 +335,7 @@ enum class Of { any, redis, tls };
 
 struct StoreDirective {
     const char *name;
-    ngx_uint_t most;            // arguments; one is needed
+    ngx_uint_t most;  // arguments; one is needed
     Of of;
     char *(*read)(ngx_conf_t *cf, StoreOptions &options);
 };

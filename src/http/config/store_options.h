@@ -11,28 +11,28 @@ namespace idempotency {
 // of it may stand in a URL too: so it is put together at the block's end.
 struct StoreOptions {
     ngx_str_t name;
-    off_t memory;               // 0: not given
+    off_t memory;  // 0: not given
 
-    ngx_array_t urls;           // of ngx_str_t
+    ngx_array_t urls;  // of ngx_str_t
     RedisTopology topology;
-    ngx_str_t master;           // as the sentinels call it
+    ngx_str_t master;  // as the sentinels call it
     ngx_str_t user;
     ngx_str_t password;
     ngx_str_t prefix;
-    ngx_int_t database;         // -1: not given
-    ngx_int_t connections;      // 0: not given; so are the times
+    ngx_int_t database;     // -1: not given
+    ngx_int_t connections;  // 0: not given; so are the times
     ngx_int_t connect_timeout;
     ngx_int_t timeout;
-    ngx_int_t replicas;         // `wait_replicas`; 0: off
+    ngx_int_t replicas;  // `wait_replicas`; 0: off
     ngx_int_t replica_wait;
     RedisTlsOptions tls;
 
-    off_t near_cache;           // 0: off
-    ngx_array_t encryption_keys;    // of ngx_str_t: whole paths, or `off`
+    off_t near_cache;             // 0: off
+    ngx_array_t encryption_keys;  // of ngx_str_t: whole paths, or `off`
 
-    unsigned seen;              // bits of the block's directives
-    const char *redis_only;     // one that only a Redis has, or null
-    const char *tls_only;       // one that only TLS has, or null
+    unsigned seen;           // bits of the block's directives
+    const char *redis_only;  // one that only a Redis has, or null
+    const char *tls_only;    // one that only TLS has, or null
 };
 
 // Reads one directive of the block; nginx's log says what is wrong.

@@ -27,8 +27,7 @@ Context *find_by_cleanup(ngx_http_request_t *r)
 
 Context *find_context(ngx_http_request_t *r)
 {
-    auto *context =
-        static_cast<Context *>(ngx_http_get_module_ctx(r, ngx_http_idempotency_module));
+    auto *context = static_cast<Context *>(ngx_http_get_module_ctx(r, ngx_http_idempotency_module));
 
     // only a redirect or a filter that gave up have wiped anything
     if (context == nullptr && (r->internal || r->filter_finalize) && r == r->main) {

@@ -68,7 +68,8 @@ void Exchange::log_oversized_value(std::size_t size) const
     write_hex(conf_->store->store->stored_id(call_.id), hex);
     ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
                   "idempotency: store \"%V\" has %uz bytes under the key %*s: that is none of its "
-                  "results", &conf_->store->name, size, length, hex);
+                  "results",
+                  &conf_->store->name, size, length, hex);
 }
 
 // A request that waits asks again and again, and finds a claim of the same size.
@@ -83,8 +84,7 @@ char *Exchange::allocate_value(Call &call, std::size_t size)
     }
 
     if (exchange->found_ == nullptr || size > exchange->found_size_) {
-        exchange->found_ = static_cast<char *>(
-            ngx_pnalloc(exchange->pool_, size > 0 ? size : 1));
+        exchange->found_ = static_cast<char *>(ngx_pnalloc(exchange->pool_, size > 0 ? size : 1));
         exchange->found_size_ = size;
     }
 
@@ -195,12 +195,11 @@ bool Exchange::add_piece()
         return false;
     }
 
-    std::size_t size = expected_ > held_
-                           ? expected_ - held_
-                           : ngx_min(ngx_max(held_, kFirstPiece), kLargestPiece);
+    std::size_t size =
+        expected_ > held_ ? expected_ - held_ : ngx_min(ngx_max(held_, kFirstPiece), kLargestPiece);
     auto *room = static_cast<char *>(ngx_pnalloc(pool_, size));
-    auto *piece = static_cast<std::string_view *>(
-        room != nullptr ? ngx_array_push(&pieces_) : nullptr);
+    auto *piece =
+        static_cast<std::string_view *>(room != nullptr ? ngx_array_push(&pieces_) : nullptr);
 
     if (piece == nullptr) {
         return false;
@@ -284,7 +283,8 @@ bool Exchange::settle(Settlement settlement, Millis ttl, EndHandler on_end)
         break;
 
     case Settlement::keep:
-        if (ngx_array_init(&record_, pool_, pieces_.nelts + 1, sizeof(std::string_view)) != NGX_OK) {
+        if (ngx_array_init(&record_, pool_, pieces_.nelts + 1, sizeof(std::string_view)) != NGX_OK)
+        {
             write_outcome(State::not_kept, ttl);
             break;
         }
@@ -314,7 +314,8 @@ bool Exchange::handle_settle_end()
         count(Count::late);
         ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
                       "idempotency: a claim in store \"%V\" was lost before its request ended; "
-                      "its answer is delivered and not kept", &conf_->store->name);
+                      "its answer is delivered and not kept",
+                      &conf_->store->name);
         break;
 
     case Verdict::full:
@@ -322,7 +323,8 @@ bool Exchange::handle_settle_end()
         if (settlement_ == Settlement::keep) {
             ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
                           "idempotency: store \"%V\" has no room for an answer of %uz bytes: "
-                          "it is recorded as not kept", &conf_->store->name, held_);
+                          "it is recorded as not kept",
+                          &conf_->store->name, held_);
             settlement_ = Settlement::not_kept;
             write_outcome(State::not_kept, call_.lifetime);
             return start() && handle_settle_end();
@@ -345,7 +347,8 @@ void Exchange::retry_later()
     if (retry_delay_ == 0) {
         ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
                       "idempotency: store \"%V\" can't be told the outcome of a request; "
-                      "trying again until its lease ends", &conf_->store->name);
+                      "trying again until its lease ends",
+                      &conf_->store->name);
         retry_delay_ = kFirstRetry;
 
         if (settlement_ == Settlement::keep) {

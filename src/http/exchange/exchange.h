@@ -97,7 +97,7 @@ private:
     EndHandler on_end_ = nullptr;
 
     OwnCall call_{};
-    char *found_ = nullptr;         // room for the value of a key that is taken
+    char *found_ = nullptr;  // room for the value of a key that is taken
     std::size_t found_size_ = 0;
     std::string_view claim_piece_;
     unsigned char claim_[kRecordHeadSize];
@@ -106,13 +106,13 @@ private:
     ngx_msec_t claimed_at_ = 0;
 
     Settlement settlement_ = Settlement::release;
-    ngx_array_t pieces_{};          // of std::string_view: the body
+    ngx_array_t pieces_{};  // of std::string_view: the body
     std::size_t held_ = 0;
     std::size_t expected_ = 0;
-    std::size_t room_left_ = 0;     // in the last piece
+    std::size_t room_left_ = 0;  // in the last piece
     unsigned char *head_ = nullptr;
     std::size_t head_size_ = 0;
-    ngx_array_t record_{};          // of std::string_view: the record
+    ngx_array_t record_{};  // of std::string_view: the record
 
     PendingOutcome pending_{};
     ngx_msec_t retry_delay_ = 0;

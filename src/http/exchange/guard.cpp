@@ -139,7 +139,7 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
     ignore_stream_reset(r);
 
     if (r->upstream == nullptr || !location.has(r->upstream->conf)) {
-        r->method = context->method;    // it was no exchange with an upstream
+        r->method = context->method;  // it was no exchange with an upstream
         context->exchange_failed = r->upstream == nullptr && rc >= NGX_HTTP_INTERNAL_SERVER_ERROR
                                    && is_upstream_handler(context->content_handler);
         return rc;
@@ -153,14 +153,14 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
 // Whether the application is at work for it, so that its client may leave.
 bool is_under_way(const Context &context)
 {
-    return awaits_response(context)
-           || (context.stage == Stage::passing && !context.response_ended);
+    return awaits_response(context) || (context.stage == Stage::passing && !context.response_ended);
 }
 
 ngx_http_handler_pt handler_of_location(ngx_http_request_t *r)
 {
     return static_cast<ngx_http_core_loc_conf_t *>(
-               ngx_http_get_module_loc_conf(r, ngx_http_core_module))->handler;
+               ngx_http_get_module_loc_conf(r, ngx_http_core_module))
+        ->handler;
 }
 
 // nginx's ngx_http_handler_pt, in place of that of a subrequest
@@ -202,8 +202,8 @@ void guard_subrequest(ngx_http_request_t *r)
 {
     Context *context = find_context(r->main);
 
-    if (context != nullptr && is_under_way(*context)
-        && r->content_handler != nullptr && r->content_handler == handler_of_location(r))
+    if (context != nullptr && is_under_way(*context) && r->content_handler != nullptr
+        && r->content_handler == handler_of_location(r))
     {
         r->content_handler = run_guarded_subrequest;
     }

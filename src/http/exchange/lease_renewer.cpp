@@ -72,7 +72,7 @@ void LeaseRenewer::set_timer(ngx_msec_t due)
     timer_.handler = on_timer;
     timer_.data = this;
     timer_.log = ngx_cycle->log;
-    timer_.cancelable = 1;      // the exchanges keep a quitting worker, not this
+    timer_.cancelable = 1;  // the exchanges keep a quitting worker, not this
 
     fire_within(timer_, is_before(ngx_current_msec, due) ? due - ngx_current_msec : 1);
 }

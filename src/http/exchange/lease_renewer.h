@@ -13,7 +13,7 @@ namespace idempotency {
 struct RenewedLease {
     ngx_queue_t link;
     Lease lease;
-    ngx_msec_t due;             // when it is to be renewed
+    ngx_msec_t due;  // when it is to be renewed
     bool linked;
 };
 

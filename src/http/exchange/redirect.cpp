@@ -15,8 +15,7 @@ namespace {
 void collect_word(Context &context, const ngx_http_upstream_t &u)
 {
     for (const ngx_list_part_t *part = &u.headers_in.headers.part; part != nullptr;
-         part = part->next)
-    {
+         part = part->next) {
         auto *field = static_cast<ngx_table_elt_t *>(part->elts);
 
         for (ngx_uint_t i = 0; i < part->nelts; i++) {

@@ -16,7 +16,8 @@ Origin origin_at_end(const Context &context)
     ngx_http_request_t *r = context.request;
 
     return context.handled && !context.exchange_failed && r->upstream == nullptr && !r->reading_body
-               ? Origin::broken : origin_of(context);
+               ? Origin::broken
+               : origin_of(context);
 }
 
 static_assert(static_cast<unsigned>(Status::unscoped) - static_cast<unsigned>(Status::fresh)

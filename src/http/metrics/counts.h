@@ -26,18 +26,18 @@ enum class Count : unsigned {
     result_unknown,
     result_not_kept,
 
-    late,               // results of claims that were lost
-    unkept,             // answers that were delivered before they could be kept
-    retries,            // of telling an outcome
-    unrecorded,         // outcomes that were given up
+    late,        // results of claims that were lost
+    unkept,      // answers that were delivered before they could be kept
+    retries,     // of telling an outcome
+    unrecorded,  // outcomes that were given up
 
     // calls, in the order of Call::Kind
     claims,
     settles,
     releases,
 
-    renewals,           // of a claim each
-    unavailable,        // calls that ended so
+    renewals,     // of a claim each
+    unavailable,  // calls that ended so
     full,
 };
 

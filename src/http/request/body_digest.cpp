@@ -38,8 +38,7 @@ std::string_view in_memory(const ngx_buf_t *b)
 // nginx's ngx_http_request_body_filter_pt
 ngx_int_t on_body_part(ngx_http_request_t *r, ngx_chain_t *in)
 {
-    auto *context =
-        static_cast<Context *>(ngx_http_get_module_ctx(r, ngx_http_idempotency_module));
+    auto *context = static_cast<Context *>(ngx_http_get_module_ctx(r, ngx_http_idempotency_module));
 
     if (context != nullptr && context->stage == Stage::reading) {
         for (ngx_chain_t *link = in; link != nullptr; link = link->next) {
@@ -60,13 +59,12 @@ bool digest_file(Context &context, const ngx_buf_t *b)
         return false;
     }
 
-    for (off_t at = b->file_pos; at < b->file_last; ) {
+    for (off_t at = b->file_pos; at < b->file_last;) {
         size_t size = static_cast<size_t>(ngx_min(b->file_last - at, off_t(kReadAtOnce)));
         ssize_t n = ngx_read_file(b->file, room, size, at);
 
         if (n <= 0
-            || !context.body->update({reinterpret_cast<char *>(room), static_cast<size_t>(n)}))
-        {
+            || !context.body->update({reinterpret_cast<char *>(room), static_cast<size_t>(n)})) {
             return false;
         }
 
@@ -80,8 +78,7 @@ bool digest_file(Context &context, const ngx_buf_t *b)
 bool digest_buffered_body(Context &context)
 {
     for (ngx_chain_t *link = context.request->request_body->bufs; link != nullptr;
-         link = link->next)
-    {
+         link = link->next) {
         bool done = link->buf->in_file ? digest_file(context, link->buf)
                                        : context.body->update(in_memory(link->buf));
 

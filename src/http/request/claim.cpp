@@ -128,8 +128,7 @@ ngx_int_t wait_for_other(Context &context)
 ngx_int_t handle_running(Context &context)
 {
     if (static_cast<Conflict>(context.conf->conflict) == Conflict::wait
-        && !has_waited_enough(context))
-    {
+        && !has_waited_enough(context)) {
         return wait_for_other(context);
     }
 
@@ -164,8 +163,8 @@ ngx_int_t handle_record(Context &context, const Reply &reply)
         break;
     }
 
-    context.age = record.head.lifetime > reply.remaining ? record.head.lifetime - reply.remaining
-                                                         : 0;
+    context.age =
+        record.head.lifetime > reply.remaining ? record.head.lifetime - reply.remaining : 0;
     return replay(context, record);
 }
 

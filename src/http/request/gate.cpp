@@ -67,7 +67,8 @@ ngx_int_t leave_uncovered(ngx_http_request_t *r, LocationConfig *conf, Status st
                                                       : NGX_HTTP_INTERNAL_SERVER_ERROR;
 }
 
-ngx_int_t refuse_uncovered(ngx_http_request_t *r, LocationConfig *conf, Status status, Problem problem)
+ngx_int_t refuse_uncovered(ngx_http_request_t *r, LocationConfig *conf, Status status,
+                           Problem problem)
 {
     Context *context = create_context(r, conf, status);
 
@@ -243,7 +244,8 @@ ngx_int_t on_request_after_try_files(ngx_http_request_t *r)
         return NGX_DECLINED;
     }
 
-    return context->stage == Stage::before_try_files ? handle_arrival(r, context->conf) : resume_request(*context);
+    return context->stage == Stage::before_try_files ? handle_arrival(r, context->conf)
+                                                     : resume_request(*context);
 }
 
 }  // namespace idempotency

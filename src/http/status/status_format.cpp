@@ -22,12 +22,12 @@ std::uint64_t counted(const StoreStatus &store, Count count)
 enum class Part { always, memory, near };
 
 struct Member {
-    const char *value;          // of the label; null: the family has no label
+    const char *value;  // of the label; null: the family has no label
     Count count;
 };
 
 struct Family {
-    const char *name;           // in JSON; what Prometheus calls it is made from it
+    const char *name;  // in JSON; what Prometheus calls it is made from it
     const char *label;
     const char *help;
     Part part;
@@ -38,17 +38,10 @@ struct Family {
 };
 
 constexpr Member kRequests[] = {
-    {"new", Count::fresh},
-    {"replayed", Count::replayed},
-    {"in_progress", Count::in_progress},
-    {"reused", Count::reused},
-    {"missing", Count::missing},
-    {"invalid", Count::invalid},
-    {"unknown", Count::unknown},
-    {"not_kept", Count::not_kept},
-    {"store_error", Count::store_error},
-    {"bypass", Count::bypass},
-    {"unscoped", Count::unscoped},
+    {"new", Count::fresh},       {"replayed", Count::replayed}, {"in_progress", Count::in_progress},
+    {"reused", Count::reused},   {"missing", Count::missing},   {"invalid", Count::invalid},
+    {"unknown", Count::unknown}, {"not_kept", Count::not_kept}, {"store_error", Count::store_error},
+    {"bypass", Count::bypass},   {"unscoped", Count::unscoped},
 };
 
 constexpr Member kResults[] = {
@@ -97,8 +90,8 @@ constexpr Family kFamilies[] = {
     counter("results", "outcome", "Claims that have ended, by what the store was told.", kResults),
     counter("late_results", nullptr,
             "Results of claims that were lost before: delivered, and not kept.", kLate),
-    counter("unkept_answers", nullptr,
-            "Answers that were delivered before they could be kept.", kUnkept),
+    counter("unkept_answers", nullptr, "Answers that were delivered before they could be kept.",
+            kUnkept),
     counter("retries", nullptr, "Further tries of telling a store what it could not be told.",
             kRetries),
     counter("unrecorded_outcomes", nullptr,
@@ -157,8 +150,8 @@ public:
     Text &operator<<(std::uint64_t number)
     {
         char digits[24];
-        int length = std::snprintf(digits, sizeof(digits), "%llu",
-                                   static_cast<unsigned long long>(number));
+        int length =
+            std::snprintf(digits, sizeof(digits), "%llu", static_cast<unsigned long long>(number));
 
         return *this << std::string_view(digits, static_cast<std::size_t>(length));
     }
@@ -200,8 +193,8 @@ void put_json_family(Text &text, const StoreStatus &store, const Family &family)
     }
 
     for (std::size_t i = 0; i < family.member_count; i++) {
-        text << (i == 0 ? "{\"" : ", \"") << family.members[i].value << "\": "
-             << family.read(store, family.members[i].count);
+        text << (i == 0 ? "{\"" : ", \"") << family.members[i].value
+             << "\": " << family.read(store, family.members[i].count);
     }
 
     text << "}";

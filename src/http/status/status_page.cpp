@@ -12,7 +12,7 @@ namespace {
 
 struct Type {
     const char *value;
-    std::size_t bare;           // its length without the charset
+    std::size_t bare;  // its length without the charset
 };
 
 constexpr Type kTypes[] = {
@@ -50,8 +50,8 @@ ngx_buf_t *write_page(ngx_http_request_t *r, StatusFormat format)
     ngx_buf_t *b = ngx_create_temp_buf(r->pool, size > 0 ? size : 1);
 
     if (b != nullptr) {
-        b->last += format_status(format, stores, slots.nelts, reinterpret_cast<char *>(b->pos),
-                                 size);
+        b->last +=
+            format_status(format, stores, slots.nelts, reinterpret_cast<char *>(b->pos), size);
         b->last_buf = 1;
         b->memory = 1;
         b->temporary = 0;

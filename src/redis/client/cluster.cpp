@@ -24,8 +24,7 @@ std::uint32_t any_number() { return static_cast<std::uint32_t>(ngx_random()); }
 RedisCluster::RedisCluster(const RedisOptions &options) noexcept
     : options_(options), slotter_(view(options_.prefix)), members_(options_, scripts_, *this),
       inquiry_(options_, options_.servers[0], kLongestAnswer, *this)
-{
-}
+{}
 
 const char *RedisCluster::fault() const
 {
@@ -39,8 +38,7 @@ bool RedisCluster::open()
     struct {
         ngx_event_t *timer;
         ngx_event_handler_pt handler;
-    } const timers[] = {{&refresh_timer_, on_refresh},
-                        {&sweep_timer_, on_sweep}};
+    } const timers[] = {{&refresh_timer_, on_refresh}, {&sweep_timer_, on_sweep}};
 
     for (const auto &each : timers) {
         each.timer->handler = each.handler;
@@ -80,8 +78,8 @@ bool RedisCluster::start(Call &call)
     call.redirects = 0;
 
     if (state_ == State::searching) {
-        return waiting_.wait(call, options_.connect_timeout + options_.timeout
-                                       + options_.replica_wait);
+        return waiting_.wait(call,
+                             options_.connect_timeout + options_.timeout + options_.replica_wait);
     }
 
     RedisNode *node = members_.owner(slotter_.slot(call.id));
@@ -155,8 +153,7 @@ RedisNode *RedisCluster::follow(RedisNode &from, const KeyId &id,
 
     // "?": it does not know the name itself
     if (state_ == State::known && redirect.host != "?"
-        && endpoint.set(redirect.host, redirect.port))
-    {
+        && endpoint.set(redirect.host, redirect.port)) {
         node = members_.find_or_add(endpoint, from.server());
     }
 
@@ -248,10 +245,7 @@ bool RedisCluster::ask_next() noexcept
     return true;
 }
 
-const char *RedisCluster::read(RedisInquiry &, const redisReply &reply)
-{
-    return map_.read(reply);
-}
+const char *RedisCluster::read(RedisInquiry &, const redisReply &reply) { return map_.read(reply); }
 
 void RedisCluster::ended(RedisInquiry &inquiry, const char *fault, ngx_err_t error)
 {
@@ -286,8 +280,7 @@ void RedisCluster::take_map(const RedisServer &teller) noexcept
     if (failure_logged_) {
         failure_logged_ = false;
         ngx_log_error(NGX_LOG_NOTICE, log_, 0,
-                      "idempotency: redis \"%V\" tells the map of its cluster again",
-                      &teller.name);
+                      "idempotency: redis \"%V\" tells the map of its cluster again", &teller.name);
     }
 
     members_.apply(map_, teller);
@@ -302,7 +295,8 @@ void RedisCluster::note_failure(const char *why, ngx_err_t error) noexcept
 
     ngx_log_error(level, log_, error,
                   "idempotency: no node of the cluster of store \"%V\" tells its map, "
-                  "the last of them, \"%V\": %s", &options_.store, &inquiry_.server().name, why);
+                  "the last of them, \"%V\": %s",
+                  &options_.store, &inquiry_.server().name, why);
     failure_logged_ = true;
 
     if (state_ == State::searching) {

@@ -36,8 +36,8 @@ public:
 private:
     enum class State {
         closed,
-        searching,      // there is no map yet: calls wait
-        lost,           // and none of the servers gave one: calls end at once
+        searching,  // there is no map yet: calls wait
+        lost,       // and none of the servers gave one: calls end at once
         known,
     };
 
@@ -78,12 +78,12 @@ private:
     ngx_log_t *log_ = nullptr;
 
     RedisInquiry inquiry_;
-    RedisSlotMap map_;              // as told last
-    ngx_uint_t round_ = 0;          // counts refreshes
-    ngx_uint_t nodes_asked_ = 0;    // in this one
+    RedisSlotMap map_;            // as told last
+    ngx_uint_t round_ = 0;        // counts refreshes
+    ngx_uint_t nodes_asked_ = 0;  // in this one
     ngx_uint_t seeds_asked_ = 0;
     ngx_uint_t first_seed_ = 0;
-    bool again_ = false;            // something came up while it was under way
+    bool again_ = false;  // something came up while it was under way
     bool failure_logged_ = false;
     RedisPace pace_;
 

@@ -48,11 +48,9 @@ ngx_msec_t rest_length(ngx_uint_t rests)
 RedisConnection::RedisConnection(const RedisOptions &options, RedisServer &server,
                                  const RedisScripts &scripts, Owner &owner,
                                  std::size_t inline_limit) noexcept
-    : options_(options), owner_(owner),
-      pipeline_(scripts, manner_of(options, inline_limit), *this),
+    : options_(options), owner_(owner), pipeline_(scripts, manner_of(options, inline_limit), *this),
       socket_(options, server, *this)
-{
-}
+{}
 
 void RedisConnection::open(ngx_log_t *log) noexcept
 {
@@ -191,8 +189,7 @@ void RedisConnection::greeted()
     down_ = false;
 
     if (owner_.up(*this)) {
-        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" is back",
-                      &server().name);
+        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" is back", &server().name);
     }
 }
 
@@ -319,7 +316,8 @@ void RedisConnection::note_stall() noexcept
     if (stall_logged_) {
         ngx_log_error(NGX_LOG_ERR, log_, 0,
                       "idempotency: redis \"%V\" has not answered for %M ms: it gets no further "
-                      "commands until it does", &server().name, options_.timeout);
+                      "commands until it does",
+                      &server().name, options_.timeout);
         owner_.stands_still(*this);
     } else {
         ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" answers again",
@@ -332,8 +330,7 @@ void RedisConnection::broken(const char *why, ngx_err_t error)
 {
     // it is there, and what is wrong has to be put right
     if (socket_.refused()) {
-        *ngx_snprintf(reinterpret_cast<u_char *>(refusal_), sizeof(refusal_) - 1, "%s", why)
-            = '\0';
+        *ngx_snprintf(reinterpret_cast<u_char *>(refusal_), sizeof(refusal_) - 1, "%s", why) = '\0';
         why = refusal_;
     }
 
@@ -383,8 +380,8 @@ void RedisConnection::drop(const char *why, ngx_err_t error) noexcept
     }
 
     if (again) {
-        ngx_log_error(NGX_LOG_INFO, log_, error, "idempotency: redis \"%V\": %s",
-                      &server().name, why);
+        ngx_log_error(NGX_LOG_INFO, log_, error, "idempotency: redis \"%V\": %s", &server().name,
+                      why);
         connect();
     } else if (was_greeted || in_order) {
         rest(why, error);
@@ -438,8 +435,7 @@ void RedisConnection::rest(const char *why, ngx_err_t error) noexcept
 void RedisConnection::arm(Millis deadline) noexcept
 {
     deadline_timer_.cancelable = 0;
-    fire_within(deadline_timer_,
-                deadline > ngx_current_msec ? deadline - ngx_current_msec : 0);
+    fire_within(deadline_timer_, deadline > ngx_current_msec ? deadline - ngx_current_msec : 0);
 }
 
 void RedisConnection::on_deadline(ngx_event_t *event)

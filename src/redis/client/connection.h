@@ -122,16 +122,16 @@ private:
     RedisSocket socket_;
 
     State state_ = State::closed;
-    bool down_ = false;             // known, and told
+    bool down_ = false;  // known, and told
     bool stall_logged_ = false;
-    bool draining_ = false;         // to go to another address of the server
-    bool read_only_ = false;        // an answer said so: this is no master any more
-    ngx_uint_t rests_ = 0;          // rounds that failed since it last was in order
+    bool draining_ = false;   // to go to another address of the server
+    bool read_only_ = false;  // an answer said so: this is no master any more
+    ngx_uint_t rests_ = 0;    // rounds that failed since it last was in order
     ngx_msec_t greeted_at_ = 0;
     ngx_msec_t error_logged_at_ = 0;
     bool error_logged_ = false;
-    char refusal_[200] = "";         // why it did not let us in
-    bool refusal_logged_ = false;   // since it last let us in
+    char refusal_[200] = "";       // why it did not let us in
+    bool refusal_logged_ = false;  // since it last let us in
 
     ngx_log_t *log_ = nullptr;
     ngx_event_t deadline_timer_{};

@@ -5,8 +5,7 @@ namespace idempotency {
 RedisInquiry::RedisInquiry(const RedisOptions &options, RedisServer &server, std::size_t most,
                            Owner &owner) noexcept
     : options_(options), owner_(owner), socket_(options, server, *this), dialogue_(most, *this)
-{
-}
+{}
 
 void RedisInquiry::open(ngx_log_t *log) noexcept
 {
@@ -100,8 +99,8 @@ void RedisInquiry::end(const char *fault, ngx_err_t error) noexcept
     u_char text[256];
 
     if (fault != nullptr) {
-        *ngx_cpystrn(text, reinterpret_cast<u_char *>(const_cast<char *>(fault)), sizeof(text))
-            = '\0';
+        *ngx_cpystrn(text, reinterpret_cast<u_char *>(const_cast<char *>(fault)), sizeof(text)) =
+            '\0';
     }
 
     close();

@@ -32,11 +32,11 @@ public:
     };
 
     struct Question {
-        const std::string_view *words;      // all of it lasts until it is over
+        const std::string_view *words;  // all of it lasts until it is over
         std::size_t count;
         ngx_str_t user;
-        ngx_str_t password;                 // empty: no AUTH
-        bool subscribes = false;            // answers go on coming
+        ngx_str_t password;       // empty: no AUTH
+        bool subscribes = false;  // answers go on coming
     };
 
     // All outlive this object, `server` until another is asked.  `most`: of how
@@ -82,7 +82,7 @@ private:
     Question question_{};
     bool busy_ = false;
     bool answered_ = false;
-    const char *fault_ = nullptr;       // of an answer, as the owner said
+    const char *fault_ = nullptr;  // of an answer, as the owner said
     ngx_event_t timer_{};
 };
 

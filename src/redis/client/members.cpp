@@ -18,14 +18,13 @@ struct RedisMembers::Member {
     Member(const RedisOptions &options, const RedisScripts &scripts,
            RedisNode::Owner &owner) noexcept
         : node(options, peer.server(), scripts, owner)
-    {
-    }
+    {}
 
     RedisPeer peer;
     RedisNode node;
     bool has_slots = false;
     ngx_msec_t used_at = 0;
-    ngx_uint_t round = 0;       // in which it was picked last
+    ngx_uint_t round = 0;  // in which it was picked last
 };
 
 RedisMembers::RedisMembers(const RedisOptions &options, const RedisScripts &scripts,
@@ -79,8 +78,7 @@ std::uint16_t RedisMembers::add(const RedisEndpoint &endpoint, const RedisServer
     auto member = new (std::nothrow) Member(options_, scripts_, owner_);
 
     if (member == nullptr || !member->node.usable()
-        || !member->peer.set(endpoint, teller, options_))
-    {
+        || !member->peer.set(endpoint, teller, options_)) {
         delete member;
         return kNobody;
     }
@@ -166,8 +164,7 @@ RedisNode *RedisMembers::pick(ngx_uint_t round) noexcept
         Member *member = members_[(from + i) % end_];
 
         if (member != nullptr && member->has_slots && member->node.answers()
-            && member->round != round)
-        {
+            && member->round != round) {
             member->round = round;
             return &member->node;
         }

@@ -68,8 +68,8 @@ private:
     ngx_log_t *log_ = nullptr;
 
     Member *members_[RedisSlotMap::kMostNodes] = {};
-    std::uint16_t end_ = 0;             // behind the last of them
-    std::uint16_t owners_[kRedisSlots]; // indices, or RedisSlotMap::kNobody
+    std::uint16_t end_ = 0;              // behind the last of them
+    std::uint16_t owners_[kRedisSlots];  // indices, or RedisSlotMap::kNobody
 };
 
 }  // namespace idempotency

@@ -43,8 +43,7 @@ bool is_address(const ngx_str_t &host) noexcept
 
 RedisNames::RedisNames(const RedisOptions &options, RedisServer &server, Events &events) noexcept
     : options_(options), server_(&server), events_(events)
-{
-}
+{}
 
 RedisNames::~RedisNames()
 {
@@ -132,10 +131,10 @@ bool RedisNames::ask() noexcept
         return true;
     }
 
-    ngx_msec_t timeout = options_.resolver_timeout != nullptr
-                                 && *options_.resolver_timeout != NGX_CONF_UNSET_MSEC
-                             ? *options_.resolver_timeout
-                             : kResolverTimeout;
+    ngx_msec_t timeout =
+        options_.resolver_timeout != nullptr && *options_.resolver_timeout != NGX_CONF_UNSET_MSEC
+            ? *options_.resolver_timeout
+            : kResolverTimeout;
 
     ngx_memcpy(name_, server_->host.data, server_->host.len);
     context->name.data = name_;
@@ -226,7 +225,8 @@ void RedisNames::failed(ngx_int_t state) noexcept
     server_->unknown = true;
     ngx_log_error(NGX_LOG_ERR, log_, 0,
                   "idempotency: redis \"%V\" cannot be resolved (%i: %s): its last known addresses "
-                  "go on being used", &server_->name, state, ngx_resolver_strerror(state));
+                  "go on being used",
+                  &server_->name, state, ngx_resolver_strerror(state));
 }
 
 const char *RedisNames::why() noexcept
@@ -236,8 +236,8 @@ const char *RedisNames::why() noexcept
     }
 
     *ngx_snprintf(reinterpret_cast<u_char *>(why_), sizeof(why_) - 1,
-                  "its name cannot be resolved (%i: %s)", state_, ngx_resolver_strerror(state_))
-        = '\0';
+                  "its name cannot be resolved (%i: %s)", state_, ngx_resolver_strerror(state_)) =
+        '\0';
     return why_;
 }
 

@@ -64,7 +64,7 @@ private:
     struct List {
         ngx_addr_t *first = nullptr;
         std::size_t count = 0;
-        void *memory = nullptr;         // null: another's
+        void *memory = nullptr;  // null: another's
     };
 
     static void on_answer(ngx_resolver_ctx_t *context);
@@ -87,17 +87,17 @@ private:
     Events &events_;
 
     List known_;
-    List heard_;                        // empty: nothing new
-    bool unknown_ = false;              // the resolver could not tell, the last time
-    ngx_int_t state_ = 0;               // and why
+    List heard_;            // empty: nothing new
+    bool unknown_ = false;  // the resolver could not tell, the last time
+    ngx_int_t state_ = 0;   // and why
 
     ngx_log_t *log_ = nullptr;
-    ngx_resolver_ctx_t *context_ = nullptr;     // while it is asked
-    bool asking_ = false;               // the answer may come from within
-    ngx_event_t told_{};                // to tell what came, out of the resolver's own loops
+    ngx_resolver_ctx_t *context_ = nullptr;  // while it is asked
+    bool asking_ = false;                    // the answer may come from within
+    ngx_event_t told_{};                     // to tell what came, out of the resolver's own loops
     ngx_event_t timer_{};
     char why_[80] = "";
-    u_char name_[256];                  // the resolver writes into it
+    u_char name_[256];  // the resolver writes into it
 };
 
 }  // namespace idempotency

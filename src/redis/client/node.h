@@ -93,9 +93,9 @@ private:
     RedisServer *server_;
     Owner &owner_;
     RedisConnection *connections_;
-    RedisConnection bulk_;          // for what is large, so that nobody waits behind it
-    bool bulk_is_open_ = false;     // it is only opened when it is needed
-    ngx_uint_t down_ = 0;           // how many connections are
+    RedisConnection bulk_;       // for what is large, so that nobody waits behind it
+    bool bulk_is_open_ = false;  // it is only opened when it is needed
+    ngx_uint_t down_ = 0;        // how many connections are
     ngx_log_t *log_ = nullptr;
 };
 

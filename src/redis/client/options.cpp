@@ -52,8 +52,7 @@ const char *resolve(ngx_conf_t *cf, const RedisUrl &url, RedisServer &server)
     parsed.default_port = url.port;
 
     if (!write_host(cf->pool, url, parsed.url)
-        || !write_name(cf->pool, url, parsed.url, server.name))
-    {
+        || !write_name(cf->pool, url, parsed.url, server.name)) {
         return "no memory";
     }
 
@@ -86,8 +85,7 @@ const char *read_redis_url(ngx_conf_t *cf, ngx_str_t text, RedisUrl &url,
         return "no memory";
     }
 
-    const char *fault = parse_redis_url({reinterpret_cast<char *>(text.data), text.len}, room,
-                                        url);
+    const char *fault = parse_redis_url({reinterpret_cast<char *>(text.data), text.len}, room, url);
 
     return fault != nullptr ? fault : resolve(cf, url, server);
 }

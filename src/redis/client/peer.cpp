@@ -57,8 +57,7 @@ bool RedisPeer::set(const RedisEndpoint &endpoint, const RedisServer &teller,
     write_name();
 
     if (ngx_inet_addr(host_, host.len) != INADDR_NONE
-        || std::memchr(host_, ':', host.len) != nullptr)
-    {
+        || std::memchr(host_, ':', host.len) != nullptr) {
         return set_address();
     }
 
@@ -165,8 +164,8 @@ void RedisPeer::fill(ngx_uint_t index, const sockaddr *from, socklen_t length) n
     address.sockaddr = &storage.sockaddr.sockaddr;
     address.socklen = length;
     address.name.data = storage.text;
-    address.name.len = ngx_sock_ntop(address.sockaddr, length, storage.text,
-                                     NGX_SOCKADDR_STRLEN, 1);
+    address.name.len =
+        ngx_sock_ntop(address.sockaddr, length, storage.text, NGX_SOCKADDR_STRLEN, 1);
 }
 
 }  // namespace idempotency

@@ -58,8 +58,7 @@ RedisSentinel::RedisSentinel(const RedisOptions &options) noexcept
       inquiry_(options_, options_.servers[0], kLongestAnswer, *this),
       probe_(options_, peers_[1].server(), kLongestAnswer, *this),
       listener_(options_, options_.servers[0], kLongestAnswer, *this)
-{
-}
+{}
 
 const char *RedisSentinel::fault() const
 {
@@ -117,8 +116,8 @@ void RedisSentinel::close()
 bool RedisSentinel::start(Call &call)
 {
     if (state_ == State::searching) {
-        return waiting_.wait(call, options_.connect_timeout + options_.timeout
-                                       + options_.replica_wait);
+        return waiting_.wait(call,
+                             options_.connect_timeout + options_.timeout + options_.replica_wait);
     }
 
     // a node that was never opened ends it at once
@@ -358,8 +357,8 @@ void RedisSentinel::refute(const char *why) noexcept
                   &candidate().server().name, why) = '\0';
 
     for (Named &each : votes_) {
-        each.refuted = each.refuted
-                       || (each.votes > 0 && candidate().is(each.endpoint, candidate().server()));
+        each.refuted =
+            each.refuted || (each.votes > 0 && candidate().is(each.endpoint, candidate().server()));
     }
 }
 
@@ -420,8 +419,8 @@ void RedisSentinel::end_look(const char *fault, ngx_err_t error) noexcept
 
         ngx_log_error(level, log_, error,
                       "idempotency: no sentinel of store \"%V\" names a master \"%V\" that is one: "
-                      "%s", &options_.store, &options_.master,
-                      refusal_[0] != '\0' ? refusal_ : fault);
+                      "%s",
+                      &options_.store, &options_.master, refusal_[0] != '\0' ? refusal_ : fault);
         failure_logged_ = true;
     }
 

@@ -42,8 +42,8 @@ public:
 private:
     enum class State {
         closed,
-        searching,      // no master is known yet: calls wait
-        lost,           // and no sentinel named one: calls end at once
+        searching,  // no master is known yet: calls wait
+        lost,       // and no sentinel named one: calls end at once
         known,
     };
 
@@ -60,7 +60,7 @@ private:
     struct Named {
         RedisEndpoint endpoint;
         ngx_uint_t votes = 0;
-        bool refuted = false;       // it is no master, or not there
+        bool refuted = false;  // it is no master, or not there
     };
 
     static constexpr std::size_t kMostNamed = 8;
@@ -90,7 +90,7 @@ private:
 
     RedisOptions options_;
     RedisScripts scripts_;
-    RedisPeer peers_[2];            // the master, and whom a sentinel names in its place
+    RedisPeer peers_[2];  // the master, and whom a sentinel names in its place
     unsigned current_ = 0;
     RedisNode node_;
     RedisWaitingRoom waiting_;
@@ -99,19 +99,19 @@ private:
     StoreWatcher *watcher_ = nullptr;
     ngx_log_t *log_ = nullptr;
 
-    RedisInquiry inquiry_;          // to sentinels: who is the master?
-    RedisInquiry probe_;            // to the candidate: is it one?
-    RedisInquiry listener_;         // to a sentinel: tell when it changes
+    RedisInquiry inquiry_;   // to sentinels: who is the master?
+    RedisInquiry probe_;     // to the candidate: is it one?
+    RedisInquiry listener_;  // to a sentinel: tell when it changes
     std::string_view question_[3];
     Named votes_[kMostNamed];
-    char refusal_[256] = "";        // why one that was named is none
-    RedisEndpoint named_;           // by the sentinel that was asked
-    RedisEndpoint heard_;           // by the one that tells by itself
-    bool heard_some_ = false;       // and it is still to be looked at
-    ngx_uint_t asked_ = 0;          // sentinels, this time
-    ngx_uint_t first_ = 0;          // the sentinel to begin with
-    ngx_uint_t listened_ = 0;       // the one to listen to
-    bool again_ = false;            // something came up while it looked
+    char refusal_[256] = "";   // why one that was named is none
+    RedisEndpoint named_;      // by the sentinel that was asked
+    RedisEndpoint heard_;      // by the one that tells by itself
+    bool heard_some_ = false;  // and it is still to be looked at
+    ngx_uint_t asked_ = 0;     // sentinels, this time
+    ngx_uint_t first_ = 0;     // the sentinel to begin with
+    ngx_uint_t listened_ = 0;  // the one to listen to
+    bool again_ = false;       // something came up while it looked
     bool failure_logged_ = false;
     RedisPace pace_;
     RedisPace listener_pace_;

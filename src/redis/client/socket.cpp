@@ -7,7 +7,7 @@ namespace idempotency {
 namespace {
 
 constexpr std::size_t kReadSize = 16 * 1024;
-constexpr std::size_t kPieces = 64;             // as many as nginx gives to one writev()
+constexpr std::size_t kPieces = 64;  // as many as nginx gives to one writev()
 
 constexpr const char *kNotConnected = "it cannot be connected to";
 constexpr const char *kClosed = "it closed the connection";
@@ -42,7 +42,7 @@ std::size_t size_of(const ngx_chain_t *link)
 {
     std::size_t size = 0;
 
-    for ( /* void */ ; link != nullptr; link = link->next) {
+    for (/* void */; link != nullptr; link = link->next) {
         size += static_cast<std::size_t>(link->buf->last - link->buf->pos);
     }
 
@@ -54,8 +54,7 @@ std::size_t size_of(const ngx_chain_t *link)
 RedisSocket::RedisSocket(const RedisOptions &options, RedisServer &server, Events &events) noexcept
     : options_(options), server_(&server), events_(events), names_(options, server, *this),
       tls_(options.tls_context)
-{
-}
+{}
 
 void RedisSocket::open(ngx_log_t *log) noexcept
 {
@@ -380,7 +379,7 @@ void RedisSocket::read() noexcept
     std::uint32_t life = life_;
 
     // the event may be edge-triggered: until there is no more
-    for ( ;; ) {
+    for (;;) {
         ssize_t n = connection_->recv(connection_, bytes, sizeof(bytes));
 
         if (n == NGX_AGAIN) {
@@ -434,7 +433,7 @@ bool RedisSocket::write_some() noexcept
     ngx_buf_t buffers[kPieces];
     ngx_chain_t links[kPieces];
 
-    for ( ;; ) {
+    for (;;) {
         std::size_t n = events_.output(pieces, kPieces);
 
         if (n == 0) {

@@ -127,15 +127,15 @@ private:
     RedisTlsChannel tls_;
 
     State state_ = State::closed;
-    std::size_t address_ = 0;       // the one in use
-    std::size_t tried_ = 0;         // how many have failed in this round
+    std::size_t address_ = 0;  // the one in use
+    std::size_t tried_ = 0;    // how many have failed in this round
     bool turns_away_ = false;
-    std::uint32_t life_ = 0;        // counts connections: is it still this one?
+    std::uint32_t life_ = 0;  // counts connections: is it still this one?
     bool refused_ = false;
 
-    ngx_log_t quiet_log_{};         // for nginx's own messages about the socket
+    ngx_log_t quiet_log_{};  // for nginx's own messages about the socket
     ngx_connection_t *connection_ = nullptr;
-    ngx_event_t timer_{};           // while connecting
+    ngx_event_t timer_{};  // while connecting
 };
 
 }  // namespace idempotency

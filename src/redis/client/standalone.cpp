@@ -15,12 +15,13 @@ class RedisStandalone final : public Store, private RedisNode::Owner {
 public:
     explicit RedisStandalone(const RedisOptions &options) noexcept
         : options_(options), node_(options_, options_.servers[0], scripts_, *this)
-    {
-    }
+    {}
 
     const char *fault() const
     {
-        return !scripts_.usable() ? "OpenSSL has no SHA-1" : !node_.usable() ? "no memory" : nullptr;
+        return !scripts_.usable() ? "OpenSSL has no SHA-1"
+               : !node_.usable()  ? "no memory"
+                                  : nullptr;
     }
 
     bool open() override
@@ -58,7 +59,11 @@ private:
     StoreWatcher *watcher_ = nullptr;
 };
 
-template <typename Made> void destroy(void *store) { static_cast<Made *>(store)->~Made(); }
+template <typename Made>
+void destroy(void *store)
+{
+    static_cast<Made *>(store)->~Made();
+}
 
 template <typename Made>
 Store *create(ngx_pool_t *pool, ngx_log_t *log, const RedisOptions &options)

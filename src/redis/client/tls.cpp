@@ -16,7 +16,7 @@ constexpr ngx_int_t kDepth = 9;
 
 constexpr std::size_t kLongestName = 255;
 
-constexpr std::string_view kSystem = "system library:";    // among OpenSSL's libraries
+constexpr std::string_view kSystem = "system library:";  // among OpenSSL's libraries
 
 #ifdef NGX_SSL_DEFAULT_PROTOCOLS
 constexpr ngx_uint_t kProtocols = NGX_SSL_DEFAULT_PROTOCOLS & ~NGX_CONF_BITMASK_SET;
@@ -84,8 +84,8 @@ std::string_view reason_of(std::string_view text)
 RedisTls *refuse(ngx_conf_t *cf, const ngx_str_t &store, const char *directive,
                  const ngx_str_t &file)
 {
-    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "\"%s\" of store \"%V\" cannot be used: \"%V\"", directive, &store, &file);
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"%s\" of store \"%V\" cannot be used: \"%V\"",
+                       directive, &store, &file);
     return nullptr;
 }
 
@@ -147,7 +147,8 @@ RedisTls *create_redis_tls(ngx_conf_t *cf, const RedisTlsOptions &options,
     {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"ssl_certificate\" and \"ssl_certificate_key\" of store \"%V\" cannot "
-                           "be used: \"%V\", \"%V\"", &store, &certificate, &key);
+                           "be used: \"%V\", \"%V\"",
+                           &store, &certificate, &key);
         return nullptr;
     }
 
@@ -274,7 +275,8 @@ RedisTls *create_redis_tls(ngx_conf_t *cf, const RedisTlsOptions &, const ngx_st
 {
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                        "\"rediss://\" in store \"%V\" needs an nginx with TLS, such as "
-                       "--with-http_ssl_module gives it", &store);
+                       "--with-http_ssl_module gives it",
+                       &store);
     return nullptr;
 }
 

@@ -64,7 +64,7 @@ private:
 
     RedisTls *tls_;
     ngx_log_t *log_ = nullptr;
-    void *session_ = nullptr;       // of OpenSSL; null: none to go on with
+    void *session_ = nullptr;  // of OpenSSL; null: none to go on with
     char why_[200] = "";
 };
 

@@ -14,10 +14,10 @@ namespace idempotency {
 
 // How the commands are to be.
 struct RedisManner {
-    std::string_view prefix;        // of every key; outlives the pipeline
-    Millis timeout = 1000;          // of the answer to a command of the pipeline's own
-    bool single_renewals = false;   // one key each, as a cluster wants it
-    std::size_t inline_limit = 0;   // the largest value that is sent over it; 0: any
+    std::string_view prefix;       // of every key; outlives the pipeline
+    Millis timeout = 1000;         // of the answer to a command of the pipeline's own
+    bool single_renewals = false;  // one key each, as a cluster wants it
+    std::size_t inline_limit = 0;  // the largest value that is sent over it; 0: any
 
     // How many claims, results and large values may be under way at a time, the
     // others wait here: what Redis has to keep of its answers is bounded so.  0: any number.
@@ -35,18 +35,18 @@ struct RedisCommand {
 
     RedisCommand *next = nullptr;
     Kind kind = Kind::ping;
-    bool by_text = false;           // sent as EVAL, after NOSCRIPT
-    bool late = false;              // past its deadline; its answer is only read
-    bool asking = false;            // sent behind an ASKING
-    bool asked = false;             // whose answer is still to come
-    Call *call = nullptr;           // null: the pipeline's own, or the call has ended
+    bool by_text = false;  // sent as EVAL, after NOSCRIPT
+    bool late = false;     // past its deadline; its answer is only read
+    bool asking = false;   // sent behind an ASKING
+    bool asked = false;    // whose answer is still to come
+    Call *call = nullptr;  // null: the pipeline's own, or the call has ended
     KeyId id{};
     Token token = 0;
     Millis deadline = 0;
-    Millis lease = 0;               // of a claim
-    Millis owed_until = 0;          // a release that nobody waits for: the claim ends by then
+    Millis lease = 0;       // of a claim
+    Millis owed_until = 0;  // a release that nobody waits for: the claim ends by then
     std::uint64_t asking_end = 0;
-    std::uint64_t end = 0;          // of its bytes, as RedisOutput counts
+    std::uint64_t end = 0;  // of its bytes, as RedisOutput counts
     std::unique_ptr<Lease[]> leases;
     std::size_t lease_count = 0;
 

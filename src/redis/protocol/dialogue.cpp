@@ -46,10 +46,11 @@ struct Limited {
         return level;
     }
 
-    template <typename Length> static void *array(const redisReadTask *task, Length elements)
+    template <typename Length>
+    static void *array(const redisReadTask *task, Length elements)
     {
-        bool fits = static_cast<std::size_t>(elements) <= kMostElements
-                    && level(task) <= kMostLevels;
+        bool fits =
+            static_cast<std::size_t>(elements) <= kMostElements && level(task) <= kMostLevels;
 
         return fits ? create()(task, elements) : nullptr;
     }

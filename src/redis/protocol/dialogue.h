@@ -68,10 +68,10 @@ private:
     Events &events_;
     RedisOutput output_;
     redisReader *reader_ = nullptr;
-    std::size_t read_ = 0;              // bytes of the answer that is not whole yet
-    bool authenticates_ = false;        // the next answer is that to AUTH
+    std::size_t read_ = 0;        // bytes of the answer that is not whole yet
+    bool authenticates_ = false;  // the next answer is that to AUTH
     const char *fault_ = nullptr;
-    char refusal_[96] = "";             // what `fault_` points to where it is no constant
+    char refusal_[96] = "";  // what `fault_` points to where it is no constant
 };
 
 }  // namespace idempotency

@@ -32,7 +32,8 @@ void RedisEncoder::put_words(std::initializer_list<std::string_view> words) noex
 {
     auto is_there = [](std::string_view word) { return !word.empty(); };
 
-    put_number('*', static_cast<std::uint64_t>(std::count_if(words.begin(), words.end(), is_there)));
+    put_number('*',
+               static_cast<std::uint64_t>(std::count_if(words.begin(), words.end(), is_there)));
 
     for (std::string_view word : words) {
         if (is_there(word)) {
@@ -120,7 +121,7 @@ void RedisEncoder::put_wait() noexcept
     put_number('*', 3);
     put_bulk("WAIT");
     put_bulk_number(manner_.replicas);
-    put_bulk_number(std::max<Millis>(manner_.replica_wait, 1));     // 0 is for ever
+    put_bulk_number(std::max<Millis>(manner_.replica_wait, 1));  // 0 is for ever
 }
 
 // Its parts

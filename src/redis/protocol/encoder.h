@@ -20,8 +20,7 @@ public:
     RedisEncoder(const RedisScripts &scripts, const RedisManner &manner,
                  RedisOutput &output) noexcept
         : scripts_(scripts), manner_(manner), output_(output)
-    {
-    }
+    {}
 
     // One that has nothing to do with a key; words that are empty are left out.
     void put_words(std::initializer_list<std::string_view> words) noexcept;

@@ -19,7 +19,7 @@ const char *fault_of_role(const RedisAnswer &answer)
         return kNoGreeting;
     }
 
-    return answer.text == "master" ? nullptr
+    return answer.text == "master"  ? nullptr
            : answer.text == "slave" ? "it is a replica"
                                     : "it is no master";
 }
@@ -77,8 +77,8 @@ Reply found_reply(const RedisValue &value, Millis remaining) noexcept
     reply.remaining = remaining;
 
     if (value.bytes.size() >= kTokenOffset + kTokenSize) {
-        reply.token = wire::get_u64(
-            reinterpret_cast<const unsigned char *>(value.bytes.data()) + kTokenOffset);
+        reply.token = wire::get_u64(reinterpret_cast<const unsigned char *>(value.bytes.data())
+                                    + kTokenOffset);
     }
 
     return reply;

@@ -12,8 +12,8 @@ namespace idempotency {
 
 // The value of an answer.
 struct RedisValue {
-    std::string_view bytes;         // in the call's room
-    std::size_t size = 0;           // even where there is no room
+    std::string_view bytes;  // in the call's room
+    std::size_t size = 0;    // even where there is no room
     bool has_room = false;
 };
 

@@ -18,7 +18,7 @@ struct RedisOutput::Segment {
     Segment *next;
     const char *first;
     std::size_t size;
-    std::size_t room;       // how many more bytes the block takes
+    std::size_t room;  // how many more bytes the block takes
     std::size_t capacity;
 
     char *block() { return reinterpret_cast<char *>(this + 1); }

@@ -21,7 +21,7 @@ public:
 
     // Both are without effect once memory has failed: see `failed`.
     void copy(std::string_view bytes) noexcept;
-    void refer(std::string_view bytes) noexcept;    // they stay until they are written
+    void refer(std::string_view bytes) noexcept;  // they stay until they are written
 
     // Whether an allocation failed: the queue has a gap and must not be written.
     bool failed() const { return failed_; }
@@ -47,7 +47,7 @@ private:
 
     Segment *first_ = nullptr;
     Segment *last_ = nullptr;
-    Segment *spare_ = nullptr;      // one block is kept: most queues are that short
+    Segment *spare_ = nullptr;  // one block is kept: most queues are that short
     std::uint64_t appended_ = 0;
     std::uint64_t written_ = 0;
     bool failed_ = false;

@@ -25,7 +25,7 @@ public:
 
 private:
     Millis asked_at_ = 0;
-    unsigned hurries_ = 0;      // questions in a row, each soon after the one before
+    unsigned hurries_ = 0;  // questions in a row, each soon after the one before
 };
 
 }  // namespace idempotency

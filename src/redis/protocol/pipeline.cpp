@@ -27,8 +27,7 @@ constexpr const char *kNoMemory = "no memory";
 RedisPipeline::RedisPipeline(const RedisScripts &scripts, const RedisManner &manner,
                              Events &events) noexcept
     : manner_(manner), events_(events), reader_(*this), encoder_(scripts, manner_, output_)
-{
-}
+{}
 
 RedisPipeline::~RedisPipeline()
 {
@@ -151,10 +150,7 @@ void RedisPipeline::send_owed(Millis now) noexcept
     }
 }
 
-void RedisPipeline::give_up() noexcept
-{
-    end_all(waiting_.take());
-}
+void RedisPipeline::give_up() noexcept { end_all(waiting_.take()); }
 
 bool RedisPipeline::drained() const noexcept
 {
@@ -176,7 +172,8 @@ bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
 
     bool fetches = call.kind == Call::Kind::claim && call.large > 0;
     Kind kind = fetches ? Kind::fetch : kinds[static_cast<std::size_t>(call.kind)];
-    RedisCommand *command = fault_ == nullptr && !stalled() ? take_command(kind, deadline) : nullptr;
+    RedisCommand *command =
+        fault_ == nullptr && !stalled() ? take_command(kind, deadline) : nullptr;
 
     call.reply = Reply();
 
@@ -363,8 +360,8 @@ void RedisPipeline::input(std::string_view bytes, Millis now) noexcept
 char *RedisPipeline::value(std::size_t size)
 {
     RedisCommand *command = in_flight_.first();
-    Call *call = command->kind == Kind::claim || command->kind == Kind::fetch ? command->call
-                                                                              : nullptr;
+    Call *call =
+        command->kind == Kind::claim || command->kind == Kind::fetch ? command->call : nullptr;
     bool is_wanted = call != nullptr && call->room != nullptr
                      && (command->kind == Kind::claim || size == call->large);
     char *room = is_wanted ? call->room(*call, size) : nullptr;
@@ -597,7 +594,8 @@ void RedisPipeline::take_too_large(RedisCommand *command, std::size_t size, Mill
 // By a plain GET: in a script a large value is copied twice more, and Redis
 // serves nobody meanwhile.  A value of another size has come into the key since
 // the claim found it: then it is claimed once more.
-void RedisPipeline::take_fetched(RedisCommand *command, const RedisAnswer &answer, Millis now) noexcept
+void RedisPipeline::take_fetched(RedisCommand *command, const RedisAnswer &answer,
+                                 Millis now) noexcept
 {
     Call *call = command->call;
     Millis deadline = command->deadline;
@@ -609,8 +607,8 @@ void RedisPipeline::take_fetched(RedisCommand *command, const RedisAnswer &answe
         return;
     }
 
-    bool is_there = answer.kind == RedisAnswer::Kind::string && call != nullptr
-                    && value_.size == call->large;
+    bool is_there =
+        answer.kind == RedisAnswer::Kind::string && call != nullptr && value_.size == call->large;
 
     if (call != nullptr && !is_there) {
         call->large = 0;

@@ -30,7 +30,7 @@ struct RedisLogin {
     std::string_view user;
     std::string_view password;
     std::uint32_t database = 0;
-    bool master_only = false;       // who is none is not greeted
+    bool master_only = false;  // who is none is not greeted
 };
 
 // How many claims one command renews: a script blocks Redis while it runs.
@@ -122,10 +122,7 @@ public:
     bool stalled() const { return late_ > 0; }
 
     // Nothing is waited for.
-    bool idle() const
-    {
-        return in_flight_.empty() && waiting_.empty() && replicas_.holds_none();
-    }
+    bool idle() const { return in_flight_.empty() && waiting_.empty() && replicas_.holds_none(); }
 
 private:
     enum class State { closed, greeting, ready };
@@ -172,14 +169,14 @@ private:
     RedisEncoder encoder_;
     RedisReplicas replicas_;
 
-    RedisCommandQueue in_flight_;   // sent, in the order of the answers
-    RedisCommandQueue waiting_;     // until Redis has greeted back, or has room
-    RedisCommandQueue owed_;        // releases for which there was no connection
+    RedisCommandQueue in_flight_;  // sent, in the order of the answers
+    RedisCommandQueue waiting_;    // until Redis has greeted back, or has room
+    RedisCommandQueue owed_;       // releases for which there was no connection
     FreeList<RedisCommand> unused_;
-    std::size_t late_ = 0;          // how many in flight are past their deadline
+    std::size_t late_ = 0;  // how many in flight are past their deadline
     std::size_t room_taken_ = 0;
 
-    RedisValue value_;              // of the answer that is being read
+    RedisValue value_;  // of the answer that is being read
 };
 
 }  // namespace idempotency

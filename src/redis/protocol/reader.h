@@ -18,14 +18,17 @@ namespace idempotency {
 
 struct RedisAnswer {
     enum class Kind {
-        nil, status, error, integer,
-        string,     // a value
-        pair,       // of a value and an integer
-        list,       // any other that begins with a string, which is `text`
+        nil,
+        status,
+        error,
+        integer,
+        string,  // a value
+        pair,    // of a value and an integer
+        list,    // any other that begins with a string, which is `text`
     };
 
     Kind kind = Kind::nil;
-    long long integer = 0;          // of a pair its second part
+    long long integer = 0;  // of a pair its second part
 
     // What an error begins with, as in "WRONGTYPE Operation against ...".  The
     // rest of it can repeat a command's arguments and is not told.
@@ -59,9 +62,9 @@ public:
     static constexpr std::size_t kLongestAnswer = 64 * 1024;
 
     enum class Result {
-        answer,         // `answer` is filled in
-        more,           // more bytes are needed
-        garbage,        // not the protocol, or not an answer to one of our commands
+        answer,   // `answer` is filled in
+        more,     // more bytes are needed
+        garbage,  // not the protocol, or not an answer to one of our commands
     };
 
     explicit RedisReader(Sink &sink) : sink_(sink) {}
@@ -107,15 +110,15 @@ private:
     char text_[kLongestText];
 
     Part part_ = Part::head;
-    bool refused_ = false;          // the stream is of no use, or hiredis has no memory
-    bool passed_by_ = false;        // the value of this answer, which hiredis takes for empty
+    bool refused_ = false;    // the stream is of no use, or hiredis has no memory
+    bool passed_by_ = false;  // the value of this answer, which hiredis takes for empty
     char head_[32];
     std::size_t head_size_ = 0;
-    std::size_t passed_on_ = 0;     // bytes of this answer
-    std::size_t small_left_ = 0;    // of a small value
-    std::size_t end_left_ = 0;      // of what ends a value
-    std::size_t value_left_ = 0;    // of a large one
-    char *place_ = nullptr;         // where its next byte goes, or null
+    std::size_t passed_on_ = 0;   // bytes of this answer
+    std::size_t small_left_ = 0;  // of a small value
+    std::size_t end_left_ = 0;    // of what ends a value
+    std::size_t value_left_ = 0;  // of a large one
+    char *place_ = nullptr;       // where its next byte goes, or null
 };
 
 }  // namespace idempotency

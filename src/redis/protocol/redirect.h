@@ -12,9 +12,9 @@ constexpr unsigned kRedisSlots = 16384;
 constexpr std::size_t kLongestRedisHost = 255;
 
 struct RedisRedirect {
-    bool ask = false;           // this command alone, after an ASKING; else the slot has moved
+    bool ask = false;  // this command alone, after an ASKING; else the slot has moved
     unsigned slot = 0;
-    std::string_view host;      // without brackets; empty: the host that answers
+    std::string_view host;  // without brackets; empty: the host that answers
     std::uint16_t port = 0;
 };
 

@@ -37,8 +37,8 @@ private:
     RedisCommandQueue held_;
     bool wanted_ = false;
     bool in_flight_ = false;
-    bool are_there_ = false;        // as the last one said
-    Millis deadline_ = 0;           // that of the next one, at least
+    bool are_there_ = false;  // as the last one said
+    Millis deadline_ = 0;     // that of the next one, at least
 };
 
 }  // namespace idempotency

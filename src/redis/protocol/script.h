@@ -16,9 +16,9 @@ enum class RedisScript {
     // string, the largest value that is returned or 0.  The token, 1 where one
     // was wanted; {value, PTTL}; or of a larger value {PTTL, its size below 0}.
     claim,
-    settle,     // KEYS: key; ARGV: token, record, lifetime.  1 written, 0 lost
-    release,    // KEYS: key; ARGV: token.  1 freed, 0 lost
-    renew,      // KEYS: keys; ARGV: token and lease of each.  How many were renewed
+    settle,   // KEYS: key; ARGV: token, record, lifetime.  1 written, 0 lost
+    release,  // KEYS: key; ARGV: token.  1 freed, 0 lost
+    renew,    // KEYS: keys; ARGV: token and lease of each.  How many were renewed
 };
 
 constexpr std::size_t kRedisScripts = 4;

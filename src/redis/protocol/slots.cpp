@@ -121,8 +121,8 @@ RedisSlotter::RedisSlotter(std::string_view prefix) noexcept
     : crc_(redis_crc16(prefix)), tagged_(false)
 {
     std::size_t begin = prefix.find('{');
-    std::size_t end = begin != std::string_view::npos ? prefix.find('}', begin)
-                                                      : std::string_view::npos;
+    std::size_t end =
+        begin != std::string_view::npos ? prefix.find('}', begin) : std::string_view::npos;
 
     if (end != std::string_view::npos && end > begin + 1) {
         crc_ = redis_crc16(prefix.substr(begin + 1, end - begin - 1));

@@ -29,7 +29,7 @@ public:
 
 private:
     std::uint16_t crc_;
-    bool tagged_;       // `crc_` is the hash tag's: what follows the prefix does not count
+    bool tagged_;  // `crc_` is the hash tag's: what follows the prefix does not count
 };
 
 // Where a node listens.

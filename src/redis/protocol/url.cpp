@@ -6,8 +6,7 @@ namespace idempotency {
 
 namespace {
 
-constexpr const char *kNoScheme =
-    "it must begin with \"redis://\", \"rediss://\" or \"unix:/\"";
+constexpr const char *kNoScheme = "it must begin with \"redis://\", \"rediss://\" or \"unix:/\"";
 constexpr const char *kNoHost = "the host is missing: redis://host[:port][/db]";
 constexpr const char *kBadPort = "the port must be a number from 1 to 65535";
 constexpr const char *kBadDatabase = "the database must be a number from 0 to 65535";
@@ -28,7 +27,7 @@ constexpr const char *kBadParameter = "the only parameter is \"db\": unix:/path?
 constexpr const char *kLongPath = "the path of the socket is longer than a socket's may be, "
                                   "107 characters";
 
-constexpr std::size_t kLongestPath = 107;       // sun_path with its NUL takes 108 on Linux
+constexpr std::size_t kLongestPath = 107;  // sun_path with its NUL takes 108 on Linux
 
 bool take_prefix(std::string_view &text, std::string_view prefix)
 {

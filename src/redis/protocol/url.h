@@ -10,13 +10,13 @@ namespace idempotency {
 constexpr std::uint16_t kRedisPort = 6379;
 
 struct RedisUrl {
-    bool unix_socket = false;   // `host` is then the path of the socket
+    bool unix_socket = false;  // `host` is then the path of the socket
     bool tls = false;
     bool has_database = false;  // the URL names one; else it is 0
 
-    std::string_view host;      // of an IPv6 address without its brackets
+    std::string_view host;  // of an IPv6 address without its brackets
     std::uint16_t port = kRedisPort;
-    std::string_view user;      // percent-decoded; empty where the URL has none
+    std::string_view user;  // percent-decoded; empty where the URL has none
     std::string_view password;
     std::uint32_t database = 0;
 };
