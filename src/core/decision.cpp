@@ -56,7 +56,7 @@ Millis seconds(std::string_view digits)
     return value;
 }
 
-void read_part(std::string_view part, Word &word)
+void parse_part(std::string_view part, Word &word)
 {
     constexpr std::string_view ttl = "ttl=";
 
@@ -78,7 +78,7 @@ void read_part(std::string_view part, Word &word)
 
 }  // namespace
 
-Action decide_by_record(const Record &record, const Fingerprint &fingerprint)
+Action decide_by_record(const Record &record, Millis remaining, const Fingerprint &fingerprint)
 {
     if (record.head.fingerprint != fingerprint) {
         return Action::reused;
@@ -86,7 +86,8 @@ Action decide_by_record(const Record &record, const Fingerprint &fingerprint)
 
     switch (record.head.state) {
     case State::running:
-        return Action::in_progress;
+        return record.head.hold > 0 && remaining <= record.head.hold ? Action::outcome_unknown
+                                                                     : Action::in_progress;
     case State::unknown:
         return Action::outcome_unknown;
     case State::not_kept:
@@ -98,21 +99,30 @@ Action decide_by_record(const Record &record, const Fingerprint &fingerprint)
     return Action::replay;
 }
 
-void read_word(std::string_view field, Word &word)
+Millis hold_time(UnknownPolicy policy, Millis hold, Millis ttl)
+{
+    if (policy == UnknownPolicy::release) {
+        return 0;
+    }
+
+    return hold != 0 ? hold : ttl;
+}
+
+void parse_word(std::string_view field, Word &word)
 {
     while (!field.empty()) {
         std::size_t comma = field.find(',');
         std::string_view part = trimmed(field.substr(0, comma));
 
         if (!part.empty()) {
-            read_part(part, word);
+            parse_part(part, word);
         }
 
         field.remove_prefix(comma == std::string_view::npos ? field.size() : comma + 1);
     }
 }
 
-Settlement decide_without_answer(Origin origin, UnknownPolicy unknown)
+Settlement decide_without_response(Origin origin, UnknownPolicy unknown)
 {
     if (origin == Origin::not_reached || unknown == UnknownPolicy::release) {
         return Settlement::release;
@@ -128,7 +138,7 @@ Settlement decide_settlement(const ResponseFacts &facts)
     }
 
     if (facts.origin == Origin::broken && facts.unknown != UnknownPolicy::store) {
-        return decide_without_answer(facts.origin, facts.unknown);
+        return decide_without_response(facts.origin, facts.unknown);
     }
 
     // the application knows better than its status

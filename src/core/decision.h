@@ -1,5 +1,5 @@
-// The two decisions of a covered request, as pure functions: what to do about
-// a key that is taken, and what becomes of a claim when its answer is there.
+// The two decisions about a covered request, as pure functions: what to do if its key is
+// taken, and what happens to its claim when the response is there.
 
 #pragma once
 
@@ -10,42 +10,49 @@
 
 namespace idempotency {
 
-// What a key's record means for a request that comes to it.
+// What to do with a request whose key is taken.
 enum class Action {
     replay,
-    reused,  // another request has this key
+    reused,  // another request has used this key
     in_progress,
     outcome_unknown,
     not_kept,
 };
 
-Action decide_by_record(const Record &record, const Fingerprint &fingerprint);
+// `remaining` is what the store says is left of the record's lifetime.  No clock of this
+// host is involved: a claim whose store has at most `hold` left has lost its holder.
+Action decide_by_record(const Record &record, Millis remaining, const Fingerprint &fingerprint);
 
-// Where the final answer of a claimed request comes from.
+// Where the final response of a claimed request comes from.
 enum class Origin {
-    application,  // a whole head of an answer came, or no upstream was asked
-    not_reached,  // nginx's own: the request never went out
-    broken,       // nginx's own: it went out, and no whole answer came
+    application,  // the application sent a whole response head, or no upstream was asked
+    not_reached,  // nginx: the request was never sent
+    broken,       // nginx: the request was sent, and no whole response came
 };
 
 // `idempotency_unknown`
 enum class UnknownPolicy { hold, release, store };
 
-// `X-Accel-Idempotency`: what the application itself says.
+// How long an unknown outcome is held, in milliseconds.  `hold` is the TIME of the
+// directive, 0 if there is none; `ttl` the first TIME of `idempotency_ttl`.
+Millis hold_time(UnknownPolicy policy, Millis hold, Millis ttl);
+
+// The response header `X-Accel-Idempotency`, with which the application says what is to
+// happen to its response.
 struct Word {
     bool release = false;
     bool no_store = false;
-    Millis ttl = 0;           // 0: none was given
-    bool well_formed = true;  // false where a part was not understood; the rest counts
+    Millis ttl = 0;           // 0: not given
+    bool well_formed = true;  // false if a part was not understood; the other parts count
 };
 
-// Reads one field's value into `word`; several fields add up.
-void read_word(std::string_view field, Word &word);
+// Adds one field value of the header to `word`.
+void parse_word(std::string_view field, Word &word);
 
 struct ResponseFacts {
     Origin origin = Origin::application;
     UnknownPolicy unknown = UnknownPolicy::hold;
-    bool retriable = false;  // the status says 'not acted on'
+    bool retriable = false;  // the status means 'not acted on'
     bool keepable = true;    // small enough, and no stream
     Word word;
 };
@@ -59,7 +66,7 @@ enum class Settlement {
 
 Settlement decide_settlement(const ResponseFacts &facts);
 
-// What becomes of a claim whose request ended without any answer.
-Settlement decide_without_answer(Origin origin, UnknownPolicy unknown);
+// What happens to a claim whose request ended without any response.
+Settlement decide_without_response(Origin origin, UnknownPolicy unknown);
 
 }  // namespace idempotency

@@ -1,51 +1,92 @@
 #include "core/record.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
 #include <libdeflate.h>
 
-#include "core/token.h"
 #include "core/wire.h"
 
 namespace idempotency {
 
 namespace {
 
-constexpr std::size_t kReservedOffset = 4;
-constexpr std::size_t kSinceOffset = 48;
-constexpr std::size_t kLifetimeOffset = 56;
-constexpr std::size_t kStatusOffset = 64;
-constexpr std::size_t kCountOffset = 66;
-constexpr std::size_t kFieldsOffset = 68;
-constexpr std::size_t kBodyOffset = 72;
-constexpr std::size_t kChecksumOffset = 76;
+constexpr std::size_t kFlagsOffset = 4;
+constexpr std::size_t kReservedOffset = 5;
+constexpr std::size_t kExtensionsOffset = 88;
+constexpr std::size_t kBodyOffset = 92;
+constexpr std::size_t kChecksumOffset = 96;
 
-constexpr std::size_t kStatusLineHead = 2;
-constexpr std::size_t kHeaderHead = 1 + 2 + 4;
+static_assert(kChecksumOffset + 4 == kRecordHeadSize, "the checksum ends the head");
 
-// Without the test an empty view would start the sum anew: the library takes a
-// null pointer for 'give me the initial value'.
+constexpr unsigned char kTellsHold = 0x01;
+
+constexpr std::size_t kResponseHead = 2 + 2 + 2;  // status, count, length of the status line
+constexpr std::size_t kHeaderHead = 1 + 2 + 4;    // flags, length of name, length of value
+constexpr std::size_t kHolderHead = 4;            // worker
+constexpr std::size_t kLongestLine = std::numeric_limits<std::uint16_t>::max();
+constexpr std::size_t kLongestName = std::numeric_limits<std::uint16_t>::max();
+constexpr std::size_t kMostHeaders = std::numeric_limits<std::uint16_t>::max();
+constexpr std::size_t kLargestResponse = std::numeric_limits<std::uint32_t>::max() / 2;
+
+// The fields of the head that lie between state and lengths, for writer and reader alike.
+template <typename Codec, typename Head>
+void code_head(Codec &codec, Head &head)
+{
+    codec.bytes(kClaimOffset, head.claim.bytes);
+    codec.u64(kTokenOffset, head.token);
+    codec.bytes(kFingerprintOffset, head.fingerprint.bytes);
+    codec.u64(64, head.since);
+    codec.u64(72, head.lifetime);
+    codec.u64(80, head.hold);
+}
+
+struct HeadEncoder {
+    unsigned char *out;
+
+    template <typename Bytes>
+    void bytes(std::size_t offset, const Bytes &value)
+    {
+        std::memcpy(out + offset, value.data(), value.size());
+    }
+
+    void u64(std::size_t offset, std::uint64_t value) { wire::put_u64(out + offset, value); }
+};
+
+struct HeadDecoder {
+    const unsigned char *in;
+
+    template <typename Bytes>
+    void bytes(std::size_t offset, Bytes &value)
+    {
+        std::memcpy(value.data(), in + offset, value.size());
+    }
+
+    void u64(std::size_t offset, std::uint64_t &value) { value = wire::get_u64(in + offset); }
+};
+
+// Not called for an empty view: libdeflate takes a null pointer for 'give me the
+// initial value'.
 std::uint32_t checksum(std::uint32_t so_far, const unsigned char *data, std::size_t size)
 {
     return size == 0 ? so_far : libdeflate_crc32(so_far, data, size);
 }
 
-// Backwards, as what a record says is known: body, fields, head.  The token
-// stays out: a store writes it into a claim itself.  The key goes in: a record
-// that got under another key is no answer there.
-std::uint32_t whole_checksum(std::uint32_t body, const unsigned char *head, std::size_t fields,
+// Of body, extensions, head, key: in the order in which a writer knows them.  The token
+// is left out, because the store writes it.  The key goes in, so that a record which was
+// moved to another key is noticed.
+std::uint32_t whole_checksum(std::uint32_t body, const unsigned char *head, std::size_t extensions,
                              const KeyId &id)
 {
-    constexpr std::size_t after_token = kTokenOffset + kTokenSize;
-    std::uint32_t sum = checksum(body, head + kRecordHeadSize, fields);
+    std::uint32_t sum = checksum(body, head + kRecordHeadSize, extensions);
 
     sum = checksum(sum, head, kTokenOffset);
-    sum = checksum(sum, head + after_token, kChecksumOffset - after_token);
+    sum = checksum(sum, head + kFingerprintOffset, kChecksumOffset - kFingerprintOffset);
     return checksum(sum, id.bytes.data(), id.bytes.size());
 }
 
-// An empty view may have a null pointer, which memcpy must not be handed.
+// memcpy must not get the null pointer of an empty view.
 unsigned char *append(unsigned char *out, std::string_view bytes)
 {
     if (!bytes.empty()) {
@@ -68,60 +109,217 @@ bool is_state(unsigned char c)
     return false;
 }
 
-bool stays_on_its_line(std::string_view value)
+bool is_one_line(std::string_view text)
 {
-    for (char c : value) {
-        if (c == '\0' || c == '\r' || c == '\n') {
+    return text.find('\r') == std::string_view::npos && text.find('\n') == std::string_view::npos;
+}
+
+bool can_hold_status(unsigned status, std::string_view line)
+{
+    return status >= 200 && status <= 999 && line.size() <= kLongestLine && is_one_line(line);
+}
+
+// Takes bytes from the front of a view; `ok` is false once there were too few.
+class Input {
+public:
+    explicit Input(std::string_view rest) : rest_(rest) {}
+
+    std::string_view take(std::size_t size)
+    {
+        if (rest_.size() < size) {
+            ok_ = false;
+            rest_ = {};
+            return {};
+        }
+
+        std::string_view taken = rest_.substr(0, size);
+
+        rest_.remove_prefix(size);
+        return taken;
+    }
+
+    std::uint16_t u16() { return number<std::uint16_t>(); }
+    std::uint32_t u32() { return number<std::uint32_t>(); }
+
+    std::string_view rest() const { return rest_; }
+    bool ok() const { return ok_; }
+    bool done() const { return rest_.empty(); }
+
+private:
+    template <typename Integer>
+    Integer number()
+    {
+        std::string_view bytes = take(sizeof(Integer));
+
+        return bytes.empty() ? Integer(0) : wire::get<Integer>(wire::octets(bytes));
+    }
+
+    std::string_view rest_;
+    bool ok_ = true;
+};
+
+bool read_response(std::string_view data, Record &record)
+{
+    Input input(data);
+
+    record.status = input.u16();
+    record.header_count = input.u16();
+    record.status_line = input.take(input.u16());
+    record.fields = input.rest();
+
+    if (!input.ok() || !can_hold_status(record.status, record.status_line)) {
+        return false;
+    }
+
+    HeaderCursor cursor(record.fields);
+    Header header;
+
+    for (std::size_t i = 0; i < record.header_count; i++) {
+        if (!cursor.next(header) || !can_hold(header)) {
             return false;
         }
     }
 
-    return true;
+    return cursor.done();
+}
+
+bool read_holder(std::string_view data, Record &record)
+{
+    Input input(data);
+
+    record.holder.worker = input.u32();
+    record.holder.host = input.rest();
+    return input.ok() && record.holder.host.size() <= kLongestHost;
+}
+
+RecordFault read_extensions(std::string_view bytes, Record &record)
+{
+    Input input(bytes);
+    bool has_response = false;
+    std::uint32_t last = 0;
+
+    while (!input.done()) {
+        std::uint16_t type = input.u16();
+        std::string_view data = input.take(input.u32());
+
+        // ascending types: each comes once, and there is one way to write a record
+        if (!input.ok() || type <= last) {
+            return RecordFault::corrupt;
+        }
+
+        last = type;
+
+        switch (static_cast<ExtensionType>(type)) {
+        case ExtensionType::response:
+            has_response = true;
+
+            if (!read_response(data, record)) {
+                return RecordFault::corrupt;
+            }
+            break;
+
+        case ExtensionType::holder:
+            if (!read_holder(data, record)) {
+                return RecordFault::corrupt;
+            }
+            break;
+
+        default:
+            if ((type & kMustUnderstand) != 0) {
+                return RecordFault::newer;
+            }
+        }
+    }
+
+    return has_response == (record.head.state == State::kept) ? RecordFault::none
+                                                              : RecordFault::corrupt;
+}
+
+RecordFault check_version(std::string_view bytes)
+{
+    if (!has_record_magic(bytes)) {
+        return RecordFault::foreign;
+    }
+
+    if (bytes.size() <= kVersionOffset) {
+        return RecordFault::truncated;
+    }
+
+    auto version = static_cast<unsigned char>(bytes[kVersionOffset]);
+
+    if (version == kSealedVersion) {
+        return RecordFault::sealed;
+    }
+
+    if (version != kPlainVersion) {
+        return version > kPlainVersion ? RecordFault::newer : RecordFault::corrupt;
+    }
+
+    return bytes.size() < kRecordHeadSize ? RecordFault::truncated : RecordFault::none;
 }
 
 }  // namespace
 
-FieldSizer::FieldSizer(std::string_view status_line)
+bool can_hold(const Header &header)
 {
-    fits_ = status_line.size() <= std::numeric_limits<std::uint16_t>::max();
-    size_ = static_cast<std::uint32_t>(kStatusLineHead + (fits_ ? status_line.size() : 0));
+    return !header.name.empty() && header.name.size() <= kLongestName
+           && header.name.find(':') == std::string_view::npos && is_one_line(header.name)
+           && is_one_line(header.value) && (header.flags & ~kHeaderFlags) == 0;
 }
 
-void FieldSizer::add(const Header &header)
+ResponseSizer::ResponseSizer(unsigned status, std::string_view status_line)
+    : fits_(can_hold_status(status, status_line)),
+      size_(kExtensionHeadSize + kResponseHead + status_line.size())
+{}
+
+void ResponseSizer::add(const Header &header)
 {
     std::size_t added = kHeaderHead + header.name.size() + header.value.size();
 
-    if (count_ == std::numeric_limits<std::uint16_t>::max()
-        || header.name.size() > std::numeric_limits<std::uint16_t>::max()
-        || added > std::numeric_limits<std::uint32_t>::max() - size_)
-    {
+    if (!fits_ || !can_hold(header) || count_ == kMostHeaders || added > kLargestResponse - size_) {
         fits_ = false;
         return;
     }
 
     count_++;
-    size_ += static_cast<std::uint32_t>(added);
+    size_ += added;
 }
 
 RecordWriter::RecordWriter(unsigned char *out, const RecordHead &head)
-    : out_(out), next_(out + kRecordHeadSize), body_checksum_(0)
+    : out_(out), next_(out + kRecordHeadSize)
 {
+    HeadEncoder encoder{out};
+
     std::memset(out, 0, kRecordHeadSize);
     std::memcpy(out, kRecordMagic, sizeof(kRecordMagic));
     out[kVersionOffset] = kPlainVersion;
+    out[kFlagsOffset] = head.tells_hold ? kTellsHold : 0;
     out[kStateOffset] = static_cast<unsigned char>(head.state);
-    wire::put_u64(out + kTokenOffset, head.token);
-    std::memcpy(out + kFingerprintOffset, head.fingerprint.bytes.data(),
-                head.fingerprint.bytes.size());
-    wire::put_u64(out + kSinceOffset, head.since);
-    wire::put_u64(out + kLifetimeOffset, head.lifetime);
+    code_head(encoder, head);
 }
 
-void RecordWriter::start_result(std::uint16_t status, std::string_view status_line)
+unsigned char *RecordWriter::start_extension(ExtensionType type)
 {
-    wire::put_u16(out_ + kStatusOffset, status);
-    wire::put_u16(next_, static_cast<std::uint16_t>(status_line.size()));
-    next_ = append(next_ + kStatusLineHead, status_line);
+    wire::put_u16(next_, static_cast<std::uint16_t>(type));
+    return next_ + kExtensionHeadSize;
+}
+
+void RecordWriter::add_holder(const Holder &holder)
+{
+    std::string_view host = holder.host.substr(0, kLongestHost);
+    unsigned char *data = start_extension(ExtensionType::holder);
+
+    wire::put_u32(next_ + 2, static_cast<std::uint32_t>(kHolderHead + host.size()));
+    wire::put_u32(data, holder.worker);
+    next_ = append(data + kHolderHead, host);
+}
+
+void RecordWriter::start_response(std::uint16_t status, std::string_view status_line)
+{
+    response_ = start_extension(ExtensionType::response);
+    wire::put_u16(response_, status);
+    wire::put_u16(response_ + 4, static_cast<std::uint16_t>(status_line.size()));
+    next_ = append(response_ + kResponseHead, status_line);
 }
 
 void RecordWriter::add(const Header &header)
@@ -141,29 +339,33 @@ void RecordWriter::add_body(std::string_view piece)
 
 void RecordWriter::finish(const KeyId &id)
 {
-    std::size_t fields = size() - kRecordHeadSize;
+    std::size_t extensions = size() - kRecordHeadSize;
 
-    wire::put_u16(out_ + kCountOffset, count_);
-    wire::put_u32(out_ + kFieldsOffset, static_cast<std::uint32_t>(fields));
+    if (response_ != nullptr) {
+        wire::put_u16(response_ + 2, count_);
+        wire::put_u32(response_ - 4, static_cast<std::uint32_t>(next_ - response_));
+    }
+
+    wire::put_u32(out_ + kExtensionsOffset, static_cast<std::uint32_t>(extensions));
     wire::put_u32(out_ + kBodyOffset, body_length_);
-    wire::put_u32(out_ + kChecksumOffset, whole_checksum(body_checksum_, out_, fields, id));
+    wire::put_u32(out_ + kChecksumOffset, whole_checksum(body_checksum_, out_, extensions, id));
 }
 
 const char *describe(RecordFault fault)
 {
     switch (fault) {
     case RecordFault::none:
-        return "is sound";
+        return "is valid";
     case RecordFault::truncated:
         return "is not as long as it says";
     case RecordFault::foreign:
         return "is not a record of this module";
     case RecordFault::sealed:
-        return "is sealed, and the store has no \"encryption_key_file\"";
+        return "is encrypted, and the store has no \"encryption_key_file\"";
     case RecordFault::newer:
-        return "is of a format that this version does not know";
+        return "is of a format that this version of the module does not know";
     case RecordFault::corrupt:
-        return "is corrupt, or of another key";
+        return "is corrupt, or belongs to another key";
     }
 
     return "is of an unknown kind";
@@ -171,61 +373,22 @@ const char *describe(RecordFault fault)
 
 bool HeaderCursor::next(Header &header)
 {
-    if (rest_.size() < kHeaderHead) {
+    Input input(rest_);
+    std::string_view flags = input.take(1);
+    std::size_t name = input.u16();
+    std::size_t value = input.u32();
+
+    header.name = input.take(name);
+    header.value = input.take(value);
+
+    if (!input.ok()) {
         return false;
     }
 
-    const unsigned char *head = wire::octets(rest_);
-    std::size_t name = wire::get_u16(head + 1);
-    std::size_t value = wire::get_u32(head + 3);
-
-    if (rest_.size() - kHeaderHead < name || rest_.size() - kHeaderHead - name < value) {
-        return false;
-    }
-
-    header.flags = head[0];
-    header.name = rest_.substr(kHeaderHead, name);
-    header.value = rest_.substr(kHeaderHead + name, value);
-    rest_.remove_prefix(kHeaderHead + name + value);
+    header.flags = static_cast<unsigned char>(flags.front());
+    rest_ = input.rest();
     return true;
 }
-
-namespace {
-
-bool read_fields(std::string_view fields, Record &record)
-{
-    if (fields.size() < kStatusLineHead) {
-        return false;
-    }
-
-    std::size_t line = wire::get_u16(wire::octets(fields));
-
-    if (fields.size() - kStatusLineHead < line) {
-        return false;
-    }
-
-    record.status_line = fields.substr(kStatusLineHead, line);
-    record.fields = fields.substr(kStatusLineHead + line);
-
-    if (!stays_on_its_line(record.status_line)) {
-        return false;
-    }
-
-    HeaderCursor cursor(record.fields);
-    Header header;
-
-    for (std::size_t i = 0; i < record.header_count; i++) {
-        if (!cursor.next(header) || (header.flags & ~(kHeaderFromSlot | kTrailer)) != 0
-            || !is_token(header.name) || !stays_on_its_line(header.value))
-        {
-            return false;
-        }
-    }
-
-    return cursor.done();
-}
-
-}  // namespace
 
 bool has_record_magic(std::string_view bytes)
 {
@@ -235,68 +398,63 @@ bool has_record_magic(std::string_view bytes)
 
 RecordFault read_record(std::string_view bytes, const KeyId &id, Record &record)
 {
+    RecordFault fault = check_version(bytes);
+
+    if (fault != RecordFault::none) {
+        return fault;
+    }
+
     const unsigned char *in = wire::octets(bytes);
-
-    if (!has_record_magic(bytes)) {
-        return RecordFault::foreign;
-    }
-
-    if (bytes.size() <= kVersionOffset) {
-        return RecordFault::truncated;
-    }
-
-    if (in[kVersionOffset] != kPlainVersion) {
-        return in[kVersionOffset] == kSealedVersion ? RecordFault::sealed
-               : in[kVersionOffset] > kPlainVersion ? RecordFault::newer
-                                                    : RecordFault::corrupt;
-    }
-
-    if (bytes.size() < kRecordHeadSize) {
-        return RecordFault::truncated;
-    }
-
     std::size_t rest = bytes.size() - kRecordHeadSize;
-    std::size_t fields = wire::get_u32(in + kFieldsOffset);
+    std::size_t extensions = wire::get_u32(in + kExtensionsOffset);
     std::size_t body = wire::get_u32(in + kBodyOffset);
 
-    if (fields > rest || body != rest - fields) {
+    if (extensions > rest || body != rest - extensions) {
         return RecordFault::truncated;
     }
 
-    if (whole_checksum(checksum(0, in + kRecordHeadSize + fields, body), in, fields, id)
-        != wire::get_u32(in + kChecksumOffset))
-    {
+    std::uint32_t body_sum = checksum(0, in + kRecordHeadSize + extensions, body);
+
+    if (whole_checksum(body_sum, in, extensions, id) != wire::get_u32(in + kChecksumOffset)) {
         return RecordFault::corrupt;
     }
 
-    if (!is_state(in[kStateOffset]) || in[kReservedOffset] != 0 || in[kReservedOffset + 1] != 0
-        || in[kReservedOffset + 2] != 0)
+    // a flag that this version does not know may change the meaning of the record
+    if ((in[kFlagsOffset] & ~kTellsHold) != 0 || in[kReservedOffset] != 0
+        || in[kReservedOffset + 1] != 0)
     {
+        return RecordFault::newer;
+    }
+
+    if (!is_state(in[kStateOffset])) {
         return RecordFault::corrupt;
     }
+
+    HeadDecoder decoder{in};
 
     record = Record{};
     record.head.state = static_cast<State>(in[kStateOffset]);
-    record.head.token = wire::get_u64(in + kTokenOffset);
-    std::memcpy(record.head.fingerprint.bytes.data(), in + kFingerprintOffset, sizeof(Digest));
-    record.head.since = wire::get_u64(in + kSinceOffset);
-    record.head.lifetime = wire::get_u64(in + kLifetimeOffset);
-    record.status = wire::get_u16(in + kStatusOffset);
-    record.header_count = wire::get_u16(in + kCountOffset);
+    record.head.tells_hold = (in[kFlagsOffset] & kTellsHold) != 0;
+    code_head(decoder, record.head);
 
-    if (record.head.state != State::kept) {
-        return record.status == 0 && record.header_count == 0 && rest == 0 ? RecordFault::none
-                                                                           : RecordFault::corrupt;
-    }
-
-    if (record.status < 200 || record.status > 999
-        || !read_fields(bytes.substr(kRecordHeadSize, fields), record))
-    {
+    if (record.head.state != State::kept && body > 0) {
         return RecordFault::corrupt;
     }
 
-    record.body = bytes.substr(kRecordHeadSize + fields);
-    return RecordFault::none;
+    record.body = bytes.substr(kRecordHeadSize + extensions);
+    return read_extensions(bytes.substr(kRecordHeadSize, extensions), record);
 }
+
+State state_of(std::string_view value) { return static_cast<State>(value[kStateOffset]); }
+
+ClaimId claim_of(std::string_view value)
+{
+    ClaimId claim;
+
+    std::memcpy(claim.bytes.data(), value.data() + kClaimOffset, claim.bytes.size());
+    return claim;
+}
+
+Token token_of(std::string_view value) { return wire::get_u64(wire::octets(value) + kTokenOffset); }
 
 }  // namespace idempotency

@@ -1,8 +1,9 @@
-// What the module needs of a store: one value for each key, with a lifetime,
-// replaced only by the holder of its claim.
+// The interface of a store: one value for each key, with a lifetime, which only the
+// holder of the key's claim can replace.
 //
-// The value is a record (docs/format.md) in either engine, so that a decision
-// never depends on where it is kept.
+// The value is a record (core/record.h), the same in every store, so a decision does not
+// depend on where the record is kept.  A store reads of a record only its state, claim
+// and token; it compares claims, and never clocks of different hosts.
 
 #pragma once
 
@@ -16,22 +17,24 @@
 namespace idempotency {
 
 enum class Verdict {
-    claimed,      // the key was free; `token` is the claim's
-    found,        // the key is taken; `value` and `remaining` tell by what
-    done,         // settled or released
-    lost,         // another claim holds the key, or none: nothing was changed
-    full,         // no room: nothing was changed
-    unavailable,  // not reached, too late, or answered with an error
+    claimed,      // the key was free and has this claim now; `token` is its token
+    found,        // the key has another value: `value` and `remaining`
+    done,         // settled, released or renewed
+    lost,         // the key has another claim or a result, or is free: nothing was changed
+    full,         // the store has no room: nothing was changed
+    refused,      // the store will never take this value: nothing was changed
+    unreadable,   // the key has a value, and it can't be decrypted
+    unavailable,  // not reached, no reply in time, or an error: nobody knows what was done
 };
 
 struct Reply {
     Verdict verdict = Verdict::unavailable;
     Token token = 0;
-    std::string_view value;  // in memory that Call::room gave
+    std::string_view value;  // in memory that Call::allocate_value gave
     Millis remaining = 0;    // of the value's lifetime, by the store's clock
 };
 
-// A record in pieces: the written part, then the pieces of the body.
+// A record in pieces: head and extensions, then the pieces of the body.
 struct Pieces {
     const std::string_view *first = nullptr;
     std::size_t count = 0;
@@ -48,50 +51,61 @@ struct Pieces {
     }
 };
 
-// One call to a store.  It belongs to the caller, who keeps it and all that it
-// points to until the call has ended; a call always ends, at its deadline at
-// the latest.
+// One call to a store.
+//
+// Ownership: the caller keeps the call, and all that it points to, until the call has
+// ended.  A call always ends, at the latest at its deadline.  It can't be cancelled.
+//
+// Order: calls for one key that a worker starts one after the other reach the store in
+// this order as long as the connection lives.  A call that ended as `unavailable` may
+// still reach the store later.
 struct Call {
     enum class Kind {
-        claim,    // `value` is the record of the claim, `lifetime` the lease
-        settle,   // replaces the claim `token` by `value`, kept for `lifetime`
-        release,  // frees the key if the claim `token` still runs
+        // Claims a free key.  `value` is the record of the claim, `lifetime` lease + hold.
+        // Verdicts: claimed, found, full, unreadable, unavailable.
+        claim,
+
+        // Replaces the claim by `value`, kept for `lifetime`; also where the key is free
+        // (the claim's lifetime has ended, and no other claim has followed).
+        // Verdicts: done, lost, full, refused, unavailable.
+        settle,
+
+        // Frees the key if it has this claim, in state `running`.
+        // Verdicts: done, lost, unavailable.
+        release,
+
+        // Gives the claim a new lifetime, from now on.  If the key is free, it is claimed
+        // again with `value`, the record of the claim with its token.
+        // Verdicts: done, claimed (again), lost, full, unavailable.
+        renew,
     };
 
     Kind kind = Kind::claim;
     KeyId id{};
-    Token token = 0;  // in a claim: the one that is wanted, 0 for a new one
+    ClaimId claim{};
+    Token token = 0;  // in `claim`: the token that the claim is to have; 0: a new one
     Pieces value;
     Millis lifetime = 0;
 
-    // Gives memory for a found value, or null, which ends the call as
-    // `unavailable`.  It belongs to the caller.  A large value may be told of
-    // before it is fetched, so that this is called again.
-    char *(*room)(Call &call, std::size_t size) = nullptr;
+    // In `claim`: returns memory for a value that was found, or null, which ends the call
+    // as `unavailable`.  The memory belongs to the caller.  May be called more than once:
+    // the last memory counts.
+    char *(*allocate_value)(Call &call, std::size_t size) = nullptr;
 
-    // Called once with `reply` filled in, unless `start` said that it is.
+    // Called once, from the event loop, with `reply` filled in; not called if `start`
+    // returned true.  The call is the caller's again.  From within, the caller may start
+    // other calls.
     void (*ended)(Call &call) = nullptr;
 
     Reply reply;
 
-    // The store's own: how often it was sent on to another node, and whether
-    // that does not have the key's slot yet; of a claim that has found a value
-    // which is fetched for itself, the size of that and when it ends.
+    // For the Redis store: how often the call was sent to another node, whether the next
+    // node needs ASKING, and the size and end of a large value that is fetched with a
+    // call of its own.
     unsigned redirects = 0;
     bool asking = false;
     std::size_t large = 0;
     Millis large_until = 0;
-};
-
-// A claim that is to go on.
-struct Lease {
-    KeyId id{};
-    Token token = 0;
-    Millis length = 0;
-
-    // The store's own, as those of a call.
-    unsigned redirects = 0;
-    bool asking = false;
 };
 
 // How full a zone in shared memory is.
@@ -99,53 +113,48 @@ struct ZoneFigures {
     std::uint64_t size = 0;  // bytes; 0: there is no such zone
     std::uint64_t used = 0;  // bytes of blocks that are taken
     std::uint64_t free_blocks = 0;
-    std::uint64_t keys = 0;  // with those that have expired and were not swept yet
+    std::uint64_t keys = 0;  // with those that have expired and are not removed yet
 };
 
-// How a store is, for those who look after it.
+// The state of a store, as one worker knows it.
 struct StoreFigures {
     const char *engine = "";
-    bool up = true;      // as far as this worker knows
+    bool up = true;
     ZoneFigures memory;  // of an embedded store
     ZoneFigures near;    // of a near cache
 };
 
-// Who wants to know when a store answers again.
+// Is told when a store can be reached again.
 class StoreWatcher {
 public:
-    // It was away, or stalled, or lost a connection.  May come more than once
-    // for one outage, and from within the store: to be acted on later.
+    // The store was unavailable, or has lost a connection.  May be called more than once
+    // for one outage, and from within `start`: so act on it later.
     virtual void store_is_back() = 0;
 
 protected:
     ~StoreWatcher() = default;
 };
 
-// A store as one worker sees it.
+// A store as one worker uses it.  Not for several threads.
 class Store {
 public:
     virtual ~Store() = default;
 
-    // In a worker, before the first call; false where it can't go on.
+    // Called in each worker before the first call.  False if the worker can't go on.
     virtual bool open() = 0;
 
-    // When the worker ends: closes what an event loop could still see.
+    // Called when the worker ends.  Ends all calls, and closes connections.
     virtual void close() = 0;
 
-    // True where the call has ended already: `reply` is there, and `ended` will
-    // not be called.
+    // Starts a call.  True if it has ended at once: then `reply` is filled in, and `ended`
+    // is not called.
     virtual bool start(Call &call) = 0;
 
-    // What the store itself knows a key by, for people who look for it there;
-    // all 0 where that could not be made out.
+    // The id under which the store keeps the key, for people who look for it there.  All
+    // bytes are 0 if it can't be computed.
     virtual KeyId stored_id(const KeyId &id) const { return id; }
 
-    // Gives each claim its lease anew, from now on.  Best effort: who has lost
-    // a claim is told when it is settled.
-    virtual void renew(const Lease *leases, std::size_t count) = 0;
-
-    // Before `open`.  `watcher` outlives the store; a store that is never away
-    // has nothing to tell it.
+    // Called before `open`.  `watcher` outlives the store.
     virtual void watch(StoreWatcher *watcher) = 0;
 
     virtual StoreFigures figures() = 0;
