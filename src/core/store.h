@@ -24,6 +24,7 @@ enum class Verdict {
     full,         // the store has no room: nothing was changed
     refused,      // the store will never take this value: nothing was changed
     unreadable,   // the key has a value, and it can't be decrypted
+    gone,         // renew: the key is free: nothing was changed
     unavailable,  // not reached, no reply in time, or an error: nobody knows what was done
 };
 
@@ -74,9 +75,8 @@ struct Call {
         // Verdicts: done, lost, unavailable.
         release,
 
-        // Gives the claim a new lifetime, from now on.  If the key is free, it is claimed
-        // again with `value`, the record of the claim with its token.
-        // Verdicts: done, claimed (again), lost, full, unavailable.
+        // Gives the claim, in state `running`, a new lifetime from now on.
+        // Verdicts: done, lost, gone, unavailable.
         renew,
     };
 

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include <libdeflate.h>
+
 #include "core/record.h"
 
 using namespace idempotency;
@@ -15,20 +17,60 @@ RecordHead head_of(State state)
     RecordHead head;
 
     head.state = state;
+    head.tells_hold = true;
+    head.claim.bytes.fill(0xcd);
     head.token = 1700000000000001;
     head.fingerprint.bytes.fill(0xab);
     head.since = 1700000000123;
     head.lifetime = 86400000;
+    head.hold = 3600000;
     return head;
 }
 
 std::string claim(State state)
 {
-    unsigned char out[kRecordHeadSize];
+    unsigned char out[kLargestClaim];
     RecordWriter writer(out, head_of(state));
 
+    writer.add_holder({4711, "web-1"});
     writer.finish(kId);
     return std::string(reinterpret_cast<char *>(out), writer.size());
+}
+
+// A kept record with one header field, and the checksum right whatever the field is.
+std::string with_header(const Header &header)
+{
+    unsigned char out[256];
+    RecordWriter writer(out, head_of(State::kept));
+
+    writer.start_response(200, "");
+    writer.add(header);
+    writer.finish(kId);
+    return std::string(reinterpret_cast<char *>(out), writer.size());
+}
+
+// The record with another extension behind its own, and the checksum right.
+std::string with_extension(std::string record, std::uint16_t type, const std::string &data)
+{
+    auto number = [](std::uint64_t value, std::size_t size) {
+        std::string out(size, '\0');
+
+        for (std::size_t i = size; i-- > 0; value >>= 8) {
+            out[i] = static_cast<char>(value);
+        }
+        return out;
+    };
+    std::string added = number(type, 2) + number(data.size(), 4) + data;
+
+    record += added;
+    record.replace(88, 4, number(record.size() - kRecordHeadSize, 4));
+
+    std::uint32_t sum = libdeflate_crc32(0, record.data() + 100, record.size() - 100);
+
+    sum = libdeflate_crc32(sum, record.data(), 24);
+    sum = libdeflate_crc32(sum, record.data() + 32, 64);
+    sum = libdeflate_crc32(sum, kId.bytes.data(), kId.bytes.size());
+    return record.replace(96, 4, number(sum, 4));
 }
 
 const Header kHeaders[] = {
@@ -42,10 +84,10 @@ const Header kHeaders[] = {
 std::string result(std::string_view first_piece, std::string_view second_piece)
 {
     unsigned char out[1024];
-    FieldSizer sizer("201 Made");
+    ResponseSizer sizer(201, "201 Made");
     RecordWriter writer(out, head_of(State::kept));
 
-    writer.start_result(201, "201 Made");
+    writer.start_response(201, "201 Made");
     for (const Header &header : kHeaders) {
         sizer.add(header);
         writer.add(header);
@@ -79,6 +121,14 @@ void every_state_is_read_as_written(void **)
         assert_true(record.head.fingerprint == head_of(state).fingerprint);
         assert_true(record.head.since == head_of(state).since);
         assert_true(record.head.lifetime == head_of(state).lifetime);
+        assert_true(record.head.claim == head_of(state).claim);
+        assert_true(record.head.hold == head_of(state).hold);
+        assert_true(record.head.tells_hold);
+        assert_int_equal(record.holder.worker, 4711);
+        assert_true(record.holder.host == "web-1");
+        assert_true(state_of(bytes) == state);
+        assert_true(claim_of(bytes) == head_of(state).claim);
+        assert_true(token_of(bytes) == head_of(state).token);
     }
 }
 
@@ -90,7 +140,10 @@ void a_result_is_read_as_written(void **)
     assert_int_equal(int(read_record(bytes, kId, record)), int(RecordFault::none));
     assert_int_equal(record.status, 201);
     assert_true(record.status_line == "201 Made");
-    assert_true(record.body == std::string_view("{\"a\":\0" "1}", 8));
+    assert_true(record.body
+                == std::string_view("{\"a\":\0"
+                                    "1}",
+                                    8));
 
     HeaderCursor cursor(record.fields);
     for (const Header &expected : kHeaders) {
@@ -107,11 +160,11 @@ void a_result_is_read_as_written(void **)
 // nginx's last buffer often has no bytes and no address.
 void an_empty_view_may_be_null(void **)
 {
-    unsigned char out[128];
+    unsigned char out[256];
     RecordWriter writer(out, head_of(State::kept));
     Record record;
 
-    writer.start_result(200, {});
+    writer.start_response(200, {});
     writer.add({"X-Empty", {}, 0});
     writer.add_body("body");
     writer.add_body({});
@@ -128,7 +181,7 @@ void a_store_may_write_the_token(void **)
     std::string bytes = claim(State::running);
     Record record;
 
-    bytes.replace(kTokenOffset, kTokenSize, "\0\0\0\0\0\0\1\2", kTokenSize);
+    bytes.replace(kTokenOffset, sizeof(Token), "\0\0\0\0\0\0\1\2", sizeof(Token));
     assert_int_equal(int(read_record(bytes, kId, record)), int(RecordFault::none));
     assert_true(record.head.token == 0x102);
 }
@@ -148,7 +201,7 @@ void every_flipped_bit_is_noticed(void **)
     std::string bytes = result("body", "");
 
     for (std::size_t i = 0; i < bytes.size(); i++) {
-        if (i >= kTokenOffset && i < kTokenOffset + kTokenSize) {
+        if (i >= kTokenOffset && i < kTokenOffset + sizeof(Token)) {
             continue;
         }
         for (int bit = 0; bit < 8; bit++) {
@@ -194,20 +247,102 @@ void faults_have_names(void **)
 void header_injection_is_refused(void **)
 {
     const Header bad[] = {
-        {"X-A", "1\r\nSet-Cookie: b", 0}, {"X A", "1", 0}, {"", "1", 0}, {"X-A", {"\0", 1}, 0},
+        {"X-A", "1\r\nSet-Cookie: b", 0},
+        {"X-A", "1\rb", 0},
+        {"X\nA", "1", 0},
+        {"X:A", "1", 0},
+        {"", "1", 0},
+        {"X-A", "1", 4},
     };
 
     for (const Header &header : bad) {
-        unsigned char out[256];
-        RecordWriter writer(out, head_of(State::kept));
+        ResponseSizer sizer(200, "");
 
-        writer.start_result(200, "");
-        writer.add(header);
-        writer.finish(kId);
-        assert_int_equal(
-            int(fault_of(std::string(reinterpret_cast<char *>(out), writer.size()))),
-            int(RecordFault::corrupt));
+        sizer.add(header);
+        assert_false(sizer.fits());
+        assert_int_equal(int(fault_of(with_header(header))), int(RecordFault::corrupt));
     }
+}
+
+// What nginx passes on, be it valid HTTP or not.
+void whatever_the_writer_takes_the_reader_takes(void **)
+{
+    for (int c = 0; c < 256; c++) {
+        std::string text = {'X', static_cast<char>(c), 'Y'};
+
+        for (const Header &header : {Header{text, "value", 0}, Header{"X-A", text, kTrailer}}) {
+            ResponseSizer sizer(200, "");
+
+            sizer.add(header);
+            assert_int_equal(sizer.fits(), can_hold(header));
+            assert_int_equal(fault_of(with_header(header)) == RecordFault::none, sizer.fits());
+        }
+
+        bool is_name = c != ':' && c != '\r' && c != '\n';
+        bool is_value = c != '\r' && c != '\n';
+
+        assert_int_equal(can_hold({text, "value", 0}), is_name);
+        assert_int_equal(can_hold({"X-A", text, 0}), is_value);
+        assert_int_equal(ResponseSizer(200, text).fits(), is_value);
+    }
+
+    for (unsigned status : {0u, 100u, 199u, 1000u, 70000u}) {
+        assert_false(ResponseSizer(status, "").fits());
+    }
+    for (unsigned status : {200u, 299u, 600u, 999u}) {
+        assert_true(ResponseSizer(status, "").fits());
+    }
+    assert_false(ResponseSizer(200, std::string(65536, 'x')).fits());
+}
+
+void an_unknown_extension_is_skipped(void **)
+{
+    std::string bytes = with_extension(claim(State::running), 77, "of a later version");
+    Record record;
+
+    assert_int_equal(int(read_record(bytes, kId, record)), int(RecordFault::none));
+    assert_true(record.holder.host == "web-1");
+    assert_true(record.head.claim == head_of(State::running).claim);
+}
+
+void an_extension_that_must_be_understood_is_not_skipped(void **)
+{
+    std::string bytes = with_extension(claim(State::running), kMustUnderstand | 1, "");
+
+    assert_int_equal(int(fault_of(bytes)), int(RecordFault::newer));
+}
+
+void extensions_come_once_and_in_order(void **)
+{
+    for (std::uint16_t type : {std::uint16_t(0), std::uint16_t(1), std::uint16_t(2)}) {
+        assert_int_equal(int(fault_of(with_extension(claim(State::running), type, "1234"))),
+                         int(RecordFault::corrupt));
+    }
+}
+
+void only_a_kept_record_has_a_response(void **)
+{
+    std::string kept = claim(State::kept);
+
+    assert_int_equal(int(fault_of(kept)), int(RecordFault::corrupt));
+    assert_int_equal(int(fault_of(with_extension(claim(State::unknown).substr(0, 100), 1,
+                                                 std::string("\0\xc8\0\0\0\0", 6)))),
+                     int(RecordFault::corrupt));
+}
+
+void a_long_host_name_is_cut(void **)
+{
+    unsigned char out[kLargestClaim];
+    std::string host(200, 'h');
+    RecordWriter writer(out, head_of(State::running));
+    Record record;
+
+    writer.add_holder({1, host});
+    writer.finish(kId);
+    assert_int_equal(writer.size(), kLargestClaim);
+    assert_int_equal(int(read_record({reinterpret_cast<char *>(out), writer.size()}, kId, record)),
+                     int(RecordFault::none));
+    assert_true(record.holder.host == host.substr(0, kLongestHost));
 }
 
 }  // namespace
@@ -224,6 +359,12 @@ int main()
         cmocka_unit_test(a_record_of_another_key_is_refused),
         cmocka_unit_test(faults_have_names),
         cmocka_unit_test(header_injection_is_refused),
+        cmocka_unit_test(whatever_the_writer_takes_the_reader_takes),
+        cmocka_unit_test(an_unknown_extension_is_skipped),
+        cmocka_unit_test(an_extension_that_must_be_understood_is_not_skipped),
+        cmocka_unit_test(extensions_come_once_and_in_order),
+        cmocka_unit_test(only_a_kept_record_has_a_response),
+        cmocka_unit_test(a_long_host_name_is_cut),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);
