@@ -14,10 +14,13 @@ namespace {
 
 constexpr std::size_t kFlagsOffset = 4;
 constexpr std::size_t kReservedOffset = 5;
+constexpr std::size_t kSinceOffset = 72;
+constexpr std::size_t kHoldOffset = 80;
 constexpr std::size_t kExtensionsOffset = 88;
 constexpr std::size_t kBodyOffset = 92;
 constexpr std::size_t kChecksumOffset = 96;
 
+static_assert(kFingerprintOffset + sizeof(Digest) == kSinceOffset, "no gap in the head");
 static_assert(kChecksumOffset + 4 == kRecordHeadSize, "the checksum ends the head");
 
 constexpr unsigned char kTellsHold = 0x01;
@@ -36,10 +39,10 @@ void code_head(Codec &codec, Head &head)
 {
     codec.bytes(kClaimOffset, head.claim.bytes);
     codec.u64(kTokenOffset, head.token);
+    codec.u64(kLifetimeOffset, head.lifetime);
     codec.bytes(kFingerprintOffset, head.fingerprint.bytes);
-    codec.u64(64, head.since);
-    codec.u64(72, head.lifetime);
-    codec.u64(80, head.hold);
+    codec.u64(kSinceOffset, head.since);
+    codec.u64(kHoldOffset, head.hold);
 }
 
 struct HeadEncoder {
@@ -82,7 +85,7 @@ std::uint32_t whole_checksum(std::uint32_t body, const unsigned char *head, std:
     std::uint32_t sum = checksum(body, head + kRecordHeadSize, extensions);
 
     sum = checksum(sum, head, kTokenOffset);
-    sum = checksum(sum, head + kFingerprintOffset, kChecksumOffset - kFingerprintOffset);
+    sum = checksum(sum, head + kLifetimeOffset, kChecksumOffset - kLifetimeOffset);
     return checksum(sum, id.bytes.data(), id.bytes.size());
 }
 

@@ -55,17 +55,21 @@ constexpr unsigned char kSealedVersion = 2;
 
 bool has_record_magic(std::string_view bytes);
 
-// The offsets that others than the codec need: the scripts of Redis compare state and
-// claim with one GETRANGE, and a store writes the token when it grants a claim.
+// The offsets that others than the codec need.  A sealed record begins with the same
+// kClearSize bytes: the scripts of Redis compare state and claim with one GETRANGE, write
+// the token when they grant a claim, and read the lifetime.
 constexpr std::size_t kStateOffset = 7;
 constexpr std::size_t kClaimOffset = 8;
 constexpr std::size_t kTokenOffset = 24;
-constexpr std::size_t kFingerprintOffset = 32;
+constexpr std::size_t kLifetimeOffset = 32;
+constexpr std::size_t kClearSize = 40;
+constexpr std::size_t kFingerprintOffset = 40;
 constexpr std::size_t kRecordHeadSize = 100;
 
 static_assert(kClaimOffset == kStateOffset + 1, "state and claim are read with one GETRANGE");
 static_assert(kTokenOffset == kClaimOffset + sizeof(ClaimId), "the token follows the claim");
-static_assert(kFingerprintOffset == kTokenOffset + sizeof(Token), "no gap before the fingerprint");
+static_assert(kLifetimeOffset == kTokenOffset + sizeof(Token), "the lifetime follows the token");
+static_assert(kClearSize == kLifetimeOffset + sizeof(Millis), "the lifetime ends the clear bytes");
 
 // The head of a record, which is the same in all states.
 struct RecordHead {

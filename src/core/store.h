@@ -33,6 +33,10 @@ struct Reply {
     Token token = 0;
     std::string_view value;  // in memory that Call::allocate_value gave
     Millis remaining = 0;    // of the value's lifetime, by the store's clock
+
+    // With `unavailable`: the call was sent, so the store may have carried it out, or may
+    // still do so.
+    bool sent = false;
 };
 
 // A record in pieces: head and extensions, then the pieces of the body.
