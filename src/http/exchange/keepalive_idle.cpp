@@ -1,0 +1,208 @@
+#include "http/exchange/keepalive_idle.h"
+
+#include "http/exchange/context.h"
+
+namespace idempotency {
+
+namespace {
+
+struct UpstreamConfig {
+    ngx_http_upstream_init_peer_pt init_peer;  // what this module has replaced
+};
+
+// Stands in for the peer data of one request (ngx_peer_connection_t::data).  Lives in
+// the request's pool.
+struct Peer {
+    void *data;
+    ngx_event_get_peer_pt get;
+    ngx_event_free_peer_pt free;
+    ngx_event_notify_peer_pt notify;
+#if (NGX_SSL || NGX_COMPAT)
+    ngx_event_set_peer_session_pt set_session;
+    ngx_event_save_peer_session_pt save_session;
+#endif
+    bool limited;  // the request is covered
+    ngx_msec_t limit;
+};
+
+// When each connection of this worker was last put into a cache, by its number in
+// ngx_cycle->connections.
+ngx_msec_t *idle_since;
+
+ngx_msec_t &idle_since_of(const ngx_connection_t *c)
+{
+    return idle_since[c - ngx_cycle->connections];
+}
+
+// As ngx_http_upstream_keepalive_close, without a wait for the peer.
+void close_connection(ngx_connection_t *c)
+{
+#if (NGX_HTTP_SSL)
+    if (c->ssl != nullptr) {
+        c->ssl->no_wait_shutdown = 1;
+        c->ssl->no_send_shutdown = 1;
+        (void) ngx_ssl_shutdown(c);
+    }
+#endif
+
+    ngx_destroy_pool(c->pool);
+    ngx_close_connection(c);
+}
+
+// nginx's ngx_event_get_peer_pt.  NGX_DONE: the connection comes from the cache.
+ngx_int_t get_peer(ngx_peer_connection_t *pc, void *data)
+{
+    auto *peer = static_cast<Peer *>(data);
+
+    for (;;) {
+        ngx_int_t rc = peer->get(pc, peer->data);
+        ngx_connection_t *c = pc->connection;
+
+        if (rc != NGX_DONE || c == nullptr || !peer->limited
+            || ngx_current_msec - idle_since_of(c) <= peer->limit)
+        {
+            return rc;
+        }
+
+        ngx_log_debug1(NGX_LOG_DEBUG_HTTP, pc->log, 0,
+                       "idempotency: upstream connection was idle for %M ms: closed",
+                       ngx_current_msec - idle_since_of(c));
+
+        // the balancer has counted a connection to the server that it chose, and takes
+        // one of the tries away when it is given back
+        ngx_uint_t tries = pc->tries;
+
+        pc->connection = nullptr;
+        pc->cached = 0;
+        close_connection(c);
+        peer->free(pc, peer->data, 0);
+        pc->tries = tries;
+    }
+}
+
+// nginx's ngx_event_free_peer_pt
+void free_peer(ngx_peer_connection_t *pc, void *data, ngx_uint_t state)
+{
+    auto *peer = static_cast<Peer *>(data);
+    ngx_connection_t *c = pc->connection;
+
+    peer->free(pc, peer->data, state);
+
+    // the cache has taken it
+    if (c != nullptr && pc->connection == nullptr) {
+        idle_since_of(c) = ngx_current_msec;
+    }
+}
+
+void notify_peer(ngx_peer_connection_t *pc, void *data, ngx_uint_t type)
+{
+    auto *peer = static_cast<Peer *>(data);
+
+    peer->notify(pc, peer->data, type);
+}
+
+#if (NGX_SSL || NGX_COMPAT)
+
+ngx_int_t set_session(ngx_peer_connection_t *pc, void *data)
+{
+    auto *peer = static_cast<Peer *>(data);
+
+    return peer->set_session(pc, peer->data);
+}
+
+void save_session(ngx_peer_connection_t *pc, void *data)
+{
+    auto *peer = static_cast<Peer *>(data);
+
+    peer->save_session(pc, peer->data);
+}
+
+#endif
+
+// nginx's ngx_http_upstream_init_peer_pt
+ngx_int_t init_peer(ngx_http_request_t *r, ngx_http_upstream_srv_conf_t *upstream)
+{
+    auto *conf = static_cast<UpstreamConfig *>(
+        ngx_http_conf_upstream_srv_conf(upstream, ngx_http_idempotency_module));
+    ngx_int_t rc = conf->init_peer(r, upstream);
+
+    if (rc != NGX_OK || idle_since == nullptr) {
+        return rc;
+    }
+
+    auto *peer = allocate<Peer>(r->pool);
+
+    if (peer == nullptr) {
+        return NGX_ERROR;
+    }
+
+    ngx_peer_connection_t &pc = r->upstream->peer;
+    Context *context = find_context(r->main);
+
+    peer->limited = context != nullptr && awaits_response(*context);
+    peer->limit = peer->limited ? context->conf->keepalive_idle : 0;
+    peer->data = pc.data;
+    peer->get = pc.get;
+    peer->free = pc.free;
+    peer->notify = pc.notify;
+    pc.data = peer;
+    pc.get = get_peer;
+    pc.free = free_peer;
+    pc.notify = pc.notify != nullptr ? notify_peer : nullptr;
+
+#if (NGX_SSL || NGX_COMPAT)
+    peer->set_session = pc.set_session;
+    peer->save_session = pc.save_session;
+    pc.set_session = pc.set_session != nullptr ? set_session : nullptr;
+    pc.save_session = pc.save_session != nullptr ? save_session : nullptr;
+#endif
+
+    return NGX_OK;
+}
+
+// The first member of ngx_http_upstream_keepalive_srv_conf_t is `max_cached`.
+bool has_cache(const ngx_http_upstream_srv_conf_t &upstream, const ngx_module_t &keepalive)
+{
+    return upstream.srv_conf != nullptr
+           && *static_cast<ngx_uint_t *>(upstream.srv_conf[keepalive.ctx_index]) > 0;
+}
+
+}  // namespace
+
+void *create_upstream_config(ngx_conf_t *cf) { return allocate<UpstreamConfig>(cf->pool); }
+
+void watch_keepalive_upstreams(ngx_conf_t *cf)
+{
+    ngx_module_t *keepalive = find_module(cf->cycle, "ngx_http_upstream_keepalive_module");
+    auto *main = static_cast<ngx_http_upstream_main_conf_t *>(
+        ngx_http_conf_get_module_main_conf(cf, ngx_http_upstream_module));
+    auto **upstreams = static_cast<ngx_http_upstream_srv_conf_t **>(main->upstreams.elts);
+
+    if (keepalive == nullptr) {
+        return;
+    }
+
+    for (ngx_uint_t i = 0; i < main->upstreams.nelts; i++) {
+        ngx_http_upstream_srv_conf_t &upstream = *upstreams[i];
+
+        if (!has_cache(upstream, *keepalive)) {
+            continue;
+        }
+
+        auto *conf = static_cast<UpstreamConfig *>(
+            ngx_http_conf_upstream_srv_conf(&upstream, ngx_http_idempotency_module));
+
+        conf->init_peer = upstream.peer.init;
+        upstream.peer.init = init_peer;
+    }
+}
+
+bool start_keepalive_watch(ngx_cycle_t *cycle)
+{
+    idle_since = static_cast<ngx_msec_t *>(
+        ngx_pcalloc(cycle->pool, cycle->connection_n * sizeof(ngx_msec_t)));
+
+    return idle_since != nullptr;
+}
+
+}  // namespace idempotency
