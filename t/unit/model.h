@@ -1,5 +1,6 @@
-// What a store does with one key, and nothing else: the model that claim_model.cpp checks in all its interleavings, and
-// that each engine is then held against with random calls (`follow_model`).
+// What a store does with one key, and nothing else.  claim_model.cpp checks this model in
+// all its interleavings; each store is then compared with it by random calls
+// (`follow_model`).
 
 #pragma once
 
@@ -11,43 +12,55 @@
 #include <vector>
 
 #include "core/record.h"
-#include "core/wire.h"
 #include "core/store.h"
+#include "core/wire.h"
 
 namespace idempotency {
+
+// A claim id, as a number.
+using ClaimNumber = std::uint64_t;
+
+inline ClaimId claim_id(ClaimNumber number)
+{
+    ClaimId claim{};
+
+    wire::put_u64(claim.bytes.data() + 8, number);
+    return claim;
+}
 
 template <class Value>
 struct ModelKey {
     enum class Holds : unsigned char { nothing, claim, result };
 
     Holds holds = Holds::nothing;
+    ClaimNumber claim_number = 0;
     Token token = 0;
     Millis left = 0;
     Value value{};
 
-    // `next` is the token that a claim would get, higher than all before.
-    Verdict claim(Token next, const Value &claim, Millis lease)
+    // `next` is the token that a new claim gets, higher than all before.
+    Verdict claim(ClaimNumber by, Token next, const Value &claim, Millis lifetime)
     {
         if (holds != Holds::nothing) {
             return Verdict::found;
         }
 
-        *this = {Holds::claim, next, lease, claim};
+        *this = {Holds::claim, by, next, lifetime, claim};
         return Verdict::claimed;
     }
 
-    // A key that nobody holds takes the late result: it is as good as ever.
-    Verdict settle(Token by, const Value &result, Millis lifetime)
+    // A free key takes a late result: no other claim has followed.
+    Verdict settle(ClaimNumber by, Token its, const Value &result, Millis lifetime)
     {
-        if (holds != Holds::nothing && token != by) {
+        if (holds != Holds::nothing && claim_number != by) {
             return Verdict::lost;
         }
 
-        *this = {Holds::result, by, lifetime, result};
+        *this = {Holds::result, by, its, lifetime, result};
         return Verdict::done;
     }
 
-    Verdict release(Token by)
+    Verdict release(ClaimNumber by)
     {
         if (!is_claim_of(by)) {
             return Verdict::lost;
@@ -57,13 +70,13 @@ struct ModelKey {
         return Verdict::done;
     }
 
-    Verdict renew(Token by, Millis lease)
+    Verdict renew(ClaimNumber by, Millis lifetime)
     {
         if (!is_claim_of(by)) {
-            return Verdict::lost;
+            return holds == Holds::nothing ? Verdict::gone : Verdict::lost;
         }
 
-        left = lease;
+        left = lifetime;
         return Verdict::done;
     }
 
@@ -76,11 +89,10 @@ struct ModelKey {
         }
     }
 
-private:
-    bool is_claim_of(Token by) const { return holds == Holds::claim && token == by; }
+    bool is_claim_of(ClaimNumber by) const { return holds == Holds::claim && claim_number == by; }
 };
 
-// What a call came to.
+// The end of a call.
 struct Outcome {
     Verdict verdict = Verdict::unavailable;
     Token token = 0;
@@ -88,24 +100,46 @@ struct Outcome {
     std::string value;
 };
 
-// An engine whose keys are named by numbers, and whose time passes when it is told.
+// A store whose keys are numbers, and whose time passes when it is told so.
 class Engine {
 public:
     virtual ~Engine() = default;
 
-    virtual Outcome claim(unsigned key, const std::string &record, Millis lease) = 0;
-    virtual Verdict settle(unsigned key, Token by, const std::string &record, Millis lifetime) = 0;
-    virtual Verdict release(unsigned key, Token by) = 0;
-    virtual void renew(unsigned key, Token by, Millis lease) = 0;
+    // `wanted`: the token that the claim is to have; 0: a new one.
+    virtual Outcome claim(unsigned key, ClaimNumber by, Token wanted, const std::string &record,
+                          Millis lifetime) = 0;
+    virtual Verdict settle(unsigned key, ClaimNumber by, const std::string &record,
+                           Millis lifetime) = 0;
+    virtual Verdict release(unsigned key, ClaimNumber by) = 0;
+    virtual Verdict renew(unsigned key, ClaimNumber by, Millis lifetime) = 0;
     virtual void pass(Millis time) = 0;
 
     // Between two calls.
     virtual void disturb(std::mt19937 &) {}
 
     unsigned keys = 4;
-    std::size_t longest = 300;      // of a result
-    Millis slack = 0;               // how much of a lifetime may have passed besides
+    std::size_t longest = 300;  // of a result
+    Millis slack = 0;           // how much more of a lifetime may have passed
 };
+
+// Bytes that begin as a record does; what follows the head is `rest`.
+inline std::string record_bytes(State state, ClaimNumber by, Token token, Millis lifetime,
+                                Millis hold, const std::string &rest)
+{
+    unsigned char head[kRecordHeadSize];
+    RecordHead what;
+
+    what.state = state;
+    what.claim = claim_id(by);
+    what.token = token;
+    what.lifetime = lifetime;
+    what.hold = hold;
+
+    RecordWriter writer(head, what);
+
+    writer.finish(KeyId{});
+    return std::string(reinterpret_cast<char *>(head), sizeof(head)) + rest;
+}
 
 inline std::string with_token(std::string record, Token token)
 {
@@ -113,60 +147,80 @@ inline std::string with_token(std::string record, Token token)
     return record;
 }
 
-// Random calls, by holders of now and of before and by nobody, and every answer as the model has it.
+// Random calls, by holders of now and of before and by none, and every reply as the model
+// has it.
 inline void follow_model(Engine &engine, unsigned seed, int steps)
 {
     constexpr Millis kUnit = 1000000;
+
+    struct Claim {
+        ClaimNumber number;
+        Token token;
+    };
+
     std::mt19937 random(seed);
     std::vector<ModelKey<std::string>> keys(engine.keys);
-    std::vector<std::vector<Token>> tokens(engine.keys);
-    const std::string claim_record = std::string(kStateOffset, '\1') + "R" + std::string(72, '\0');
+    std::vector<std::vector<Claim>> claims(engine.keys);
+    std::vector<Token> highest(engine.keys);
+    ClaimNumber last = 100;
 
     for (int i = 0; i < steps; i++) {
         unsigned n = random() % engine.keys;
         ModelKey<std::string> &key = keys[n];
         std::size_t back = random() % 3;
-        Token by = back < tokens[n].size() ? tokens[n][tokens[n].size() - 1 - back] : 5;
+        Claim by = back < claims[n].size() ? claims[n][claims[n].size() - 1 - back] : Claim{5, 5};
         Millis time = (random() % 4 + 1) * kUnit;
+        Millis hold = random() % 2 == 0 ? 0 : random() % (time / kUnit) * kUnit;
 
         engine.disturb(random);
 
-        switch (random() % 7) {
+        switch (random() % 8) {
         case 0:
         case 1: {
-            Outcome seen = engine.claim(n, claim_record, time);
+            // mostly a new claim, sometimes one that was gone and is claimed again
+            bool again = random() % 4 == 0 && by.number != 5;
+            Claim wanted = again ? by : Claim{++last, 0};
+            std::string record = record_bytes(State::running, wanted.number, 0, time, hold, "");
+            Outcome seen = engine.claim(n, wanted.number, wanted.token, record, time);
 
-            assert_int_equal(int(seen.verdict),
-                             int(key.claim(seen.token, with_token(claim_record, seen.token), time)));
+            assert_int_equal(
+                int(seen.verdict),
+                int(key.claim(wanted.number, seen.token, with_token(record, seen.token), time)));
 
-            if (seen.verdict == Verdict::claimed) {
-                assert_true(tokens[n].empty() || seen.token > tokens[n].back());
-                tokens[n].push_back(seen.token);
-            } else {
+            if (seen.verdict != Verdict::claimed) {
                 assert_true(seen.token == key.token);
                 assert_true(seen.value == key.value);
                 assert_in_range(seen.remaining, key.left - engine.slack, key.left);
+            } else if (again) {
+                assert_true(seen.token == wanted.token);
+            } else {
+                assert_true(seen.token > highest[n]);
+                highest[n] = seen.token;
+                claims[n].push_back({wanted.number, seen.token});
             }
             break;
         }
 
         case 2:
         case 3: {
-            std::string record = with_token(std::string(kStateOffset, '\1') + "KUN"[random() % 3] + std::string(8, '\0'), by)
-                                 + std::string(random() % engine.longest, static_cast<char>('a' + random() % 26));
+            constexpr State kResults[] = {State::kept, State::unknown, State::not_kept};
+            std::string rest(random() % engine.longest, static_cast<char>('a' + random() % 26));
+            std::string record =
+                record_bytes(kResults[random() % 3], by.number, by.token, time, 0, rest);
 
-            assert_int_equal(int(engine.settle(n, by, record, time)), int(key.settle(by, record, time)));
+            assert_int_equal(int(engine.settle(n, by.number, record, time)),
+                             int(key.settle(by.number, by.token, record, time)));
             break;
         }
 
         case 4:
-            assert_int_equal(int(engine.release(n, by)), int(key.release(by)));
+            assert_int_equal(int(engine.release(n, by.number)), int(key.release(by.number)));
             break;
 
-        // what it came to is seen by how long the key stays taken
         case 5:
-            engine.renew(n, by, time);
-            key.renew(by, time);
+        case 6:
+            assert_int_equal(int(engine.renew(n, by.number, time)),
+                             int(key.renew(by.number, time)));
             break;
 
         default:
