@@ -360,7 +360,7 @@ subtest 'Redis goes between a claim and its answer' => sub {
         $known ? $redis->kill : $redis->stall;
         is_problem ask($nginx, '/down', 'down'), 503, 'store_unavailable', 'the store is known to be down' if $known;
         app()->open_gate("begin$known");
-        ok await(sub { substr($nginx->error_log, $log) =~ /can't be told the outcome/ }), 'the error log tells of it';
+        ok await(sub { substr($nginx->error_log, $log) =~ /the outcome of a request is not recorded yet/ }), 'the error log tells of it';
         app()->open_gate("go-on$known");
         $answer = $running->response;
         is length $answer->body, 100_000, 'a large answer is delivered';
