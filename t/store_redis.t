@@ -227,7 +227,7 @@ subtest 'A value that is larger than any result' => sub {
     $redis->command('DEL', $name);
     $redis->command('SETRANGE', $name, $size - 1, 'x');
     is_problem ask($nginx, '/huge', 'huge'), 503, 'store_unavailable', 'it is a 503';
-    like $nginx->error_log, qr/has $size bytes under the key/, 'it is told in the error log';
+    like $nginx->error_log, qr/has $size bytes: it is too large/, 'it is told in the error log';
     cmp_ok $most_used->() - $before, '<', 30_000, 'and takes no memory';
     is $redis->command('STRLEN', $name), $size, 'it is left as it is';
     $redis->command('DEL', $name);

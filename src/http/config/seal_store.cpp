@@ -112,7 +112,7 @@ bool add_key(ngx_conf_t *cf, KeyRing &keys, const ngx_str_t &file)
     case KeyRing::Added::yes:
         return true;
     case KeyRing::Added::twice:
-        return reject_key_file(cf, file, "the file has the same key as an earlier parameter");
+        return reject_key_file(cf, file, "it is the same key as an earlier one");
     case KeyRing::Added::too_many:
     case KeyRing::Added::failed:
         break;

@@ -43,7 +43,7 @@ enum class Stage {
 };
 
 // The functions with which an upstream module reads a response body, while this
-// module's own stand in their place (malformed_body.cpp).
+// module has replaced them by its own (malformed_body.cpp).
 struct UpstreamBodyReader {
     ngx_int_t (*init)(void *data);
     ngx_event_pipe_input_filter_pt buffered;
@@ -68,7 +68,7 @@ struct Context {
     Settlement settlement;  // how the claim is settled; known from the header on
     Millis ttl;             // of the kept response
     bool from_upstream;     // an upstream was running when its header arrived
-    bool incomplete;        // its body ended early
+    bool incomplete;        // its body ended early, or Content-Length is wrong
     UpstreamBodyReader upstream_body_reader;
     bool is_grpc;
     GrpcMessages grpc_messages;  // counted in a gRPC body

@@ -157,7 +157,7 @@ void Exchange::on_call_ended(Call &call)
     exchange->count_failure();
 
     if (call.kind == Call::Kind::claim && exchange->lease_.lease.token == 0) {
-        exchange->finish_claim();
+        exchange->handle_claim_reply();
 
     } else if (exchange->handle_settle_reply() && exchange->context_ != nullptr) {
         exchange->on_reply_(*exchange->context_);
@@ -166,7 +166,7 @@ void Exchange::on_call_ended(Call &call)
     exchange->drop_reference();
 }
 
-void Exchange::finish_claim()
+void Exchange::handle_claim_reply()
 {
     if (context_ != nullptr) {
         on_reply_(*context_);

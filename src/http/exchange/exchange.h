@@ -1,4 +1,4 @@
-// A claim, the exchange with the upstream that it protects, and the response of it.
+// A claim, the exchange with the upstream that it protects, and its response.
 //
 // The outcome may have to be recorded in the store after the request has ended, so an
 // exchange can live longer than its request.  Therefore it has its own pool and a
@@ -69,7 +69,7 @@ public:
     // goes into the retry queue.
     bool settle(Settlement settlement, Millis ttl, ReplyHandler on_reply);
 
-    // Whether the store has recorded the outcome of the last call.
+    // Whether the store has recorded the outcome.
     bool is_recorded() const { return call_.reply.verdict == Verdict::done; }
 
 private:
@@ -89,7 +89,7 @@ private:
     void count_call();
     void count_failure();
     void count(Count what) { conf_->store->counters->add(what); }
-    void finish_claim();
+    void handle_claim_reply();
     bool handle_settle_reply();
     void write_outcome(State state, Millis lifetime);
     void retry_later();
