@@ -142,14 +142,14 @@ is_wrong_store 'redis redis://127.0.0.1/1; database 2;', 'database';
 # several servers
 is_wrong_store 'redis redis://127.0.0.1 redis://127.0.0.1:6380;', '"redis"', 'shop', 'topology cluster', 'topology sentinel MASTER';
 is_wrong_store "@redis topology $_;", '"topology"', qr/"standalone", "sentinel MASTER" or "cluster"/ for qw(ring Cluster "");
-is_wrong_store "@redis topology $_;", '"topology"', qr/the name of the master is needed/ for 'sentinel', 'sentinel ""';
-is_wrong_store "@redis topology $_ x;", '"topology"', $_, qr/nothing is needed behind it/ for qw(cluster standalone);
+is_wrong_store "@redis topology $_;", '"topology"', qr/the name of the master must follow/ for 'sentinel', 'sentinel ""';
+is_wrong_store "@redis topology $_ x;", '"topology"', $_, qr/it must be the only parameter/ for qw(cluster standalone);
 is_wrong_store "redis unix:/run/redis.sock; topology $_;", 'shop', '"redis"', '"unix:"' for 'cluster', 'sentinel m';
 is_wrong_store 'redis redis://127.0.0.1/3; topology cluster;', 'shop', 'database';
 is_wrong_store "@redis database 3; topology cluster;", 'shop', 'database';
-is_wrong_store 'redis redis://127.0.0.1 rediss://127.0.0.1:6380; topology cluster;', 'shop', 'rediss://', qr/alike/;
-is_wrong_store 'redis redis://a:opensesame@127.0.0.1 redis://b:opensesame@127.0.0.1:6380; topology cluster;', 'shop', qr/credentials.* alike/;
-is_wrong_store 'redis redis://127.0.0.1/1 redis://127.0.0.1:6380/2; topology sentinel m;', 'shop', qr/databases.* alike/;
+is_wrong_store 'redis redis://127.0.0.1 rediss://127.0.0.1:6380; topology cluster;', 'shop', 'rediss://', qr/same scheme/;
+is_wrong_store 'redis redis://a:opensesame@127.0.0.1 redis://b:opensesame@127.0.0.1:6380; topology cluster;', 'shop', qr/credentials.* all must have the same/;
+is_wrong_store 'redis redis://127.0.0.1/1 redis://127.0.0.1:6380/2; topology sentinel m;', 'shop', qr/databases.* all must have the same/;
 
 # TLS
 is_wrong_store "@redis $_;", '"' . (split / /)[0] . '"', 'shop', 'rediss://'
@@ -157,7 +157,7 @@ is_wrong_store "@redis $_;", '"' . (split / /)[0] . '"', 'shop', 'rediss://'
 my @tls = 'redis rediss://127.0.0.1;';
 is_wrong_store "@tls ssl_verify $_;", '"ssl_verify"', $_, qr/"on" or "off"/ for qw(1 yes no);
 is_wrong_store "@tls ssl_protocols TLSv1.2 $_;", '"ssl_protocols"', $_, 'TLSv1.3' for qw(SSLv3 TLSv9 tlsv1.2);
-is_wrong_store "@tls ssl_$_ \"\";", "\"ssl_$_\"", qr/is needed/ for qw(name certificate certificate_key trusted_certificate);
+is_wrong_store "@tls ssl_$_ \"\";", "\"ssl_$_\"", qr/it must be/ for qw(name certificate certificate_key trusted_certificate);
 is_wrong_store "@tls ssl_$_ a;", 'ssl_certificate', 'ssl_certificate_key', qr/together/ for qw(certificate certificate_key);
 
 # what is kept
@@ -165,7 +165,7 @@ is_wrong_store "@redis wait_replicas $_;", '"wait_replicas"', qr/number of repli
 is_wrong_store "@redis wait_replicas $_ 100ms;", '"wait_replicas"', $_, qr/number from 1/ for qw(0 -1 all 1000);
 is_wrong_store "@redis wait_replicas 1 $_;", '"wait_replicas"', $_, qr/time above 0/ for qw(0 soon);
 is_wrong_store "@redis near_cache $_;", '"near_cache"', $_, qr/such as 64m/ for qw(on 1k m);
-is_wrong_store "@redis encryption_key_file \"\";", '"encryption_key_file"', qr/name of a file is needed/;
+is_wrong_store "@redis encryption_key_file \"\";", '"encryption_key_file"', qr/it must be the name of a file/;
 is_wrong_store "memory 1m; $_;", '"' . (split / /)[0] . '"', 'shop', '"redis"'
     for 'topology cluster', 'ssl_name a', 'wait_replicas 1 1s', 'near_cache 1m', 'encryption_key_file a';
 
@@ -180,7 +180,7 @@ is_wrong 'a variable that nobody knows', [server => 'location / { idempotency ma
 for my $method (qw(HEAD CONNECT TRACE)) {
     my ($status, $output) = nginx_says(server => "location / { idempotency main; idempotency_methods POST $method; }");
     is $status, 0, "idempotency_methods $method is no error";
-    like $output, qr/\[warn\] "$method" in "idempotency_methods" is without effect/, 'but a warning tells that it is never covered';
+    like $output, qr/\[warn\] "$method" in "idempotency_methods" has no effect/, 'but a warning tells that it is never covered';
 }
 is_wrong_value 'idempotency_methods', $_, qr/method/, 'such as POST' for qw(post Post ""), '"PO ST"';
 is_wrong 'an unknown method among others', [server => 'idempotency_methods POST post;'], 'invalid value "post" in "idempotency_methods"';

@@ -424,13 +424,13 @@ subtest 'Files that are no keys' => sub {
     }
 
     my $again = file_of('again.key', sha256('one'));
-    like $says->("encryption_key_file $file{one} $again;"), qr/invalid value "\Q$again\E" in "encryption_key_file": it is the same key as one before it/, 'the same key twice';
+    like $says->("encryption_key_file $file{one} $again;"), qr/invalid value "\Q$again\E" in "encryption_key_file": it is the same key as an earlier one/, 'the same key twice';
     my @many = map { file_of("many-$_.key", sha256("many $_")) } 1 .. 9;
     like $says->("encryption_key_file @many;"), qr/invalid number of arguments in "encryption_key_file"/, 'too many';
     is $says->("encryption_key_file @many[0 .. 7];"), 'ok', 'as many as there may be';
     is $says->('encryption_key_file off;'), 'ok', 'off';
     is $says->("encryption_key_file off $file{one};"), 'ok', 'off before a key';
-    like $says->("encryption_key_file off $file{one} off;"), qr/invalid value "off" in "encryption_key_file": it is the same key as one before it/, 'off twice';
+    like $says->("encryption_key_file off $file{one} off;"), qr/invalid value "off" in "encryption_key_file": it is the same key as an earlier one/, 'off twice';
     like $says->("encryption_key_file $file{one}; encryption_key_file $file{two};"), qr/duplicate directive "encryption_key_file"/, 'the directive twice';
 };
 

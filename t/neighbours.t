@@ -493,16 +493,16 @@ SKIP: {
     is_first $busy->response, 201, 1, 'the one that all this went on beside ends';
 }
 
-# A filter that is loaded behind this module is one too many.
+# A filter that is loaded after this module is one too many.
 
 SKIP: {
     skip 'no headers-more module for this nginx', 1 if !$has{headers_more_filter};
     my ($file) = grep { /headers_more/ } @modules;
     my ($status, $output) = IdempotencyTest::Nginx->new(main => "load_module $file;", server => 'idempotency main;')->test_configuration;
     is $status, 0, 'a filter may be loaded behind this module';
-    like $output, qr/\[warn\].*"ngx_http_headers_more_filter_module" is loaded behind/, 'but there is a warning';
+    like $output, qr/\[warn\].*"ngx_http_headers_more_filter_module" is loaded after/, 'but there is a warning';
     ($status, $output) = IdempotencyTest::Nginx->new(modules => [$file], server => 'idempotency main;')->test_configuration;
-    unlike $output, qr/is loaded behind/, 'and there is none the other way round';
+    unlike $output, qr/is loaded after/, 'and there is none the other way round';
 }
 
 $nginx->stop(allowed => qr{: on purpose});

@@ -227,7 +227,7 @@ subtest 'A value that is larger than any result' => sub {
     $redis->command('DEL', $name);
     $redis->command('SETRANGE', $name, $size - 1, 'x');
     is_problem ask($nginx, '/huge', 'huge'), 503, 'store_unavailable', 'it is a 503';
-    like $nginx->error_log, qr/has $size bytes under the key/, 'it is told in the error log';
+    like $nginx->error_log, qr/has $size bytes: it is too large/, 'it is told in the error log';
     cmp_ok $most_used->() - $before, '<', 30_000, 'and takes no memory';
     is $redis->command('STRLEN', $name), $size, 'it is left as it is';
     $redis->command('DEL', $name);
@@ -360,7 +360,7 @@ subtest 'Redis goes between a claim and its answer' => sub {
         $known ? $redis->kill : $redis->stall;
         is_problem ask($nginx, '/down', 'down'), 503, 'store_unavailable', 'the store is known to be down' if $known;
         app()->open_gate("begin$known");
-        ok await(sub { substr($nginx->error_log, $log) =~ /can't be told the outcome/ }), 'the error log tells of it';
+        ok await(sub { substr($nginx->error_log, $log) =~ /the outcome of a request is not recorded yet/ }), 'the error log tells of it';
         app()->open_gate("go-on$known");
         $answer = $running->response;
         is length $answer->body, 100_000, 'a large answer is delivered';

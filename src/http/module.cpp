@@ -1,4 +1,5 @@
-// What nginx is told of this module, and when it calls.
+// The module: its directives, and the functions that nginx calls during configuration and
+// in each process.
 
 #include <cstring>
 
@@ -54,9 +55,9 @@ ngx_command_t directives[] = {
     ngx_null_command,
 };
 
-// In PRECONTENT, which comes behind every access check, whatever `satisfy` says.
-// The last handler of the array is the first to run, ahead of `mirror` and
-// `try_files`; the first of it is the last.
+// The PRECONTENT phase runs after all access checks, whatever `satisfy` is.  nginx runs the
+// handlers of the array from the last to the first: so `on_request` runs before `mirror`
+// and `try_files`, `on_request_after_try_files` after them.
 ngx_int_t add_phase_handlers(ngx_conf_t *cf)
 {
     auto *core = static_cast<ngx_http_core_main_conf_t *>(
@@ -75,17 +76,18 @@ ngx_int_t add_phase_handlers(ngx_conf_t *cf)
     return NGX_OK;
 }
 
-// Where a module's location configurations are; -1: nginx is without it.
-ngx_int_t find_location_configs(ngx_conf_t *cf, const char *name)
+// The ctx_index of a module, which is the index of its location configurations; -1 if
+// nginx does not have this module.
+ngx_int_t find_context_index(ngx_conf_t *cf, const char *name)
 {
     ngx_module_t *module = find_module(cf->cycle, name);
 
     return module != nullptr ? static_cast<ngx_int_t>(module->ctx_index) : -1;
 }
 
-// A filter of others that is loaded behind this module runs ahead of it: what it
-// does to an answer is kept, and done to each replay once more.
-void warn_of_filters_ahead(ngx_conf_t *cf)
+// A third-party filter module that is loaded after this module runs before it.  So its
+// changes to a response are kept, and made again in each replay.
+void warn_about_earlier_filters(ngx_conf_t *cf)
 {
     ngx_module_t **m = cf->cycle->modules;
 
@@ -99,8 +101,8 @@ void warn_of_filters_ahead(ngx_conf_t *cf)
 
     for (m++; *m != nullptr && std::strcmp((*m)->name, "ngx_http_copy_filter_module") != 0; m++) {
         ngx_log_error(NGX_LOG_WARN, cf->log, 0,
-                      "\"%s\" is loaded behind \"ngx_http_idempotency_module\": what it does to an "
-                      "answer would be done to its replay again; load "
+                      "\"%s\" is loaded after \"ngx_http_idempotency_module\": if it changes a "
+                      "response, it changes each replay once more; load "
                       "\"ngx_http_idempotency_module\" last",
                       (*m)->name);
     }
@@ -113,7 +115,7 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     auto *main = static_cast<MainConfig *>(
         ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
 
-    if (!check_unknown_names(cf, *main)) {
+    if (!check_unresolved_names(cf, *main)) {
         return NGX_ERROR;
     }
 
@@ -129,13 +131,13 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
         return NGX_OK;
     }
 
-    warn_of_filters_ahead(cf);
+    warn_about_earlier_filters(cf);
 
     install_body_digest();
     install_capture();
     install_early_hints();
-    main->try_files = find_location_configs(cf, "ngx_http_try_files_module");
-    main->dav = find_location_configs(cf, "ngx_http_dav_module");
+    main->try_files = find_context_index(cf, "ngx_http_try_files_module");
+    main->dav = find_context_index(cf, "ngx_http_dav_module");
     return add_phase_handlers(cf);
 }
 
@@ -149,7 +151,8 @@ ngx_int_t init_process(ngx_cycle_t *cycle)
 {
     MainConfig *main = main_config_of(cycle);
 
-    // there may be no http block; nginx's cache processes answer no requests
+    // without an http block there is no configuration; the cache manager and the cache
+    // loader (NGX_PROCESS_HELPER) process no requests
     if (main == nullptr || ngx_process == NGX_PROCESS_HELPER) {
         return NGX_OK;
     }

@@ -1,8 +1,6 @@
-// The answer is held back until it is kept.
-//
-// In the slot of third-party filters (HTTP_AUX_FILTER): behind the copy filter,
-// ahead of `add_header`, `sub_filter`, SSI, gzip.  So what is held is the
-// application's own answer, and those are applied to each replay anew.
+// The filters run in the place of third-party filters (HTTP_AUX_FILTER): after the copy
+// filter, before `add_header`, `sub_filter`, SSI and gzip.  So the held response is that
+// of the application, and these filters are applied to each replay again.
 
 #include "http/answer/capture.h"
 
@@ -20,10 +18,14 @@ ngx_http_output_body_filter_pt next_body_filter;
 
 namespace {
 
-Context *context_of(ngx_http_request_t *r) { return r == r->main ? find_context(r) : nullptr; }
+Context *main_request_context(ngx_http_request_t *r)
+{
+    return r == r->main ? find_context(r) : nullptr;
+}
 
-// A gRPC answer of which one message is there, and for so long no end, is a stream.
-constexpr ngx_msec_t kStreamIdle = 1000;
+// Milliseconds: a gRPC response that has sent one message and does not end within this
+// time is taken for a stream.
+constexpr ngx_msec_t kStreamIdleTime = 1000;
 
 template <std::size_t N>
 bool has_type(ngx_http_request_t *r, const char (&type)[N])
@@ -34,10 +36,10 @@ bool has_type(ngx_http_request_t *r, const char (&type)[N])
                   == 0;
 }
 
-// A gRPC client that is still sending may wait for an answer before it goes on.
+// A gRPC client that still sends its body may wait for the response before it continues.
 bool is_stream(ngx_http_request_t *r, const Context &context)
 {
-    return has_type(r, "text/event-stream") || (context.grpc && r->reading_body);
+    return has_type(r, "text/event-stream") || (context.is_grpc && r->reading_body);
 }
 
 bool is_too_large(ngx_http_request_t *r, const LocationConfig &conf)
@@ -46,8 +48,9 @@ bool is_too_large(ngx_http_request_t *r, const LocationConfig &conf)
            && static_cast<size_t>(r->headers_out.content_length_n) > conf.max_body;
 }
 
-// 'Not acted on' is the application's to say: a file that nginx denies after
-// X-Accel-Redirect, or a page of another status, does not undo what it has done.
+// A retriable status means that the application has not acted on the request.  So the
+// status of the application must be retriable too: after X-Accel-Redirect nginx may
+// refuse the file, and an error page may have another status.
 bool is_retriable(ngx_http_request_t *r, const StatusSet &retriable)
 {
     ngx_http_upstream_t *u = r->upstream;
@@ -57,19 +60,20 @@ bool is_retriable(ngx_http_request_t *r, const StatusSet &retriable)
                || retriable.has(u->headers_in.status_n));
 }
 
-ResponseFacts response_facts(const Context &context)
+ResponseFacts collect_response_facts(const Context &context)
 {
     ngx_http_request_t *r = context.request;
     ResponseFacts facts;
 
-    // without an upstream it is a file, or a module's own answer, unless there should have been one
+    // Without an upstream, the response is a file or comes from another module, unless an
+    // upstream should have been created.
     facts.origin = r->upstream == nullptr && context.previous_origin == Origin::not_reached
-                           && !context.exchange_failed
+                           && !context.upstream_not_created
                        ? Origin::application
                        : origin_of(context);
     facts.unknown = static_cast<UnknownPolicy>(context.conf->unknown);
     facts.retriable = is_retriable(r, *context.conf->retriable);
-    facts.word = context.word;
+    facts.word = context.accel_directives;
     return facts;
 }
 
@@ -83,12 +87,13 @@ void start_settling(Context &context)
         && !write_response_record(r, *context.exchange, *context.conf, context.ttl))
     {
         ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
-                      "idempotency: no memory for the record of an answer: it is not kept");
+                      "idempotency: no memory for the record of a response, or its headers are "
+                      "too large for a record: it is not kept");
         context.settlement = Settlement::not_kept;
     }
 
     context.stage = Stage::settling;
-    context.store_asked_at = ngx_current_msec;
+    context.store_call_start = ngx_current_msec;
 }
 
 ngx_int_t settle(Context &context)
@@ -99,9 +104,9 @@ ngx_int_t settle(Context &context)
         return deliver(context);
     }
 
-    // ngx_http_finalize_request leaves a request alone that has something
-    // buffered, and comes back through ngx_http_writer; where the client is gone
-    // it ends once nothing blocks it: its log tells how the store took it
+    // ngx_http_finalize_request does not end a request that has something buffered: it
+    // calls ngx_http_writer later.  After the client has disconnected it ends the request
+    // as soon as `blocked` is 0, so that the access log has the final $idempotency_status.
     context.request->buffered |= kBuffered;
     context.request->blocked++;
     return NGX_AGAIN;
@@ -111,17 +116,19 @@ ngx_int_t begin_response(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
-    take_word(r, *context.conf, context.word);
+    take_accel_headers(r, *context.conf, context.accel_directives);
 
-    if (!context.word.well_formed) {
-        ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
-                      "idempotency: \"X-Accel-Idempotency\" of the application was not understood: "
-                      "\"release\", \"no-store\" or \"ttl=SECONDS\" are expected");
+    if (!context.accel_directives.well_formed) {
+        ngx_log_error(
+            NGX_LOG_WARN, r->connection->log, 0,
+            "idempotency: invalid directive in the \"X-Accel-Idempotency\" response header: "
+            "it must be \"release\", \"no-store\" or \"ttl=SECONDS\", and is ignored");
     }
 
-    context.settlement = decide_settlement(response_facts(context));
-    context.ttl = context.word.ttl != 0 ? context.word.ttl : context.conf->ttl;
-    context.grpc = has_type(r, "application/grpc");
+    context.settlement = decide_settlement(collect_response_facts(context));
+    context.ttl =
+        context.accel_directives.ttl != 0 ? context.accel_directives.ttl : context.conf->ttl;
+    context.is_grpc = has_type(r, "application/grpc");
     context.from_upstream = r->upstream != nullptr && r->upstream->cleanup != nullptr;
     r->allow_ranges = 0;
 
@@ -129,7 +136,7 @@ ngx_int_t begin_response(Context &context)
         return start_pass_through(context, nullptr);
     }
 
-    // who sends a head alone (`dav_methods PUT`) sends no end of a body after it
+    // a module that sends a header only (`dav_methods PUT`) does not call the body filter
     if (r->header_only) {
         return settle(context);
     }
@@ -140,17 +147,17 @@ ngx_int_t begin_response(Context &context)
     r->filter_need_in_memory = 1;
 
     if (r->headers_out.content_length_n > 0) {
-        context.exchange->expect_length(static_cast<size_t>(r->headers_out.content_length_n));
+        context.exchange->expect_body_length(static_cast<size_t>(r->headers_out.content_length_n));
     }
 
     return NGX_OK;
 }
 
-// A connection that is handed over is no answer, and what goes over it nobody
-// can give once more.
+// 101 (Switching Protocols): the connection becomes a tunnel, whose data can't be
+// replayed.
 void stop_covering(Context &context)
 {
-    context.stage = Stage::aside;
+    context.stage = Stage::inactive;
     context.status = Status::none;
     context.exchange->settle(Settlement::release, 0, on_settled);
 }
@@ -158,7 +165,7 @@ void stop_covering(Context &context)
 // nginx's ngx_http_output_header_filter_pt
 ngx_int_t on_header(ngx_http_request_t *r)
 {
-    Context *context = context_of(r);
+    Context *context = main_request_context(r);
 
     if (context == nullptr || context->stage != Stage::executing) {
         return next_header_filter(r);
@@ -175,23 +182,23 @@ ngx_int_t on_header(ngx_http_request_t *r)
     return next_header_filter(r);
 }
 
-// An upstream that is done but has sent no end: ngx_http_upstream_finalize_request
-// flushes, and that is all.
+// When an upstream response ends early, ngx_http_upstream_finalize_request sends a flush
+// and no last buffer.
 bool is_truncated(const Context &context, const ngx_buf_t *b)
 {
     return b->flush && !b->last_buf && context.from_upstream
            && context.request->upstream->cleanup == nullptr;
 }
 
-// FastCGI, SCGI, uwsgi: nginx takes the end of a connection for the end of an
-// answer, whatever length the application has told.
+// FastCGI, SCGI, uwsgi: nginx takes the end of the connection for the end of the response,
+// even if the body is shorter or longer than Content-Length.
 bool has_wrong_length(const Context &context)
 {
     const ngx_http_headers_out_t &out = context.request->headers_out;
 
     return out.content_length_n >= 0 && out.status != NGX_HTTP_NO_CONTENT
            && out.status != NGX_HTTP_NOT_MODIFIED
-           && static_cast<size_t>(out.content_length_n) != context.exchange->held();
+           && static_cast<size_t>(out.content_length_n) != context.exchange->body_size();
 }
 
 ngx_int_t capture_body(Context &context, ngx_chain_t *in)
@@ -209,33 +216,33 @@ ngx_int_t capture_body(Context &context, ngx_chain_t *in)
             std::string_view bytes{reinterpret_cast<const char *>(b->pos),
                                    static_cast<size_t>(b->last - b->pos)};
 
-            if (bytes.size() > context.conf->max_body - context.exchange->held()) {
+            if (bytes.size() > context.conf->max_body - context.exchange->body_size()) {
                 return start_pass_through(context, link);
             }
 
-            if (context.grpc) {
-                context.messages.feed(bytes);
+            if (context.is_grpc) {
+                context.grpc_messages.feed(bytes);
             }
 
-            std::size_t held = context.exchange->hold(bytes);
+            std::size_t appended = context.exchange->append_body(bytes);
 
-            if (held < bytes.size()) {
-                b->pos += held;
+            if (appended < bytes.size()) {
+                b->pos += appended;
                 return start_pass_through(context, link);
             }
         }
 
         bool last = b->last_buf;
-        bool broken = is_truncated(context, b) || (last && has_wrong_length(context));
+        bool incomplete = is_truncated(context, b) || (last && has_wrong_length(context));
 
-        consume(b);
+        mark_sent(b);
 
-        if (context.messages.begun > 1) {
+        if (context.grpc_messages.begun > 1) {
             return start_pass_through(context, link->next);
         }
 
-        if (broken) {
-            context.broken = true;
+        if (incomplete) {
+            context.incomplete = true;
             context.settlement = decide_without_answer(
                 Origin::broken, static_cast<UnknownPolicy>(context.conf->unknown));
             return settle(context);
@@ -246,8 +253,8 @@ ngx_int_t capture_body(Context &context, ngx_chain_t *in)
         }
     }
 
-    if (context.messages.whole > 0 && !context.timer.timer_set) {
-        start_timer(context, on_idle_stream, kStreamIdle);
+    if (context.grpc_messages.whole > 0 && !context.timer.timer_set) {
+        start_timer(context, on_idle_stream, kStreamIdleTime);
     }
 
     return NGX_OK;
@@ -271,10 +278,10 @@ ngx_int_t on_body(ngx_http_request_t *r, ngx_chain_t *in)
         return capture_body(*context, in);
 
     case Stage::settling:
-        consume_all(in);
+        mark_all_sent(in);
         return NGX_AGAIN;
 
-    case Stage::passing:
+    case Stage::passing_through:
         return pass_through(*context, in);
 
     default:

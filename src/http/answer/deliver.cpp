@@ -1,5 +1,3 @@
-// The answer goes on to the client: once its claim is settled, or as it comes.
-
 #include "http/answer/deliver.h"
 
 #include "http/answer/capture.h"
@@ -12,7 +10,7 @@ namespace idempotency {
 
 namespace {
 
-ngx_buf_t *piece_buffer(ngx_http_request_t *r, std::string_view piece)
+ngx_buf_t *create_buffer(ngx_http_request_t *r, std::string_view piece)
 {
     ngx_buf_t *b = allocate<ngx_buf_t>(r->pool);
 
@@ -25,17 +23,17 @@ ngx_buf_t *piece_buffer(ngx_http_request_t *r, std::string_view piece)
     return b;
 }
 
-// What is held, followed by `rest`.  False where there is no memory.
-bool held_chain(Context &context, ngx_chain_t *rest, ngx_chain_t *&chain)
+// `chain`: the held part of the body, followed by `rest`.  False if there is no memory.
+bool build_held_chain(Context &context, ngx_chain_t *rest, ngx_chain_t *&chain)
 {
     ngx_pool_t *pool = context.request->pool;
-    auto *piece = static_cast<std::string_view *>(context.exchange->pieces().elts);
+    auto *piece = static_cast<std::string_view *>(context.exchange->body_pieces().elts);
     ngx_chain_t **end = &chain;
 
-    for (ngx_uint_t i = 0; i < context.exchange->pieces().nelts; i++) {
+    for (ngx_uint_t i = 0; i < context.exchange->body_pieces().nelts; i++) {
         ngx_chain_t *link = ngx_alloc_chain_link(pool);
 
-        if (link == nullptr || (link->buf = piece_buffer(context.request, piece[i])) == nullptr) {
+        if (link == nullptr || (link->buf = create_buffer(context.request, piece[i])) == nullptr) {
             return false;
         }
 
@@ -47,8 +45,8 @@ bool held_chain(Context &context, ngx_chain_t *rest, ngx_chain_t *&chain)
     return true;
 }
 
-// A link with a buffer of no bytes.
-ngx_chain_t *empty_link(ngx_http_request_t *r)
+// A chain link with an empty buffer.  Null if there is no memory.
+ngx_chain_t *create_empty_link(ngx_http_request_t *r)
 {
     ngx_chain_t *link = ngx_alloc_chain_link(r->pool);
 
@@ -60,9 +58,9 @@ ngx_chain_t *empty_link(ngx_http_request_t *r)
     return link;
 }
 
-ngx_chain_t *end_of_body(ngx_http_request_t *r)
+ngx_chain_t *create_last_buffer(ngx_http_request_t *r)
 {
-    ngx_chain_t *link = empty_link(r);
+    ngx_chain_t *link = create_empty_link(r);
 
     if (link != nullptr) {
         link->buf->last_buf = 1;
@@ -71,9 +69,9 @@ ngx_chain_t *end_of_body(ngx_http_request_t *r)
     return link;
 }
 
-ngx_chain_t *flush_buffer(ngx_http_request_t *r)
+ngx_chain_t *create_flush_buffer(ngx_http_request_t *r)
 {
-    ngx_chain_t *link = empty_link(r);
+    ngx_chain_t *link = create_empty_link(r);
 
     if (link != nullptr) {
         link->buf->flush = 1;
@@ -82,8 +80,8 @@ ngx_chain_t *flush_buffer(ngx_http_request_t *r)
     return link;
 }
 
-// What nginx has to do once something has been sent from outside of its call:
-// the end of the request, or the wait for a socket that is full.
+// Something was sent from an event of this module.  `rc` is the result.  Lets nginx end
+// the request, or wait until the socket is writable.
 void continue_request(ngx_http_request_t *r, ngx_int_t rc)
 {
     if (rc == NGX_ERROR || rc > NGX_OK) {
@@ -93,7 +91,8 @@ void continue_request(ngx_http_request_t *r, ngx_int_t rc)
     r->write_event_handler(r);
 }
 
-// The header, then what is held and `rest`, after which more may be to come.
+// Sends the header, then the held part of the body, then `rest`.  `more_to_come`: the
+// upstream still sends.
 ngx_int_t send_held(Context &context, ngx_chain_t *rest, bool more_to_come)
 {
     ngx_http_request_t *r = context.request;
@@ -106,11 +105,11 @@ ngx_int_t send_held(Context &context, ngx_chain_t *rest, bool more_to_come)
     }
 
     if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
-        consume_all(rest);
+        mark_all_sent(rest);
         return rc;
     }
 
-    if (!held_chain(context, rest, chain)) {
+    if (!build_held_chain(context, rest, chain)) {
         return NGX_ERROR;
     }
 
@@ -124,7 +123,7 @@ void update_status(Context &context)
     }
 }
 
-// The request has waited for the store.
+// Resumes a request that has waited for the store.
 void deliver_settled(Context &context)
 {
     ngx_http_request_t *r = context.request;
@@ -139,21 +138,19 @@ void deliver_settled(Context &context)
 
 }  // namespace
 
-void consume(ngx_buf_t *b)
+void mark_sent(ngx_buf_t *b)
 {
     b->pos = b->last;
     b->file_pos = b->file_last;
 }
 
-// More has come than may be held, or it is known to come: from here on the
-// answer goes on as it comes, what is held ahead of `rest`.
 ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest)
 {
     if (context.settlement == Settlement::keep) {
         context.settlement = Settlement::not_kept;
     }
 
-    context.stage = Stage::passing;
+    context.stage = Stage::passing_through;
 
     if (context.exchange->settle(context.settlement, context.ttl, on_settled)) {
         update_status(context);
@@ -164,14 +161,13 @@ ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest)
     return send_held(context, rest, true);
 }
 
-// The claim is settled: the client gets what was held back.
 ngx_int_t deliver(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
     apply_stream_reset(context);
-    context.stage = Stage::passing;
-    context.store_time += ngx_current_msec - context.store_asked_at;
+    context.stage = Stage::passing_through;
+    context.store_time += ngx_current_msec - context.store_call_start;
 
     if (context.settlement == Settlement::unknown) {
         context.status = Status::unknown;
@@ -179,13 +175,13 @@ ngx_int_t deliver(Context &context)
 
     update_status(context);
 
-    if (context.broken) {
+    if (context.incomplete) {
         return send_problem(r, *context.conf, Problem::response_incomplete);
     }
 
-    ngx_chain_t *end = end_of_body(r);
+    ngx_chain_t *last = create_last_buffer(r);
 
-    return end != nullptr ? send_held(context, end, false) : NGX_ERROR;
+    return last != nullptr ? send_held(context, last, false) : NGX_ERROR;
 }
 
 void on_settled(Context &context)
@@ -195,7 +191,7 @@ void on_settled(Context &context)
         deliver_settled(context);
         break;
 
-    case Stage::passing:
+    case Stage::passing_through:
         update_status(context);
         break;
 
@@ -204,7 +200,6 @@ void on_settled(Context &context)
     }
 }
 
-// A stream has something to tell, and waits for more: what is held goes on.
 void on_idle_stream(ngx_event_t *event)
 {
     auto *context = static_cast<Context *>(event->data);
@@ -212,7 +207,7 @@ void on_idle_stream(ngx_event_t *event)
 
     ngx_http_set_log_request(c->log, context->request);
     continue_request(context->request,
-                     start_pass_through(*context, flush_buffer(context->request)));
+                     start_pass_through(*context, create_flush_buffer(context->request)));
     ngx_http_run_posted_requests(c);
 }
 

@@ -1,5 +1,3 @@
-// A 103 goes on at once; to a client that is gone it does not end the exchange.
-
 #include "http/answer/early_hints.h"
 
 #include "http/exchange/context.h"
@@ -17,8 +15,8 @@ ngx_int_t on_early_hints(ngx_http_request_t *r)
 {
     Context *context = r == r->main ? find_context(r) : nullptr;
 
-    // nothing may be sent on a stream that was reset
-    if (context != nullptr && context->reset) {
+    // nginx must send nothing on a stream that was reset
+    if (context != nullptr && context->stream_reset) {
         return NGX_OK;
     }
 

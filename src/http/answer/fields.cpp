@@ -1,23 +1,24 @@
-// The fields of an answer: from nginx's slots and list into a record, and back.
+// nginx has the header fields of a response in two places: some as members of
+// ngx_http_headers_out_t (Content-Type, Content-Length, Last-Modified), all others in the
+// list `headers`.  A slot is a member of ngx_http_headers_out_t.
 
 #include <cstddef>
 
 #include "http/answer/fields.h"
 
-#include "http/exchange/word_header.h"
+#include "http/exchange/accel_header.h"
 
 namespace idempotency {
 
 namespace {
 
-// Of this exchange, not of the answer: RFC 9110, section 7.6.1; and what nginx
-// says of itself.
+// Hop-by-hop fields (RFC 9110, section 7.6.1), and fields that nginx sets itself.
 constexpr const char *kNeverKept[] = {
     "Connection", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Transfer-Encoding",
     "Upgrade",    "Date",       "Server",
 };
 
-// Fields in the list to which other modules have a pointer.
+// Fields of the list to which a slot points; other modules read them there.
 struct Slot {
     const char *name;
     std::size_t offset;
@@ -54,8 +55,8 @@ bool is_in_slot(ngx_http_request_t *r, const ngx_table_elt_t *field)
 
 bool is_kept(const LocationConfig &conf, std::string_view name)
 {
-    for (const char *other : kNeverKept) {
-        if (equal_ignoring_case(name, other)) {
+    for (const char *never_kept : kNeverKept) {
+        if (equal_ignoring_case(name, never_kept)) {
             return false;
         }
     }
@@ -75,8 +76,8 @@ bool is_kept(const LocationConfig &conf, std::string_view name)
     return true;
 }
 
-// The fields that nginx makes of its slots, in the order in which it sends
-// them, ahead of the list.
+// The fields that are in slots only, in the order in which nginx sends them, before the
+// list.
 class SlotFields {
 public:
     SlotFields(ngx_http_request_t *r, const LocationConfig &conf) : r_(r), conf_(conf) {}
@@ -91,14 +92,14 @@ public:
         }
 
         if (out.content_length_n >= 0) {
-            u_char *end = ngx_sprintf(room_, "%O", out.content_length_n);
-            visit(visitor, "Content-Length", written(end));
+            u_char *end = ngx_sprintf(buffer_, "%O", out.content_length_n);
+            visit(visitor, "Content-Length", text_until(end));
         }
 
         if (out.last_modified == nullptr && out.last_modified_time != -1
-            && tells_last_modified(out.status)) {
-            u_char *end = ngx_http_time(room_, out.last_modified_time);
-            visit(visitor, "Last-Modified", written(end));
+            && sends_last_modified(out.status)) {
+            u_char *end = ngx_http_time(buffer_, out.last_modified_time);
+            visit(visitor, "Last-Modified", text_until(end));
         }
     }
 
@@ -111,20 +112,19 @@ private:
         }
     }
 
-    // As ngx_http_header_filter: an error page of a file has no date of its own.
-    static bool tells_last_modified(ngx_uint_t status)
+    // As ngx_http_header_filter: an error page from a file gets no Last-Modified.
+    static bool sends_last_modified(ngx_uint_t status)
     {
         return status == NGX_HTTP_OK || status == NGX_HTTP_PARTIAL_CONTENT
                || status == NGX_HTTP_NOT_MODIFIED;
     }
 
-    std::string_view written(u_char *end) const
+    std::string_view text_until(u_char *end) const
     {
-        return {reinterpret_cast<const char *>(room_), static_cast<std::size_t>(end - room_)};
+        return {reinterpret_cast<const char *>(buffer_), static_cast<std::size_t>(end - buffer_)};
     }
 
-    // A charset that stands beside the type is joined with it, as
-    // ngx_http_header_filter would.
+    // Appends the charset, as ngx_http_header_filter does.
     std::string_view content_type(const ngx_http_headers_out_t &out)
     {
         if (out.content_type_len != out.content_type.len || out.charset.len == 0) {
@@ -144,12 +144,12 @@ private:
 
     ngx_http_request_t *r_;
     const LocationConfig &conf_;
-    u_char room_[64];
+    u_char buffer_[64];
 };
 
-// `more`: flags for each field of the list.
+// `extra_flags` are set for each field of the list.
 template <typename Visitor>
-void visit_list(ngx_http_request_t *r, ngx_list_t &list, unsigned char more,
+void visit_list(ngx_http_request_t *r, ngx_list_t &list, unsigned char extra_flags,
                 const LocationConfig &conf, Visitor &visitor)
 {
     for (ngx_list_part_t *part = &list.part; part != nullptr; part = part->next) {
@@ -163,7 +163,7 @@ void visit_list(ngx_http_request_t *r, ngx_list_t &list, unsigned char more,
             unsigned char flags = is_in_slot(r, &field[i]) ? kHeaderFromSlot : 0;
 
             visitor.add(Header{view(field[i].key), view(field[i].value),
-                               static_cast<unsigned char>(flags | more)});
+                               static_cast<unsigned char>(flags | extra_flags)});
         }
     }
 }
@@ -174,22 +174,18 @@ void visit_fields(ngx_http_request_t *r, const LocationConfig &conf, Visitor &vi
     SlotFields(r, conf).visit(visitor);
     visit_list(r, r->headers_out.headers, 0, conf, visitor);
 
-    // they are there just before the last buffer (ngx_http_upstream_process_trailers)
+    // nginx adds them just before the last buffer (ngx_http_upstream_process_trailers)
     visit_list(r, r->headers_out.trailers, kTrailer, conf, visitor);
 }
 
-// As ngx_http_upstream_copy_content_type takes a type and its charset apart.
+// Separates type and charset as ngx_http_upstream_copy_content_type does.
 void set_content_type(ngx_http_request_t *r, std::string_view value)
 {
     ngx_http_headers_out_t &out = r->headers_out;
     constexpr std::string_view charset = "charset=";
 
-    ngx_str_t text;
-    text.len = value.size();
-    text.data = reinterpret_cast<u_char *>(const_cast<char *>(value.data()));
-
-    out.content_type = text;
-    out.content_type_len = text.len;
+    out.content_type = to_ngx(value);
+    out.content_type_len = value.size();
     out.content_type_lowcase = nullptr;
 
     for (std::size_t at = value.find(';'); at != std::string_view::npos;
@@ -202,29 +198,19 @@ void set_content_type(ngx_http_request_t *r, std::string_view value)
             continue;
         }
 
-        std::string_view set = value.substr(name + charset.size());
+        std::string_view charset_value = value.substr(name + charset.size());
 
-        if (!set.empty() && set.front() == '"') {
-            set.remove_prefix(1);
+        if (!charset_value.empty() && charset_value.front() == '"') {
+            charset_value.remove_prefix(1);
         }
-        if (!set.empty() && set.back() == '"') {
-            set.remove_suffix(1);
+        if (!charset_value.empty() && charset_value.back() == '"') {
+            charset_value.remove_suffix(1);
         }
 
         out.content_type_len = at;
-        out.charset.len = set.size();
-        out.charset.data = reinterpret_cast<u_char *>(const_cast<char *>(set.data()));
+        out.charset = to_ngx(charset_value);
         break;
     }
-}
-
-ngx_str_t text_of(std::string_view bytes)
-{
-    ngx_str_t text;
-
-    text.len = bytes.size();
-    text.data = reinterpret_cast<u_char *>(const_cast<char *>(bytes.data()));
-    return text;
 }
 
 ngx_table_elt_t *push_field(ngx_list_t &list, std::string_view name, std::string_view value)
@@ -237,15 +223,15 @@ ngx_table_elt_t *push_field(ngx_list_t &list, std::string_view name, std::string
 
     ngx_memzero(field, sizeof(ngx_table_elt_t));
     field->hash = 1;
-    field->key = text_of(name);
-    field->value = text_of(value);
+    field->key = to_ngx(name);
+    field->value = to_ngx(value);
     return field;
 }
 
-// `Cache-Control` and `Link`: lists to which nginx's modules look.
+// `Cache-Control` and `Link` have a list of their own in ngx_http_headers_out_t.
 #if (nginx_version >= 1023000)
 
-bool append(ngx_http_request_t *, ngx_table_elt_t *&list, ngx_table_elt_t *field)
+bool append_to_list(ngx_http_request_t *, ngx_table_elt_t *&list, ngx_table_elt_t *field)
 {
     ngx_table_elt_t **end = &list;
 
@@ -259,20 +245,20 @@ bool append(ngx_http_request_t *, ngx_table_elt_t *&list, ngx_table_elt_t *field
 
 #else
 
-bool append(ngx_http_request_t *r, ngx_array_t &list, ngx_table_elt_t *field)
+bool append_to_list(ngx_http_request_t *r, ngx_array_t &list, ngx_table_elt_t *field)
 {
     if (list.elts == nullptr
         && ngx_array_init(&list, r->pool, 2, sizeof(ngx_table_elt_t *)) != NGX_OK) {
         return false;
     }
 
-    auto **place = static_cast<ngx_table_elt_t **>(ngx_array_push(&list));
+    auto **item = static_cast<ngx_table_elt_t **>(ngx_array_push(&list));
 
-    if (place != nullptr) {
-        *place = field;
+    if (item != nullptr) {
+        *item = field;
     }
 
-    return place != nullptr;
+    return item != nullptr;
 }
 
 #endif
@@ -301,7 +287,7 @@ bool restore_field(ngx_http_request_t *r, const Header &header)
     }
 
     if (from_slot && equal_ignoring_case(header.name, "Content-Length")) {
-        ngx_str_t digits = text_of(header.value);
+        ngx_str_t digits = to_ngx(header.value);
 
         r->headers_out.content_length_n = ngx_atoof(digits.data, digits.len);
         return r->headers_out.content_length_n != NGX_ERROR;
@@ -320,11 +306,11 @@ bool restore_field(ngx_http_request_t *r, const Header &header)
     }
 
     if (equal_ignoring_case(header.name, "Cache-Control")) {
-        return append(r, r->headers_out.cache_control, field);
+        return append_to_list(r, r->headers_out.cache_control, field);
     }
 
     if (equal_ignoring_case(header.name, "Link")) {
-        return append(r, r->headers_out.link, field);
+        return append_to_list(r, r->headers_out.link, field);
     }
 
     if (from_slot) {
@@ -341,38 +327,37 @@ ngx_table_elt_t *add_field(ngx_http_request_t *r, std::string_view name, std::st
     return push_field(r->headers_out.headers, name, value);
 }
 
-// False where there is no memory, or where a record can't hold the fields.
 bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const LocationConfig &conf,
                            Millis lifetime)
 {
-    std::string_view line = view(r->headers_out.status_line);
+    std::string_view status_line = view(r->headers_out.status_line);
 
-    FieldSizer sizer(line);
+    FieldSizer sizer(status_line);
     visit_fields(r, conf, sizer);
 
     if (!sizer.fits()) {
         return false;
     }
 
-    unsigned char *room = exchange.allocate_head(kRecordHeadSize + sizer.size());
+    unsigned char *prefix = exchange.allocate_record_prefix(kRecordHeadSize + sizer.size());
 
-    if (room == nullptr) {
+    if (prefix == nullptr) {
         return false;
     }
 
-    RecordWriter writer(room, exchange.head(State::kept, lifetime));
+    RecordWriter writer(prefix, exchange.record_head(State::kept, lifetime));
 
-    writer.start_result(static_cast<std::uint16_t>(r->headers_out.status), line);
+    writer.start_result(static_cast<std::uint16_t>(r->headers_out.status), status_line);
     visit_fields(r, conf, writer);
 
-    auto *piece = static_cast<std::string_view *>(exchange.pieces().elts);
+    auto *piece = static_cast<std::string_view *>(exchange.body_pieces().elts);
 
-    for (ngx_uint_t i = 0; i < exchange.pieces().nelts; i++) {
+    for (ngx_uint_t i = 0; i < exchange.body_pieces().nelts; i++) {
         writer.add_body(piece[i]);
     }
 
     writer.finish(exchange.id());
-    exchange.set_head_size(writer.size());
+    exchange.set_record_prefix_size(writer.size());
     return true;
 }
 
@@ -382,7 +367,7 @@ ngx_int_t restore_response(ngx_http_request_t *r, const Record &record)
     Header header;
 
     r->headers_out.status = record.status;
-    r->headers_out.status_line = text_of(record.status_line);
+    r->headers_out.status_line = to_ngx(record.status_line);
 
     while (cursor.next(header)) {
         if (!restore_field(r, header)) {
@@ -393,9 +378,7 @@ ngx_int_t restore_response(ngx_http_request_t *r, const Record &record)
     return NGX_OK;
 }
 
-// Takes out what is between the application and this module: its word, and a
-// claim to be a replay, which is nobody's but ours to make.
-void take_word(ngx_http_request_t *r, const LocationConfig &conf, Word &word)
+void take_accel_headers(ngx_http_request_t *r, const LocationConfig &conf, Word &directives)
 {
     for (ngx_list_part_t *part = &r->headers_out.headers.part; part != nullptr; part = part->next) {
         auto *field = static_cast<ngx_table_elt_t *>(part->elts);
@@ -405,8 +388,8 @@ void take_word(ngx_http_request_t *r, const LocationConfig &conf, Word &word)
                 continue;
             }
 
-            if (is_word_header(field[i])) {
-                read_word(view(field[i].value), word);
+            if (is_accel_header(field[i])) {
+                read_word(view(field[i].value), directives);
                 field[i].hash = 0;
 
             } else if (conf.replayed_header.len > 0

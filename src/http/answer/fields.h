@@ -1,4 +1,4 @@
-// The header fields of a response, between nginx and a record.
+// Converts the header fields of a response between nginx and a record.
 
 #pragma once
 
@@ -7,21 +7,22 @@
 
 namespace idempotency {
 
-// Writes the record of the response (status, header fields, what is held of the
-// body) into memory of the exchange.  False if there is no memory, or if a record
-// can't hold the fields.
+// Writes the record of the response (status, header fields, digest of the held body)
+// into memory of the exchange.  `lifetime` is in milliseconds.  False if there is no
+// memory, or if the fields don't fit into a record.
 bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const LocationConfig &conf,
                            Millis lifetime);
 
-// Fills r->headers_out from a record, whose memory has to live as long as the
-// request.  NGX_OK or NGX_ERROR.
+// Fills r->headers_out from a record, whose memory must live as long as the request.
+// NGX_OK or NGX_ERROR.
 ngx_int_t restore_response(ngx_http_request_t *r, const Record &record);
 
-// Null if there is no memory.  `name` and `value` are not copied.
+// Adds a response header.  `name` and `value` are not copied.  Null if there is no
+// memory.
 ngx_table_elt_t *add_field(ngx_http_request_t *r, std::string_view name, std::string_view value);
 
-// Removes the fields that only this module may send, and reads `X-Accel-Idempotency`
-// into `word`.
-void take_word(ngx_http_request_t *r, const LocationConfig &conf, Word &word);
+// Removes the `X-Accel-Idempotency` headers and reads them into `directives`.  Removes
+// the replayed header too: only this module may send it.
+void take_accel_headers(ngx_http_request_t *r, const LocationConfig &conf, Word &directives);
 
 }  // namespace idempotency

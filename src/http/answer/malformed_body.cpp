@@ -1,9 +1,10 @@
-// A body that is ill-formed, such as in its chunks: nginx then drops the request
-// without a word to the client.  While the answer is held back there is still
-// time for a 502, and a connection that fails gets one.
+// If a response body is malformed (such as a wrong chunk size), nginx closes the connection
+// to the client without a response.  While the response is held, a 502 can still be sent.
+// A failed upstream connection leads to a 502, so this file sets the error flag of such a
+// failure.
 //
-// What reads the body is set up by the upstream's module after the header has
-// been sent on (`input_filter_init`), so that is where it is looked after.
+// The upstream module sets the functions that read the body (`input_filter`) in
+// `input_filter_init`, after the header was sent.  So they are replaced there.
 
 #include "http/answer/malformed_body.h"
 
@@ -11,14 +12,14 @@ namespace idempotency {
 
 namespace {
 
-bool is_captured(const Context &context) { return context.stage == Stage::capturing; }
+bool is_held(const Context &context) { return context.stage == Stage::capturing; }
 
 ngx_int_t read_buffered(ngx_event_pipe_t *pipe, ngx_buf_t *buffer)
 {
     Context *context = find_context(static_cast<ngx_http_request_t *>(pipe->output_ctx));
-    ngx_int_t rc = context->body_reader.buffered(pipe, buffer);
+    ngx_int_t rc = context->upstream_body_reader.buffered(pipe, buffer);
 
-    if (rc == NGX_ERROR && is_captured(*context)) {
+    if (rc == NGX_ERROR && is_held(*context)) {
         pipe->upstream_error = 1;
         return NGX_OK;
     }
@@ -29,9 +30,9 @@ ngx_int_t read_buffered(ngx_event_pipe_t *pipe, ngx_buf_t *buffer)
 ngx_int_t read_unbuffered(void *data, ssize_t bytes)
 {
     Context *context = find_context(static_cast<ngx_http_request_t *>(data));
-    ngx_int_t rc = context->body_reader.unbuffered(data, bytes);
+    ngx_int_t rc = context->upstream_body_reader.unbuffered(data, bytes);
 
-    if (rc == NGX_ERROR && is_captured(*context)) {
+    if (rc == NGX_ERROR && is_held(*context)) {
         context->request->upstream->error = 1;
         return NGX_OK;
     }
@@ -43,8 +44,8 @@ ngx_int_t start_reading(void *data)
 {
     auto *r = static_cast<ngx_http_request_t *>(data);
     ngx_http_upstream_t *u = r->upstream;
-    BodyReader &reader = find_context(r)->body_reader;
-    ngx_int_t rc = reader.start(data);
+    UpstreamBodyReader &reader = find_context(r)->upstream_body_reader;
+    ngx_int_t rc = reader.init(data);
 
     if (u->pipe != nullptr) {
         reader.buffered = u->pipe->input_filter;
@@ -63,14 +64,14 @@ void watch_for_malformed_body(Context &context)
     ngx_http_request_t *r = context.request;
     ngx_http_upstream_t *u = r->upstream;
 
-    // with gRPC it is a context of that module's own
+    // the gRPC module has its own structure in `input_filter_ctx`
     if (u == nullptr || u->input_filter_ctx != r || u->input_filter_init == nullptr
         || u->input_filter_init == start_reading)
     {
         return;
     }
 
-    context.body_reader.start = u->input_filter_init;
+    context.upstream_body_reader.init = u->input_filter_init;
     u->input_filter_init = start_reading;
 }
 

@@ -1,5 +1,5 @@
-// A response body that nginx can't parse, such as a chunked body with a wrong chunk
-// size, is treated like one that broke off.
+// Treats a response body that nginx can't parse (such as a wrong chunk size) like an
+// upstream connection that failed: the response is incomplete.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace idempotency {
 
-// Call it when the response header is there, before nginx reads the body.
+// Call it when the response header has arrived, before nginx reads the body.
 void watch_for_malformed_body(Context &context);
 
 }  // namespace idempotency

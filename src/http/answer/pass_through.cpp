@@ -1,8 +1,6 @@
-// The answer goes on as it comes, whether or not its client stays.
-//
-// An upstream ends its exchange when a filter fails, and stops reading where
-// what it has sent is not taken.  So once the client has gone nothing fails any
-// more and all is taken, up to the end of the answer.
+// nginx ends the exchange with the upstream when a filter fails, and stops reading from it
+// when buffers are not sent.  So after the client has disconnected, the filter returns no
+// error and marks all buffers as sent, up to the end of the response.
 
 #include "http/answer/pass_through.h"
 
@@ -13,12 +11,12 @@ namespace idempotency {
 
 namespace {
 
-// ngx_http_request_handler, which nginx gives no name to
+// ngx_http_request_handler, which is static in nginx.
 ngx_event_handler_pt request_handler;
 
 bool is_sent(const ngx_buf_t *b) { return ngx_buf_size(b) == 0; }
 
-bool has_end(const ngx_chain_t *in)
+bool has_last_buffer(const ngx_chain_t *in)
 {
     for (; in != nullptr; in = in->next) {
         if (in->buf->last_buf) {
@@ -29,22 +27,22 @@ bool has_end(const ngx_chain_t *in)
     return false;
 }
 
-void remove_sent(Context &context)
+void forget_sent_buffers(Context &context)
 {
     for (ngx_chain_t **link = &context.unsent; *link != nullptr;) {
-        ngx_chain_t *taken = *link;
+        ngx_chain_t *current = *link;
 
-        if (!is_sent(taken->buf)) {
-            link = &taken->next;
+        if (!is_sent(current->buf)) {
+            link = &current->next;
             continue;
         }
 
-        *link = taken->next;
-        ngx_free_chain(context.request->pool, taken);
+        *link = current->next;
+        ngx_free_chain(context.request->pool, current);
     }
 }
 
-bool is_unsent(const Context &context, const ngx_buf_t *b)
+bool is_remembered(const Context &context, const ngx_buf_t *b)
 {
     for (ngx_chain_t *link = context.unsent; link != nullptr; link = link->next) {
         if (link->buf == b) {
@@ -55,12 +53,12 @@ bool is_unsent(const Context &context, const ngx_buf_t *b)
     return false;
 }
 
-// The buffers that the filters behind have not taken yet are not lost sight of:
-// the chain that they came in is the upstream's.
-bool remember_unsent(Context &context, const ngx_chain_t *in)
+// Remembers the buffers that the next filters have not sent yet: the chain links belong to
+// the upstream, which may use them again.
+bool remember_unsent_buffers(Context &context, const ngx_chain_t *in)
 {
     for (; in != nullptr; in = in->next) {
-        if (is_sent(in->buf) || is_unsent(context, in->buf)) {
+        if (is_sent(in->buf) || is_remembered(context, in->buf)) {
             continue;
         }
 
@@ -78,8 +76,9 @@ bool remember_unsent(Context &context, const ngx_chain_t *in)
     return true;
 }
 
-// Frames of a stream that was reset still go out, as the length of each has been
-// told: their bytes must stay.  A connection that is gone has dropped them.
+// The frames of a reset HTTP/2 stream are still sent, since the header of each frame was
+// sent with its length.  Their buffers must not be used again until then.  A closed
+// connection has dropped its frames.
 bool is_sending_frames([[maybe_unused]] ngx_http_request_t *r)
 {
 #if (NGX_HTTP_V2)
@@ -89,14 +88,15 @@ bool is_sending_frames([[maybe_unused]] ngx_http_request_t *r)
 #endif
 }
 
-// An upstream that has failed leaves an answer without an end.
+// An upstream that has failed sends no last buffer.
 bool has_ended(const Context &context)
 {
     return context.response_ended
            || (context.from_upstream && context.request->upstream->cleanup == nullptr);
 }
 
-// A stream that waits for its window is not told of frames that have gone out.
+// While an HTTP/2 stream waits for its window (`exhausted`), nginx does not call its write
+// handler when frames were sent.
 void stop_waiting_for_window([[maybe_unused]] ngx_http_request_t *r)
 {
 #if (NGX_HTTP_V2)
@@ -106,15 +106,15 @@ void stop_waiting_for_window([[maybe_unused]] ngx_http_request_t *r)
 #endif
 }
 
-// While the exchange goes on the connection has no error: a subrequest that ends
-// would take the request with it (ngx_http_finalize_request), and nothing is sent.
+// While the exchange runs, the connection must have no error: otherwise the end of a
+// subrequest would end the request (ngx_http_finalize_request).  Nothing is sent anyway.
 void update_connection_error(const Context &context)
 {
     context.request->connection->error = has_ended(context);
 }
 
-// In place of ngx_http_block_reading: a stream or connection of HTTP/2 that ends
-// is told to the read handler alone.
+// In place of ngx_http_block_reading: when an HTTP/2 stream or connection ends, nginx calls
+// only the read handler.
 void on_client_event(ngx_http_request_t *r)
 {
     ngx_connection_t *c = r->connection;
@@ -129,20 +129,20 @@ void on_client_event(ngx_http_request_t *r)
     ngx_http_block_reading(r);
 }
 
-// In place of ngx_http_request_handler: a client that stops reading for
-// `send_timeout` is gone too, and the upstream is not to hear of it.
+// In place of ngx_http_request_handler: a client that does not read for `send_timeout` is
+// treated as disconnected too, and the exchange with the upstream continues.
 void on_write_event(ngx_event_t *event)
 {
     auto *c = static_cast<ngx_connection_t *>(event->data);
     auto *r = static_cast<ngx_http_request_t *>(c->data);
 
-    bool is_late = event->timedout && !event->delayed;
+    bool has_timed_out = event->timedout && !event->delayed;
 
-    if (is_late || c->error) {
+    if (has_timed_out || c->error) {
         Context *context = find_context(r->main);
 
-        if (context != nullptr && context->stage == Stage::passing) {
-            if (is_late) {
+        if (context != nullptr && context->stage == Stage::passing_through) {
+            if (has_timed_out) {
                 ngx_log_error(NGX_LOG_INFO, c->log, NGX_ETIMEDOUT, "client timed out");
                 event->timedout = 0;
             }
@@ -156,10 +156,10 @@ void on_write_event(ngx_event_t *event)
 
 }  // namespace
 
-void consume_all(ngx_chain_t *in)
+void mark_all_sent(ngx_chain_t *in)
 {
     for (; in != nullptr; in = in->next) {
-        consume(in->buf);
+        mark_sent(in->buf);
     }
 }
 
@@ -185,7 +185,7 @@ void on_client_disconnected(Context &context)
     context.client_disconnected = true;
     update_connection_error(context);
 
-    // nothing has to wait for it any more
+    // nothing waits for the socket any more
     c->write->ready = 1;
     c->write->delayed = 0;
     stop_waiting_for_window(context.request);
@@ -197,20 +197,20 @@ void on_client_disconnected(Context &context)
 
 ngx_int_t pass_through(Context &context, ngx_chain_t *in)
 {
-    context.response_ended |= has_end(in);
+    context.response_ended |= has_last_buffer(in);
 
-    // before and after: what has been taken may come back as another buffer
-    remove_sent(context);
+    // before and after the call: the upstream may use a sent buffer again for other data
+    forget_sent_buffers(context);
 
     if (!context.client_disconnected) {
-        if (!remember_unsent(context, in)) {
+        if (!remember_unsent_buffers(context, in)) {
             return NGX_ERROR;
         }
 
         ngx_int_t rc = next_body_filter(context.request, in);
 
         if (rc != NGX_ERROR) {
-            remove_sent(context);
+            forget_sent_buffers(context);
             return rc;
         }
 
@@ -222,11 +222,11 @@ ngx_int_t pass_through(Context &context, ngx_chain_t *in)
         return NGX_ERROR;
     }
 
-    consume_all(in);
+    mark_all_sent(in);
 
     if (!is_sending_frames(context.request)) {
-        consume_all(context.unsent);
-        remove_sent(context);
+        mark_all_sent(context.unsent);
+        forget_sent_buffers(context);
     }
 
     return NGX_OK;

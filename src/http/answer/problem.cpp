@@ -1,5 +1,3 @@
-// The module's own answers: application/problem+json (RFC 9457).
-
 #include "http/answer/problem.h"
 
 #include "http/answer/capture.h"
@@ -9,59 +7,63 @@ namespace idempotency {
 
 namespace {
 
-struct Text {
+struct ProblemText {
     ngx_uint_t status;
-    const char *line;  // of the status; nginx has no phrase for 422
+    const char *status_line;  // nginx has none for 422
     const char *code;
     const char *title;
     const char *detail;
 };
 
-// The status's own phrase: the title of an about:blank (RFC 9457, section 4.2.1).
-const char *phrase(const Text &text) { return text.line + sizeof("409 ") - 1; }
+// The reason phrase: with the type "about:blank" it is the title (RFC 9457, section
+// 4.2.1).
+const char *reason_phrase(const ProblemText &text) { return text.status_line + sizeof("409 ") - 1; }
 
-const Text &text_of(Problem problem)
+const ProblemText &problem_text(Problem problem)
 {
-    static constexpr Text texts[] = {
-        {400, "400 Bad Request", "idempotency_key_missing", "An idempotency key is required",
-         "This request needs an Idempotency-Key header: a value of your own, new for each "
-         "operation, and the same again when you retry it."},
-        {400, "400 Bad Request", "idempotency_scope_missing", "No one to keep the answer for",
-         "This request has an idempotency key but no credentials that say whose it is."},
-        {400, "400 Bad Request", "idempotency_key_invalid", "The idempotency key is not valid",
-         "An Idempotency-Key has 1 to 255 visible ASCII characters, or is a quoted string of "
-         "RFC 9651, and comes in one header."},
-        {422, "422 Unprocessable Content", "idempotency_key_reused", "The idempotency key is taken",
-         "This idempotency key was used for another request. Send that request unchanged, or this "
-         "one with a new key."},
-        {409, "409 Conflict", "request_in_progress", "The first request is still running",
-         "A request with this idempotency key is being worked on. Retry in a while to get its "
-         "answer."},
-        {409, "409 Conflict", "outcome_unknown", "The outcome of the first request is not known",
-         "A request with this idempotency key went to the application and got no whole answer, so "
-         "it may have been acted on. Look at what has become of it before you go on."},
-        {409, "409 Conflict", "response_not_kept", "The answer was not kept",
-         "A request with this idempotency key was acted on, but its answer can't be given once "
-         "more. The operation is done: do not send it with a new key."},
-        {503, "503 Service Unavailable", "store_unavailable",
-         "The idempotency store is unavailable",
-         "This request can't be protected against being acted on twice now, so it was not acted "
-         "on. Retry with the same key."},
-        {502, "502 Bad Gateway", "outcome_unknown", "The application's answer broke off",
-         "The application's answer did not arrive whole, so the request may have been acted on. "
-         "Retry with the same key to learn its state."},
+    static constexpr ProblemText texts[] = {
+        {400, "400 Bad Request", "idempotency_key_missing", "Idempotency-Key header is missing",
+         "This request needs an Idempotency-Key header. Choose a new unique value for each "
+         "operation, and send the same value again when you retry the operation."},
+        {400, "400 Bad Request", "idempotency_scope_missing", "Client is not identified",
+         "This request has an idempotency key, but no credentials (such as an Authorization "
+         "header) that identify the client. Send the request with credentials."},
+        {400, "400 Bad Request", "idempotency_key_invalid", "Idempotency key is invalid",
+         "Send exactly one Idempotency-Key header. Its value must have 1 to 255 visible ASCII "
+         "characters, or be a quoted string (RFC 9651)."},
+        {422, "422 Unprocessable Content", "idempotency_key_reused",
+         "Idempotency key was used for another request",
+         "Another request was sent with this idempotency key before. To retry that request, send "
+         "it unchanged. For a new request, use a new key."},
+        {409, "409 Conflict", "request_in_progress", "First request is still in progress",
+         "Another request with this idempotency key is still being processed. Retry later with "
+         "the same key to get its response."},
+        {409, "409 Conflict", "outcome_unknown", "Outcome of the first request is unknown",
+         "A request with this idempotency key was sent to the application, but no complete "
+         "response was received. The operation may or may not have been performed. Check its "
+         "state before you continue."},
+        {409, "409 Conflict", "response_not_kept", "Response of the first request was not kept",
+         "A request with this idempotency key was processed, but its response was not kept and "
+         "can't be sent again. Do not repeat the operation with a new key."},
+        {503, "503 Service Unavailable", "store_unavailable", "Idempotency store is unavailable",
+         "The request was not processed, because a duplicate could not be excluded. Retry later "
+         "with the same key."},
+        {502, "502 Bad Gateway", "outcome_unknown", "Response of the application is incomplete",
+         "The response of the application ended early. The operation may or may not have been "
+         "performed. Retry with the same key to learn its state."},
     };
 
     return texts[static_cast<std::size_t>(problem)];
 }
 
-// A base that ends with a word gets a slash before the code.
+// A base that ends with a letter or digit gets a slash before the code.
 const char *separator(const ngx_str_t &base)
 {
     u_char last = base.data[base.len - 1];
-    bool in_word = (last >= '0' && last <= '9') || ((last | 0x20) >= 'a' && (last | 0x20) <= 'z');
+    bool is_letter_or_digit =
+        (last >= '0' && last <= '9') || ((last | 0x20) >= 'a' && (last | 0x20) <= 'z');
 
-    return in_word ? "/" : "";
+    return is_letter_or_digit ? "/" : "";
 }
 
 bool format_type(ngx_http_request_t *r, const ngx_str_t &base, const char *code, ngx_str_t &type)
@@ -91,24 +93,26 @@ bool add_formatted(ngx_http_request_t *r, const char *name, u_char *start, u_cha
 
 bool add_link(ngx_http_request_t *r, const ngx_str_t &type)
 {
-    constexpr char rest[] = "<>; rel=\"describedby\"";
-    auto *room = static_cast<u_char *>(ngx_pnalloc(r->pool, type.len + sizeof(rest)));
+    constexpr char suffix[] = "<>; rel=\"describedby\"";
+    auto *buffer = static_cast<u_char *>(ngx_pnalloc(r->pool, type.len + sizeof(suffix)));
 
-    return room != nullptr
-           && add_formatted(r, "Link", room, ngx_sprintf(room, "<%V>; rel=\"describedby\"", &type));
+    return buffer != nullptr
+           && add_formatted(r, "Link", buffer,
+                            ngx_sprintf(buffer, "<%V>; rel=\"describedby\"", &type));
 }
 
-bool add_retry_after(ngx_http_request_t *r, Millis wait)
+bool add_retry_after(ngx_http_request_t *r, Millis retry_after)
 {
-    auto *room = static_cast<u_char *>(ngx_pnalloc(r->pool, NGX_INT64_LEN));
+    auto *buffer = static_cast<u_char *>(ngx_pnalloc(r->pool, NGX_INT64_LEN));
 
-    return room != nullptr
-           && add_formatted(r, "Retry-After", room,
-                            ngx_sprintf(room, "%uL", static_cast<uint64_t>((wait + 999) / 1000)));
+    return buffer != nullptr
+           && add_formatted(
+               r, "Retry-After", buffer,
+               ngx_sprintf(buffer, "%uL", static_cast<uint64_t>((retry_after + 999) / 1000)));
 }
 
-// The user's page for a status goes before the problem; the conditions are
-// those of ngx_http_special_response_handler.
+// Whether `error_page` has a page for this status, which then takes precedence.  The
+// conditions are those of ngx_http_special_response_handler.
 bool has_error_page(ngx_http_request_t *r, ngx_uint_t status)
 {
     auto *core = static_cast<ngx_http_core_loc_conf_t *>(
@@ -129,9 +133,10 @@ bool has_error_page(ngx_http_request_t *r, ngx_uint_t status)
     return false;
 }
 
-ngx_buf_t *format_body(ngx_http_request_t *r, const Text &text, const ngx_str_t &type, bool typed)
+ngx_buf_t *format_body(ngx_http_request_t *r, const ProblemText &text, const ngx_str_t &type,
+                       bool has_type)
 {
-    const char *title = typed ? text.title : phrase(text);
+    const char *title = has_type ? text.title : reason_phrase(text);
     size_t size =
         type.len + ngx_strlen(title) + ngx_strlen(text.detail) + ngx_strlen(text.code) + 128;
     ngx_buf_t *b = ngx_create_temp_buf(r->pool, size);
@@ -148,7 +153,9 @@ ngx_buf_t *format_body(ngx_http_request_t *r, const Text &text, const ngx_str_t 
     return b;
 }
 
-ngx_buf_t *prepare(ngx_http_request_t *r, const LocationConfig &conf, const Text &text)
+// Sets the status and the headers.  Returns the body, or null if there is no memory.
+ngx_buf_t *prepare_problem(ngx_http_request_t *r, const LocationConfig &conf,
+                           const ProblemText &text)
 {
     ngx_str_t type;
 
@@ -165,8 +172,9 @@ ngx_buf_t *prepare(ngx_http_request_t *r, const LocationConfig &conf, const Text
     }
 
     r->headers_out.status = text.status;
-    r->headers_out.status_line.data = reinterpret_cast<u_char *>(const_cast<char *>(text.line));
-    r->headers_out.status_line.len = ngx_strlen(text.line);
+    r->headers_out.status_line.data =
+        reinterpret_cast<u_char *>(const_cast<char *>(text.status_line));
+    r->headers_out.status_line.len = ngx_strlen(text.status_line);
     r->headers_out.content_length_n = body->last - body->pos;
     ngx_str_set(&r->headers_out.content_type, "application/problem+json");
     r->headers_out.content_type_len = r->headers_out.content_type.len;
@@ -177,15 +185,15 @@ ngx_buf_t *prepare(ngx_http_request_t *r, const LocationConfig &conf, const Text
 
 }  // namespace
 
-ngx_int_t refuse(Context &context, Status status, Problem problem, Millis wait)
+ngx_int_t refuse_request(Context &context, Status status, Problem problem, Millis retry_after)
 {
     ngx_http_request_t *r = context.request;
-    const Text &text = text_of(problem);
+    const ProblemText &text = problem_text(problem);
 
-    context.stage = Stage::aside;
+    context.stage = Stage::inactive;
     context.status = status;
 
-    if (wait > 0 && !add_retry_after(r, wait)) {
+    if (retry_after > 0 && !add_retry_after(r, retry_after)) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
@@ -199,7 +207,7 @@ ngx_int_t refuse(Context &context, Status status, Problem problem, Millis wait)
         return rc;
     }
 
-    ngx_chain_t out{prepare(r, *context.conf, text), nullptr};
+    ngx_chain_t out{prepare_problem(r, *context.conf, text), nullptr};
 
     if (out.buf == nullptr) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -220,7 +228,7 @@ ngx_int_t send_problem(ngx_http_request_t *r, const LocationConfig &conf, Proble
 {
     ngx_http_clean_header(r);
 
-    ngx_chain_t out{prepare(r, conf, text_of(problem)), nullptr};
+    ngx_chain_t out{prepare_problem(r, conf, problem_text(problem)), nullptr};
 
     if (out.buf == nullptr) {
         return NGX_ERROR;

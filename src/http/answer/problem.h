@@ -1,4 +1,4 @@
-// The module's own responses: application/problem+json (RFC 9457).
+// Problem responses: application/problem+json (RFC 9457).
 
 #pragma once
 
@@ -18,12 +18,13 @@ enum class Problem {
     response_incomplete,
 };
 
-// In a phase handler: refuses the request.  Returns what the handler has to return.
-// `wait` is the value of Retry-After in milliseconds, rounded up to seconds; 0: no
-// such header.
-ngx_int_t refuse(Context &context, Status status, Problem problem, Millis wait);
+// Refuses the request with a problem response, in a phase handler, and returns what the
+// handler returns.  A configured `error_page` for the status is used instead.
+// `retry_after` is in milliseconds and rounded up to seconds; 0: no Retry-After header.
+ngx_int_t refuse_request(Context &context, Status status, Problem problem, Millis retry_after);
 
-// In a filter, in place of a held response.  Returns what a body filter returns.
+// Sends a problem response in place of the held response, in a filter.  Returns what a
+// body filter returns.
 ngx_int_t send_problem(ngx_http_request_t *r, const LocationConfig &conf, Problem problem);
 
 }  // namespace idempotency

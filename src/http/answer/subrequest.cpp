@@ -1,9 +1,6 @@
-// Subrequests of a claimed request: what they put into its answer, and their
-// own exchanges.
-//
-// Their part of an answer does not come by this module: a content handler that
-// makes one (`echo_location`), or a filter ahead (`slice`), sends it past the
-// answer that is held back.  Such an answer is not kept: it goes on as it comes.
+// The output of a subrequest is not part of the held response: a content handler
+// (`echo_location`) or an earlier filter (`slice`) sends it separately.  So such a response
+// is not kept.
 
 #include "http/answer/subrequest.h"
 
@@ -24,8 +21,9 @@ bool goes_to_client(const ngx_http_request_t *sub)
 
 bool has_subrequests(ngx_http_request_t *r) { return r->postponed != nullptr; }
 
-// What is held came before any subrequest was made; the postpone filter would
-// let those go first.
+// The held part of the body was produced before any subrequest was created, but the postpone
+// filter would send the output of the subrequests first.  So they are taken off
+// r->postponed meanwhile.
 ngx_int_t start_pass_through_before_subrequests(Context &context, ngx_chain_t *rest)
 {
     ngx_http_request_t *r = context.request;
@@ -42,7 +40,7 @@ ngx_int_t start_pass_through_before_subrequests(Context &context, ngx_chain_t *r
         c->data = active;
     }
 
-    // a filter behind may have made one of its own
+    // a later filter may have added a subrequest
     ngx_http_postponed_request_t **end = &r->postponed;
 
     while (*end != nullptr) {
@@ -68,11 +66,11 @@ ngx_int_t on_subrequest_body(ngx_http_request_t *r, ngx_chain_t *in)
         return NGX_ERROR;
     }
 
-    if (context == nullptr || context->stage != Stage::passing || context->response_ended) {
+    if (context == nullptr || context->stage != Stage::passing_through || context->response_ended) {
         return next_body_filter(r, in);
     }
 
-    // a client that is gone ends a subrequest no more than the request
+    // the end of the client's connection must not end the subrequest
     if (!context->client_disconnected) {
         ngx_int_t rc = next_body_filter(r, in);
 
@@ -83,7 +81,7 @@ ngx_int_t on_subrequest_body(ngx_http_request_t *r, ngx_chain_t *in)
         on_client_disconnected(*context);
     }
 
-    consume_all(in);
+    mark_all_sent(in);
     return NGX_OK;
 }
 

@@ -1,5 +1,5 @@
-// Subrequests of a claimed request, whose output goes into its response.  Such a
-// response is not kept.
+// Subrequests of a claimed request whose output goes into its response.  Such a
+// response is passed through and not kept.
 
 #pragma once
 
@@ -9,8 +9,8 @@ namespace idempotency {
 
 bool has_subrequests(ngx_http_request_t *r);
 
-// `start_pass_through` while subrequests are pending: what is held is sent before
-// their output.
+// `start_pass_through` for a request with pending subrequests: the held part of the
+// body is sent before the output of the subrequests, `rest` after it.
 ngx_int_t start_pass_through_before_subrequests(Context &context, ngx_chain_t *rest);
 
 // The body filter of a subrequest.

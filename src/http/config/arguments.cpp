@@ -2,7 +2,7 @@
 
 namespace idempotency {
 
-char *refuse_value(ngx_conf_t *cf, const ngx_str_t *directive, const ngx_str_t *value,
+char *reject_value(ngx_conf_t *cf, const ngx_str_t *directive, const ngx_str_t *value,
                    const char *expected)
 {
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid value \"%V\" in \"%V\": %s", value, directive,
@@ -10,9 +10,9 @@ char *refuse_value(ngx_conf_t *cf, const ngx_str_t *directive, const ngx_str_t *
     return failed();
 }
 
-char *refuse(ngx_conf_t *cf, ngx_uint_t argument, const char *expected)
+char *reject_argument(ngx_conf_t *cf, ngx_uint_t argument, const char *expected)
 {
-    return refuse_value(cf, &arguments(cf)[0], &arguments(cf)[argument], expected);
+    return reject_value(cf, &arguments(cf)[0], &arguments(cf)[argument], expected);
 }
 
 ngx_http_complex_value_t *compile_value(ngx_conf_t *cf, ngx_str_t *text)

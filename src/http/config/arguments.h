@@ -1,4 +1,4 @@
-// What all directives do with their arguments.
+// Functions that all directives use for their arguments and errors.
 
 #pragma once
 
@@ -6,27 +6,29 @@
 
 namespace idempotency {
 
-// The directive's name is the first.
+// The first is the name of the directive.
 inline ngx_str_t *arguments(ngx_conf_t *cf) { return static_cast<ngx_str_t *>(cf->args->elts); }
 
 inline char *failed() { return static_cast<char *>(NGX_CONF_ERROR); }
 
-// Say what is wrong with a directive's value, and what would be right.
-char *refuse_value(ngx_conf_t *cf, const ngx_str_t *directive, const ngx_str_t *value,
+// Log that a value of a directive is invalid; `expected` says which values are valid.
+// Both return NGX_CONF_ERROR.
+char *reject_value(ngx_conf_t *cf, const ngx_str_t *directive, const ngx_str_t *value,
                    const char *expected);
-char *refuse(ngx_conf_t *cf, ngx_uint_t argument, const char *expected);
+char *reject_argument(ngx_conf_t *cf, ngx_uint_t argument, const char *expected);
 
 inline char *ok() { return NGX_CONF_OK; }
 inline char *duplicate() { return const_cast<char *>("is duplicate"); }
 
 inline bool equals(const ngx_str_t &text, const char *word) { return view(text) == word; }
 
-// A word and the value that stands for it.
+// A word in the configuration, and its value.
 struct Choice {
     const char *word;
     ngx_uint_t value;
 };
 
+// Sets `out` to the value of the word `text`.  False if there is no such word.
 template <std::size_t N>
 bool choose(const ngx_str_t &text, const Choice (&choices)[N], ngx_uint_t &out)
 {
@@ -40,7 +42,7 @@ bool choose(const ngx_str_t &text, const Choice (&choices)[N], ngx_uint_t &out)
     return false;
 }
 
-// Sets `field` to the choice that the directive's first argument names.
+// Sets `field` to the value of the first argument of the directive.
 template <std::size_t N>
 char *set_choice(ngx_conf_t *cf, const Choice (&choices)[N], ngx_uint_t &field,
                  const char *expected)
@@ -49,13 +51,13 @@ char *set_choice(ngx_conf_t *cf, const Choice (&choices)[N], ngx_uint_t &field,
         return duplicate();
     }
 
-    return choose(arguments(cf)[1], choices, field) ? ok() : refuse(cf, 1, expected);
+    return choose(arguments(cf)[1], choices, field) ? ok() : reject_argument(cf, 1, expected);
 }
 
-// Null if it does not compile, or if there is no memory; nginx has logged why.
+// Null if the text is invalid or there is no memory; nginx has logged why.
 ngx_http_complex_value_t *compile_value(ngx_conf_t *cf, ngx_str_t *text);
 
-// A time above 0 in milliseconds; NGX_ERROR where the text is none.
+// A time above 0, in milliseconds; NGX_ERROR if the text is not such a time.
 ngx_int_t parse_time(ngx_str_t *text);
 
 }  // namespace idempotency

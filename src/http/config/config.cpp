@@ -88,10 +88,10 @@ bool merge_retriable(ngx_conf_t *cf, StatusSet *parent, StatusSet *&child)
 }
 
 bool merge_value(ngx_conf_t *cf, ngx_http_complex_value_t *parent, ngx_http_complex_value_t *&child,
-                 const char *otherwise)
+                 const char *default_text)
 {
     if (child == NGX_CONF_UNSET_PTR) {
-        ngx_str_t text = to_ngx(otherwise);
+        ngx_str_t text = to_ngx(default_text);
 
         child = parent != NGX_CONF_UNSET_PTR ? parent : compile_value(cf, &text);
         return parent != NGX_CONF_UNSET_PTR || child != nullptr;
@@ -100,8 +100,8 @@ bool merge_value(ngx_conf_t *cf, ngx_http_complex_value_t *parent, ngx_http_comp
     return true;
 }
 
-// A store may be defined behind the location that uses it: names are looked up
-// when the whole block has been read.
+// A store may be defined after the location that uses it, so the name is looked up when the
+// whole http block has been read.
 bool find_used_store(ngx_conf_t *cf, LocationConfig *conf)
 {
     if (conf->store_name.len == 0) {
@@ -125,15 +125,16 @@ bool find_used_store(ngx_conf_t *cf, LocationConfig *conf)
     return true;
 }
 
-// Generously, since a result may have been kept when more was allowed.
+// The limit is generous: a response may have been kept while `idempotency_max_body` was
+// larger.
 void set_value_limit(LocationConfig *conf)
 {
-    constexpr size_t least = 64 * 1024 * 1024;
+    constexpr size_t minimum = 64 * 1024 * 1024;
 
     if (conf->store != nullptr) {
         size_t &largest = conf->store->largest_value;
 
-        largest = ngx_max(largest, ngx_max(least, 4 * conf->max_body));
+        largest = ngx_max(largest, ngx_max(minimum, 4 * conf->max_body));
     }
 }
 
@@ -144,7 +145,7 @@ void *create_main_config(ngx_conf_t *cf)
     auto *main = allocate<MainConfig>(cf->pool);
 
     if (main == nullptr || ngx_array_init(&main->stores, cf->pool, 2, sizeof(StoreSlot *)) != NGX_OK
-        || ngx_array_init(&main->unknown_names, cf->pool, 1, sizeof(UnknownName)) != NGX_OK)
+        || ngx_array_init(&main->unresolved_names, cf->pool, 1, sizeof(UnresolvedName)) != NGX_OK)
     {
         return nullptr;
     }
@@ -163,7 +164,7 @@ void *create_location_config(ngx_conf_t *cf)
         return nullptr;
     }
 
-    // set by ngx_pcalloc: store_name, store, store_line, replayed_header, problem_base
+    // zeroed by ngx_pcalloc: store_name, store, store_line, replayed_header, problem_base
     conf->required = NGX_CONF_UNSET;
     conf->key = static_cast<KeySource *>(NGX_CONF_UNSET_PTR);
     conf->methods = static_cast<MethodSet *>(NGX_CONF_UNSET_PTR);
@@ -228,7 +229,7 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
 
     set_value_limit(conf);
 
-    // the page of figures is nothing to keep
+    // responses of the status page are not kept
     if (conf->status_format != NGX_CONF_UNSET_UINT) {
         conf->store = nullptr;
     }

@@ -1,4 +1,4 @@
-// What the configuration says: the stores, and what holds in a location.
+// The configuration: the stores of the http block, and the directives of a location.
 
 #pragma once
 
@@ -21,39 +21,39 @@ class Maintenance;
 struct StoreSlot {
     ngx_str_t name;
     Store *store;
-    size_t largest_value;  // what a request takes from the store at the most
+    size_t largest_value;  // in bytes: a larger value from the store is rejected
     Counters *counters;
-    Maintenance *maintenance;  // of the exchange layer (create_maintenance)
+    Maintenance *maintenance;  // set by create_maintenance
 };
 
-// A name in a store's URL that is not known yet.
-struct UnknownName {
+// A host name in a URL of a store that the system could not resolve.
+struct UnresolvedName {
     ngx_str_t store;
     ngx_str_t server;
-    ngx_str_t file;  // where it stands
+    ngx_str_t file;  // of the configuration
     ngx_uint_t line;
 };
 
 struct MainConfig {
-    ngx_array_t stores;         // of StoreSlot *
-    ngx_array_t unknown_names;  // of UnknownName
+    ngx_array_t stores;            // of StoreSlot *
+    ngx_array_t unresolved_names;  // of UnresolvedName
     Digester *digester;
-    ngx_array_t upstream_modules;  // of ngx_uint_t: where their location configurations are
-    ngx_int_t try_files;           // where that module's are; -1: it is not there
-    ngx_int_t dav;                 // the same
-    bool used;                     // some location is covered
+    ngx_array_t upstream_modules;  // of ngx_uint_t: their ctx_index
+    ngx_int_t try_files;           // ctx_index of that module; -1: nginx does not have it
+    ngx_int_t dav;                 // the same for ngx_http_dav_module
+    bool used;                     // a location has `idempotency`
 };
 
-// Where a key comes from: a header, or a value that is made.
+// The source of the key: a request header, or a value with variables.
 struct KeySource {
-    ngx_str_t header;  // lower case; empty: `value`
+    ngx_str_t header;  // lower case; empty: use `value`
     ngx_http_complex_value_t *value;
 };
 
 enum class Conflict { reject, wait };
 enum class StoreError { reject, pass };
 
-// A method that nginx has no bit for is known by its name.
+// A method for which nginx has no bit is in `names`.
 struct MethodSet {
     ngx_uint_t bits;
     ngx_array_t names;  // of ngx_str_t
@@ -70,8 +70,9 @@ struct StatusSet {
     }
 };
 
-// Filled in by nginx's and this module's directive slots, so it stays plain.
-// An unset pointer is NGX_CONF_UNSET_PTR; null is 'off' or 'none'.
+// Directive functions of nginx and of this module set the members, so it must stay a plain
+// struct.  An unset pointer is NGX_CONF_UNSET_PTR; null means `off` or `none`.  Times are in
+// milliseconds, sizes in bytes.
 struct LocationConfig {
     ngx_str_t store_name;  // `data` is null while unset; empty: off
     ngx_uint_t store_line;
@@ -95,20 +96,21 @@ struct LocationConfig {
     ngx_array_t *bypass;
     ngx_str_t replayed_header;  // `data` is null while unset; empty: off
     ngx_str_t problem_base;
-    ngx_uint_t status_format;  // of the page that the location is; not inherited
+    ngx_uint_t status_format;  // `idempotency_status`; not inherited
 };
 
-// nginx's callbacks
+// Functions of nginx's ngx_http_module_t.
 void *create_main_config(ngx_conf_t *cf);
 void *create_location_config(ngx_conf_t *cf);
 char *merge_location_config(ngx_conf_t *cf, void *parent, void *child);
 
+// Null if there is no store of this name.
 StoreSlot *find_store(MainConfig *main, const ngx_str_t *name);
 
-// nginx's module of this name, or null.
+// The module of this name (ngx_module_t::name), or null.
 ngx_module_t *find_module(ngx_cycle_t *cycle, const char *name);
 
-// The directive `idempotency_store`.
+// Reads the block `idempotency_store NAME { ... }`: nginx's `set` callback.
 char *store_block(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 
 inline LocationConfig *location_config(ngx_http_request_t *r)
@@ -122,6 +124,7 @@ inline MainConfig *main_config(ngx_http_request_t *r)
     return static_cast<MainConfig *>(ngx_http_get_module_main_conf(r, ngx_http_idempotency_module));
 }
 
+// Zeroed memory for `count` objects.  Null if there is no memory.
 template <typename T>
 T *allocate(ngx_pool_t *pool, std::size_t count = 1)
 {

@@ -1,4 +1,4 @@
-// Which requests are covered, and by which key.
+// The directives that decide which requests are covered, and by which key.
 
 #include "core/token.h"
 #include "http/config/arguments.h"
@@ -8,8 +8,9 @@ namespace idempotency {
 
 namespace {
 
-// `$http_NAME` alone: the field itself can be looked at, and counted.
-bool names_a_header(const ngx_str_t &value, ngx_str_t &name)
+// Whether the value is `$http_NAME` alone.  Then the headers of the request are read
+// directly, so that they can be counted.
+bool is_header_variable(const ngx_str_t &value, ngx_str_t &name)
 {
     std::string_view text = view(value);
 
@@ -40,7 +41,7 @@ bool names_a_header(const ngx_str_t &value, ngx_str_t &name)
     return true;
 }
 
-// What nginx's parser lets through as a method.
+// Whether nginx accepts this method in a request line (ngx_http_parse_request_line).
 bool is_method(const ngx_str_t &text)
 {
     for (size_t i = 0; i < text.len; i++) {
@@ -76,9 +77,10 @@ char *set_store(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     if (cf->args->nelts == 3 && (!equals(value[2], "required") || equals(value[1], "off"))) {
-        return refuse(cf, 2,
-                      equals(value[1], "off") ? "nothing can follow \"off\""
-                                              : "only \"required\" can follow the store");
+        return reject_argument(cf, 2,
+                               equals(value[1], "off")
+                                   ? "\"off\" must be the only parameter"
+                                   : "the only valid parameter after the store is \"required\"");
     }
 
     conf->store_name = value[1];
@@ -89,7 +91,7 @@ char *set_store(ngx_conf_t *cf, ngx_command_t *, void *data)
         conf->store_name.len = 0;
 
     } else if (value[1].len == 0) {
-        return refuse(cf, 1, "the name of a store or \"off\" is needed");
+        return reject_argument(cf, 1, "it must be the name of a store or \"off\"");
     }
 
     return ok();
@@ -105,7 +107,8 @@ char *set_key(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     if (value[1].len == 0) {
-        return refuse(cf, 1, "a value with a variable is needed, such as $http_idempotency_key");
+        return reject_argument(cf, 1,
+                               "it must be a value with a variable, such as $http_idempotency_key");
     }
 
     conf->key = allocate<KeySource>(cf->pool);
@@ -116,7 +119,7 @@ char *set_key(ngx_conf_t *cf, ngx_command_t *, void *data)
 
     ngx_str_t name;
 
-    if (names_a_header(value[1], name)) {
+    if (is_header_variable(value[1], name)) {
         conf->key->header.data = ngx_pstrdup(cf->pool, &name);
         conf->key->header.len = name.len;
 
@@ -158,14 +161,14 @@ char *set_methods(ngx_conf_t *cf, ngx_command_t *, void *data)
         ngx_uint_t bit;
 
         if (!is_method(value[i])) {
-            return refuse(cf, i,
-                          "unknown method: a name in capital letters is needed, such as POST");
+            return reject_argument(cf, i, "it must be a method in capital letters, such as POST");
         }
 
         if (equals(value[i], "HEAD") || equals(value[i], "CONNECT") || equals(value[i], "TRACE")) {
-            ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
-                               "\"%V\" in \"%V\" is without effect: answers to it are never kept",
-                               &value[i], &value[0]);
+            ngx_conf_log_error(
+                NGX_LOG_WARN, cf, 0,
+                "\"%V\" in \"%V\" has no effect: responses to this method are never kept",
+                &value[i], &value[0]);
             continue;
         }
 
@@ -201,7 +204,7 @@ char *set_scope(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     if (value[1].len == 0) {
-        return refuse(cf, 1, "a value such as $http_x_api_key, or \"off\" is needed");
+        return reject_argument(cf, 1, "it must be a value such as $http_x_api_key, or \"off\"");
     }
 
     conf->scope = compile_value(cf, &value[1]);
@@ -224,7 +227,7 @@ char *set_fingerprint(ngx_conf_t *cf, ngx_command_t *, void *data)
             conf->fingerprint_body = 0;
 
         } else if (!equals(value[2], "body=on")) {
-            return refuse(cf, 2, "\"body=on\" or \"body=off\" is needed");
+            return reject_argument(cf, 2, "it must be \"body=on\" or \"body=off\"");
         }
     }
 

@@ -1,4 +1,4 @@
-// The store that a block asks for.
+// Creates the store of a block `idempotency_store`.
 
 #include <new>
 
@@ -16,18 +16,19 @@ namespace {
 Store *create_memory_store(ngx_conf_t *cf, StoreOptions &given)
 {
     if (given.redis_only != nullptr) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"%s\" in store \"%V\" goes with \"redis\", not with \"memory\"",
-                           given.redis_only, &given.name);
+        ngx_conf_log_error(
+            NGX_LOG_EMERG, cf, 0,
+            "\"%s\" in store \"%V\" is only valid with \"redis\", not with \"memory\"",
+            given.redis_only, &given.name);
         return nullptr;
     }
 
     ZoneSegment *segment =
         ZoneSegment::create(cf, "idempotency_store", given.name, static_cast<size_t>(given.memory),
                             &ngx_http_idempotency_module);
-    void *place = ngx_palloc(cf->pool, sizeof(MemoryStore));
+    void *memory = ngx_palloc(cf->pool, sizeof(MemoryStore));
 
-    return segment != nullptr && place != nullptr ? new (place) MemoryStore(*segment) : nullptr;
+    return segment != nullptr && memory != nullptr ? new (memory) MemoryStore(*segment) : nullptr;
 }
 
 void destroy_near_store(void *store) { static_cast<NearStore *>(store)->~NearStore(); }
@@ -53,7 +54,7 @@ Store *create_redis(ngx_conf_t *cf, StoreOptions &given)
 {
     RedisOptions options;
 
-    if (!gather_redis_options(cf, given, options)) {
+    if (!combine_redis_options(cf, given, options)) {
         return nullptr;
     }
 
@@ -84,7 +85,7 @@ Store *create_store(ngx_conf_t *cf, StoreOptions &given)
 {
     if ((given.memory == 0) == (given.urls.nelts == 0)) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "%s in store \"%V\": it needs exactly one of \"memory SIZE\" and "
+                           "%s in store \"%V\": it must have exactly one of \"memory SIZE\" and "
                            "\"redis URL\"",
                            given.memory == 0 ? "no engine" : "two engines", &given.name);
         return nullptr;

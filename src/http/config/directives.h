@@ -25,7 +25,7 @@ char *set_hidden_headers(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_replayed_header(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_problem_base(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 
-// A time above 0, in milliseconds, into the ngx_msec_t at cmd->offset.
+// Sets the ngx_msec_t at cmd->offset.
 char *set_time(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 
 }  // namespace idempotency

@@ -1,4 +1,5 @@
-// How long a claim and a response are kept, and which response the client gets.
+// The directives that decide how long a claim and a response are kept, and which response
+// the client gets.
 
 #include "core/token.h"
 #include "http/config/arguments.h"
@@ -8,7 +9,7 @@ namespace idempotency {
 
 namespace {
 
-constexpr char kTimeNeeded[] = "a time above 0 is needed, such as 30s or 24h";
+constexpr char kValidTime[] = "it must be a time above 0, such as 30s or 24h";
 
 constexpr Choice kUnknownPolicies[] = {
     {"hold", static_cast<ngx_uint_t>(UnknownPolicy::hold)},
@@ -21,7 +22,7 @@ constexpr Choice kStoreErrors[] = {
     {"pass", static_cast<ngx_uint_t>(StoreError::pass)},
 };
 
-// `503`, or a class such as `5xx`.
+// Adds `503`, or a class such as `5xx`.  False if the text is invalid.
 bool add_statuses(const ngx_str_t &text, StatusSet &set)
 {
     if (text.len != 3) {
@@ -62,7 +63,7 @@ char *set_time(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
     ngx_int_t time = parse_time(&arguments(cf)[1]);
 
     if (time == NGX_ERROR) {
-        return refuse(cf, 1, kTimeNeeded);
+        return reject_argument(cf, 1, kValidTime);
     }
 
     *field = static_cast<ngx_msec_t>(time);
@@ -73,7 +74,7 @@ char *set_conflict(ngx_conf_t *cf, ngx_command_t *, void *data)
 {
     auto *conf = static_cast<LocationConfig *>(data);
     ngx_str_t *value = arguments(cf);
-    constexpr char expected[] = "\"reject\" or \"wait TIME\" is needed, such as \"wait 10s\"";
+    constexpr char expected[] = "it must be \"reject\" or \"wait TIME\", such as \"wait 10s\"";
 
     if (conf->conflict != NGX_CONF_UNSET_UINT) {
         return duplicate();
@@ -85,13 +86,13 @@ char *set_conflict(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     if (!equals(value[1], "wait") || cf->args->nelts != 3) {
-        return refuse(cf, equals(value[1], "reject") ? 2 : 1, expected);
+        return reject_argument(cf, equals(value[1], "reject") ? 2 : 1, expected);
     }
 
     ngx_int_t time = parse_time(&value[2]);
 
     if (time == NGX_ERROR) {
-        return refuse(cf, 2, kTimeNeeded);
+        return reject_argument(cf, 2, kValidTime);
     }
 
     conf->conflict = static_cast<ngx_uint_t>(Conflict::wait);
@@ -102,13 +103,13 @@ char *set_conflict(ngx_conf_t *cf, ngx_command_t *, void *data)
 char *set_unknown(ngx_conf_t *cf, ngx_command_t *, void *data)
 {
     return set_choice(cf, kUnknownPolicies, static_cast<LocationConfig *>(data)->unknown,
-                      "\"hold\", \"release\" or \"store\" is needed");
+                      "it must be \"hold\", \"release\" or \"store\"");
 }
 
 char *set_store_error(ngx_conf_t *cf, ngx_command_t *, void *data)
 {
     return set_choice(cf, kStoreErrors, static_cast<LocationConfig *>(data)->store_error,
-                      "\"reject\" or \"pass\" is needed");
+                      "it must be \"reject\" or \"pass\"");
 }
 
 char *set_retriable(ngx_conf_t *cf, ngx_command_t *, void *data)
@@ -132,9 +133,9 @@ char *set_retriable(ngx_conf_t *cf, ngx_command_t *, void *data)
 
     for (ngx_uint_t i = 1; i < cf->args->nelts; i++) {
         if (!add_statuses(value[i], *conf->retriable)) {
-            return refuse(cf, i,
-                          "status codes from 200 to 599, classes such as 5xx, "
-                          "or \"none\" alone are needed");
+            return reject_argument(cf, i,
+                                   "it must be a status code from 200 to 599, a class such as 5xx, "
+                                   "or \"none\" alone");
         }
     }
 
@@ -151,9 +152,9 @@ char *set_max_body(ngx_conf_t *cf, ngx_command_t *, void *data)
 
     ssize_t size = ngx_parse_size(&arguments(cf)[1]);
 
-    // a record tells a body's length in 32 bits, and Redis takes 512 MB
+    // a record has the length of the body in 32 bits, and Redis accepts values up to 512 MB
     if (size == NGX_ERROR || size > 256 * 1024 * 1024) {
-        return refuse(cf, 1, "a size up to 256m is needed, such as 1m");
+        return reject_argument(cf, 1, "it must be a size up to 256m, such as 1m");
     }
 
     conf->max_body = static_cast<size_t>(size);
@@ -175,7 +176,7 @@ char *set_hidden_headers(ngx_conf_t *cf, ngx_command_t *, void *data)
 
     for (ngx_uint_t i = 1; i < cf->args->nelts; i++) {
         if (!is_token(view(value[i]))) {
-            return refuse(cf, i, "the name of a header is needed, such as Set-Cookie");
+            return reject_argument(cf, i, "it must be the name of a header, such as Set-Cookie");
         }
 
         auto *name = static_cast<ngx_str_t *>(ngx_array_push(conf->hidden_headers));
@@ -200,7 +201,7 @@ char *set_replayed_header(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     if (!is_token(view(value[1]))) {
-        return refuse(cf, 1, "the name of a header, or \"off\" is needed");
+        return reject_argument(cf, 1, "it must be the name of a header, or \"off\"");
     }
 
     conf->replayed_header = value[1];
@@ -221,17 +222,19 @@ char *set_problem_base(ngx_conf_t *cf, ngx_command_t *, void *data)
         return duplicate();
     }
 
-    // it goes into JSON and into a Link as it is
+    // it is written into JSON and into a Link header without escaping
     for (size_t i = 0; i < value[1].len; i++) {
         u_char c = value[1].data[i];
 
         if (c <= 0x20 || c >= 0x7f || ngx_strchr("\"<>\\^`{|}", c) != nullptr) {
-            return refuse(cf, 1, "a URI is needed, such as https://api.example.com/problems/");
+            return reject_argument(cf, 1,
+                                   "it must be a URI, such as https://api.example.com/problems/");
         }
     }
 
     if (value[1].len == 0) {
-        return refuse(cf, 1, "a URI is needed, such as https://api.example.com/problems/");
+        return reject_argument(cf, 1,
+                               "it must be a URI, such as https://api.example.com/problems/");
     }
 
     conf->problem_base = value[1];

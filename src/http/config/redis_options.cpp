@@ -1,5 +1,4 @@
-// What the block of a Redis store says, put together: URLs, and directives that
-// say the same.
+// Combines the directives of a Redis store with the values in its URLs.
 
 #include "http/config/store_options.h"
 
@@ -9,14 +8,14 @@ namespace idempotency {
 
 namespace {
 
-bool refuse(ngx_conf_t *cf, const StoreOptions &given, const char *what)
+bool reject(ngx_conf_t *cf, const StoreOptions &given, const char *reason)
 {
-    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "store \"%V\": %s", &given.name, what);
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "store \"%V\": %s", &given.name, reason);
     return false;
 }
 
-// What all URLs of a store say alike.
-struct Common {
+// The values that must be the same in all URLs of a store.
+struct CommonUrlParts {
     bool tls = false;
     bool has_database = false;
     std::uint32_t database = 0;
@@ -24,39 +23,40 @@ struct Common {
     std::string_view password;
 };
 
-const char *differs(const Common &common, const RedisUrl &url)
+// The error if the URL has other values, or null.
+const char *find_difference(const CommonUrlParts &common, const RedisUrl &url)
 {
     if (url.tls != common.tls) {
-        return "some URLs of \"redis\" are with TLS (\"rediss://\") and some without: all are "
-               "needed alike";
+        return "some URLs in \"redis\" have TLS (\"rediss://\") and some do not: all must have the "
+               "same scheme";
     }
 
     if (url.has_database != common.has_database || url.database != common.database) {
-        return "the URLs of \"redis\" name different databases: all are needed alike";
+        return "the URLs in \"redis\" have different databases: all must have the same";
     }
 
     if (url.user != common.user || url.password != common.password) {
-        return "the URLs of \"redis\" have different credentials: all are needed alike";
+        return "the URLs in \"redis\" have different credentials: all must have the same";
     }
 
     return nullptr;
 }
 
-bool note_unknown_name(ngx_conf_t *cf, const StoreOptions &given, const RedisServer &server)
+bool add_unresolved_name(ngx_conf_t *cf, const StoreOptions &given, const RedisServer &server)
 {
     auto *main = static_cast<MainConfig *>(
         ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
-    auto *unknown = static_cast<UnknownName *>(ngx_array_push(&main->unknown_names));
+    auto *unresolved = static_cast<UnresolvedName *>(ngx_array_push(&main->unresolved_names));
 
-    if (unknown == nullptr) {
+    if (unresolved == nullptr) {
         return false;
     }
 
-    *unknown = {given.name, server.name, cf->conf_file->file.name, cf->conf_file->line};
+    *unresolved = {given.name, server.name, cf->conf_file->file.name, cf->conf_file->line};
     return true;
 }
 
-bool read_urls(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options, Common &common)
+bool read_urls(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options, CommonUrlParts &common)
 {
     auto *texts = static_cast<ngx_str_t *>(given.urls.elts);
     auto *servers =
@@ -78,7 +78,7 @@ bool read_urls(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options, Commo
             return false;
         }
 
-        if (server->address_count == 0 && !note_unknown_name(cf, given, *server)) {
+        if (server->address_count == 0 && !add_unresolved_name(cf, given, *server)) {
             return false;
         }
 
@@ -86,16 +86,16 @@ bool read_urls(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options, Commo
             common = {url.tls, url.has_database, url.database, url.user, url.password};
         }
 
-        const char *difference = differs(common, url);
+        const char *difference = find_difference(common, url);
 
         if (difference != nullptr) {
-            return refuse(cf, given, difference);
+            return reject(cf, given, difference);
         }
 
         if (url.unix_socket && options.topology != RedisTopology::standalone) {
-            return refuse(cf, given,
-                          "the servers of a \"topology\" are found by their addresses: "
-                          "no \"unix:\" is possible in \"redis\"");
+            return reject(cf, given,
+                          "\"redis\" has a \"unix:\" URL, which is only valid with \"topology "
+                          "standalone\": use \"redis://\" or \"rediss://\"");
         }
     }
 
@@ -104,17 +104,19 @@ bool read_urls(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options, Commo
     return true;
 }
 
-bool refuse_twice(ngx_conf_t *cf, const StoreOptions &given, const char *what)
+bool reject_duplicate(ngx_conf_t *cf, const StoreOptions &given, const char *directive)
 {
-    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "\"%s\" of store \"%V\" is given twice: name it in the URL or in a "
-                       "directive",
-                       what, &given.name);
+    ngx_conf_log_error(
+        NGX_LOG_EMERG, cf, 0,
+        "\"%s\" of store \"%V\" is duplicate: set it in the URL or in the directive, "
+        "not in both",
+        directive, &given.name);
     return false;
 }
 
-// In a URL of sentinels stands what is theirs; the directives are the master's.
-bool apply_credentials(ngx_conf_t *cf, const StoreOptions &given, const Common &common,
+// With sentinels, the URL has the credentials of the sentinels, and the directives have
+// those of the master.
+bool apply_credentials(ngx_conf_t *cf, const StoreOptions &given, const CommonUrlParts &common,
                        RedisOptions &options)
 {
     if (options.topology == RedisTopology::sentinel) {
@@ -124,10 +126,10 @@ bool apply_credentials(ngx_conf_t *cf, const StoreOptions &given, const Common &
         options.password = given.password;
 
     } else if (given.user.len > 0 && !common.user.empty()) {
-        return refuse_twice(cf, given, "user");
+        return reject_duplicate(cf, given, "user");
 
     } else if (given.password.len > 0 && !common.password.empty()) {
-        return refuse_twice(cf, given, "password");
+        return reject_duplicate(cf, given, "password");
 
     } else {
         options.user = given.user.len > 0 ? given.user : to_ngx(common.user);
@@ -136,7 +138,7 @@ bool apply_credentials(ngx_conf_t *cf, const StoreOptions &given, const Common &
 
     if (options.user.len > 0 && options.password.len == 0) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"user\" of store \"%V\" has no password: give one with \"password\", "
+                           "\"user\" of store \"%V\" has no password: set it with \"password\", "
                            "\"password_file\" or in the URL",
                            &given.name);
         return false;
@@ -145,24 +147,24 @@ bool apply_credentials(ngx_conf_t *cf, const StoreOptions &given, const Common &
     return true;
 }
 
-bool apply_database(ngx_conf_t *cf, const StoreOptions &given, const Common &common,
+bool apply_database(ngx_conf_t *cf, const StoreOptions &given, const CommonUrlParts &common,
                     RedisOptions &options)
 {
     if (given.database >= 0 && common.has_database) {
-        return refuse_twice(cf, given, "database");
+        return reject_duplicate(cf, given, "database");
     }
 
     options.database =
         given.database >= 0 ? static_cast<ngx_uint_t>(given.database) : common.database;
 
     if (options.topology == RedisTopology::cluster && options.database != 0) {
-        return refuse(cf, given, "a cluster has no database but 0");
+        return reject(cf, given, "\"topology cluster\" is only valid with database 0");
     }
 
     return true;
 }
 
-bool apply_tls(ngx_conf_t *cf, const StoreOptions &given, const Common &common,
+bool apply_tls(ngx_conf_t *cf, const StoreOptions &given, const CommonUrlParts &common,
                RedisOptions &options)
 {
     if (!common.tls) {
@@ -170,26 +172,26 @@ bool apply_tls(ngx_conf_t *cf, const StoreOptions &given, const Common &common,
             return true;
         }
 
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"%s\" in store \"%V\" goes with TLS: a URL \"rediss://...\" is needed",
-                           given.tls_only, &given.name);
+        ngx_conf_log_error(
+            NGX_LOG_EMERG, cf, 0,
+            "\"%s\" in store \"%V\" is only valid with TLS: use a URL \"rediss://...\"",
+            given.tls_only, &given.name);
         return false;
     }
 
     if ((given.tls.certificate.len > 0) != (given.tls.certificate_key.len > 0)) {
-        return refuse(cf, given,
-                      "\"ssl_certificate\" and \"ssl_certificate_key\" are needed "
-                      "together");
+        return reject(cf, given,
+                      "\"ssl_certificate\" and \"ssl_certificate_key\" must be set together");
     }
 
-    void *room = ngx_palloc(cf->pool, sizeof(RedisTlsOptions));
+    void *memory = ngx_palloc(cf->pool, sizeof(RedisTlsOptions));
 
-    options.tls = room != nullptr ? new (room) RedisTlsOptions(given.tls) : nullptr;
+    options.tls = memory != nullptr ? new (memory) RedisTlsOptions(given.tls) : nullptr;
     return options.tls != nullptr;
 }
 
-// Over what the defaults say.
-void apply_rest(const StoreOptions &given, RedisOptions &options)
+// The other directives replace the defaults.
+void apply_other_directives(const StoreOptions &given, RedisOptions &options)
 {
     if (given.prefix.len > 0) {
         options.prefix = given.prefix;
@@ -219,48 +221,48 @@ void apply_resolver(ngx_conf_t *cf, RedisOptions &options)
 
 }  // namespace
 
-bool gather_redis_options(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options)
+bool combine_redis_options(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options)
 {
-    Common common;
+    CommonUrlParts common;
 
     options.store = given.name;
     options.topology = given.topology;
     options.master = given.master;
 
     if (given.topology == RedisTopology::standalone && given.urls.nelts > 1) {
-        return refuse(cf, given,
-                      "\"redis\" has several URLs: one is needed, or "
+        return reject(cf, given,
+                      "\"redis\" has several URLs: use one URL, or add "
                       "\"topology sentinel MASTER\" or \"topology cluster\"");
     }
 
-    apply_rest(given, options);
+    apply_other_directives(given, options);
     apply_resolver(cf, options);
 
     return read_urls(cf, given, options, common) && apply_credentials(cf, given, common, options)
            && apply_database(cf, given, common, options) && apply_tls(cf, given, common, options);
 }
 
-bool check_unknown_names(ngx_conf_t *cf, const MainConfig &main)
+bool check_unresolved_names(ngx_conf_t *cf, const MainConfig &main)
 {
     auto *core = static_cast<ngx_http_core_loc_conf_t *>(
         ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
     bool has_resolver = core->resolver != nullptr && core->resolver->connections.nelts > 0;
-    auto *names = static_cast<UnknownName *>(main.unknown_names.elts);
+    auto *names = static_cast<UnresolvedName *>(main.unresolved_names.elts);
 
-    for (ngx_uint_t i = 0; i < main.unknown_names.nelts; i++) {
-        UnknownName &name = names[i];
+    for (ngx_uint_t i = 0; i < main.unresolved_names.nelts; i++) {
+        UnresolvedName &name = names[i];
 
         if (has_resolver) {
             ngx_log_error(NGX_LOG_WARN, cf->log, 0,
-                          "host not found in \"redis\" of store \"%V\": %V, it is left to "
-                          "\"resolver\" in %V:%ui",
+                          "host not found in \"redis\" of store \"%V\": %V: \"resolver\" will "
+                          "resolve it at run time, in %V:%ui",
                           &name.store, &name.server, &name.file, name.line);
             continue;
         }
 
         ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "invalid URL in \"redis\" of store \"%V\": host not found, and there is no "
-                      "\"resolver\" in http{}, %V in %V:%ui",
+                      "invalid URL in \"redis\" of store \"%V\": host not found: %V; fix the "
+                      "name, or add \"resolver\" to the http block, in %V:%ui",
                       &name.store, &name.server, &name.file, name.line);
         return false;
     }

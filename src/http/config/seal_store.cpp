@@ -1,4 +1,4 @@
-// `encryption_key_file FILE ...`: the keys are read, and records are sealed.
+// `encryption_key_file FILE ...`: reads the keys, and creates a store that seals records.
 
 #include <new>
 
@@ -12,7 +12,7 @@ namespace idempotency {
 
 namespace {
 
-// What a store needs to seal, in the pool of the configuration.
+// The sealed store and its keys, in the pool of the configuration.
 struct Sealing final : SealedStore::Events {
     Sealing(const ngx_str_t &name, Store &inner) : name(name), store(inner, keys, *this) {}
 
@@ -47,15 +47,15 @@ Sealing *create(ngx_pool_t *pool, const ngx_str_t &name, Store &inner)
     return sealing;
 }
 
-bool refuse(ngx_conf_t *cf, const ngx_str_t &file, const char *expected)
+bool reject_key_file(ngx_conf_t *cf, const ngx_str_t &file, const char *expected)
 {
     static ngx_str_t directive = ngx_string("encryption_key_file");
 
-    (void) refuse_value(cf, &directive, &file, expected);
+    (void) reject_value(cf, &directive, &file, expected);
     return false;
 }
 
-bool read_file(ngx_conf_t *cf, const ngx_str_t &name, u_char *room, size_t size, size_t &length)
+bool read_file(ngx_conf_t *cf, const ngx_str_t &name, u_char *buffer, size_t size, size_t &length)
 {
     ngx_fd_t fd = ngx_open_file(name.data, NGX_FILE_RDONLY, NGX_FILE_OPEN, 0);
 
@@ -65,7 +65,7 @@ bool read_file(ngx_conf_t *cf, const ngx_str_t &name, u_char *room, size_t size,
         return false;
     }
 
-    ssize_t n = ngx_read_fd(fd, room, size);
+    ssize_t n = ngx_read_fd(fd, buffer, size);
     ngx_err_t error = ngx_errno;
 
     (void) ngx_close_file(fd);
@@ -80,46 +80,47 @@ bool read_file(ngx_conf_t *cf, const ngx_str_t &name, u_char *room, size_t size,
     return true;
 }
 
-// False where it is no key, which is logged then.
+// False if the file can't be read or has no valid key; the error is logged.
 bool read_key(ngx_conf_t *cf, const ngx_str_t &file, Secret &secret)
 {
-    u_char room[256];  // more than any key file has
+    u_char buffer[256];  // larger than any valid key file
     size_t length = 0;
 
-    if (!read_file(cf, file, room, sizeof(room), length)) {
+    if (!read_file(cf, file, buffer, sizeof(buffer), length)) {
         return false;
     }
 
-    const char *fault = parse_key_file({reinterpret_cast<char *>(room), length}, secret);
+    const char *fault = parse_key_file({reinterpret_cast<char *>(buffer), length}, secret);
 
-    ngx_explicit_memzero(room, sizeof(room));
+    ngx_explicit_memzero(buffer, sizeof(buffer));
 
-    return fault == nullptr || refuse(cf, file, fault);
+    return fault == nullptr || reject_key_file(cf, file, fault);
 }
 
-static_assert(kMaxSealingKeys >= NGX_CONF_MAX_ARGS, "no directive has too many");
+static_assert(kMaxSealingKeys >= NGX_CONF_MAX_ARGS,
+              "a directive can't have more keys than a key ring can hold");
 
 bool add_key(ngx_conf_t *cf, KeyRing &keys, const ngx_str_t &file)
 {
-    bool is_plain = view(file) == "off";
+    bool is_off = view(file) == "off";
     Secret secret;
 
-    if (!is_plain && !read_key(cf, file, secret)) {
+    if (!is_off && !read_key(cf, file, secret)) {
         return false;
     }
 
-    switch (is_plain ? keys.add_plain() : keys.add(secret)) {
+    switch (is_off ? keys.add_plain() : keys.add(secret)) {
     case KeyRing::AddResult::added:
         return true;
     case KeyRing::AddResult::duplicate:
-        return refuse(cf, file, "it is the same key as one before it");
+        return reject_key_file(cf, file, "it is the same key as an earlier one");
     case KeyRing::AddResult::too_many:
     case KeyRing::AddResult::failed:
         break;
     }
 
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "\"encryption_key_file\" can't be used: OpenSSL failed");
+                       "\"encryption_key_file\" can't use \"%V\": OpenSSL failed", &file);
     return false;
 }
 

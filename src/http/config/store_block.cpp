@@ -13,22 +13,22 @@ char *read_directive(ngx_conf_t *cf, ngx_command_t *, void *data)
     return read_store_directive(cf, *static_cast<StoreOptions *>(data));
 }
 
-bool has_valid_name(const ngx_str_t &name) { return name.len > 0 && view(name) != "off"; }
+bool is_valid_name(const ngx_str_t &name) { return name.len > 0 && view(name) != "off"; }
 
 StoreSlot *add_slot(ngx_conf_t *cf, MainConfig *main, const ngx_str_t &name, Store *store)
 {
     auto *slot = allocate<StoreSlot>(cf->pool);
-    auto **place = static_cast<StoreSlot **>(ngx_array_push(&main->stores));
+    auto **item = static_cast<StoreSlot **>(ngx_array_push(&main->stores));
     Counters *counters = Counters::create(cf, name, &ngx_http_idempotency_module);
 
-    if (slot == nullptr || place == nullptr || counters == nullptr) {
+    if (slot == nullptr || item == nullptr || counters == nullptr) {
         return nullptr;
     }
 
     slot->name = name;
     slot->store = store;
     slot->counters = counters;
-    *place = slot;
+    *item = slot;
     return slot;
 }
 
@@ -48,26 +48,26 @@ char *store_block(ngx_conf_t *cf, ngx_command_t *, void *data)
         return failed();
     }
 
-    if (!has_valid_name(options.name)) {
-        return refuse(cf, 1, "a name other than \"off\" is needed");
+    if (!is_valid_name(options.name)) {
+        return reject_argument(cf, 1, "it must be a name other than \"off\"");
     }
 
     if (find_store(main, &options.name) != nullptr) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "duplicate store \"%V\" in \"idempotency_store\": each needs a name "
-                           "of its own",
+                           "duplicate store \"%V\" in \"idempotency_store\": each store must have "
+                           "a different name",
                            &options.name);
         return failed();
     }
 
-    ngx_conf_t outer = *cf;
+    ngx_conf_t saved = *cf;
 
     cf->handler = read_directive;
     cf->handler_conf = reinterpret_cast<char *>(&options);
 
     char *result = ngx_conf_parse(cf, nullptr);
 
-    *cf = outer;
+    *cf = saved;
 
     if (result != NGX_CONF_OK) {
         return result;

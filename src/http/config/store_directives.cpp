@@ -1,4 +1,4 @@
-// The directives in the block of a store, one by one.
+// Reads each directive of a block `idempotency_store`.
 
 #include "http/config/arguments.h"
 #include "http/config/store_options.h"
@@ -13,19 +13,19 @@ char *read_size(ngx_conf_t *cf, off_t &field)
     off_t size = ngx_parse_offset(&arguments(cf)[1]);
 
     if (size == NGX_ERROR || size < kSmallestSegment) {
-        return refuse(cf, 1, "a size of at least 256k is needed, such as 64m");
+        return reject_argument(cf, 1, "it must be a size of at least 256k, such as 64m");
     }
 
     field = size;
     return NGX_CONF_OK;
 }
 
-char *read_number(ngx_conf_t *cf, ngx_int_t &field, ngx_int_t least, ngx_int_t most,
+char *read_number(ngx_conf_t *cf, ngx_int_t &field, ngx_int_t minimum, ngx_int_t maximum,
                   const char *expected)
 {
     field = ngx_atoi(arguments(cf)[1].data, arguments(cf)[1].len);
 
-    return field >= least && field <= most ? NGX_CONF_OK : refuse(cf, 1, expected);
+    return field >= minimum && field <= maximum ? NGX_CONF_OK : reject_argument(cf, 1, expected);
 }
 
 char *read_time(ngx_conf_t *cf, ngx_uint_t argument, ngx_int_t &field)
@@ -34,36 +34,36 @@ char *read_time(ngx_conf_t *cf, ngx_uint_t argument, ngx_int_t &field)
 
     return field != NGX_ERROR
                ? NGX_CONF_OK
-               : refuse(cf, argument, "a time above 0 is needed, such as 500ms or 1s");
+               : reject_argument(cf, argument, "it must be a time above 0, such as 500ms or 1s");
 }
 
 char *read_text(ngx_conf_t *cf, ngx_str_t &field, const char *expected)
 {
     field = arguments(cf)[1];
-    return field.len > 0 ? NGX_CONF_OK : refuse(cf, 1, expected);
+    return field.len > 0 ? NGX_CONF_OK : reject_argument(cf, 1, expected);
 }
 
-// The whole path of a file that is named relative to nginx's configuration.
+// Reads the name of a file, which is relative to the directory of nginx.conf.
 char *read_path(ngx_conf_t *cf, ngx_uint_t argument, ngx_str_t &field)
 {
     field = arguments(cf)[argument];
 
     if (field.len == 0) {
-        return refuse(cf, argument, "the name of a file is needed");
+        return reject_argument(cf, argument, "it must be the name of a file");
     }
 
     return ngx_conf_full_name(cf->cycle, &field, 1) == NGX_OK ? NGX_CONF_OK : failed();
 }
 
-char *append(ngx_array_t &array, const ngx_str_t &text)
+char *append_text(ngx_array_t &array, const ngx_str_t &text)
 {
-    auto *place = static_cast<ngx_str_t *>(ngx_array_push(&array));
+    auto *item = static_cast<ngx_str_t *>(ngx_array_push(&array));
 
-    if (place == nullptr) {
+    if (item == nullptr) {
         return failed();
     }
 
-    *place = text;
+    *item = text;
     return NGX_CONF_OK;
 }
 
@@ -75,10 +75,10 @@ char *read_urls(ngx_conf_t *cf, StoreOptions &options)
 {
     for (ngx_uint_t i = 1; i < cf->args->nelts; i++) {
         if (arguments(cf)[i].len == 0) {
-            return refuse(cf, i, "a URL is needed, such as redis://127.0.0.1:6379/0");
+            return reject_argument(cf, i, "it must be a URL, such as redis://127.0.0.1:6379/0");
         }
 
-        if (append(options.urls, arguments(cf)[i]) != NGX_CONF_OK) {
+        if (append_text(options.urls, arguments(cf)[i]) != NGX_CONF_OK) {
             return failed();
         }
     }
@@ -92,13 +92,15 @@ char *read_topology(ngx_conf_t *cf, StoreOptions &options)
     bool sentinel = word == "sentinel";
 
     if (word != "standalone" && word != "cluster" && !sentinel) {
-        return refuse(cf, 1, "\"standalone\", \"sentinel MASTER\" or \"cluster\" is needed");
+        return reject_argument(cf, 1,
+                               "it must be \"standalone\", \"sentinel MASTER\" or \"cluster\"");
     }
 
     if (sentinel != (cf->args->nelts == 3) || (sentinel && arguments(cf)[2].len == 0)) {
-        return refuse(cf, 1,
-                      sentinel ? "the name of the master is needed behind it"
-                               : "nothing is needed behind it");
+        return reject_argument(cf, 1,
+                               sentinel
+                                   ? "the name of the master must follow, as in \"sentinel MASTER\""
+                                   : "it must be the only parameter");
     }
 
     if (sentinel) {
@@ -115,42 +117,43 @@ char *read_topology(ngx_conf_t *cf, StoreOptions &options)
 
 char *read_user(ngx_conf_t *cf, StoreOptions &options)
 {
-    return read_text(cf, options.user, "the name of a user is needed");
+    return read_text(cf, options.user, "it must be the name of a user");
 }
 
-char *refuse_second_password(ngx_conf_t *cf, StoreOptions &options)
+char *reject_second_password(ngx_conf_t *cf, StoreOptions &options)
 {
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "store \"%V\" has both \"password\" and \"password_file\": one is needed",
+                       "store \"%V\" has both \"password\" and \"password_file\": use one of them",
                        &options.name);
     return failed();
 }
 
-// A password is never repeated in an error.
+// An error message never contains the password.
 char *read_password(ngx_conf_t *cf, StoreOptions &options)
 {
     if (options.password.len > 0) {
-        return refuse_second_password(cf, options);
+        return reject_second_password(cf, options);
     }
 
     options.password = arguments(cf)[1];
 
     if (options.password.len == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid value in \"password\": it is empty");
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid value in \"password\": it must not be empty");
         return failed();
     }
 
     return NGX_CONF_OK;
 }
 
-// The first line of a file.
+// The password is the first line of the file.
 char *read_password_file(ngx_conf_t *cf, StoreOptions &options)
 {
     ngx_str_t name;
-    u_char room[1024];
+    u_char buffer[1024];
 
     if (options.password.len > 0) {
-        return refuse_second_password(cf, options);
+        return reject_second_password(cf, options);
     }
 
     if (read_path(cf, 1, name) != NGX_CONF_OK) {
@@ -165,42 +168,42 @@ char *read_password_file(ngx_conf_t *cf, StoreOptions &options)
         return failed();
     }
 
-    ssize_t n = ngx_read_fd(fd, room, sizeof(room));
+    ssize_t n = ngx_read_fd(fd, buffer, sizeof(buffer));
     size_t length = 0;
 
-    while (n > 0 && length < static_cast<size_t>(n) && room[length] != '\n' && room[length] != '\r')
-    {
+    while (n > 0 && length < static_cast<size_t>(n) && buffer[length] != '\n'
+           && buffer[length] != '\r') {
         length++;
     }
 
     (void) ngx_close_file(fd);
 
-    if (length == 0 || length == sizeof(room)) {
-        return refuse(cf, 1,
-                      "a file with the password in its first line is needed, "
-                      "of less than 1024 bytes");
+    if (length == 0 || length == sizeof(buffer)) {
+        return reject_argument(cf, 1,
+                               "the first line of the file must be the password, with less than "
+                               "1024 bytes");
     }
 
     ngx_str_t text;
-    text.data = room;
+    text.data = buffer;
     text.len = length;
 
     options.password.data = ngx_pstrdup(cf->pool, &text);
     options.password.len = length;
-    ngx_explicit_memzero(room, sizeof(room));
+    ngx_explicit_memzero(buffer, sizeof(buffer));
     return options.password.data != nullptr ? NGX_CONF_OK : failed();
 }
 
 char *read_database(ngx_conf_t *cf, StoreOptions &options)
 {
-    return read_number(cf, options.database, 0, 65535, "a number from 0 to 65535 is needed");
+    return read_number(cf, options.database, 0, 65535, "it must be a number from 0 to 65535");
 }
 
 // Connections
 
 char *read_connections(ngx_conf_t *cf, StoreOptions &options)
 {
-    return read_number(cf, options.connections, 1, 64, "a number from 1 to 64 is needed");
+    return read_number(cf, options.connections, 1, 64, "it must be a number from 1 to 64");
 }
 
 char *read_connect_timeout(ngx_conf_t *cf, StoreOptions &options)
@@ -225,7 +228,7 @@ char *read_certificate(ngx_conf_t *cf, StoreOptions &options)
     return read_path(cf, 1, options.tls.certificate);
 }
 
-// nginx's `engine:...` and the like are no paths.
+// `engine:...` and similar values of nginx's ssl_certificate_key are not supported.
 char *read_certificate_key(ngx_conf_t *cf, StoreOptions &options)
 {
     return read_path(cf, 1, options.tls.certificate_key);
@@ -233,7 +236,7 @@ char *read_certificate_key(ngx_conf_t *cf, StoreOptions &options)
 
 char *read_tls_name(ngx_conf_t *cf, StoreOptions &options)
 {
-    return read_text(cf, options.tls.name, "the name in the server's certificate is needed");
+    return read_text(cf, options.tls.name, "it must be the name in the certificate of the server");
 }
 
 char *read_verify(ngx_conf_t *cf, StoreOptions &options)
@@ -243,7 +246,7 @@ char *read_verify(ngx_conf_t *cf, StoreOptions &options)
     options.tls.verify = word == "on";
 
     return word == "on" || word == "off" ? NGX_CONF_OK
-                                         : refuse(cf, 1, "\"on\" or \"off\" is needed");
+                                         : reject_argument(cf, 1, "it must be \"on\" or \"off\"");
 }
 
 char *read_protocols(ngx_conf_t *cf, StoreOptions &options)
@@ -268,9 +271,8 @@ char *read_protocols(ngx_conf_t *cf, StoreOptions &options)
         }
 
         if (bit == 0) {
-            return refuse(cf, i,
-                          "of \"TLSv1\", \"TLSv1.1\", \"TLSv1.2\" and \"TLSv1.3\" "
-                          "one or several are needed");
+            return reject_argument(cf, i,
+                                   "it must be \"TLSv1\", \"TLSv1.1\", \"TLSv1.2\" or \"TLSv1.3\"");
         }
 
         options.tls.protocols |= bit;
@@ -279,7 +281,7 @@ char *read_protocols(ngx_conf_t *cf, StoreOptions &options)
     return NGX_CONF_OK;
 }
 
-// What is kept, and how
+// Records and copies of them
 
 char *read_prefix(ngx_conf_t *cf, StoreOptions &options)
 {
@@ -287,7 +289,7 @@ char *read_prefix(ngx_conf_t *cf, StoreOptions &options)
 
     return options.prefix.len > 0 && options.prefix.len <= 128
                ? NGX_CONF_OK
-               : refuse(cf, 1, "1 to 128 characters are needed");
+               : reject_argument(cf, 1, "it must have 1 to 128 characters");
 }
 
 char *read_wait_replicas(ngx_conf_t *cf, StoreOptions &options)
@@ -297,10 +299,11 @@ char *read_wait_replicas(ngx_conf_t *cf, StoreOptions &options)
     }
 
     if (cf->args->nelts != 3) {
-        return refuse(cf, 1, "a number of replicas and a time are needed, such as \"1 100ms\"");
+        return reject_argument(cf, 1,
+                               "it must be a number of replicas and a time, such as \"1 100ms\"");
     }
 
-    char *result = read_number(cf, options.replicas, 1, 64, "a number from 1 to 64 is needed");
+    char *result = read_number(cf, options.replicas, 1, 64, "it must be a number from 1 to 64");
 
     return result == NGX_CONF_OK ? read_time(cf, 2, options.replica_wait) : result;
 }
@@ -310,8 +313,8 @@ char *read_near_cache(ngx_conf_t *cf, StoreOptions &options)
     return view(arguments(cf)[1]) == "off" ? NGX_CONF_OK : read_size(cf, options.near_cache);
 }
 
-// `off` beside files stays what it is: it is their neighbour while a store that
-// has not sealed begins to, or the other way round.
+// `off` may stand beside files: while a store without sealed records starts to seal them, or
+// stops sealing them, it has both kinds of records.
 char *read_encryption_keys(ngx_conf_t *cf, StoreOptions &options)
 {
     if (view(arguments(cf)[1]) == "off" && cf->args->nelts == 2) {
@@ -322,7 +325,7 @@ char *read_encryption_keys(ngx_conf_t *cf, StoreOptions &options)
         ngx_str_t key = arguments(cf)[i];
 
         if ((view(key) != "off" && read_path(cf, i, key) != NGX_CONF_OK)
-            || append(options.encryption_keys, key) != NGX_CONF_OK)
+            || append_text(options.encryption_keys, key) != NGX_CONF_OK)
         {
             return failed();
         }
@@ -331,48 +334,48 @@ char *read_encryption_keys(ngx_conf_t *cf, StoreOptions &options)
     return NGX_CONF_OK;
 }
 
-enum class Of { any, redis, tls };
+enum class ValidWith { any, redis, tls };
 
 struct StoreDirective {
     const char *name;
-    ngx_uint_t most;  // arguments; one is needed
-    Of of;
+    ngx_uint_t max_arguments;  // at least one is required
+    ValidWith valid_with;
     char *(*read)(ngx_conf_t *cf, StoreOptions &options);
 };
 
 constexpr StoreDirective kStoreDirectives[] = {
-    {"memory", 1, Of::any, read_memory},
-    {"redis", NGX_CONF_MAX_ARGS, Of::any, read_urls},
-    {"topology", 2, Of::redis, read_topology},
-    {"user", 1, Of::redis, read_user},
-    {"password", 1, Of::redis, read_password},
-    {"password_file", 1, Of::redis, read_password_file},
-    {"database", 1, Of::redis, read_database},
-    {"connections", 1, Of::redis, read_connections},
-    {"connect_timeout", 1, Of::redis, read_connect_timeout},
-    {"timeout", 1, Of::redis, read_timeout},
-    {"ssl_trusted_certificate", 1, Of::tls, read_trusted_certificate},
-    {"ssl_certificate", 1, Of::tls, read_certificate},
-    {"ssl_certificate_key", 1, Of::tls, read_certificate_key},
-    {"ssl_name", 1, Of::tls, read_tls_name},
-    {"ssl_verify", 1, Of::tls, read_verify},
-    {"ssl_protocols", NGX_CONF_MAX_ARGS, Of::tls, read_protocols},
-    {"prefix", 1, Of::redis, read_prefix},
-    {"wait_replicas", 2, Of::redis, read_wait_replicas},
-    {"near_cache", 1, Of::redis, read_near_cache},
-    {"encryption_key_file", NGX_CONF_MAX_ARGS, Of::redis, read_encryption_keys},
+    {"memory", 1, ValidWith::any, read_memory},
+    {"redis", NGX_CONF_MAX_ARGS, ValidWith::any, read_urls},
+    {"topology", 2, ValidWith::redis, read_topology},
+    {"user", 1, ValidWith::redis, read_user},
+    {"password", 1, ValidWith::redis, read_password},
+    {"password_file", 1, ValidWith::redis, read_password_file},
+    {"database", 1, ValidWith::redis, read_database},
+    {"connections", 1, ValidWith::redis, read_connections},
+    {"connect_timeout", 1, ValidWith::redis, read_connect_timeout},
+    {"timeout", 1, ValidWith::redis, read_timeout},
+    {"ssl_trusted_certificate", 1, ValidWith::tls, read_trusted_certificate},
+    {"ssl_certificate", 1, ValidWith::tls, read_certificate},
+    {"ssl_certificate_key", 1, ValidWith::tls, read_certificate_key},
+    {"ssl_name", 1, ValidWith::tls, read_tls_name},
+    {"ssl_verify", 1, ValidWith::tls, read_verify},
+    {"ssl_protocols", NGX_CONF_MAX_ARGS, ValidWith::tls, read_protocols},
+    {"prefix", 1, ValidWith::redis, read_prefix},
+    {"wait_replicas", 2, ValidWith::redis, read_wait_replicas},
+    {"near_cache", 1, ValidWith::redis, read_near_cache},
+    {"encryption_key_file", NGX_CONF_MAX_ARGS, ValidWith::redis, read_encryption_keys},
 };
 
 constexpr std::size_t kStoreDirectiveCount = sizeof(kStoreDirectives) / sizeof(kStoreDirectives[0]);
 
 static_assert(kStoreDirectiveCount <= 32, "StoreOptions::seen has a bit for each");
 
-char *read_known(ngx_conf_t *cf, StoreOptions &options, std::size_t number)
+char *read_known_directive(ngx_conf_t *cf, StoreOptions &options, std::size_t number)
 {
     const StoreDirective &directive = kStoreDirectives[number];
     ngx_str_t *value = arguments(cf);
 
-    if (cf->args->nelts < 2 || cf->args->nelts - 1 > directive.most) {
+    if (cf->args->nelts < 2 || cf->args->nelts - 1 > directive.max_arguments) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "invalid number of arguments in \"%V\" of store \"%V\"", &value[0],
                            &options.name);
@@ -387,11 +390,11 @@ char *read_known(ngx_conf_t *cf, StoreOptions &options, std::size_t number)
 
     options.seen |= 1u << number;
 
-    if (directive.of != Of::any) {
+    if (directive.valid_with != ValidWith::any) {
         options.redis_only = directive.name;
     }
 
-    if (directive.of == Of::tls) {
+    if (directive.valid_with == ValidWith::tls) {
         options.tls_only = directive.name;
     }
 
@@ -404,7 +407,7 @@ char *read_store_directive(ngx_conf_t *cf, StoreOptions &options)
 {
     for (std::size_t i = 0; i < kStoreDirectiveCount; i++) {
         if (view(arguments(cf)[0]) == kStoreDirectives[i].name) {
-            return read_known(cf, options, i);
+            return read_known_directive(cf, options, i);
         }
     }
 

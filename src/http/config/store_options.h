@@ -1,4 +1,4 @@
-// Between reading the block of a store and making the store of it.
+// The parts of reading a block `idempotency_store` and creating its store.
 
 #pragma once
 
@@ -7,20 +7,21 @@
 
 namespace idempotency {
 
-// What the block says, until it ends.  Directives come in any order, and some
-// of it may stand in a URL too: so it is put together at the block's end.
+// The directives of the block.  They come in any order, and some values may be in a URL
+// instead, so they are combined at the end of the block.  Times are in milliseconds, sizes
+// in bytes.
 struct StoreOptions {
     ngx_str_t name;
     off_t memory;  // 0: not given
 
     ngx_array_t urls;  // of ngx_str_t
     RedisTopology topology;
-    ngx_str_t master;  // as the sentinels call it
+    ngx_str_t master;  // its name in the configuration of the sentinels
     ngx_str_t user;
     ngx_str_t password;
     ngx_str_t prefix;
     ngx_int_t database;     // -1: not given
-    ngx_int_t connections;  // 0: not given; so are the times
+    ngx_int_t connections;  // 0: not given; the same for the times
     ngx_int_t connect_timeout;
     ngx_int_t timeout;
     ngx_int_t replicas;  // `wait_replicas`; 0: off
@@ -28,30 +29,31 @@ struct StoreOptions {
     RedisTlsOptions tls;
 
     off_t near_cache;             // 0: off
-    ngx_array_t encryption_keys;  // of ngx_str_t: whole paths, or `off`
+    ngx_array_t encryption_keys;  // of ngx_str_t: full paths, or `off`
 
-    unsigned seen;           // bits of the block's directives
-    const char *redis_only;  // one that only a Redis has, or null
-    const char *tls_only;    // one that only TLS has, or null
+    unsigned seen;           // a bit for each directive that was read
+    const char *redis_only;  // the last directive that is only valid with `redis`, or null
+    const char *tls_only;    // the last directive that is only valid with TLS, or null
 };
 
-// Reads one directive of the block; nginx's log says what is wrong.
+// Reads one directive of the block.  NGX_CONF_OK or NGX_CONF_ERROR; an error is logged.
 char *read_store_directive(ngx_conf_t *cf, StoreOptions &options);
 
-// Null where the options don't go together; nginx's log says why.
+// Creates the store.  Null on error, such as options that contradict each other; the error
+// is logged.
 Store *create_store(ngx_conf_t *cf, StoreOptions &options);
 
-// Puts the sealing of records before `store`.  Null where a key can't be read;
-// nginx's log says why.
+// Creates a store that seals records and passes them to `store`.  Null on error, such as an
+// invalid key file; the error is logged.
 Store *seal_store(ngx_conf_t *cf, const StoreOptions &options, Store &store);
 
-// What `redis` and its neighbours say, put together; false, and a line in
-// nginx's log, where they don't go together.
-bool gather_redis_options(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options);
+// Combines the directives of a Redis store with the values in its URLs.  False on error,
+// such as values that contradict each other; the error is logged.
+bool combine_redis_options(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options);
 
-// A name that the system does not know is left to `resolver`, which may stand
-// behind the store: this is called when all has been read.  False where there
-// is none.
-bool check_unknown_names(ngx_conf_t *cf, const MainConfig &main);
+// Checks that nginx has a `resolver` for the host names that the system can't resolve.
+// `resolver` may be configured after the store, so call it when the whole configuration has
+// been read.  False if there is none; the error is logged.
+bool check_unresolved_names(ngx_conf_t *cf, const MainConfig &main);
 
 }  // namespace idempotency

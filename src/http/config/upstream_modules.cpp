@@ -11,8 +11,7 @@ constexpr const char *kNames[kUpstreamModules] = {
     "ngx_http_scgi_module",  "ngx_http_grpc_module",    "ngx_http_memcached_module",
 };
 
-// The content handlers that set up an exchange: of locations that name their
-// upstream, or seen by this worker.
+// From locations whose upstream is known during configuration, or seen by this worker.
 ngx_http_handler_pt upstream_handlers[kUpstreamModules];
 
 }  // namespace

@@ -1,4 +1,4 @@
-// nginx's modules that send a request to an upstream, and their content handlers.
+// The nginx modules that send a request to an upstream, and their content handlers.
 
 #pragma once
 
@@ -6,16 +6,17 @@
 
 namespace idempotency {
 
-// The location configuration of each of these modules begins with an
-// ngx_http_upstream_conf_t.  So many there are:
+// The number of these modules.  The location configuration of each begins with an
+// ngx_http_upstream_conf_t.
 constexpr ngx_uint_t kUpstreamModules = 6;
 
-// Stores the ctx_index of each module that this nginx has.  False if there is no memory.
+// Adds the ctx_index of each of these modules that nginx has.  False if there is no memory.
 bool find_upstream_modules(ngx_conf_t *cf, ngx_array_t &indices);
 
-// Which content handlers send a request to an upstream: `learn_upstream_handler` is
-// for the merge of a location's configuration, `remember_upstream_handler` for a
-// handler that a worker has seen doing it.
+// The content handlers of these modules.  nginx has no list of them, so they are collected:
+// `learn_upstream_handler` takes the handler of a location with an upstream; call it when
+// the configuration of the location is merged.  `remember_upstream_handler` takes a handler
+// that has created an upstream in a worker.
 void learn_upstream_handler(ngx_conf_t *cf, const ngx_array_t &indices);
 void remember_upstream_handler(ngx_http_handler_pt handler);
 bool is_upstream_handler(ngx_http_handler_pt handler);

@@ -7,12 +7,13 @@
 
 namespace idempotency {
 
-// stream_reset.cpp: HTTP/2.  `ignore_stream_reset` delays the error that nginx sets
-// on the connection; `apply_stream_reset` sets it, just before the response is sent.
+// HTTP/2 (stream_reset.cpp): nginx sets `error` of the connection when the stream is
+// reset.  `ignore_stream_reset` clears the error while the exchange runs;
+// `apply_stream_reset` sets it again.  Call that just before the response is sent.
 void ignore_stream_reset(ngx_http_request_t *r);
 void apply_stream_reset(Context &context);
 
-// quic.cpp: HTTP/3.  Needs no counterpart: a QUIC stream has one request.
+// HTTP/3 (quic.cpp).  It is never undone: a QUIC stream has one request only.
 void ignore_quic_close(ngx_http_request_t *r);
 
 }  // namespace idempotency

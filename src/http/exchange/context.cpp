@@ -8,7 +8,8 @@ namespace {
 
 void on_pool_destroyed(void *data) { on_request_destroyed(*static_cast<Context *>(data)); }
 
-// As the realip module finds its own: the pool's cleanups outlive r->ctx.
+// Finds the context after r->ctx was cleared, as the realip module does
+// (ngx_http_realip_get_module_ctx): the cleanups of the pool are still there.
 Context *find_by_cleanup(ngx_http_request_t *r)
 {
     for (ngx_pool_cleanup_t *c = r->pool->cleanup; c != nullptr; c = c->next) {
@@ -29,7 +30,8 @@ Context *find_context(ngx_http_request_t *r)
 {
     auto *context = static_cast<Context *>(ngx_http_get_module_ctx(r, ngx_http_idempotency_module));
 
-    // only a redirect or a filter that gave up have wiped anything
+    // r->ctx is cleared only by an internal redirect, and by
+    // ngx_http_filter_finalize_request
     if (context == nullptr && (r->internal || r->filter_finalize) && r == r->main) {
         return find_by_cleanup(r);
     }
@@ -51,18 +53,18 @@ Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status stat
 
     context->request = r;
     context->conf = conf;
-    context->stage = Stage::aside;
+    context->stage = Stage::inactive;
     context->status = status;
     context->previous_origin = Origin::not_reached;
-    context->word = Word{};
-    context->method = r->method;
+    context->accel_directives = Word{};
+    context->original_method = r->method;
 
     cleanup->handler = on_pool_destroyed;
     ngx_http_set_ctx(r, context, ngx_http_idempotency_module);
     return context;
 }
 
-ngx_int_t park(ngx_http_request_t *r)
+ngx_int_t suspend(ngx_http_request_t *r)
 {
     r->read_event_handler = ngx_http_test_reading;
     r->write_event_handler = ngx_http_request_empty_handler;

@@ -1,4 +1,4 @@
-// What this module knows of a request while nginx has it.
+// The state of one request, from its arrival to its end.
 
 #pragma once
 
@@ -28,86 +28,90 @@ enum class Status {
     unscoped,
 };
 
-// Where a request is on its way.
+// The steps of a request.
 enum class Stage {
-    aside,             // not, or no longer, a concern of this module
-    before_try_files,  // `try_files` may lead to another location first
-    reading,           // the body comes in, and is digested
-    claiming,          // the store is asked for the key
-    answered,          // the store has answered
-    waiting,           // another request has the key; it may soon be done
-    executing,         // the claim is held; the application is at work
-    capturing,         // its answer comes in and is held back
-    settling,          // the store is told; the answer still waits
-    passing,           // the answer goes on as it comes, and is not kept
+    inactive,          // the module does nothing (any more) with this request
+    before_try_files,  // waits for `try_files`, which may redirect to another location
+    reading_body,      // reads the body and computes its digest
+    claiming,          // waits for the store's reply to the claim
+    claim_replied,     // the reply is in the exchange
+    waiting_to_claim,  // another request has the key: waits, then claims again
+    executing,         // holds the claim; the upstream has not sent a response yet
+    capturing,         // the response arrives and is held
+    settling,          // the whole response is held; waits until the claim is settled
+    passing_through,   // the response is sent, or is being passed through
 };
 
-// What an upstream's module reads a body with.
-struct BodyReader {
-    ngx_int_t (*start)(void *data);
+// The functions with which an upstream module reads a response body, while this
+// module has replaced them by its own (malformed_body.cpp).
+struct UpstreamBodyReader {
+    ngx_int_t (*init)(void *data);
     ngx_event_pipe_input_filter_pt buffered;
     ngx_int_t (*unbuffered)(void *data, ssize_t bytes);
 };
 
-// Lives in the request's pool.  `ngx_http_internal_redirect` and its like wipe
-// r->ctx; find_context gets it back.
+// Lives in the request's pool.  `ngx_http_internal_redirect` and similar functions
+// clear r->ctx; `find_context` restores it.
 struct Context {
     ngx_http_request_t *request;
     LocationConfig *conf;  // of the location in which the key was claimed
-    Exchange *exchange;    // null where the request was not covered
+    Exchange *exchange;    // null if the request is not covered; one reference is held
     Stage stage;
     Status status;
-    Millis age;              // of the result that is replayed
-    Sha256 *body;            // is fed the body; null where that does not count
-    Origin previous_origin;  // of upstreams that redirects have left behind,
-    Word word;               // and their applications' word
+    Millis age;                  // of the response that is replayed
+    Sha256 *body_digest;         // of the request body; null if the fingerprint omits it
+    Origin previous_origin;      // of the upstreams before the last internal redirect
+    Word accel_directives;       // in all X-Accel-Idempotency headers so far
+    ngx_uint_t original_method;  // nginx's bit, without the bit that the guard adds
 
-    Settlement settlement;     // what becomes of the claim, by the answer's head
-    Millis ttl;                // of the result
-    bool from_upstream;        // the answer comes from one that is at work
-    bool broken;               // the answer did not come whole
-    BodyReader body_reader;    // while the answer comes in
-    bool grpc;                 // the answer is one of gRPC:
-    GrpcMessages messages;     // what has come of it
-    bool reset;                // the client was gone before its answer was sent
-    bool client_disconnected;  // while the answer went on to it
-    bool response_ended;       // all of it has been passed on
-    ngx_chain_t *unsent;       // buffers that were, and have not been taken yet
+    // the response
+    Settlement settlement;  // how the claim is settled; known from the header on
+    Millis ttl;             // of the kept response
+    bool from_upstream;     // an upstream was running when its header arrived
+    bool incomplete;        // its body ended early, or Content-Length is wrong
+    UpstreamBodyReader upstream_body_reader;
+    bool is_grpc;
+    GrpcMessages grpc_messages;  // counted in a gRPC body
+    bool stream_reset;           // the client reset the HTTP/2 stream before the response was sent
+    bool client_disconnected;    // while the response was passed through
+    bool response_ended;         // the last buffer has been passed through
+    ngx_chain_t *unsent;         // buffers that the next filters have not sent yet
 
-    ngx_http_handler_pt content_handler;  // the location's own, while it is guarded
-    bool handled;                         // it has been called
-    bool exchange_failed;                 // and came to no exchange, as it does else
-    ngx_uint_t method;                    // nginx's bit, without what guarding adds
-    void (*finalize_upstream)(ngx_http_request_t *r, ngx_int_t rc);  // that of its protocol
+    // the content handler
+    ngx_http_handler_pt content_handler;  // the location's, while the guard replaces it
+    bool content_handler_called;
+    bool upstream_not_created;  // it failed before it created the upstream
+    void (*original_finalize)(ngx_http_request_t *r, ngx_int_t rc);  // u->finalize_request
 
-    ngx_event_t timer;  // of a request that waits, or of a stream
-    ngx_msec_t poll_delay;
-    ngx_msec_t waits_until;
-    bool waits;
+    ngx_event_t timer;  // of a wait for the key, or of an idle gRPC stream
+    bool wait_started;  // `conflict wait`: the request has begun to wait for the key
+    ngx_msec_t wait_deadline;
+    ngx_msec_t claim_delay;  // until the next claim, in milliseconds
 
-    ngx_msec_t store_asked_at;
-    ngx_msec_t store_time;  // what all waiting for the store added up to
+    ngx_msec_t store_call_start;
+    ngx_msec_t store_time;  // sum of all waits for the store, in milliseconds
 };
 
-// The request's context, or null.
+// The context of a request, or null.  For a main request it is found after an internal
+// redirect too.
 Context *find_context(ngx_http_request_t *r);
 
-// Whether its claim is held for an answer that is not whole yet.
+// Whether the claim is held and the response is not complete yet.
 inline bool awaits_response(const Context &context)
 {
     return context.stage == Stage::executing || context.stage == Stage::capturing;
 }
 
-// A new one, in stage `aside`; null where the pool has no memory.
+// Creates the context, in stage `inactive`.  Null if there is no memory.
 Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status status);
 
-// Suspends the phases until something calls `resume`.  A client that leaves
-// meanwhile ends the request.
-ngx_int_t park(ngx_http_request_t *r);
+// Suspends the phases until `resume` is called, and returns what a phase handler
+// returns.  If the client closes the connection meanwhile, nginx ends the request.
+ngx_int_t suspend(ngx_http_request_t *r);
 void resume(ngx_http_request_t *r);
 
-// The context's timer: `handler` gets the context as `data`.  It ends with the
-// request.
+// The context's timer: `handler` gets an event whose `data` is the context.  The end
+// of the request stops it.  `delay` is in milliseconds.
 void start_timer(Context &context, ngx_event_handler_pt handler, ngx_msec_t delay);
 void stop_timer(Context &context);
 

@@ -10,14 +10,15 @@ namespace idempotency {
 
 namespace {
 
-// One request's small parts and the record of a small answer fit into this.
+// Bytes: the exchange itself and the record of a small response fit into this.
 constexpr size_t kPoolSize = 2048;
 
+// Bytes, if the length of the body is not known.
 constexpr std::size_t kFirstPiece = 4096;
 constexpr std::size_t kLargestPiece = 64 * 1024;
 
-constexpr ngx_msec_t kFirstRetry = 100;
-constexpr ngx_msec_t kLongestRetry = 2000;
+constexpr ngx_msec_t kFirstRetryDelay = 100;
+constexpr ngx_msec_t kLongestRetryDelay = 2000;
 
 }  // namespace
 
@@ -26,7 +27,7 @@ Exchange::Exchange(ngx_pool_t *pool, Context &context)
 {
     call_.exchange = this;
     call_.room = allocate_value;
-    call_.ended = on_ended;
+    call_.ended = on_call_ended;
 }
 
 Exchange *Exchange::create(Context &context, const KeyId &id)
@@ -37,26 +38,26 @@ Exchange *Exchange::create(Context &context, const KeyId &id)
         return nullptr;
     }
 
-    void *place = ngx_palloc(pool, sizeof(Exchange));
+    void *memory = ngx_palloc(pool, sizeof(Exchange));
 
-    if (place == nullptr) {
+    if (memory == nullptr) {
         ngx_destroy_pool(pool);
         return nullptr;
     }
 
-    auto *exchange = new (place) Exchange(pool, context);
+    auto *exchange = new (memory) Exchange(pool, context);
 
     exchange->call_.id = id;
     return exchange;
 }
 
-void Exchange::drop()
+void Exchange::drop_reference()
 {
     if (--references_ > 0) {
         return;
     }
 
-    conf_->store->maintenance->leases.drop(lease_);
+    conf_->store->maintenance->leases.remove(lease_);
     ngx_destroy_pool(pool_);
 }
 
@@ -66,34 +67,35 @@ void Exchange::log_oversized_value(std::size_t size) const
     std::size_t length = sizeof(hex);
 
     write_hex(conf_->store->store->stored_id(call_.id), hex);
-    ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                  "idempotency: store \"%V\" has %uz bytes under the key %*s: that is none of its "
-                  "results",
-                  &conf_->store->name, size, length, hex);
+    ngx_log_error(
+        NGX_LOG_ERR, ngx_cycle->log, 0,
+        "idempotency: the value of key %*s in store \"%V\" has %uz bytes: it is too large "
+        "for a result of this module",
+        length, hex, &conf_->store->name, size);
 }
 
-// A request that waits asks again and again, and finds a claim of the same size.
+// Call::room.  A request that waits for its key claims it repeatedly and gets a value of
+// the same size each time, so the buffer is used again.
 char *Exchange::allocate_value(Call &call, std::size_t size)
 {
     Exchange *exchange = static_cast<OwnCall &>(call).exchange;
 
-    // of somebody else, who writes to this Redis too
+    // another application has written the value to this Redis
     if (size > exchange->conf_->store->largest_value) {
         exchange->log_oversized_value(size);
         return nullptr;
     }
 
-    if (exchange->found_ == nullptr || size > exchange->found_size_) {
-        exchange->found_ = static_cast<char *>(ngx_pnalloc(exchange->pool_, size > 0 ? size : 1));
-        exchange->found_size_ = size;
+    if (exchange->value_buffer_ == nullptr || size > exchange->value_buffer_size_) {
+        exchange->value_buffer_ =
+            static_cast<char *>(ngx_pnalloc(exchange->pool_, size > 0 ? size : 1));
+        exchange->value_buffer_size_ = size;
     }
 
-    return exchange->found_;
+    return exchange->value_buffer_;
 }
 
-// The claim
-
-bool Exchange::claim(EndHandler on_end)
+bool Exchange::claim(ReplyHandler on_reply)
 {
     RecordHead head;
 
@@ -101,16 +103,16 @@ bool Exchange::claim(EndHandler on_end)
     head.fingerprint = fingerprint_;
     head.lifetime = conf_->lease;
 
-    RecordWriter writer(claim_, head);
+    RecordWriter writer(small_record_, head);
     writer.finish(call_.id);
-    claim_piece_ = {reinterpret_cast<char *>(claim_), writer.size()};
+    small_record_piece_ = {reinterpret_cast<char *>(small_record_), writer.size()};
 
-    on_end_ = on_end;
+    on_reply_ = on_reply;
     call_.kind = Call::Kind::claim;
     call_.token = 0;
-    call_.value = {&claim_piece_, 1};
+    call_.value = {&small_record_piece_, 1};
     call_.lifetime = conf_->lease;
-    return start();
+    return start_call();
 }
 
 static_assert(static_cast<unsigned>(Call::Kind::release)
@@ -125,7 +127,7 @@ void Exchange::count_call()
                              + static_cast<unsigned>(call_.kind)));
 }
 
-void Exchange::count_end()
+void Exchange::count_failure()
 {
     if (call_.reply.verdict == Verdict::unavailable) {
         count(Count::unavailable);
@@ -135,108 +137,107 @@ void Exchange::count_end()
     }
 }
 
-bool Exchange::start()
+bool Exchange::start_call()
 {
     count_call();
 
     if (conf_->store->store->start(call_)) {
-        count_end();
+        count_failure();
         return true;
     }
 
-    retain();
+    add_reference();
     return false;
 }
 
-void Exchange::on_ended(Call &call)
+void Exchange::on_call_ended(Call &call)
 {
     Exchange *exchange = static_cast<OwnCall &>(call).exchange;
 
-    exchange->count_end();
+    exchange->count_failure();
 
     if (call.kind == Call::Kind::claim && exchange->lease_.lease.token == 0) {
-        exchange->handle_claim_end();
+        exchange->handle_claim_reply();
 
-    } else if (exchange->handle_settle_end() && exchange->context_ != nullptr) {
-        exchange->on_end_(*exchange->context_);
+    } else if (exchange->handle_settle_reply() && exchange->context_ != nullptr) {
+        exchange->on_reply_(*exchange->context_);
     }
 
-    exchange->drop();
+    exchange->drop_reference();
 }
 
-void Exchange::handle_claim_end()
+void Exchange::handle_claim_reply()
 {
     if (context_ != nullptr) {
-        on_end_(*context_);
+        on_reply_(*context_);
 
     } else if (call_.reply.verdict == Verdict::claimed) {
-        // nobody is there any more to use it
-        keep_lease();
+        // the request has ended while the claim was on its way
+        start_renewing();
         settle(Settlement::release, 0, nullptr);
     }
 }
 
-void Exchange::keep_lease()
+void Exchange::start_renewing()
 {
     lease_.lease.id = call_.id;
     lease_.lease.token = call_.reply.token;
     lease_.lease.length = conf_->lease;
     claimed_at_ = ngx_current_msec;
-    conf_->store->maintenance->leases.keep(lease_);
+    conf_->store->maintenance->leases.add(lease_);
 }
 
-// The answer
-
-bool Exchange::add_piece()
+bool Exchange::add_body_piece()
 {
-    if (pieces_.elts == nullptr
-        && ngx_array_init(&pieces_, pool_, 4, sizeof(std::string_view)) != NGX_OK)
+    if (body_pieces_.elts == nullptr
+        && ngx_array_init(&body_pieces_, pool_, 4, sizeof(std::string_view)) != NGX_OK)
     {
         return false;
     }
 
-    std::size_t size =
-        expected_ > held_ ? expected_ - held_ : ngx_min(ngx_max(held_, kFirstPiece), kLargestPiece);
-    auto *room = static_cast<char *>(ngx_pnalloc(pool_, size));
-    auto *piece =
-        static_cast<std::string_view *>(room != nullptr ? ngx_array_push(&pieces_) : nullptr);
+    std::size_t size = expected_body_size_ > body_size_
+                           ? expected_body_size_ - body_size_
+                           : ngx_min(ngx_max(body_size_, kFirstPiece), kLargestPiece);
+    auto *memory = static_cast<char *>(ngx_pnalloc(pool_, size));
+    auto *piece = static_cast<std::string_view *>(memory != nullptr ? ngx_array_push(&body_pieces_)
+                                                                    : nullptr);
 
     if (piece == nullptr) {
         return false;
     }
 
-    *piece = {room, 0};
-    room_left_ = size;
+    *piece = {memory, 0};
+    free_in_last_piece_ = size;
     return true;
 }
 
-std::size_t Exchange::hold(std::string_view bytes)
+std::size_t Exchange::append_body(std::string_view bytes)
 {
-    std::size_t before = held_;
+    std::size_t size_before = body_size_;
 
-    while (!bytes.empty() && (room_left_ > 0 || add_piece())) {
-        auto *last = static_cast<std::string_view *>(pieces_.elts) + pieces_.nelts - 1;
-        std::size_t n = ngx_min(room_left_, bytes.size());
+    while (!bytes.empty() && (free_in_last_piece_ > 0 || add_body_piece())) {
+        auto *last = static_cast<std::string_view *>(body_pieces_.elts) + body_pieces_.nelts - 1;
+        std::size_t n = ngx_min(free_in_last_piece_, bytes.size());
 
         ngx_memcpy(const_cast<char *>(last->data()) + last->size(), bytes.data(), n);
         *last = {last->data(), last->size() + n};
-        room_left_ -= n;
-        held_ += n;
+        free_in_last_piece_ -= n;
+        body_size_ += n;
         bytes.remove_prefix(n);
     }
 
-    return held_ - before;
+    return body_size_ - size_before;
 }
 
-unsigned char *Exchange::allocate_head(std::size_t size)
+unsigned char *Exchange::allocate_record_prefix(std::size_t size)
 {
-    head_ = static_cast<unsigned char *>(ngx_pnalloc(pool_, size));
-    return head_;
+    record_prefix_ = static_cast<unsigned char *>(ngx_pnalloc(pool_, size));
+    return record_prefix_;
 }
 
-// By the store's clock, which made the token: that of this host counts only
-// for what has passed since.
-RecordHead Exchange::head(State state, Millis lifetime) const
+// `since` is by the store's clock: the token has the time of the claim in microseconds.
+// The clock of this host measures only the time since then.
+RecordHead Exchange::record_head(State state, Millis lifetime) const
 {
     RecordHead head;
 
@@ -248,25 +249,23 @@ RecordHead Exchange::head(State state, Millis lifetime) const
     return head;
 }
 
-// The end of the claim
-
 void Exchange::write_outcome(State state, Millis lifetime)
 {
-    RecordWriter writer(claim_, head(state, lifetime));
+    RecordWriter writer(small_record_, record_head(state, lifetime));
 
     writer.finish(call_.id);
-    claim_piece_ = {reinterpret_cast<char *>(claim_), writer.size()};
-    call_.value = {&claim_piece_, 1};
+    small_record_piece_ = {reinterpret_cast<char *>(small_record_), writer.size()};
+    call_.value = {&small_record_piece_, 1};
     call_.lifetime = lifetime;
 }
 
-bool Exchange::settle(Settlement settlement, Millis ttl, EndHandler on_end)
+bool Exchange::settle(Settlement settlement, Millis ttl, ReplyHandler on_reply)
 {
-    on_end_ = on_end;
+    on_reply_ = on_reply;
     settlement_ = settlement;
     call_.token = token();
     call_.kind = Call::Kind::settle;
-    conf_->store->maintenance->leases.drop(lease_);
+    conf_->store->maintenance->leases.remove(lease_);
     retry_until_ = ngx_current_msec + conf_->lease;
 
     switch (settlement) {
@@ -283,26 +282,28 @@ bool Exchange::settle(Settlement settlement, Millis ttl, EndHandler on_end)
         break;
 
     case Settlement::keep:
-        if (ngx_array_init(&record_, pool_, pieces_.nelts + 1, sizeof(std::string_view)) != NGX_OK)
+        if (ngx_array_init(&record_pieces_, pool_, body_pieces_.nelts + 1, sizeof(std::string_view))
+            != NGX_OK)
         {
             write_outcome(State::not_kept, ttl);
             break;
         }
 
-        *static_cast<std::string_view *>(ngx_array_push(&record_)) = {
-            reinterpret_cast<char *>(head_), head_size_};
-        std::copy_n(static_cast<std::string_view *>(pieces_.elts), pieces_.nelts,
-                    static_cast<std::string_view *>(record_.elts) + 1);
-        call_.value = {static_cast<std::string_view *>(record_.elts), pieces_.nelts + 1};
+        *static_cast<std::string_view *>(ngx_array_push(&record_pieces_)) = {
+            reinterpret_cast<char *>(record_prefix_), record_prefix_size_};
+        std::copy_n(static_cast<std::string_view *>(body_pieces_.elts), body_pieces_.nelts,
+                    static_cast<std::string_view *>(record_pieces_.elts) + 1);
+        call_.value = {static_cast<std::string_view *>(record_pieces_.elts),
+                       body_pieces_.nelts + 1};
         call_.lifetime = ttl;
         break;
     }
 
-    return start() && handle_settle_end();
+    return start_call() && handle_settle_reply();
 }
 
-// True where nothing more is to be awaited.
-bool Exchange::handle_settle_end()
+// True if the call has an outcome, false if another call was started.
+bool Exchange::handle_settle_reply()
 {
     switch (call_.reply.verdict) {
     case Verdict::done:
@@ -313,21 +314,21 @@ bool Exchange::handle_settle_end()
     case Verdict::lost:
         count(Count::late);
         ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
-                      "idempotency: a claim in store \"%V\" was lost before its request ended; "
-                      "its answer is delivered and not kept",
+                      "idempotency: a claim in store \"%V\" was lost before its request ended: "
+                      "the response is delivered and not kept",
                       &conf_->store->name);
         break;
 
     case Verdict::full:
-        // each claim has room in reserve for this
+        // a memory store reserves memory for this with each claim
         if (settlement_ == Settlement::keep) {
             ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                          "idempotency: store \"%V\" has no room for an answer of %uz bytes: "
+                          "idempotency: store \"%V\" has no memory for a response of %uz bytes: "
                           "it is recorded as not kept",
-                          &conf_->store->name, held_);
+                          &conf_->store->name, body_size_);
             settlement_ = Settlement::not_kept;
             write_outcome(State::not_kept, call_.lifetime);
-            return start() && handle_settle_end();
+            return start_call() && handle_settle_reply();
         }
         break;
 
@@ -346,10 +347,10 @@ void Exchange::retry_later()
 {
     if (retry_delay_ == 0) {
         ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                      "idempotency: store \"%V\" can't be told the outcome of a request; "
-                      "trying again until its lease ends",
+                      "idempotency: store \"%V\" is unavailable: the outcome of a request is not "
+                      "recorded yet; retrying until its lease expires",
                       &conf_->store->name);
-        retry_delay_ = kFirstRetry;
+        retry_delay_ = kFirstRetryDelay;
 
         if (settlement_ == Settlement::keep) {
             count(Count::unkept);
@@ -358,41 +359,43 @@ void Exchange::retry_later()
 
     if (static_cast<ngx_msec_int_t>(retry_until_ - ngx_current_msec) <= 0) {
         ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                      "idempotency: the outcome of a request was not recorded in store \"%V\"",
+                      "idempotency: the outcome of a request was not recorded in store \"%V\" "
+                      "before its lease expired",
                       &conf_->store->name);
         count(Count::unrecorded);
         return;
     }
 
-    pending_.event.handler = on_retry;
-    pending_.event.data = this;
-    pending_.event.log = ngx_cycle->log;
-    retain();
-    conf_->store->maintenance->retries.add(pending_, retry_delay_);
+    pending_outcome_.event.handler = on_retry;
+    pending_outcome_.event.data = this;
+    pending_outcome_.event.log = ngx_cycle->log;
+    add_reference();
+    conf_->store->maintenance->retries.add(pending_outcome_, retry_delay_);
 
-    // an outage shorter than a lease is not to cost the claim
-    retry_delay_ = ngx_min(retry_delay_ * 2, ngx_min(kLongestRetry, conf_->lease / 8 + 1));
+    // several retries within a lease: an outage shorter than the lease must not lose the
+    // claim
+    retry_delay_ = ngx_min(retry_delay_ * 2, ngx_min(kLongestRetryDelay, conf_->lease / 8 + 1));
 }
 
 void Exchange::on_retry(ngx_event_t *event)
 {
     auto *exchange = static_cast<Exchange *>(event->data);
-    auto left = static_cast<ngx_msec_int_t>(exchange->retry_until_ - ngx_current_msec);
+    auto time_left = static_cast<ngx_msec_int_t>(exchange->retry_until_ - ngx_current_msec);
 
-    exchange->conf_->store->maintenance->retries.remove(exchange->pending_);
+    exchange->conf_->store->maintenance->retries.remove(exchange->pending_outcome_);
 
-    // told late it holds the key no longer than told at once
+    // an outcome that is recorded late holds the key no longer than one recorded at once
     if (exchange->settlement_ == Settlement::unknown) {
-        exchange->write_outcome(State::unknown, static_cast<Millis>(ngx_max(left, 1)));
+        exchange->write_outcome(State::unknown, static_cast<Millis>(ngx_max(time_left, 1)));
     }
 
     exchange->count(Count::retries);
 
-    if (exchange->start()) {
-        exchange->handle_settle_end();
+    if (exchange->start_call()) {
+        exchange->handle_settle_reply();
     }
 
-    exchange->drop();
+    exchange->drop_reference();
 }
 
 }  // namespace idempotency

@@ -1,8 +1,8 @@
-// A claim and what it is for: one request at the application, and its answer.
+// A claim, the exchange with the upstream that it protects, and its response.
 //
-// An exchange outlives its request wherever the store is still at work for it.
-// So it owns its memory, is counted, and knows the request's context only as
-// long as there is one.
+// The outcome may have to be recorded in the store after the request has ended, so an
+// exchange can live longer than its request.  Therefore it has its own pool and a
+// reference count, and its pointer to the request's context is cleared (`detach`).
 
 #pragma once
 
@@ -21,13 +21,13 @@ struct Context;
 
 class Exchange {
 public:
-    // A reference is the caller's.  Null where there is no memory.
+    // The caller gets one reference.  Null if there is no memory.
     static Exchange *create(Context &context, const KeyId &id);
 
-    void retain() { references_++; }
-    void drop();
+    void add_reference() { references_++; }
+    void drop_reference();
 
-    // The request is no more.
+    // The request has ended: the context must not be used any more.
     void detach() { context_ = nullptr; }
 
     const KeyId &id() const { return call_.id; }
@@ -35,37 +35,41 @@ public:
     const Fingerprint &fingerprint() const { return fingerprint_; }
     void set_fingerprint(const Fingerprint &fingerprint) { fingerprint_ = fingerprint; }
     const Reply &reply() const { return call_.reply; }
-    ngx_pool_t *pool() { return pool_; }
 
-    // What the layer that made a call is told when the call has ended, if the request
-    // still exists then.
-    using EndHandler = void (*)(Context &context);
+    // Called when a call to the store has ended, unless the request has ended before.
+    using ReplyHandler = void (*)(Context &context);
 
-    // Asks the store for the key.  True if the reply is there; otherwise `on_end` is
-    // called when it is.
-    bool claim(EndHandler on_end);
+    // 1. Claims the key.  True if `reply()` is there already; otherwise `on_reply` is
+    // called later.
+    bool claim(ReplyHandler on_reply);
 
-    // Holds on to what `claim` got.
-    void keep_lease();
+    // 2. The key was claimed: takes the token from `reply()`, and renews the lease until
+    // `settle`.
+    void start_renewing();
 
-    // Copies more of the answer's body; gives how much, which is less than all
-    // where there is no memory.
-    std::size_t hold(std::string_view bytes);
-    std::size_t held() const { return held_; }
-    void expect_length(std::size_t length) { expected_ = length; }
-    const ngx_array_t &pieces() const { return pieces_; }
+    // 3. Copies a part of the response body.  Returns the number of bytes copied, which
+    // is less than `bytes.size()` if there is no memory.
+    std::size_t append_body(std::string_view bytes);
+    std::size_t body_size() const { return body_size_; }
+    void expect_body_length(std::size_t length) { expected_body_size_ = length; }
 
-    // Ends the claim; a kept answer comes with its head and fields, and with
-    // the room that `allocate_head` gave them.  True where the store has done so;
-    // otherwise `on_end` is called.
-    bool settle(Settlement settlement, Millis ttl, EndHandler on_end);
+    // Of std::string_view: the copied body.
+    const ngx_array_t &body_pieces() const { return body_pieces_; }
 
-    // Where the record of the answer is written: head and fields.
-    unsigned char *allocate_head(std::size_t size);
-    RecordHead head(State state, Millis lifetime) const;
-    void set_head_size(std::size_t size) { head_size_ = size; }
+    // 4. Before `settle(Settlement::keep)`: the caller writes the record up to the body
+    // (head, status line and fields) into this memory, and sets how many bytes it wrote.
+    // Null if there is no memory.
+    unsigned char *allocate_record_prefix(std::size_t size);
+    void set_record_prefix_size(std::size_t size) { record_prefix_size_ = size; }
+    RecordHead record_head(State state, Millis lifetime) const;
 
-    // Whether the store has taken what it was told last.
+    // 5. Settles the claim and stops the renewal.  `ttl` is the lifetime of a response
+    // that is kept or recorded as not kept.  True if the call has ended already;
+    // otherwise `on_reply` is called later.  If the store is unavailable, the outcome
+    // goes into the retry queue.
+    bool settle(Settlement settlement, Millis ttl, ReplyHandler on_reply);
+
+    // Whether the store has recorded the outcome.
     bool is_recorded() const { return call_.reply.verdict == Verdict::done; }
 
 private:
@@ -77,45 +81,45 @@ private:
 
     static char *allocate_value(Call &call, std::size_t size);
     void log_oversized_value(std::size_t size) const;
-    static void on_ended(Call &call);
+    static void on_call_ended(Call &call);
     static void on_retry(ngx_event_t *event);
 
-    bool add_piece();
-    bool start();
+    bool add_body_piece();
+    bool start_call();
     void count_call();
-    void count_end();
+    void count_failure();
     void count(Count what) { conf_->store->counters->add(what); }
-    void handle_claim_end();
-    bool handle_settle_end();
+    void handle_claim_reply();
+    bool handle_settle_reply();
     void write_outcome(State state, Millis lifetime);
     void retry_later();
 
     ngx_pool_t *pool_;
-    Context *context_;
+    Context *context_;  // null once the request has ended
     LocationConfig *conf_;
     ngx_uint_t references_ = 1;
-    EndHandler on_end_ = nullptr;
+    ReplyHandler on_reply_ = nullptr;
 
     OwnCall call_{};
-    char *found_ = nullptr;  // room for the value of a key that is taken
-    std::size_t found_size_ = 0;
-    std::string_view claim_piece_;
-    unsigned char claim_[kRecordHeadSize];
+    char *value_buffer_ = nullptr;  // for the value of a key that is in use
+    std::size_t value_buffer_size_ = 0;
+    std::string_view small_record_piece_;
+    unsigned char small_record_[kRecordHeadSize];  // of the claim, or an outcome without response
     Fingerprint fingerprint_{};
     RenewedLease lease_{};
     ngx_msec_t claimed_at_ = 0;
 
     Settlement settlement_ = Settlement::release;
-    ngx_array_t pieces_{};  // of std::string_view: the body
-    std::size_t held_ = 0;
-    std::size_t expected_ = 0;
-    std::size_t room_left_ = 0;  // in the last piece
-    unsigned char *head_ = nullptr;
-    std::size_t head_size_ = 0;
-    ngx_array_t record_{};  // of std::string_view: the record
+    ngx_array_t body_pieces_{};  // of std::string_view
+    std::size_t body_size_ = 0;
+    std::size_t expected_body_size_ = 0;  // 0: not known
+    std::size_t free_in_last_piece_ = 0;  // bytes
+    unsigned char *record_prefix_ = nullptr;
+    std::size_t record_prefix_size_ = 0;
+    ngx_array_t record_pieces_{};  // of std::string_view: the prefix, then the body
 
-    PendingOutcome pending_{};
-    ngx_msec_t retry_delay_ = 0;
+    PendingOutcome pending_outcome_{};
+    ngx_msec_t retry_delay_ = 0;  // 0: no retry yet
     ngx_msec_t retry_until_ = 0;
 };
 

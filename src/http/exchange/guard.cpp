@@ -1,11 +1,9 @@
-// A claimed request goes to the application once, and to its end.
-//
-// What decides that in nginx stands in the `upstream` configuration of a
-// location (ngx_http_upstream_conf_t): whether the exchange ends when the
-// client goes away, and which failures are tried again elsewhere.  A claimed
-// request gets a copy of its own; others in the same location see the user's.
-// An exchange is set up within the call of the location's content handler, so
-// that is where the copy is put in place.
+// Two settings in the `upstream` configuration of a location (ngx_http_upstream_conf_t)
+// decide whether the exchange ends when the client disconnects, and which failures are
+// retried with another server.  A claimed request gets its own copy of this
+// configuration; other requests in the same location use the configured one.  nginx
+// creates the upstream within the call of the location's content handler, so the copy is
+// made around this call.
 
 #include "http/exchange/guard.h"
 
@@ -16,18 +14,18 @@ namespace idempotency {
 
 namespace {
 
-// With one of these bits nginx asks for `non_idempotent` before it tries
-// another server with a request that has gone out (ngx_http_upstream_next).
-constexpr ngx_uint_t kNotRepeated = NGX_HTTP_POST | NGX_HTTP_LOCK | NGX_HTTP_PATCH;
+// For these methods nginx does not send a request that was sent already to another
+// server, except with `proxy_next_upstream non_idempotent` (ngx_http_upstream_next).
+constexpr ngx_uint_t kNonIdempotentMethods = NGX_HTTP_POST | NGX_HTTP_LOCK | NGX_HTTP_PATCH;
 
-void guard(ngx_http_upstream_conf_t &conf)
+void set_guarded(ngx_http_upstream_conf_t &conf)
 {
     conf.ignore_client_abort = 1;
     conf.next_upstream &= ~static_cast<ngx_uint_t>(NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT);
 }
 
-// Guards a location's upstream configurations for as long as it lives: within
-// one call of the content handler, in which no other request has its turn.
+// Changes the upstream configurations of a location, and restores them in the destructor.
+// It lives during one call of the content handler, in which no other request runs.
 class GuardedLocation {
 public:
     explicit GuardedLocation(const ngx_array_t &indices, ngx_http_request_t *r)
@@ -38,7 +36,7 @@ public:
             auto *conf = static_cast<ngx_http_upstream_conf_t *>(r->loc_conf[index[i]]);
 
             saved_[count_++] = {conf, conf->ignore_client_abort, conf->next_upstream};
-            guard(*conf);
+            set_guarded(*conf);
         }
     }
 
@@ -75,7 +73,7 @@ private:
     ngx_uint_t count_ = 0;
 };
 
-// The copy lives with the request, as its upstream does.
+// The copy lives in the request's pool, as r->upstream does.
 bool copy_upstream_conf(ngx_http_request_t *r)
 {
     auto *copy = static_cast<ngx_http_upstream_conf_t *>(
@@ -94,28 +92,29 @@ void restore_method(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
-    if (r->method == (context.method | NGX_HTTP_LOCK)) {
-        r->method = context.method;
+    if (r->method == (context.original_method | NGX_HTTP_LOCK)) {
+        r->method = context.original_method;
     }
 }
 
-// An upstream's `finalize_request`, which comes before any redirect: the
-// location of an error page is chosen by the method too (`limit_except`).
-void on_exchange_ended(ngx_http_request_t *r, ngx_int_t rc)
+// In place of the `finalize_request` of r->upstream, which nginx calls before any
+// redirect.  The method must be restored by then, since the location of an error page
+// checks it (`limit_except`).
+void on_finalize_upstream(ngx_http_request_t *r, ngx_int_t rc)
 {
     Context *context = find_context(r);
 
     restore_method(*context);
-    context->finalize_upstream(r, rc);
+    context->original_finalize(r, rc);
 }
 
-void watch_end(Context &context)
+void replace_finalize(Context &context)
 {
     ngx_http_upstream_t *u = context.request->upstream;
 
-    if (u->finalize_request != on_exchange_ended) {
-        context.finalize_upstream = u->finalize_request;
-        u->finalize_request = on_exchange_ended;
+    if (u->finalize_request != on_finalize_upstream) {
+        context.original_finalize = u->finalize_request;
+        u->finalize_request = on_finalize_upstream;
     }
 }
 
@@ -125,11 +124,11 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
     Context *context = find_context(r);
 
     r->content_handler = context->content_handler;
-    context->handled = true;
-    context->exchange_failed = false;
-    context->method = r->method;
+    context->content_handler_called = true;
+    context->upstream_not_created = false;
+    context->original_method = r->method;
 
-    if ((r->method & kNotRepeated) == 0) {
+    if ((r->method & kNonIdempotentMethods) == 0) {
         r->method |= NGX_HTTP_LOCK;
     }
 
@@ -139,34 +138,36 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
     ignore_stream_reset(r);
 
     if (r->upstream == nullptr || !location.has(r->upstream->conf)) {
-        r->method = context->method;  // it was no exchange with an upstream
-        context->exchange_failed = r->upstream == nullptr && rc >= NGX_HTTP_INTERNAL_SERVER_ERROR
-                                   && is_upstream_handler(context->content_handler);
+        r->method = context->original_method;  // there is no exchange with an upstream
+        context->upstream_not_created = r->upstream == nullptr
+                                        && rc >= NGX_HTTP_INTERNAL_SERVER_ERROR
+                                        && is_upstream_handler(context->content_handler);
         return rc;
     }
 
     remember_upstream_handler(context->content_handler);
-    watch_end(*context);
+    replace_finalize(*context);
     return copy_upstream_conf(r) ? rc : NGX_ERROR;
 }
 
-// Whether the application is at work for it, so that its client may leave.
-bool is_under_way(const Context &context)
+// Whether the exchange must continue if the client disconnects.
+bool must_continue(const Context &context)
 {
-    return awaits_response(context) || (context.stage == Stage::passing && !context.response_ended);
+    return awaits_response(context)
+           || (context.stage == Stage::passing_through && !context.response_ended);
 }
 
-ngx_http_handler_pt handler_of_location(ngx_http_request_t *r)
+ngx_http_handler_pt content_handler_of_location(ngx_http_request_t *r)
 {
     return static_cast<ngx_http_core_loc_conf_t *>(
                ngx_http_get_module_loc_conf(r, ngx_http_core_module))
         ->handler;
 }
 
-// nginx's ngx_http_handler_pt, in place of that of a subrequest
+// nginx's ngx_http_handler_pt, in place of the content handler of a subrequest
 ngx_int_t run_guarded_subrequest(ngx_http_request_t *r)
 {
-    r->content_handler = handler_of_location(r);
+    r->content_handler = content_handler_of_location(r);
 
     GuardedLocation location(main_config(r)->upstream_modules, r);
     ngx_int_t rc = r->content_handler(r);
@@ -186,7 +187,7 @@ void guard_upstream(Context &context)
 
     ignore_quic_close(r);
 
-    // an exchange that failed at once was not watched
+    // `on_finalize_upstream` did not run for an exchange that failed at once
     restore_method(context);
 
     if (r->content_handler != nullptr && r->content_handler != run_guarded) {
@@ -195,15 +196,15 @@ void guard_upstream(Context &context)
     }
 }
 
-// The content handler of a claimed request may do its work by subrequests
-// (`echo_location`), and so does what nginx makes of its answer (SSI): they end
-// with their client no more than it does.
+// The content handler of a claimed request may use subrequests (`echo_location`), and so
+// may the filters of its response (SSI).  They must not end either if the client
+// disconnects.
 void guard_subrequest(ngx_http_request_t *r)
 {
     Context *context = find_context(r->main);
 
-    if (context != nullptr && is_under_way(*context) && r->content_handler != nullptr
-        && r->content_handler == handler_of_location(r))
+    if (context != nullptr && must_continue(*context) && r->content_handler != nullptr
+        && r->content_handler == content_handler_of_location(r))
     {
         r->content_handler = run_guarded_subrequest;
     }
@@ -222,12 +223,12 @@ Origin origin_of(const Context &context)
         return context.previous_origin;
     }
 
-    // set when the whole head is there (ngx_http_upstream_process_header)
+    // set when the whole response header has arrived (ngx_http_upstream_process_header)
     if (u->state->header_time != static_cast<ngx_msec_t>(-1)) {
         return Origin::application;
     }
 
-    // a body that is still coming in is no whole request
+    // while the request body still arrives, the upstream has not got the whole request
     if (u->request_sent && !r->reading_body) {
         return Origin::broken;
     }

@@ -1,4 +1,4 @@
-// Keeps the claims of running requests alive, many with one call.
+// Renews the leases of running requests, many with one call to the store.
 
 #pragma once
 
@@ -9,12 +9,12 @@
 
 namespace idempotency {
 
-// A claim that is being kept; it lies in its exchange.
+// A claim whose lease is renewed.  It is a member of its exchange.
 struct RenewedLease {
     ngx_queue_t link;
     Lease lease;
-    ngx_msec_t due;  // when it is to be renewed
-    bool linked;
+    ngx_msec_t renew_at;
+    bool queued;
 };
 
 // One for each store, in each worker.
@@ -22,29 +22,30 @@ class LeaseRenewer {
 public:
     LeaseRenewer(Store &store, Counters &counters) : store_(store), counters_(counters)
     {
-        ngx_queue_init(&running_);
+        ngx_queue_init(&leases_);
     }
 
-    // Renews `kept` each third of its length until it is dropped.
-    void keep(RenewedLease &kept);
-    void drop(RenewedLease &kept);
+    // Renews the lease after each third of its length, until `remove`.  `renewed` must
+    // stay where it is until then.  `remove` does nothing if it was not added.
+    void add(RenewedLease &renewed);
+    void remove(RenewedLease &renewed);
 
-    // Renews all of them, from the event loop: the store was away, and what it
-    // was told then is lost.
+    // Renews all leases from the event loop: renewals that were sent while the store
+    // was unavailable are lost.
     void renew_all_soon();
 
-    // Before the worker ends.
+    // Call it before the worker exits.
     void stop();
 
 private:
     static void on_timer(ngx_event_t *event);
-    void renew_due();
+    void renew_due_leases();
     void renew(const Lease *leases, std::size_t count);
-    void set_timer(ngx_msec_t due);
+    void set_timer(ngx_msec_t renew_at);
 
     Store &store_;
     Counters &counters_;
-    ngx_queue_t running_;
+    ngx_queue_t leases_;
     ngx_event_t timer_{};
 };
 

@@ -6,13 +6,13 @@ namespace idempotency {
 
 bool create_maintenance(ngx_conf_t *cf, StoreSlot &slot)
 {
-    void *place = ngx_palloc(cf->pool, sizeof(Maintenance));
+    void *memory = ngx_palloc(cf->pool, sizeof(Maintenance));
 
-    if (place == nullptr) {
+    if (memory == nullptr) {
         return false;
     }
 
-    slot.maintenance = new (place) Maintenance(*slot.store, *slot.counters);
+    slot.maintenance = new (memory) Maintenance(*slot.store, *slot.counters);
     return true;
 }
 

@@ -1,5 +1,5 @@
-// What a worker does for a store apart from the calls of its requests: it renews
-// leases, and retries outcomes that are not recorded yet.
+// The work that a worker does for a store besides the calls of its requests: it renews
+// leases, and retries to record outcomes.
 
 #pragma once
 
@@ -18,7 +18,8 @@ public:
     RetryQueue retries;
 
 private:
-    // Leases may be about to expire.
+    // The store is available again: leases may be about to expire, so both start at
+    // once.
     void store_is_back() override
     {
         leases.renew_all_soon();
@@ -26,8 +27,8 @@ private:
     }
 };
 
-// Creates the maintenance of a store, in the pool of the configuration.  False if
-// there is no memory.
+// Creates `slot.maintenance`, in the pool of the configuration.  False if there is no
+// memory.
 bool create_maintenance(ngx_conf_t *cf, StoreSlot &slot);
 
 }  // namespace idempotency

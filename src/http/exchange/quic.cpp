@@ -1,4 +1,4 @@
-// A client closes its QUIC connection: what it has asked for goes on.
+// The client closes its QUIC connection: its requests continue.
 
 #include "http/exchange/client_close.h"
 
@@ -9,17 +9,18 @@ namespace idempotency {
 
 namespace {
 
-// nginx's ngx_http_request_handler, which no header declares.
+// ngx_http_request_handler, which is static in nginx.
 ngx_event_handler_pt request_handler;
 
-// ngx_quic_close_streams marks a stream so, each time it comes by.  A worker that
-// has to end (ngx_shutdown_timer_handler) closes without the error.
+// ngx_quic_close_streams sets both flags each time it runs.  A worker that has to exit
+// (ngx_shutdown_timer_handler) sets `close` without `error`.
 bool is_closed_by_quic(const ngx_connection_t *c) { return c->close && c->write->error; }
 
 // nginx's ngx_event_handler_pt, in place of ngx_http_request_handler, which ends a
-// request whose connection is to close, whatever it waits for.  The exchange learns of
-// it as over HTTP/1.1: when it writes, or where it looks out for it.
-void on_read(ngx_event_t *event)
+// request whose connection has `close` set, whatever the request waits for.  Here the
+// exchange notices the closed connection as over HTTP/1.1: when it writes, or in a
+// handler that checks the connection.
+void on_read_event(ngx_event_t *event)
 {
     auto *c = static_cast<ngx_connection_t *>(event->data);
 
@@ -27,7 +28,7 @@ void on_read(ngx_event_t *event)
         c->close = 0;
         c->write->error = 0;
 
-        // an answer that goes on waits for its client no more
+        // a response that is passed through must not wait for the client any more
         ngx_post_event(c->write, &ngx_posted_events);
     }
 
@@ -36,14 +37,13 @@ void on_read(ngx_event_t *event)
 
 }  // namespace
 
-// A stream has one request, so it is never undone.
 void ignore_quic_close(ngx_http_request_t *r)
 {
     ngx_connection_t *c = r->connection;
 
-    if (c->quic != nullptr && c->read->handler != on_read) {
+    if (c->quic != nullptr && c->read->handler != on_read_event) {
         request_handler = c->read->handler;
-        c->read->handler = on_read;
+        c->read->handler = on_read_event;
     }
 }
 

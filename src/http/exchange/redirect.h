@@ -7,8 +7,9 @@
 
 namespace idempotency {
 
-// Call it when the request arrives in the new location.  The claim stays; what the
-// upstream of the previous location said is stored in the context.
+// Call it when the request arrives in the new location.  The claim stays.  The context
+// keeps how far the exchange with the previous upstream has come, and the
+// X-Accel-Idempotency headers of its response.
 void continue_after_redirect(Context &context);
 
 }  // namespace idempotency

@@ -1,5 +1,3 @@
-// A request is no more; its claim may still be held.
-
 #include "http/exchange/request_end.h"
 
 #include "http/exchange/exchange.h"
@@ -9,13 +7,14 @@ namespace idempotency {
 
 namespace {
 
-// A content handler without an upstream (`content_by_lua`) tells nothing of what
-// it had done when it was cut off.
+// A content handler without an upstream (`content_by_lua`) may have acted on the request
+// before the request was ended.
 Origin origin_at_end(const Context &context)
 {
     ngx_http_request_t *r = context.request;
 
-    return context.handled && !context.exchange_failed && r->upstream == nullptr && !r->reading_body
+    return context.content_handler_called && !context.upstream_not_created && r->upstream == nullptr
+                   && !r->reading_body
                ? Origin::broken
                : origin_of(context);
 }
@@ -33,7 +32,6 @@ void count_request(const Context &context)
 
 }  // namespace
 
-// From the cleanup of the request's pool: nothing may be allocated there.
 void on_request_destroyed(Context &context)
 {
     stop_timer(context);
@@ -52,7 +50,7 @@ void on_request_destroyed(Context &context)
             context.conf->ttl, nullptr);
     }
 
-    context.exchange->drop();
+    context.exchange->drop_reference();
 }
 
 }  // namespace idempotency

@@ -6,8 +6,8 @@
 
 namespace idempotency {
 
-// From the cleanup of the request's pool.  It counts the request, and settles a
-// claim that is still running.  It allocates nothing.
+// Counts the request, and settles a claim that is not settled yet.  Call it from the
+// cleanup of the request's pool: it allocates nothing there.
 void on_request_destroyed(Context &context);
 
 }  // namespace idempotency

@@ -1,5 +1,5 @@
-// The outcomes that a store could not be told: each is tried again after a
-// while, and all of them at once when the store is back.
+// The outcomes that could not be recorded because the store was unavailable.  Each is
+// retried after a delay, and all are retried once the store is available again.
 
 #pragma once
 
@@ -7,8 +7,8 @@
 
 namespace idempotency {
 
-// It lies in its exchange, which sets the event's handler, data and log.  The
-// handler removes it first.
+// A member of its exchange, which sets handler, data and log of the event.  The
+// handler must first call `RetryQueue::remove`.
 struct PendingOutcome {
     ngx_queue_t link;
     ngx_event_t event;
@@ -19,11 +19,11 @@ class RetryQueue {
 public:
     RetryQueue() { ngx_queue_init(&outcomes_); }
 
-    // Calls the handler after `delay`, or as soon as `retry_all_soon` says.
+    // Calls the handler after `delay` milliseconds, or after `retry_all_soon`.
     void add(PendingOutcome &outcome, ngx_msec_t delay);
     void remove(PendingOutcome &outcome);
 
-    // From the event loop.
+    // Posts the event of each outcome: the event loop calls the handlers.
     void retry_all_soon();
 
 private:

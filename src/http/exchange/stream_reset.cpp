@@ -1,11 +1,10 @@
-// A client resets its stream of HTTP/2, or closes the connection, while the
-// application is at work.
+// The client resets its HTTP/2 stream, or closes the connection, while the exchange runs.
 //
-// nginx then sets the request's `c->error` at once, and with that an exchange
-// may run to its end but not go on to an `error_page`, and is ended by the first
-// subrequest that ends, such as a mirror's (ngx_http_finalize_request).  Over
-// HTTP/1.1 a client that is gone shows when its answer is sent; so it is here:
-// the error is put aside until it is.
+// nginx then sets `c->error` of the request at once.  With that error the exchange runs to
+// its end, but an `error_page` does not, and the end of any subrequest (such as one of
+// `mirror`) ends the request (ngx_http_finalize_request).  Over HTTP/1.1 nginx notices a
+// closed connection only when it sends the response.  This file does the same for HTTP/2:
+// the error is cleared until the response is sent.
 
 #include "http/exchange/client_close.h"
 
@@ -21,7 +20,7 @@ void on_client_event(ngx_http_request_t *r)
 
     if (c->error && context != nullptr && awaits_response(*context)) {
         c->error = 0;
-        context->reset = true;
+        context->stream_reset = true;
     }
 
     ngx_http_block_reading(r);
@@ -44,7 +43,7 @@ void apply_stream_reset(Context &context)
         r->read_event_handler = ngx_http_block_reading;
     }
 
-    if (context.reset) {
+    if (context.stream_reset) {
         r->connection->error = 1;
     }
 }

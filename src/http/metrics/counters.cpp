@@ -6,20 +6,20 @@ namespace idempotency {
 
 Counters *Counters::create(ngx_conf_t *cf, const ngx_str_t &store, void *tag)
 {
-    static constexpr char kind[] = "idempotency_status ";
-    void *place = ngx_palloc(cf->pool, sizeof(Counters));
+    static constexpr char prefix[] = "idempotency_status ";
+    void *memory = ngx_palloc(cf->pool, sizeof(Counters));
     ngx_str_t name;
 
-    name.len = sizeof(kind) - 1 + store.len;
+    name.len = sizeof(prefix) - 1 + store.len;
     name.data = static_cast<u_char *>(ngx_pnalloc(cf->pool, name.len));
 
-    if (place == nullptr || name.data == nullptr) {
+    if (memory == nullptr || name.data == nullptr) {
         return nullptr;
     }
 
-    ngx_memcpy(ngx_cpymem(name.data, kind, sizeof(kind) - 1), store.data, store.len);
+    ngx_memcpy(ngx_cpymem(name.data, prefix, sizeof(prefix) - 1), store.data, store.len);
 
-    // the slab pool needs some of it; and a later layout may need some
+    // with space for the slab pool itself, and for a later layout
     size_t size = 8 * ngx_pagesize + 2 * sizeof(Shared);
     ngx_shm_zone_t *segment = ngx_shared_memory_add(cf, &name, ngx_align(size, ngx_pagesize), tag);
 
@@ -28,12 +28,12 @@ Counters *Counters::create(ngx_conf_t *cf, const ngx_str_t &store, void *tag)
     }
 
     segment->init = on_segment;
-    segment->data = new (place) Counters;
-    return static_cast<Counters *>(place);
+    segment->data = new (memory) Counters;
+    return static_cast<Counters *>(memory);
 }
 
-// nginx's ngx_shm_zone_init_pt.  Counters of another layout are left to the
-// workers that still use them.
+// nginx's ngx_shm_zone_init_pt.  Counters of another layout stay in the zone, since old
+// workers may still use them; new ones are allocated.
 ngx_int_t Counters::on_segment(ngx_shm_zone_t *segment, void *)
 {
     constexpr std::uint64_t layout = sizeof(Shared) << 16 | kCounts;
@@ -61,8 +61,8 @@ void Counters::read(std::uint64_t (&counts)[kCounts])
     for (std::size_t i = 0; i < kCounts; i++) {
         counts[i] = 0;
 
-        for (ngx_uint_t worker = 0; worker < kPlaces; worker++) {
-            counts[i] += place(worker, static_cast<Count>(i));
+        for (ngx_uint_t worker = 0; worker < kSlots; worker++) {
+            counts[i] += counter(worker, static_cast<Count>(i));
         }
     }
 }

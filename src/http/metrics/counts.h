@@ -1,4 +1,4 @@
-// What is counted for each store.
+// The counters of each store.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 namespace idempotency {
 
 enum class Count : unsigned {
-    // requests, by their `$idempotency_status`: in the order of Status
+    // requests by `$idempotency_status`, in the order of Status
     fresh,
     replayed,
     in_progress,
@@ -20,25 +20,25 @@ enum class Count : unsigned {
     bypass,
     unscoped,
 
-    // claims, by what became of them: in the order of Settlement
+    // settled claims by outcome, in the order of Settlement
     result_kept,
     result_released,
     result_unknown,
     result_not_kept,
 
-    late,        // results of claims that were lost
-    unkept,      // answers that were delivered before they could be kept
-    retries,     // of telling an outcome
-    unrecorded,  // outcomes that were given up
+    late,        // outcomes of claims that were lost before
+    unkept,      // responses that were delivered before they were kept
+    retries,     // of recording an outcome
+    unrecorded,  // outcomes that were not recorded before the lease expired
 
-    // calls, in the order of Call::Kind
+    // calls to the store, in the order of Call::Kind
     claims,
     settles,
     releases,
 
-    renewals,     // of a claim each
-    unavailable,  // calls that ended so
-    full,
+    renewals,     // of leases
+    unavailable,  // calls that ended with Verdict::unavailable
+    full,         // calls that ended with Verdict::full
 };
 
 constexpr std::size_t kCounts = static_cast<std::size_t>(Count::full) + 1;

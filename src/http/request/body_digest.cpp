@@ -1,5 +1,3 @@
-// The digest of a request's body, taken while the body arrives.
-
 #include <new>
 
 #include "http/request/body_digest.h"
@@ -12,7 +10,7 @@ namespace {
 
 ngx_http_request_body_filter_pt next_request_body_filter;
 
-constexpr size_t kReadAtOnce = 64 * 1024;
+constexpr size_t kFileReadSize = 64 * 1024;  // bytes
 
 void destroy_digest(void *data) { static_cast<Sha256 *>(data)->~Sha256(); }
 
@@ -25,24 +23,24 @@ bool start_digest(Context &context)
         return false;
     }
 
-    context.body = new (cleanup->data) Sha256(main_config(r)->digester->method());
+    context.body_digest = new (cleanup->data) Sha256(main_config(r)->digester->method());
     cleanup->handler = destroy_digest;
-    return context.body->restart();
+    return context.body_digest->restart();
 }
 
-std::string_view in_memory(const ngx_buf_t *b)
+std::string_view bytes_in_memory(const ngx_buf_t *b)
 {
     return {reinterpret_cast<const char *>(b->pos), static_cast<size_t>(b->last - b->pos)};
 }
 
 // nginx's ngx_http_request_body_filter_pt
-ngx_int_t on_body_part(ngx_http_request_t *r, ngx_chain_t *in)
+ngx_int_t on_request_body_part(ngx_http_request_t *r, ngx_chain_t *in)
 {
     auto *context = static_cast<Context *>(ngx_http_get_module_ctx(r, ngx_http_idempotency_module));
 
-    if (context != nullptr && context->stage == Stage::reading) {
+    if (context != nullptr && context->stage == Stage::reading_body) {
         for (ngx_chain_t *link = in; link != nullptr; link = link->next) {
-            if (!context->body->update(in_memory(link->buf))) {
+            if (!context->body_digest->update(bytes_in_memory(link->buf))) {
                 return NGX_HTTP_INTERNAL_SERVER_ERROR;
             }
         }
@@ -53,36 +51,39 @@ ngx_int_t on_body_part(ngx_http_request_t *r, ngx_chain_t *in)
 
 bool digest_file(Context &context, const ngx_buf_t *b)
 {
-    auto *room = static_cast<u_char *>(ngx_palloc(context.request->pool, kReadAtOnce));
+    auto *buffer = static_cast<u_char *>(ngx_palloc(context.request->pool, kFileReadSize));
 
-    if (room == nullptr) {
+    if (buffer == nullptr) {
         return false;
     }
 
-    for (off_t at = b->file_pos; at < b->file_last;) {
-        size_t size = static_cast<size_t>(ngx_min(b->file_last - at, off_t(kReadAtOnce)));
-        ssize_t n = ngx_read_file(b->file, room, size, at);
+    for (off_t offset = b->file_pos; offset < b->file_last;) {
+        size_t size = static_cast<size_t>(ngx_min(b->file_last - offset, off_t(kFileReadSize)));
+        ssize_t n = ngx_read_file(b->file, buffer, size, offset);
 
         if (n <= 0
-            || !context.body->update({reinterpret_cast<char *>(room), static_cast<size_t>(n)})) {
+            || !context.body_digest->update(
+                {reinterpret_cast<char *>(buffer), static_cast<size_t>(n)}))
+        {
             return false;
         }
 
-        at += n;
+        offset += n;
     }
 
     return true;
 }
 
-// A module that came earlier has read the body: no filter sees it again.
+// Another module has read the body before, so the body filter does not see it.
 bool digest_buffered_body(Context &context)
 {
     for (ngx_chain_t *link = context.request->request_body->bufs; link != nullptr;
          link = link->next) {
-        bool done = link->buf->in_file ? digest_file(context, link->buf)
-                                       : context.body->update(in_memory(link->buf));
+        bool digested = link->buf->in_file
+                            ? digest_file(context, link->buf)
+                            : context.body_digest->update(bytes_in_memory(link->buf));
 
-        if (!done) {
+        if (!digested) {
             return false;
         }
     }
@@ -90,17 +91,19 @@ bool digest_buffered_body(Context &context)
     return true;
 }
 
-// `dav_methods PUT`: the location has no content handler of its own.
+// Whether ngx_http_dav_module handles this PUT (`dav_methods PUT`).  That module is a
+// handler of the content phase, so the location has no content handler.
 bool is_dav_put(ngx_http_request_t *r)
 {
     ngx_int_t index = main_config(r)->dav;
 
-    // the first member of ngx_http_dav_loc_conf_t are its methods
+    // the first member of ngx_http_dav_loc_conf_t is the set of methods
     return r->method == NGX_HTTP_PUT && r->content_handler == nullptr && index >= 0
            && (*static_cast<ngx_uint_t *>(r->loc_conf[index]) & NGX_HTTP_PUT) != 0;
 }
 
-// As ngx_http_dav_handler would read it: a file that is then moved to its place.
+// Reads the body as ngx_http_dav_handler does: into a file, which that handler then
+// moves to its destination.
 void read_into_file(ngx_http_request_t *r)
 {
     r->request_body_in_file_only = 1;
@@ -110,8 +113,9 @@ void read_into_file(ngx_http_request_t *r)
     r->request_body_file_log_level = 0;
 }
 
-// nginx's ngx_http_client_body_handler_pt; as the mirror module goes on
-void on_body(ngx_http_request_t *r)
+// nginx's ngx_http_client_body_handler_pt: resumes the phases, as the mirror module
+// does (ngx_http_mirror_body_handler)
+void on_body_read(ngx_http_request_t *r)
 {
     r->preserve_body = 1;
     r->write_event_handler = ngx_http_core_run_phases;
@@ -123,7 +127,7 @@ void on_body(ngx_http_request_t *r)
 void install_body_digest()
 {
     next_request_body_filter = ngx_http_top_request_body_filter;
-    ngx_http_top_request_body_filter = on_body_part;
+    ngx_http_top_request_body_filter = on_request_body_part;
 }
 
 ngx_int_t read_body(Context &context)
@@ -138,13 +142,13 @@ ngx_int_t read_body(Context &context)
         return digest_buffered_body(context) ? claim_key(context) : NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    context.stage = Stage::reading;
+    context.stage = Stage::reading_body;
 
     if (is_dav_put(r)) {
         read_into_file(r);
     }
 
-    ngx_int_t rc = ngx_http_read_client_request_body(r, on_body);
+    ngx_int_t rc = ngx_http_read_client_request_body(r, on_body_read);
 
     if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {
         return rc;

@@ -1,5 +1,3 @@
-// The store is asked for the key; its reply decides what the request comes to.
-
 #include "http/request/claim.h"
 
 #include "http/answer/problem.h"
@@ -11,24 +9,26 @@ namespace idempotency {
 
 namespace {
 
-constexpr ngx_msec_t kFirstPoll = 10;
-constexpr ngx_msec_t kLongestPoll = 250;
-constexpr Millis kRetrySoon = 1000;
+// Milliseconds between two claims of a request that waits for its key.
+constexpr ngx_msec_t kFirstClaimDelay = 10;
+constexpr ngx_msec_t kLongestClaimDelay = 250;
 
-bool set_fingerprint(Context &context)
+constexpr Millis kRetryAfter = 1000;
+
+bool compute_fingerprint(Context &context)
 {
     ngx_str_t value;
     Fingerprint fingerprint;
 
-    // not before the body was read: $request_body would stay empty for all
-    // that come later
+    // evaluated only after the body was read: nginx caches the value of
+    // $request_body, so it would stay empty for later handlers
     if (ngx_http_complex_value(context.request, context.conf->fingerprint, &value) != NGX_OK) {
         return false;
     }
 
     Digester &digester = *main_config(context.request)->digester;
 
-    if (!digester.fingerprint(view(value), context.body, fingerprint)) {
+    if (!digester.fingerprint(view(value), context.body_digest, fingerprint)) {
         return false;
     }
 
@@ -36,34 +36,34 @@ bool set_fingerprint(Context &context)
     return true;
 }
 
-void on_claim_replied(Context &context)
+void on_claim_reply(Context &context)
 {
-    context.stage = Stage::answered;
+    context.stage = Stage::claim_replied;
     resume(context.request);
 }
 
-ngx_int_t ask_store(Context &context)
+ngx_int_t send_claim(Context &context)
 {
-    context.store_asked_at = ngx_current_msec;
+    context.store_call_start = ngx_current_msec;
 
-    if (context.exchange->claim(on_claim_replied)) {
+    if (context.exchange->claim(on_claim_reply)) {
         return handle_claim_reply(context);
     }
 
     context.stage = Stage::claiming;
-    return park(context.request);
+    return suspend(context.request);
 }
 
-ngx_int_t execute(Context &context)
+ngx_int_t start_execution(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
-    context.exchange->keep_lease();
+    context.exchange->start_renewing();
     context.stage = Stage::executing;
     context.status = Status::fresh;
 
-    // the answer that is kept is the application's, whatever this client has
-    // in its cache
+    // the kept response must be the whole response of the application, whatever this
+    // client has in its cache
     r->headers_in.if_modified_since = nullptr;
     r->headers_in.if_unmodified_since = nullptr;
     r->headers_in.if_match = nullptr;
@@ -73,69 +73,70 @@ ngx_int_t execute(Context &context)
     return NGX_DECLINED;
 }
 
-ngx_int_t store_failed(Context &context, Verdict verdict)
+ngx_int_t handle_store_failure(Context &context, Verdict verdict)
 {
     if (verdict == Verdict::full) {
         ngx_log_error(NGX_LOG_ERR, context.request->connection->log, 0,
-                      "idempotency: store \"%V\" has no room for another key",
+                      "idempotency: store \"%V\" is full: a new key was not stored",
                       &context.conf->store->name);
     }
 
     if (static_cast<StoreError>(context.conf->store_error) == StoreError::pass) {
-        context.stage = Stage::aside;
+        context.stage = Stage::inactive;
         context.status = Status::store_error;
         return NGX_DECLINED;
     }
 
-    return refuse(context, Status::store_error, Problem::store_unavailable, kRetrySoon);
+    return refuse_request(context, Status::store_error, Problem::store_unavailable, kRetryAfter);
 }
 
-void on_poll(ngx_event_t *event)
+void on_claim_timer(ngx_event_t *event)
 {
     auto *context = static_cast<Context *>(event->data);
 
-    context->store_asked_at = ngx_current_msec;
+    context->store_call_start = ngx_current_msec;
     context->stage = Stage::claiming;
 
-    if (context->exchange->claim(on_claim_replied)) {
-        context->stage = Stage::answered;
+    if (context->exchange->claim(on_claim_reply)) {
+        context->stage = Stage::claim_replied;
         resume(context->request);
     }
 }
 
-bool has_waited_enough(Context &context)
+// The first call starts the wait.
+bool is_wait_over(Context &context)
 {
-    if (!context.waits) {
-        context.waits = true;
-        context.waits_until = ngx_current_msec + context.conf->conflict_wait;
-        context.poll_delay = kFirstPoll;
+    if (!context.wait_started) {
+        context.wait_started = true;
+        context.wait_deadline = ngx_current_msec + context.conf->conflict_wait;
+        context.claim_delay = kFirstClaimDelay;
         return false;
     }
 
-    return static_cast<ngx_msec_int_t>(context.waits_until - ngx_current_msec) <= 0;
+    return static_cast<ngx_msec_int_t>(context.wait_deadline - ngx_current_msec) <= 0;
 }
 
-ngx_int_t wait_for_other(Context &context)
+ngx_int_t wait_and_claim_again(Context &context)
 {
-    auto left = static_cast<ngx_msec_int_t>(context.waits_until - ngx_current_msec);
+    auto time_left = static_cast<ngx_msec_int_t>(context.wait_deadline - ngx_current_msec);
 
-    context.stage = Stage::waiting;
-    start_timer(context, on_poll, ngx_min(context.poll_delay, static_cast<ngx_msec_t>(left)));
-    context.poll_delay = ngx_min(context.poll_delay * 2, kLongestPoll);
-    return park(context.request);
+    context.stage = Stage::waiting_to_claim;
+    start_timer(context, on_claim_timer,
+                ngx_min(context.claim_delay, static_cast<ngx_msec_t>(time_left)));
+    context.claim_delay = ngx_min(context.claim_delay * 2, kLongestClaimDelay);
+    return suspend(context.request);
 }
 
-ngx_int_t handle_running(Context &context)
+ngx_int_t handle_key_in_progress(Context &context)
 {
-    if (static_cast<Conflict>(context.conf->conflict) == Conflict::wait
-        && !has_waited_enough(context)) {
-        return wait_for_other(context);
+    if (static_cast<Conflict>(context.conf->conflict) == Conflict::wait && !is_wait_over(context)) {
+        return wait_and_claim_again(context);
     }
 
-    return refuse(context, Status::in_progress, Problem::in_progress, kRetrySoon);
+    return refuse_request(context, Status::in_progress, Problem::in_progress, kRetryAfter);
 }
 
-ngx_int_t handle_record(Context &context, const Reply &reply)
+ngx_int_t handle_found_record(Context &context, const Reply &reply)
 {
     Record record;
     RecordFault fault = read_record(reply.value, context.exchange->id(), record);
@@ -147,18 +148,19 @@ ngx_int_t handle_record(Context &context, const Reply &reply)
         ngx_log_error(NGX_LOG_ERR, context.request->connection->log, 0,
                       "idempotency: the value of key %*s in store \"%V\" %s", kHexLength, id,
                       &context.conf->store->name, describe(fault));
-        return refuse(context, Status::store_error, Problem::store_unavailable, kRetrySoon);
+        return refuse_request(context, Status::store_error, Problem::store_unavailable,
+                              kRetryAfter);
     }
 
     switch (decide_by_record(record, context.exchange->fingerprint())) {
     case Action::reused:
-        return refuse(context, Status::reused, Problem::key_reused, 0);
+        return refuse_request(context, Status::reused, Problem::key_reused, 0);
     case Action::in_progress:
-        return handle_running(context);
+        return handle_key_in_progress(context);
     case Action::outcome_unknown:
-        return refuse(context, Status::unknown, Problem::outcome_unknown, reply.remaining);
+        return refuse_request(context, Status::unknown, Problem::outcome_unknown, reply.remaining);
     case Action::not_kept:
-        return refuse(context, Status::not_kept, Problem::response_not_kept, 0);
+        return refuse_request(context, Status::not_kept, Problem::response_not_kept, 0);
     case Action::replay:
         break;
     }
@@ -172,22 +174,22 @@ ngx_int_t handle_record(Context &context, const Reply &reply)
 
 ngx_int_t claim_key(Context &context)
 {
-    return set_fingerprint(context) ? ask_store(context) : NGX_HTTP_INTERNAL_SERVER_ERROR;
+    return compute_fingerprint(context) ? send_claim(context) : NGX_HTTP_INTERNAL_SERVER_ERROR;
 }
 
 ngx_int_t handle_claim_reply(Context &context)
 {
     const Reply &reply = context.exchange->reply();
 
-    context.store_time += ngx_current_msec - context.store_asked_at;
+    context.store_time += ngx_current_msec - context.store_call_start;
 
     switch (reply.verdict) {
     case Verdict::claimed:
-        return execute(context);
+        return start_execution(context);
     case Verdict::found:
-        return handle_record(context, reply);
+        return handle_found_record(context, reply);
     default:
-        return store_failed(context, reply.verdict);
+        return handle_store_failure(context, reply.verdict);
     }
 }
 

@@ -1,4 +1,5 @@
-// Claims the key of a request in the store, and acts on the reply.
+// Claims the key of a request in the store, and acts on the reply: executes, replays,
+// refuses, or waits and claims again.
 
 #pragma once
 
@@ -6,9 +7,13 @@
 
 namespace idempotency {
 
-// Both return what a phase handler returns.  `claim_key` asks the store; if the reply
-// is not there at once, the request waits and resumes with `handle_claim_reply`.
+// Computes the fingerprint and sends the claim to the store.  The body, if it belongs
+// to the fingerprint, has been read.  Returns what a phase handler returns: NGX_AGAIN
+// while the request waits for the reply; it then resumes in stage `claim_replied`.
 ngx_int_t claim_key(Context &context);
+
+// Acts on the reply to the claim.  Returns what a phase handler returns: NGX_DECLINED
+// if the request goes to its content handler.
 ngx_int_t handle_claim_reply(Context &context);
 
 }  // namespace idempotency

@@ -1,5 +1,3 @@
-// A request arrives: is it covered, and by which key?
-
 #include "http/request/gate.h"
 
 #include "core/coverage.h"
@@ -31,7 +29,8 @@ bool is_covered_method(const MethodSet &methods, ngx_http_request_t *r)
     return false;
 }
 
-// The key's fields: how many there are, and the last one's value.
+// Finds the key in the request headers, or evaluates it.  `count`: the number of
+// headers; `value`: of the last one.  False if its value can't be evaluated.
 bool find_key(ngx_http_request_t *r, const KeySource &source, unsigned &count, ngx_str_t &value)
 {
     count = 0;
@@ -61,7 +60,7 @@ bool find_key(ngx_http_request_t *r, const KeySource &source, unsigned &count, n
     return true;
 }
 
-ngx_int_t leave_uncovered(ngx_http_request_t *r, LocationConfig *conf, Status status)
+ngx_int_t pass_uncovered(ngx_http_request_t *r, LocationConfig *conf, Status status)
 {
     return create_context(r, conf, status) != nullptr ? NGX_DECLINED
                                                       : NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -72,12 +71,12 @@ ngx_int_t refuse_uncovered(ngx_http_request_t *r, LocationConfig *conf, Status s
 {
     Context *context = create_context(r, conf, status);
 
-    return context != nullptr ? refuse(*context, status, problem, 0)
+    return context != nullptr ? refuse_request(*context, status, problem, 0)
                               : NGX_HTTP_INTERNAL_SERVER_ERROR;
 }
 
-ngx_int_t cover(ngx_http_request_t *r, LocationConfig *conf, const Scope &scope,
-                std::string_view key)
+ngx_int_t start_covered_request(ngx_http_request_t *r, LocationConfig *conf, const Scope &scope,
+                                std::string_view key)
 {
     KeyId id;
 
@@ -100,18 +99,18 @@ ngx_int_t cover(ngx_http_request_t *r, LocationConfig *conf, const Scope &scope,
     return conf->fingerprint_body ? read_body(*context) : claim_key(*context);
 }
 
-ngx_int_t handle_arrival(ngx_http_request_t *r, LocationConfig *conf)
+ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
 {
     CoverageQuestion question;
-    ngx_str_t field = ngx_null_string;
-    ngx_str_t owner = ngx_null_string;
-    char room[kMaxKeyLength];
+    ngx_str_t key_value = ngx_null_string;
+    ngx_str_t scope_value = ngx_null_string;
+    char key_buffer[kMaxKeyLength];
     ParsedKey key;
 
     question.method_covered = true;
     question.required = conf->required;
 
-    if (!find_key(r, *conf->key, question.key_fields, field)) {
+    if (!find_key(r, *conf->key, question.key_fields, key_value)) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
@@ -122,21 +121,21 @@ ngx_int_t handle_arrival(ngx_http_request_t *r, LocationConfig *conf)
     question.bypass = ngx_http_test_predicates(r, conf->bypass) != NGX_OK;
     question.scope_needed = conf->scope != nullptr;
 
-    if (question.scope_needed && ngx_http_complex_value(r, conf->scope, &owner) != NGX_OK) {
+    if (question.scope_needed && ngx_http_complex_value(r, conf->scope, &scope_value) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    question.scope_empty = owner.len == 0;
-    key = parse_key(view(field), room);
+    question.scope_empty = scope_value.len == 0;
+    key = parse_key(view(key_value), key_buffer);
     question.key_fault = key.fault;
 
     switch (decide_coverage(question)) {
     case Coverage::uncovered:
         return NGX_DECLINED;
     case Coverage::bypassed:
-        return leave_uncovered(r, conf, Status::bypass);
+        return pass_uncovered(r, conf, Status::bypass);
     case Coverage::unscoped:
-        return leave_uncovered(r, conf, Status::unscoped);
+        return pass_uncovered(r, conf, Status::unscoped);
     case Coverage::key_missing:
         return refuse_uncovered(r, conf, Status::missing, Problem::key_missing);
     case Coverage::scope_missing:
@@ -147,26 +146,28 @@ ngx_int_t handle_arrival(ngx_http_request_t *r, LocationConfig *conf)
         break;
     }
 
-    return cover(r, conf, Scope{!question.scope_needed, view(owner)}, key.value);
+    return start_covered_request(r, conf, Scope{!question.scope_needed, view(scope_value)},
+                                 key.value);
 }
 
-// `try_files` leads on to another location, whose access checks are still to
-// come; so what it leads to is where a key is asked for.
+// `try_files` may redirect the request to another location, and the access checks of
+// that location have not run yet.  So the key is claimed only after `try_files`.
 bool has_try_files(ngx_http_request_t *r)
 {
     ngx_int_t index = main_config(r)->try_files;
 
-    // the first member of ngx_http_try_files_loc_conf_t is its list
+    // the first member of ngx_http_try_files_loc_conf_t is the list of files
     return index >= 0 && *static_cast<void **>(r->loc_conf[index]) != nullptr;
 }
 
-// `outer`: of the location that led here, or null.
-ngx_int_t enter_location(ngx_http_request_t *r, LocationConfig *outer)
+// `previous`: the configuration of the location whose `try_files` redirected the
+// request here, or null.
+ngx_int_t enter_location(ngx_http_request_t *r, LocationConfig *previous)
 {
     LocationConfig *conf = location_config(r);
 
     if (conf->store == nullptr) {
-        conf = outer;
+        conf = previous;
     }
 
     if (conf == nullptr || !is_covered_method(*conf->methods, r)) {
@@ -174,7 +175,7 @@ ngx_int_t enter_location(ngx_http_request_t *r, LocationConfig *outer)
     }
 
     if (!has_try_files(r)) {
-        return handle_arrival(r, conf);
+        return check_coverage(r, conf);
     }
 
     Context *context = create_context(r, conf, Status::none);
@@ -190,10 +191,10 @@ ngx_int_t enter_location(ngx_http_request_t *r, LocationConfig *outer)
 ngx_int_t resume_request(Context &context)
 {
     switch (context.stage) {
-    case Stage::reading:
+    case Stage::reading_body:
         return claim_key(context);
 
-    case Stage::answered:
+    case Stage::claim_replied:
         return handle_claim_reply(context);
 
     default:
@@ -203,7 +204,6 @@ ngx_int_t resume_request(Context &context)
 
 }  // namespace
 
-// nginx's ngx_http_handler_pt, the first in the PRECONTENT phase
 ngx_int_t on_request(ngx_http_request_t *r)
 {
     if (r != r->main) {
@@ -234,8 +234,6 @@ ngx_int_t on_request(ngx_http_request_t *r)
     }
 }
 
-// nginx's ngx_http_handler_pt, the last in the PRECONTENT phase: `try_files` has
-// found what it leads to in this very location
 ngx_int_t on_request_after_try_files(ngx_http_request_t *r)
 {
     Context *context = r == r->main && !r->post_action ? find_context(r) : nullptr;
@@ -244,7 +242,7 @@ ngx_int_t on_request_after_try_files(ngx_http_request_t *r)
         return NGX_DECLINED;
     }
 
-    return context->stage == Stage::before_try_files ? handle_arrival(r, context->conf)
+    return context->stage == Stage::before_try_files ? check_coverage(r, context->conf)
                                                      : resume_request(*context);
 }
 

@@ -1,5 +1,3 @@
-// A kept answer is given once more.
-
 #include "http/request/replay.h"
 
 #include "http/answer/fields.h"
@@ -8,7 +6,7 @@ namespace idempotency {
 
 namespace {
 
-// The body lies in the exchange's memory, which lives as long as the request.
+// The buffer points to memory of the exchange, which lives as long as the request.
 ngx_buf_t *body_buffer(ngx_http_request_t *r, std::string_view body)
 {
     ngx_buf_t *b = allocate<ngx_buf_t>(r->pool);
@@ -19,7 +17,7 @@ ngx_buf_t *body_buffer(ngx_http_request_t *r, std::string_view body)
 
     b->last_buf = 1;
 
-    // an empty buffer in memory would be an alert of the write filter
+    // for an empty buffer with `memory` set, the write filter logs an alert
     if (!body.empty()) {
         b->pos = b->start = reinterpret_cast<u_char *>(const_cast<char *>(body.data()));
         b->last = b->end = b->pos + body.size();
@@ -29,7 +27,7 @@ ngx_buf_t *body_buffer(ngx_http_request_t *r, std::string_view body)
     return b;
 }
 
-ngx_int_t send(ngx_http_request_t *r, std::string_view body)
+ngx_int_t send_response(ngx_http_request_t *r, std::string_view body)
 {
     ngx_int_t rc = ngx_http_send_header(r);
 
@@ -53,10 +51,11 @@ ngx_int_t replay(Context &context, const Record &record)
         return rc;
     }
 
-    context.stage = Stage::aside;
+    context.stage = Stage::inactive;
     context.status = Status::replayed;
 
-    // neither this client's cache nor a range it asks for changes the answer
+    // Conditional headers of this request don't change the replayed response; nor does a
+    // Range header, since r->allow_ranges is not set.
     r->disable_not_modified = 1;
 
     if (restore_response(r, record) != NGX_OK) {
@@ -69,7 +68,7 @@ ngx_int_t replay(Context &context, const Record &record)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    ngx_http_finalize_request(r, send(r, record.body));
+    ngx_http_finalize_request(r, send_response(r, record.body));
     return NGX_DONE;
 }
 

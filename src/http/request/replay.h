@@ -1,4 +1,4 @@
-// A kept response is sent again.
+// Replays a kept response.
 
 #pragma once
 
@@ -6,7 +6,8 @@
 
 namespace idempotency {
 
-// `record` lies in memory of the exchange.  Returns what a phase handler returns.
+// Sends the response in `record`, whose memory belongs to the exchange.  Returns what
+// a phase handler returns.
 ngx_int_t replay(Context &context, const Record &record);
 
 }  // namespace idempotency

@@ -1,5 +1,4 @@
-// The figures of all stores as JSON, in Prometheus' text format, and as HTML.
-// It knows no nginx.
+// This file uses no functions of nginx.
 
 #include <cstdio>
 #include <cstring>
@@ -10,24 +9,26 @@ namespace idempotency {
 
 namespace {
 
-// Where a figure is read.
+// Reads the value of a metric.
 using Reader = std::uint64_t (*)(const StoreStatus &store, Count count);
 
-std::uint64_t counted(const StoreStatus &store, Count count)
+std::uint64_t read_count(const StoreStatus &store, Count count)
 {
     return store.counts[static_cast<std::size_t>(count)];
 }
 
-// Which stores have a family of figures.
+// Which stores have a metric: all, those in memory, or those with a near cache.
 enum class Part { always, memory, near };
 
+// One value of a metric.
 struct Member {
-    const char *value;  // of the label; null: the family has no label
+    const char *value;  // of the label; null: the metric has no label
     Count count;
 };
 
+// A metric: Prometheus calls it a metric family.
 struct Family {
-    const char *name;  // in JSON; what Prometheus calls it is made from it
+    const char *name;  // in JSON; put_metric_name writes the name for Prometheus
     const char *label;
     const char *help;
     Part part;
@@ -69,14 +70,14 @@ constexpr Member kErrors[] = {
 
 constexpr Member kRenewals[] = {{nullptr, Count::renewals}};
 
-// Not counted, but as it is now.
+// A gauge has no count, so its reader ignores this one.
 constexpr Member kNow[] = {{nullptr, Count::fresh}};
 
 template <std::size_t N>
 constexpr Family counter(const char *name, const char *label, const char *help,
                          const Member (&members)[N])
 {
-    return {name, label, help, Part::always, false, counted, members, N};
+    return {name, label, help, Part::always, false, read_count, members, N};
 }
 
 constexpr Family gauge(const char *name, const char *help, Part part, Reader read)
@@ -85,33 +86,33 @@ constexpr Family gauge(const char *name, const char *help, Part part, Reader rea
 }
 
 constexpr Family kFamilies[] = {
-    counter("requests", "status", "Requests that came to a store, by $idempotency_status.",
-            kRequests),
-    counter("results", "outcome", "Claims that have ended, by what the store was told.", kResults),
+    counter("requests", "status", "Requests of a store, by $idempotency_status.", kRequests),
+    counter("results", "outcome", "Settled claims, by outcome.", kResults),
     counter("late_results", nullptr,
-            "Results of claims that were lost before: delivered, and not kept.", kLate),
-    counter("unkept_answers", nullptr, "Answers that were delivered before they could be kept.",
+            "Responses that were delivered and not kept, because the claim was lost before.",
+            kLate),
+    counter("unkept_answers", nullptr, "Responses that were delivered before they were kept.",
             kUnkept),
-    counter("retries", nullptr, "Further tries of telling a store what it could not be told.",
-            kRetries),
+    counter("retries", nullptr, "Retries to record an outcome in a store.", kRetries),
     counter("unrecorded_outcomes", nullptr,
-            "Outcomes that a store could not be told before their lease ended.", kUnrecorded),
+            "Outcomes that were not recorded before the lease expired.", kUnrecorded),
     counter("store_calls", "call", "Calls to a store.", kCalls),
     counter("store_errors", "error", "Calls to a store that failed.", kErrors),
-    counter("renewals", nullptr, "Renewals of claims.", kRenewals),
-    gauge("store_up", "Whether the store answers, as the worker sees it that tells this.",
+    counter("renewals", nullptr, "Renewals of leases.", kRenewals),
+    gauge("store_up",
+          "1 if the store is available for the worker that sends this response, else 0.",
           Part::always, [](const StoreStatus &s, Count) -> std::uint64_t { return s.now.up; }),
-    gauge("memory_size_bytes", "Size of an embedded store.", Part::memory,
+    gauge("memory_size_bytes", "Size of the memory of a memory store.", Part::memory,
           [](const StoreStatus &s, Count) { return s.now.memory.size; }),
-    gauge("memory_used_bytes", "What is taken of an embedded store.", Part::memory,
+    gauge("memory_used_bytes", "Used memory of a memory store.", Part::memory,
           [](const StoreStatus &s, Count) { return s.now.memory.used; }),
-    gauge("memory_free_blocks", "Free blocks of an embedded store.", Part::memory,
+    gauge("memory_free_blocks", "Free blocks of a memory store.", Part::memory,
           [](const StoreStatus &s, Count) { return s.now.memory.free_blocks; }),
-    gauge("memory_keys", "Keys in an embedded store.", Part::memory,
+    gauge("memory_keys", "Keys in a memory store.", Part::memory,
           [](const StoreStatus &s, Count) { return s.now.memory.keys; }),
-    gauge("near_cache_size_bytes", "Size of a near cache.", Part::near,
+    gauge("near_cache_size_bytes", "Size of the memory of a near cache.", Part::near,
           [](const StoreStatus &s, Count) { return s.now.near.size; }),
-    gauge("near_cache_used_bytes", "What is taken of a near cache.", Part::near,
+    gauge("near_cache_used_bytes", "Used memory of a near cache.", Part::near,
           [](const StoreStatus &s, Count) { return s.now.near.used; }),
     gauge("near_cache_keys", "Results in a near cache.", Part::near,
           [](const StoreStatus &s, Count) { return s.now.near.keys; }),
@@ -129,18 +130,18 @@ bool has(const StoreStatus &store, const Family &family)
     }
 }
 
-// Text that is cut off where its room ends, and measured all the same.
+// A text that is cut off at `capacity` bytes; `size` counts the whole text.
 class Text {
 public:
-    Text(char *out, std::size_t room) : out_(out), room_(room) {}
+    Text(char *out, std::size_t capacity) : out_(out), capacity_(capacity) {}
 
     std::size_t size() const { return size_; }
 
     Text &operator<<(std::string_view text)
     {
-        if (size_ < room_) {
+        if (size_ < capacity_) {
             std::memcpy(out_ + size_, text.data(),
-                        text.size() < room_ - size_ ? text.size() : room_ - size_);
+                        text.size() < capacity_ - size_ ? text.size() : capacity_ - size_);
         }
 
         size_ += text.size();
@@ -158,11 +159,11 @@ public:
 
 private:
     char *out_;
-    std::size_t room_;
+    std::size_t capacity_;
     std::size_t size_ = 0;
 };
 
-// A string of JSON, without its quotes.
+// Writes a JSON string, without the quotes.
 void put_json_string(Text &text, std::string_view value)
 {
     for (const char &c : value) {
@@ -221,7 +222,7 @@ void put_json(Text &text, const StoreStatus *stores, std::size_t count)
     text << "\n}}\n";
 }
 
-// The value of a label, without its quotes.
+// Writes the value of a label, without the quotes.
 void put_label_value(Text &text, std::string_view value)
 {
     for (const char &c : value) {
@@ -369,9 +370,9 @@ void put_html(Text &text, const StoreStatus *stores, std::size_t count)
 }  // namespace
 
 std::size_t format_status(StatusFormat format, const StoreStatus *stores, std::size_t count,
-                          char *out, std::size_t room)
+                          char *out, std::size_t capacity)
 {
-    Text text(out, room);
+    Text text(out, capacity);
 
     switch (format) {
     case StatusFormat::json:

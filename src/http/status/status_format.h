@@ -1,4 +1,4 @@
-// The figures of all stores, as JSON, in Prometheus' text format and as HTML.
+// Formats the metrics of all stores as JSON, in Prometheus' text format, and as HTML.
 
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace idempotency {
 
-// One store at one moment.
+// The metrics of one store at one moment.
 struct StoreStatus {
     std::string_view name;
     std::uint64_t counts[kCounts];
@@ -20,9 +20,9 @@ struct StoreStatus {
 
 enum class StatusFormat { json, prometheus, html };
 
-// Writes as much of the text as fits into `room` bytes at `out`; gives its whole
-// length.  Names of stores may hold any bytes.
+// Writes at most `capacity` bytes to `out`; the rest of the text is cut off.  Returns
+// the length of the whole text.  Names of stores may contain any bytes.
 std::size_t format_status(StatusFormat format, const StoreStatus *stores, std::size_t count,
-                          char *out, std::size_t room);
+                          char *out, std::size_t capacity);
 
 }  // namespace idempotency

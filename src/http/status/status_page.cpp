@@ -1,5 +1,3 @@
-// The page that `idempotency_status` makes of a location: figures of all stores.
-
 #include "http/status/status_page.h"
 
 #include "http/answer/fields.h"
@@ -10,19 +8,19 @@ namespace idempotency {
 
 namespace {
 
-struct Type {
+struct ContentType {
     const char *value;
-    std::size_t bare;  // its length without the charset
+    std::size_t length_without_charset;
 };
 
-constexpr Type kTypes[] = {
+constexpr ContentType kContentTypes[] = {
     {"application/json", sizeof("application/json") - 1},
     {"text/plain; version=0.0.4; charset=utf-8", sizeof("text/plain; version=0.0.4") - 1},
     {"text/html; charset=utf-8", sizeof("text/html") - 1},
 };
 
-// The stores in the pool, as they are now; null where there is no memory.
-StoreStatus *look(ngx_http_request_t *r, const ngx_array_t &slots)
+// The current metrics of all stores, in the pool of the request.  Null if there is no memory.
+StoreStatus *read_stores(ngx_http_request_t *r, const ngx_array_t &slots)
 {
     auto *stores = allocate<StoreStatus>(r->pool, slots.nelts + 1);
 
@@ -40,7 +38,7 @@ StoreStatus *look(ngx_http_request_t *r, const ngx_array_t &slots)
 ngx_buf_t *write_page(ngx_http_request_t *r, StatusFormat format)
 {
     const ngx_array_t &slots = main_config(r)->stores;
-    StoreStatus *stores = look(r, slots);
+    StoreStatus *stores = read_stores(r, slots);
 
     if (stores == nullptr) {
         return nullptr;
@@ -60,13 +58,13 @@ ngx_buf_t *write_page(ngx_http_request_t *r, StatusFormat format)
     return b;
 }
 
-void set_type(ngx_http_request_t *r, const Type &type)
+void set_content_type(ngx_http_request_t *r, const ContentType &type)
 {
     ngx_str_t &field = r->headers_out.content_type;
 
     field.data = reinterpret_cast<u_char *>(const_cast<char *>(type.value));
     field.len = ngx_strlen(type.value);
-    r->headers_out.content_type_len = type.bare;
+    r->headers_out.content_type_len = type.length_without_charset;
     r->headers_out.content_type_lowcase = nullptr;
 }
 
@@ -92,7 +90,7 @@ ngx_int_t send_status_page(ngx_http_request_t *r)
 
     r->headers_out.status = NGX_HTTP_OK;
     r->headers_out.content_length_n = out.buf->last - out.buf->pos;
-    set_type(r, kTypes[static_cast<std::size_t>(format)]);
+    set_content_type(r, kContentTypes[static_cast<std::size_t>(format)]);
     rc = ngx_http_send_header(r);
 
     if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {

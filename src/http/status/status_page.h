@@ -1,4 +1,4 @@
-// `idempotency_status`: a page with the figures of all stores.
+// `idempotency_status`: a page with the metrics of all stores.
 
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace idempotency {
 
-// The directive: nginx's `set` callback.
+// Reads the directive: nginx's `set` callback.
 char *set_status_page(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 
 }  // namespace idempotency

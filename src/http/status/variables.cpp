@@ -1,5 +1,3 @@
-// The module's variables.
-
 #include "http/status/variables.h"
 
 #include "http/exchange/context.h"
@@ -41,13 +39,13 @@ const char *name_of(Status status)
     return "";
 }
 
-ngx_int_t absent(ngx_http_variable_value_t *value)
+ngx_int_t set_not_found(ngx_http_variable_value_t *value)
 {
     value->not_found = 1;
     return NGX_OK;
 }
 
-ngx_int_t set(ngx_http_variable_value_t *value, const void *data, size_t length)
+ngx_int_t set_value(ngx_http_variable_value_t *value, const void *data, size_t length)
 {
     value->data = static_cast<u_char *>(const_cast<void *>(data));
     value->len = static_cast<unsigned>(length) & 0xfffffff;
@@ -62,20 +60,20 @@ ngx_int_t get_status(ngx_http_request_t *r, ngx_http_variable_value_t *value, ui
     Context *context = find_context(r->main);
     const char *name = context != nullptr ? name_of(context->status) : "";
 
-    return *name != '\0' ? set(value, name, ngx_strlen(name)) : absent(value);
+    return *name != '\0' ? set_value(value, name, ngx_strlen(name)) : set_not_found(value);
 }
 
 template <typename Format>
-ngx_int_t set_formatted(ngx_http_request_t *r, ngx_http_variable_value_t *value, size_t most,
+ngx_int_t set_formatted(ngx_http_request_t *r, ngx_http_variable_value_t *value, size_t capacity,
                         Format format)
 {
-    auto *room = static_cast<u_char *>(ngx_pnalloc(r->pool, most));
+    auto *buffer = static_cast<u_char *>(ngx_pnalloc(r->pool, capacity));
 
-    if (room == nullptr) {
+    if (buffer == nullptr) {
         return NGX_ERROR;
     }
 
-    return set(value, room, static_cast<size_t>(format(room) - room));
+    return set_value(value, buffer, static_cast<size_t>(format(buffer) - buffer));
 }
 
 ngx_int_t get_age(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
@@ -83,11 +81,11 @@ ngx_int_t get_age(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintp
     Context *context = find_context(r->main);
 
     if (context == nullptr || context->status != Status::replayed) {
-        return absent(value);
+        return set_not_found(value);
     }
 
-    return set_formatted(r, value, NGX_INT64_LEN, [context](u_char *room) {
-        return ngx_sprintf(room, "%uL", static_cast<uint64_t>(context->age / 1000));
+    return set_formatted(r, value, NGX_INT64_LEN, [context](u_char *buffer) {
+        return ngx_sprintf(buffer, "%uL", static_cast<uint64_t>(context->age / 1000));
     });
 }
 
@@ -96,11 +94,11 @@ ngx_int_t get_store_time(ngx_http_request_t *r, ngx_http_variable_value_t *value
     Context *context = find_context(r->main);
 
     if (context == nullptr || context->exchange == nullptr) {
-        return absent(value);
+        return set_not_found(value);
     }
 
-    return set_formatted(r, value, NGX_TIME_T_LEN + 4, [context](u_char *room) {
-        return ngx_sprintf(room, "%T.%03M", static_cast<time_t>(context->store_time / 1000),
+    return set_formatted(r, value, NGX_TIME_T_LEN + 4, [context](u_char *buffer) {
+        return ngx_sprintf(buffer, "%T.%03M", static_cast<time_t>(context->store_time / 1000),
                            context->store_time % 1000);
     });
 }
@@ -110,13 +108,13 @@ ngx_int_t get_key_id(ngx_http_request_t *r, ngx_http_variable_value_t *value, ui
     Context *context = find_context(r->main);
 
     if (context == nullptr || context->exchange == nullptr) {
-        return absent(value);
+        return set_not_found(value);
     }
 
-    return set_formatted(r, value, kHexLength, [context](u_char *room) {
+    return set_formatted(r, value, kHexLength, [context](u_char *buffer) {
         write_hex(context->conf->store->store->stored_id(context->exchange->id()),
-                  reinterpret_cast<char *>(room));
-        return room + kHexLength;
+                  reinterpret_cast<char *>(buffer));
+        return buffer + kHexLength;
     });
 }
 
@@ -125,11 +123,11 @@ ngx_int_t get_token(ngx_http_request_t *r, ngx_http_variable_value_t *value, uin
     Context *context = find_context(r->main);
 
     if (context == nullptr || context->exchange == nullptr || context->exchange->token() == 0) {
-        return absent(value);
+        return set_not_found(value);
     }
 
-    return set_formatted(r, value, NGX_INT64_LEN, [context](u_char *room) {
-        return ngx_sprintf(room, "%uL", static_cast<uint64_t>(context->exchange->token()));
+    return set_formatted(r, value, NGX_INT64_LEN, [context](u_char *buffer) {
+        return ngx_sprintf(buffer, "%uL", static_cast<uint64_t>(context->exchange->token()));
     });
 }
 
@@ -145,14 +143,14 @@ ngx_http_variable_t variables[] = {
 
 ngx_int_t add_variables(ngx_conf_t *cf)
 {
-    for (ngx_http_variable_t &ours : variables) {
-        ngx_http_variable_t *theirs = ngx_http_add_variable(cf, &ours.name, ours.flags);
+    for (ngx_http_variable_t &variable : variables) {
+        ngx_http_variable_t *added = ngx_http_add_variable(cf, &variable.name, variable.flags);
 
-        if (theirs == nullptr) {
+        if (added == nullptr) {
             return NGX_ERROR;
         }
 
-        theirs->get_handler = ours.get_handler;
+        added->get_handler = variable.get_handler;
     }
 
     return NGX_OK;

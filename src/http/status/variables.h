@@ -1,4 +1,5 @@
-// The module's variables, such as $idempotency_status.
+// The variables of the module: $idempotency_status, $idempotency_age,
+// $idempotency_store_time, $idempotency_key_id and $idempotency_token.
 
 #pragma once
 

@@ -1,5 +1,5 @@
-// The response header `X-Accel-Idempotency`, in which the application says what is
-// to become of its response.
+// The response header `X-Accel-Idempotency`, with which the application decides how
+// its response is kept.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace idempotency {
 
-inline bool is_word_header(const ngx_table_elt_t &field)
+inline bool is_accel_header(const ngx_table_elt_t &field)
 {
     return equal_ignoring_case(view(field.key), "X-Accel-Idempotency");
 }
