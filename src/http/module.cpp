@@ -3,11 +3,13 @@
 
 #include <cstring>
 
+#include "core/claim_ids.h"
 #include "http/answer/capture.h"
 #include "http/answer/early_hints.h"
 #include "http/config/config.h"
 #include "http/config/directives.h"
 #include "http/config/store_options.h"
+#include "http/exchange/keepalive_idle.h"
 #include "http/exchange/maintenance.h"
 #include "http/request/body_digest.h"
 #include "http/request/gate.h"
@@ -39,7 +41,9 @@ ngx_command_t directives[] = {
     LOCATION_DIRECTIVE("idempotency_lease", NGX_CONF_TAKE1, set_time,
                        offsetof(LocationConfig, lease)),
     LOCATION_DIRECTIVE("idempotency_conflict", NGX_CONF_TAKE12, set_conflict, 0),
-    LOCATION_DIRECTIVE("idempotency_unknown", NGX_CONF_TAKE1, set_unknown, 0),
+    LOCATION_DIRECTIVE("idempotency_unknown", NGX_CONF_TAKE12, set_unknown, 0),
+    LOCATION_DIRECTIVE("idempotency_keepalive_idle", NGX_CONF_TAKE1, set_time,
+                       offsetof(LocationConfig, keepalive_idle)),
     LOCATION_DIRECTIVE("idempotency_retriable", NGX_CONF_1MORE, set_retriable, 0),
     LOCATION_DIRECTIVE("idempotency_max_body", NGX_CONF_TAKE1, set_max_body, 0),
     LOCATION_DIRECTIVE("idempotency_hide_header", NGX_CONF_1MORE, set_hidden_headers, 0),
@@ -136,6 +140,7 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     install_body_digest();
     install_capture();
     install_early_hints();
+    watch_keepalive_upstreams(cf);
     main->try_files = find_context_index(cf, "ngx_http_try_files_module");
     main->dav = find_context_index(cf, "ngx_http_dav_module");
     return add_phase_handlers(cf);
@@ -155,6 +160,16 @@ ngx_int_t init_process(ngx_cycle_t *cycle)
     // loader (NGX_PROCESS_HELPER) process no requests
     if (main == nullptr || ngx_process == NGX_PROCESS_HELPER) {
         return NGX_OK;
+    }
+
+    if (!main->claim_ids->seed()) {
+        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
+                      "idempotency: OpenSSL has no random numbers (RAND_bytes)");
+        return NGX_ERROR;
+    }
+
+    if (!start_keepalive_watch(cycle)) {
+        return NGX_ERROR;
     }
 
     auto **slots = static_cast<StoreSlot **>(main->stores.elts);
@@ -181,14 +196,20 @@ void exit_process(ngx_cycle_t *cycle)
     auto **slots = static_cast<StoreSlot **>(main->stores.elts);
 
     for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
-        slots[i]->maintenance->leases.stop();
+        settle_all_at_exit(*slots[i]);
         slots[i]->store->close();
     }
 }
 
 ngx_http_module_t http_module = {
-    preconfiguration, postconfiguration, create_main_config,     nullptr,
-    nullptr,          nullptr,           create_location_config, merge_location_config,
+    preconfiguration,
+    postconfiguration,
+    create_main_config,
+    nullptr,  // init main configuration
+    create_upstream_config,
+    nullptr,  // merge server configuration
+    create_location_config,
+    merge_location_config,
 };
 
 }  // namespace

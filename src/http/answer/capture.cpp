@@ -125,9 +125,17 @@ ngx_int_t begin_response(Context &context)
             "it must be \"release\", \"no-store\" or \"ttl=SECONDS\", and is ignored");
     }
 
-    context.settlement = decide_settlement(collect_response_facts(context));
+    ResponseFacts facts = collect_response_facts(context);
+
+    context.settlement = decide_settlement(facts);
     context.ttl =
         context.accel_directives.ttl != 0 ? context.accel_directives.ttl : context.conf->ttl;
+
+    // `idempotency_unknown store`
+    if (facts.origin == Origin::broken && context.settlement == Settlement::keep) {
+        context.ttl = context.exchange->hold();
+    }
+
     context.is_grpc = has_type(r, "application/grpc");
     context.from_upstream = r->upstream != nullptr && r->upstream->cleanup != nullptr;
     r->allow_ranges = 0;
@@ -177,9 +185,14 @@ ngx_int_t on_header(ngx_http_request_t *r)
 
     if (r->headers_out.status == NGX_HTTP_SWITCHING_PROTOCOLS) {
         stop_covering(*context);
+        return next_header_filter(r);
     }
 
-    return next_header_filter(r);
+    // nginx before 1.29 takes an interim response of the application (1xx) for the response,
+    // and what follows for its body
+    context->settlement = Settlement::not_kept;
+    context->ttl = context->conf->ttl;
+    return start_pass_through(*context, nullptr);
 }
 
 // When an upstream response ends early, ngx_http_upstream_finalize_request sends a flush
@@ -243,7 +256,7 @@ ngx_int_t capture_body(Context &context, ngx_chain_t *in)
 
         if (incomplete) {
             context.incomplete = true;
-            context.settlement = decide_without_answer(
+            context.settlement = decide_without_response(
                 Origin::broken, static_cast<UnknownPolicy>(context.conf->unknown));
             return settle(context);
         }

@@ -332,7 +332,7 @@ bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const Loca
 {
     std::string_view status_line = view(r->headers_out.status_line);
 
-    FieldSizer sizer(status_line);
+    ResponseSizer sizer(static_cast<unsigned>(r->headers_out.status), status_line);
     visit_fields(r, conf, sizer);
 
     if (!sizer.fits()) {
@@ -347,7 +347,7 @@ bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const Loca
 
     RecordWriter writer(prefix, exchange.record_head(State::kept, lifetime));
 
-    writer.start_result(static_cast<std::uint16_t>(r->headers_out.status), status_line);
+    writer.start_response(static_cast<std::uint16_t>(r->headers_out.status), status_line);
     visit_fields(r, conf, writer);
 
     auto *piece = static_cast<std::string_view *>(exchange.body_pieces().elts);
@@ -389,7 +389,7 @@ void take_accel_headers(ngx_http_request_t *r, const LocationConfig &conf, Word 
             }
 
             if (is_accel_header(field[i])) {
-                read_word(view(field[i].value), directives);
+                parse_word(view(field[i].value), directives);
                 field[i].hash = 0;
 
             } else if (conf.replayed_header.len > 0

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 
+#include "core/claim_ids.h"
 #include "http/config/arguments.h"
 #include "http/config/upstream_modules.h"
 
@@ -12,6 +13,7 @@ namespace {
 
 constexpr ngx_msec_t kDefaultTtl = 24 * 3600 * 1000;
 constexpr ngx_msec_t kDefaultLease = 30 * 1000;
+constexpr ngx_msec_t kDefaultKeepaliveIdle = 2 * 1000;
 constexpr size_t kDefaultMaxBody = 1024 * 1024;
 
 constexpr ngx_uint_t kDefaultMethods =
@@ -125,6 +127,20 @@ bool find_used_store(ngx_conf_t *cf, LocationConfig *conf)
     return true;
 }
 
+// A claim must not expire before the reply to the claim can be there.
+bool check_lease(ngx_conf_t *cf, const LocationConfig *conf)
+{
+    if (conf->store == nullptr || conf->lease >= conf->store->shortest_lease) {
+        return true;
+    }
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "\"idempotency_lease\" of %Mms is too short for store \"%V\": it must be at "
+                       "least as long as \"connect_timeout\" and \"timeout\" together, %Mms",
+                       conf->lease, &conf->store->name, conf->store->shortest_lease);
+    return false;
+}
+
 // The limit is generous: a response may have been kept while `idempotency_max_body` was
 // larger.
 void set_value_limit(LocationConfig *conf)
@@ -150,10 +166,18 @@ void *create_main_config(ngx_conf_t *cf)
         return nullptr;
     }
 
+    void *claim_ids = ngx_palloc(cf->pool, sizeof(ClaimIdSource));
+
     main->digester = create_digester(cf->pool);
 
-    return main->digester != nullptr && find_upstream_modules(cf, main->upstream_modules) ? main
-                                                                                          : nullptr;
+    if (claim_ids == nullptr || main->digester == nullptr
+        || !find_upstream_modules(cf, main->upstream_modules))
+    {
+        return nullptr;
+    }
+
+    main->claim_ids = new (claim_ids) ClaimIdSource;
+    return main;
 }
 
 void *create_location_config(ngx_conf_t *cf)
@@ -176,6 +200,8 @@ void *create_location_config(ngx_conf_t *cf)
     conf->conflict = NGX_CONF_UNSET_UINT;
     conf->conflict_wait = NGX_CONF_UNSET_MSEC;
     conf->unknown = NGX_CONF_UNSET_UINT;
+    conf->unknown_hold = NGX_CONF_UNSET_MSEC;
+    conf->keepalive_idle = NGX_CONF_UNSET_MSEC;
     conf->retriable = static_cast<StatusSet *>(NGX_CONF_UNSET_PTR);
     conf->max_body = NGX_CONF_UNSET_SIZE;
     conf->hidden_headers = static_cast<ngx_array_t *>(NGX_CONF_UNSET_PTR);
@@ -207,8 +233,15 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_uint_value(conf->conflict, prev->conflict,
                               static_cast<ngx_uint_t>(Conflict::reject));
     ngx_conf_merge_msec_value(conf->conflict_wait, prev->conflict_wait, 0);
+    // the policy and its TIME are inherited together
+    if (conf->unknown == NGX_CONF_UNSET_UINT) {
+        conf->unknown_hold = prev->unknown_hold;
+    }
+
     ngx_conf_merge_uint_value(conf->unknown, prev->unknown,
                               static_cast<ngx_uint_t>(UnknownPolicy::hold));
+    ngx_conf_init_msec_value(conf->unknown_hold, 0);
+    ngx_conf_merge_msec_value(conf->keepalive_idle, prev->keepalive_idle, kDefaultKeepaliveIdle);
     ngx_conf_merge_size_value(conf->max_body, prev->max_body, kDefaultMaxBody);
     ngx_conf_merge_ptr_value(conf->hidden_headers, prev->hidden_headers, nullptr);
     ngx_conf_merge_uint_value(conf->store_error, prev->store_error,
@@ -222,7 +255,7 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
         || !merge_value(cf, prev->scope, conf->scope, "$http_authorization$http_x_api_key")
         || !merge_value(cf, prev->fingerprint, conf->fingerprint,
                         "$request_method $host$request_uri")
-        || !find_used_store(cf, conf))
+        || !find_used_store(cf, conf) || !check_lease(cf, conf))
     {
         return static_cast<char *>(NGX_CONF_ERROR);
     }

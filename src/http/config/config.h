@@ -15,6 +15,7 @@ extern ngx_module_t ngx_http_idempotency_module;
 
 namespace idempotency {
 
+class ClaimIdSource;
 class Maintenance;
 
 // `idempotency_store NAME { ... }`
@@ -23,7 +24,9 @@ struct StoreSlot {
     Store *store;
     size_t largest_value;  // in bytes: a larger value from the store is rejected
     Counters *counters;
-    Maintenance *maintenance;  // set by create_maintenance
+    Maintenance *maintenance;   // set by create_maintenance
+    bool is_embedded;           // in shared memory of this nginx
+    ngx_msec_t shortest_lease;  // a call to the store can take so long
 };
 
 // A host name in a URL of a store that the system could not resolve.
@@ -38,6 +41,7 @@ struct MainConfig {
     ngx_array_t stores;            // of StoreSlot *
     ngx_array_t unresolved_names;  // of UnresolvedName
     Digester *digester;
+    ClaimIdSource *claim_ids;
     ngx_array_t upstream_modules;  // of ngx_uint_t: their ctx_index
     ngx_int_t try_files;           // ctx_index of that module; -1: nginx does not have it
     ngx_int_t dav;                 // the same for ngx_http_dav_module
@@ -89,6 +93,8 @@ struct LocationConfig {
     ngx_uint_t conflict;
     ngx_msec_t conflict_wait;
     ngx_uint_t unknown;
+    ngx_msec_t unknown_hold;  // 0: as long as `ttl`
+    ngx_msec_t keepalive_idle;
     StatusSet *retriable;
     size_t max_body;
     ngx_array_t *hidden_headers;  // of ngx_str_t, lower case

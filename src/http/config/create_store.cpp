@@ -13,6 +13,35 @@ namespace idempotency {
 
 namespace {
 
+// A reload with another size would begin with an empty store while requests of the old
+// workers still run.
+bool has_size_of_living_store(ngx_conf_t *cf, const StoreOptions &given)
+{
+    ngx_list_part_t *part = &cf->cycle->old_cycle->shared_memory.part;
+    constexpr std::string_view kind = "idempotency_store ";
+
+    for (; part != nullptr; part = part->next) {
+        auto *zone = static_cast<ngx_shm_zone_t *>(part->elts);
+
+        for (ngx_uint_t i = 0; i < part->nelts; i++) {
+            std::string_view name = view(zone[i].shm.name);
+
+            if (zone[i].tag == &ngx_http_idempotency_module && name.substr(0, kind.size()) == kind
+                && name.substr(kind.size()) == view(given.name)
+                && zone[i].shm.size != static_cast<size_t>(given.memory))
+            {
+                ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                                   "\"memory\" of store \"%V\" can't be changed by a reload, from "
+                                   "%uz to %O bytes: give the store a new name, or restart nginx",
+                                   &given.name, zone[i].shm.size, given.memory);
+                return false;
+            }
+        }
+    }
+
+    return true;
+}
+
 Store *create_memory_store(ngx_conf_t *cf, StoreOptions &given)
 {
     if (given.redis_only != nullptr) {
@@ -20,6 +49,10 @@ Store *create_memory_store(ngx_conf_t *cf, StoreOptions &given)
             NGX_LOG_EMERG, cf, 0,
             "\"%s\" in store \"%V\" is only valid with \"redis\", not with \"memory\"",
             given.redis_only, &given.name);
+        return nullptr;
+    }
+
+    if (!has_size_of_living_store(cf, given)) {
         return nullptr;
     }
 
@@ -57,6 +90,8 @@ Store *create_redis(ngx_conf_t *cf, StoreOptions &given)
     if (!combine_redis_options(cf, given, options)) {
         return nullptr;
     }
+
+    given.shortest_lease = options.connect_timeout + options.timeout;
 
     if (options.tls != nullptr) {
         options.tls_context = create_redis_tls(cf, *options.tls, given.name);

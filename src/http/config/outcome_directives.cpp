@@ -102,8 +102,33 @@ char *set_conflict(ngx_conf_t *cf, ngx_command_t *, void *data)
 
 char *set_unknown(ngx_conf_t *cf, ngx_command_t *, void *data)
 {
-    return set_choice(cf, kUnknownPolicies, static_cast<LocationConfig *>(data)->unknown,
-                      "it must be \"hold\", \"release\" or \"store\"");
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+
+    if (conf->unknown != NGX_CONF_UNSET_UINT) {
+        return duplicate();
+    }
+
+    if (!choose(value[1], kUnknownPolicies, conf->unknown)) {
+        return reject_argument(cf, 1, "it must be \"hold\", \"release\" or \"store\"");
+    }
+
+    if (cf->args->nelts == 2) {
+        return ok();
+    }
+
+    if (!equals(value[1], "hold")) {
+        return reject_argument(cf, 2, "a time can follow only \"hold\", as in \"hold 1h\"");
+    }
+
+    ngx_int_t time = parse_time(&value[2]);
+
+    if (time == NGX_ERROR) {
+        return reject_argument(cf, 2, kValidTime);
+    }
+
+    conf->unknown_hold = static_cast<ngx_msec_t>(time);
+    return ok();
 }
 
 char *set_store_error(ngx_conf_t *cf, ngx_command_t *, void *data)

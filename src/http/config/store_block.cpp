@@ -15,8 +15,9 @@ char *read_directive(ngx_conf_t *cf, ngx_command_t *, void *data)
 
 bool is_valid_name(const ngx_str_t &name) { return name.len > 0 && view(name) != "off"; }
 
-StoreSlot *add_slot(ngx_conf_t *cf, MainConfig *main, const ngx_str_t &name, Store *store)
+StoreSlot *add_slot(ngx_conf_t *cf, MainConfig *main, const StoreOptions &options, Store *store)
 {
+    const ngx_str_t &name = options.name;
     auto *slot = allocate<StoreSlot>(cf->pool);
     auto **item = static_cast<StoreSlot **>(ngx_array_push(&main->stores));
     Counters *counters = Counters::create(cf, name, &ngx_http_idempotency_module);
@@ -28,6 +29,8 @@ StoreSlot *add_slot(ngx_conf_t *cf, MainConfig *main, const ngx_str_t &name, Sto
     slot->name = name;
     slot->store = store;
     slot->counters = counters;
+    slot->is_embedded = options.memory != 0;
+    slot->shortest_lease = options.shortest_lease;
     *item = slot;
     return slot;
 }
@@ -75,8 +78,8 @@ char *store_block(ngx_conf_t *cf, ngx_command_t *, void *data)
 
     Store *store = create_store(cf, options);
 
-    return store != nullptr && add_slot(cf, main, options.name, store) != nullptr ? NGX_CONF_OK
-                                                                                  : failed();
+    return store != nullptr && add_slot(cf, main, options, store) != nullptr ? NGX_CONF_OK
+                                                                             : failed();
 }
 
 }  // namespace idempotency

@@ -3,20 +3,24 @@
 #include <algorithm>
 #include <new>
 
+#include "core/claim_ids.h"
 #include "http/exchange/context.h"
 #include "http/exchange/maintenance.h"
+#include "http/exchange/request_end.h"
+#include "nginx/clock.h"
 
 namespace idempotency {
 
 namespace {
 
 // Bytes: the exchange itself and the record of a small response fit into this.
-constexpr size_t kPoolSize = 2048;
+constexpr size_t kPoolSize = 4096;
 
 // Bytes, if the length of the body is not known.
 constexpr std::size_t kFirstPiece = 4096;
 constexpr std::size_t kLargestPiece = 64 * 1024;
 
+// Milliseconds.
 constexpr ngx_msec_t kFirstRetryDelay = 100;
 constexpr ngx_msec_t kLongestRetryDelay = 2000;
 
@@ -26,8 +30,10 @@ Exchange::Exchange(ngx_pool_t *pool, Context &context)
     : pool_(pool), context_(&context), conf_(context.conf)
 {
     call_.exchange = this;
-    call_.room = allocate_value;
+    call_.allocate_value = allocate_value;
     call_.ended = on_call_ended;
+    hold_ = hold_time(static_cast<UnknownPolicy>(conf_->unknown), conf_->unknown_hold, conf_->ttl);
+    ngx_queue_insert_tail(&conf_->store->maintenance->exchanges, &link_);
 }
 
 Exchange *Exchange::create(Context &context, const KeyId &id)
@@ -48,6 +54,7 @@ Exchange *Exchange::create(Context &context, const KeyId &id)
     auto *exchange = new (memory) Exchange(pool, context);
 
     exchange->call_.id = id;
+    exchange->call_.claim = main_config(context.request)->claim_ids->next();
     return exchange;
 }
 
@@ -58,31 +65,32 @@ void Exchange::drop_reference()
     }
 
     conf_->store->maintenance->leases.remove(lease_);
+    ngx_queue_remove(&link_);
     ngx_destroy_pool(pool_);
 }
 
-void Exchange::log_oversized_value(std::size_t size) const
+// Names the key and the claim, so that an operator can find both.  The request's own log
+// is used as long as the request lives.
+void Exchange::log(ngx_uint_t level, const char *event) const
 {
     char hex[kHexLength];
     std::size_t length = sizeof(hex);
+    ngx_log_t *log = context_ != nullptr ? context_->request->connection->log : ngx_cycle->log;
 
     write_hex(conf_->store->store->stored_id(call_.id), hex);
-    ngx_log_error(
-        NGX_LOG_ERR, ngx_cycle->log, 0,
-        "idempotency: the value of key %*s in store \"%V\" has %uz bytes: it is too large "
-        "for a result of this module",
-        length, hex, &conf_->store->name, size);
+    ngx_log_error(level, log, 0, "idempotency: key %*s in store \"%V\", token %uL: %s", length, hex,
+                  &conf_->store->name, static_cast<uint64_t>(token_), event);
 }
 
-// Call::room.  A request that waits for its key claims it repeatedly and gets a value of
-// the same size each time, so the buffer is used again.
+// Call::allocate_value.  A request that waits for its key claims it repeatedly and gets a
+// value of the same size each time, so the buffer is used again.
 char *Exchange::allocate_value(Call &call, std::size_t size)
 {
     Exchange *exchange = static_cast<OwnCall &>(call).exchange;
 
     // another application has written the value to this Redis
     if (size > exchange->conf_->store->largest_value) {
-        exchange->log_oversized_value(size);
+        exchange->log(NGX_LOG_ERR, "its value is too large for a result of this module");
         return nullptr;
     }
 
@@ -95,54 +103,36 @@ char *Exchange::allocate_value(Call &call, std::size_t size)
     return exchange->value_buffer_;
 }
 
-bool Exchange::claim(ReplyHandler on_reply)
-{
-    RecordHead head;
+// Calls
 
-    head.state = State::running;
-    head.fingerprint = fingerprint_;
-    head.lifetime = conf_->lease;
-
-    RecordWriter writer(small_record_, head);
-    writer.finish(call_.id);
-    small_record_piece_ = {reinterpret_cast<char *>(small_record_), writer.size()};
-
-    on_reply_ = on_reply;
-    call_.kind = Call::Kind::claim;
-    call_.token = 0;
-    call_.value = {&small_record_piece_, 1};
-    call_.lifetime = conf_->lease;
-    return start_call();
-}
-
-static_assert(static_cast<unsigned>(Call::Kind::release)
-              == static_cast<unsigned>(Count::releases) - static_cast<unsigned>(Count::claims));
+static_assert(static_cast<unsigned>(Call::Kind::renew)
+              == static_cast<unsigned>(Count::renewals) - static_cast<unsigned>(Count::claims));
 static_assert(static_cast<unsigned>(Settlement::not_kept)
               == static_cast<unsigned>(Count::result_not_kept)
                      - static_cast<unsigned>(Count::result_kept));
 
-void Exchange::count_call()
+void Exchange::count_call(const Call &call)
 {
     count(static_cast<Count>(static_cast<unsigned>(Count::claims)
-                             + static_cast<unsigned>(call_.kind)));
+                             + static_cast<unsigned>(call.kind)));
 }
 
-void Exchange::count_failure()
+void Exchange::count_failure(const Call &call)
 {
-    if (call_.reply.verdict == Verdict::unavailable) {
+    if (call.reply.verdict == Verdict::unavailable) {
         count(Count::unavailable);
 
-    } else if (call_.reply.verdict == Verdict::full) {
+    } else if (call.reply.verdict == Verdict::full) {
         count(Count::full);
     }
 }
 
 bool Exchange::start_call()
 {
-    count_call();
+    count_call(call_);
 
     if (conf_->store->store->start(call_)) {
-        count_failure();
+        count_failure(call_);
         return true;
     }
 
@@ -153,39 +143,225 @@ bool Exchange::start_call()
 void Exchange::on_call_ended(Call &call)
 {
     Exchange *exchange = static_cast<OwnCall &>(call).exchange;
+    ReplyHandler on_reply = exchange->on_reply_;
+    bool has_ended = true;
 
-    exchange->count_failure();
+    exchange->count_failure(call);
 
-    if (call.kind == Call::Kind::claim && exchange->lease_.lease.token == 0) {
+    if (exchange->phase_ == Phase::claiming) {
         exchange->handle_claim_reply();
+    } else {
+        has_ended = exchange->handle_settle_reply();
+    }
 
-    } else if (exchange->handle_settle_reply() && exchange->context_ != nullptr) {
-        exchange->on_reply_(*exchange->context_);
+    if (has_ended && exchange->context_ != nullptr && on_reply != nullptr) {
+        on_reply(*exchange->context_);
     }
 
     exchange->drop_reference();
 }
 
+// The claim
+
+std::size_t Exchange::write_claim(unsigned char *out) const
+{
+    RecordHead head;
+
+    head.state = State::running;
+    head.tells_hold = conf_->unknown_hold != 0;
+    head.claim = call_.claim;
+    head.fingerprint = fingerprint_;
+    head.lifetime = conf_->lease + hold_;
+    head.hold = hold_;
+
+    RecordWriter writer(out, head);
+
+    writer.add_holder({static_cast<std::uint32_t>(ngx_pid), view(ngx_cycle->hostname)});
+    writer.finish(call_.id);
+    return writer.size();
+}
+
+bool Exchange::claim(ReplyHandler on_reply)
+{
+    small_record_piece_ = {reinterpret_cast<char *>(small_record_), write_claim(small_record_)};
+    on_reply_ = on_reply;
+    phase_ = Phase::claiming;
+    asked_at_ = monotonic_now();
+    call_.kind = Call::Kind::claim;
+    call_.token = 0;
+    call_.value = {&small_record_piece_, 1};
+    call_.lifetime = conf_->lease + hold_;
+
+    if (!start_call()) {
+        return false;
+    }
+
+    handle_claim_reply();
+    return true;
+}
+
 void Exchange::handle_claim_reply()
 {
-    if (context_ != nullptr) {
-        on_reply_(*context_);
+    claim_reply_ = call_.reply;
+    phase_ = Phase::idle;
 
-    } else if (call_.reply.verdict == Verdict::claimed) {
-        // the request has ended while the claim was on its way
-        start_renewing();
+    if (claim_reply_.verdict == Verdict::claimed) {
+        bool is_late = monotonic_now() - asked_at_ >= conf_->lease;
+
+        phase_ = Phase::claimed;
+        token_ = claim_reply_.token;
+        claimed_at_ = asked_at_;
+
+        if (is_late || context_ == nullptr) {
+            if (is_late) {
+                log(NGX_LOG_ERR, "the claim was granted after its lease had expired: it is "
+                                 "released, and the request is not sent");
+                claim_reply_ = Reply();
+            }
+            settle(Settlement::release, 0, nullptr);
+            return;
+        }
+
+        lease_.length = conf_->lease;
+        lease_.renew = renew;
+        conf_->store->maintenance->leases.add(lease_);
+
+    } else if (claim_reply_.verdict == Verdict::unavailable && claim_reply_.sent) {
+        release_unconfirmed();
+    }
+}
+
+// The store may have granted the claim, or may do so when it reads it.
+void Exchange::release_unconfirmed()
+{
+    unconfirmed_ = true;
+    settle(Settlement::release, 0, nullptr);
+}
+
+// Renewals
+
+void Exchange::renew(RenewedLease &lease)
+{
+    Exchange *exchange = ngx_queue_data(&lease, Exchange, lease_);
+    OwnCall &call = exchange->renewal_;
+
+    if (exchange->is_renewing_) {
+        return;
+    }
+
+    call.exchange = exchange;
+    call.kind = Call::Kind::renew;
+    call.id = exchange->call_.id;
+    call.claim = exchange->call_.claim;
+    call.allocate_value = allocate_value;
+    call.ended = on_renewal_ended;
+    call.lifetime = exchange->conf_->lease + exchange->hold_;
+    exchange->is_renewing_ = true;
+    exchange->add_reference();
+    exchange->count_call(call);
+
+    if (exchange->conf_->store->store->start(call)) {
+        on_renewal_ended(call);
+    }
+}
+
+void Exchange::on_renewal_ended(Call &call)
+{
+    Exchange *exchange = static_cast<OwnCall &>(call).exchange;
+
+    exchange->is_renewing_ = false;
+    exchange->count_failure(call);
+    exchange->handle_renewal_reply();
+    exchange->drop_reference();
+}
+
+void Exchange::handle_renewal_reply()
+{
+    // the outcome was recorded, or the claim released, while the renewal was on its way
+    bool is_wanted = lease_.queued;
+
+    switch (renewal_.reply.verdict) {
+    case Verdict::done:
+        break;
+
+    case Verdict::claimed:
+        if (is_wanted) {
+            count(Count::reclaimed);
+            log(NGX_LOG_WARN, "the store had lost the claim: the key is claimed again");
+        } else {
+            release_again();
+        }
+        break;
+
+    case Verdict::gone:
+        if (is_wanted && settlement_ != Settlement::release) {
+            claim_again();
+        }
+        break;
+
+    case Verdict::lost:
+    case Verdict::found:
+        if (is_wanted) {
+            lose_claim();
+        }
+        break;
+
+    case Verdict::unavailable:
+        // the claim may arrive after the release
+        if (renewal_.kind == Call::Kind::claim && renewal_.reply.sent
+            && settlement_ == Settlement::release) {
+            release_again();
+        }
+        break;
+
+    default:
+        break;
+    }
+}
+
+// The key was claimed again for an exchange that has ended.
+void Exchange::release_again()
+{
+    unconfirmed_ = true;
+
+    if (phase_ == Phase::ended && !repeated_) {
         settle(Settlement::release, 0, nullptr);
     }
 }
 
-void Exchange::start_renewing()
+// With its id and its token: for the application it is the same claim.
+void Exchange::claim_again()
 {
-    lease_.lease.id = call_.id;
-    lease_.lease.token = call_.reply.token;
-    lease_.lease.length = conf_->lease;
-    claimed_at_ = ngx_current_msec;
-    conf_->store->maintenance->leases.add(lease_);
+    auto *record = static_cast<unsigned char *>(renewal_piece_.empty()
+                                                    ? ngx_pnalloc(pool_, kLargestClaim)
+                                                    : const_cast<char *>(renewal_piece_.data()));
+
+    if (record == nullptr) {
+        return;
+    }
+
+    renewal_piece_ = {reinterpret_cast<char *>(record), write_claim(record)};
+    renewal_.kind = Call::Kind::claim;
+    renewal_.token = token_;
+    renewal_.value = {&renewal_piece_, 1};
+    is_renewing_ = true;
+    add_reference();
+    count_call(renewal_);
+
+    if (conf_->store->store->start(renewal_)) {
+        on_renewal_ended(renewal_);
+    }
 }
+
+void Exchange::lose_claim()
+{
+    conf_->store->maintenance->leases.remove(lease_);
+    count(Count::lost);
+    log(NGX_LOG_ERR, "the claim was lost while its request ran: another request may be executed "
+                     "with this key");
+}
+
+// The response
 
 bool Exchange::add_body_piece()
 {
@@ -242,12 +418,17 @@ RecordHead Exchange::record_head(State state, Millis lifetime) const
     RecordHead head;
 
     head.state = state;
-    head.token = token();
+    head.tells_hold = conf_->unknown_hold != 0;
+    head.claim = call_.claim;
+    head.token = token_;
     head.fingerprint = fingerprint_;
-    head.since = token() / 1000 + (ngx_current_msec - claimed_at_);
+    head.since = token_ / 1000 + (monotonic_now() - claimed_at_);
     head.lifetime = lifetime;
+    head.hold = hold_;
     return head;
 }
+
+// The outcome
 
 void Exchange::write_outcome(State state, Millis lifetime)
 {
@@ -262,11 +443,10 @@ void Exchange::write_outcome(State state, Millis lifetime)
 bool Exchange::settle(Settlement settlement, Millis ttl, ReplyHandler on_reply)
 {
     on_reply_ = on_reply;
+    phase_ = Phase::settling;
     settlement_ = settlement;
-    call_.token = token();
+    settled_at_ = monotonic_now();
     call_.kind = Call::Kind::settle;
-    conf_->store->maintenance->leases.remove(lease_);
-    retry_until_ = ngx_current_msec + conf_->lease;
 
     switch (settlement) {
     case Settlement::release:
@@ -274,7 +454,7 @@ bool Exchange::settle(Settlement settlement, Millis ttl, ReplyHandler on_reply)
         break;
 
     case Settlement::unknown:
-        write_outcome(State::unknown, conf_->lease);
+        write_outcome(State::unknown, hold_);
         break;
 
     case Settlement::not_kept:
@@ -285,6 +465,7 @@ bool Exchange::settle(Settlement settlement, Millis ttl, ReplyHandler on_reply)
         if (ngx_array_init(&record_pieces_, pool_, body_pieces_.nelts + 1, sizeof(std::string_view))
             != NGX_OK)
         {
+            settlement_ = Settlement::not_kept;
             write_outcome(State::not_kept, ttl);
             break;
         }
@@ -307,86 +488,147 @@ bool Exchange::handle_settle_reply()
 {
     switch (call_.reply.verdict) {
     case Verdict::done:
-        count(static_cast<Count>(static_cast<unsigned>(Count::result_kept)
-                                 + static_cast<unsigned>(settlement_)));
-        break;
+        // the release of a claim that was never used is no outcome
+        if (claim_reply_.verdict == Verdict::claimed && !repeated_) {
+            count(static_cast<Count>(static_cast<unsigned>(Count::result_kept)
+                                     + static_cast<unsigned>(settlement_)));
+        }
+        end();
+        return true;
 
     case Verdict::lost:
-        count(Count::late);
-        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
-                      "idempotency: a claim in store \"%V\" was lost before its request ended: "
-                      "the response is delivered and not kept",
-                      &conf_->store->name);
+        if (settlement_ != Settlement::release) {
+            count(Count::late);
+            log(NGX_LOG_ERR, "the claim was lost before its request ended: the response is "
+                             "delivered and not kept");
+        }
+        end();
+        return true;
+
+    case Verdict::refused:
+        if (settlement_ == Settlement::keep) {
+            log(NGX_LOG_ERR, "Redis does not accept a response of this size (proto-max-bulk-len): "
+                             "it is recorded as not kept");
+            return record_not_kept();
+        }
         break;
 
     case Verdict::full:
         // a memory store reserves memory for this with each claim
         if (settlement_ == Settlement::keep) {
-            ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                          "idempotency: store \"%V\" has no memory for a response of %uz bytes: "
-                          "it is recorded as not kept",
-                          &conf_->store->name, body_size_);
-            settlement_ = Settlement::not_kept;
-            write_outcome(State::not_kept, call_.lifetime);
-            return start_call() && handle_settle_reply();
+            log(NGX_LOG_ERR, "the store has no memory for the response: it is recorded as not "
+                             "kept; enlarge the store");
+            return record_not_kept();
         }
-        break;
-
-    case Verdict::unavailable:
-        retry_later();
         break;
 
     default:
         break;
     }
 
+    retry_later();
     return true;
 }
 
+bool Exchange::record_not_kept()
+{
+    settlement_ = Settlement::not_kept;
+    write_outcome(State::not_kept, call_.lifetime);
+    return start_call() && handle_settle_reply();
+}
+
+// The store has confirmed the outcome.  A claim may still be on its way to it over a
+// connection that is broken on this side: so its release is repeated once.
+void Exchange::end()
+{
+    conf_->store->maintenance->leases.remove(lease_);
+    phase_ = Phase::ended;
+
+    if (settlement_ == Settlement::release && unconfirmed_ && !repeated_ && !ngx_exiting
+        && !is_at_exit_)
+    {
+        repeated_ = true;
+        repeat_at_ = monotonic_now() + ngx_min(conf_->lease, kLongestRetryDelay);
+        wait_for_retry(ngx_min(conf_->lease, kLongestRetryDelay));
+    }
+}
+
+// As long as an unknown outcome would be held; the release of a claim that may have been
+// granted, without an end; and for one lease after the worker was told to quit.
 void Exchange::retry_later()
 {
+    Millis now = monotonic_now();
+    Millis longest = ngx_max(hold_, conf_->lease);
+
+    if (is_at_exit_) {
+        end();
+        return;
+    }
+
+    if (ngx_exiting && exiting_since_ == 0) {
+        exiting_since_ = now;
+    }
+
+    bool is_over = (!unconfirmed_ && now - settled_at_ >= longest)
+                   || (exiting_since_ != 0 && now - exiting_since_ >= conf_->lease);
+
     if (retry_delay_ == 0) {
-        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                      "idempotency: store \"%V\" is unavailable: the outcome of a request is not "
-                      "recorded yet; retrying until its lease expires",
-                      &conf_->store->name);
         retry_delay_ = kFirstRetryDelay;
+
+        if (!unconfirmed_) {
+            log(NGX_LOG_ERR, "the store is unavailable: the outcome of the request is not recorded "
+                             "yet; retrying");
+        }
 
         if (settlement_ == Settlement::keep) {
             count(Count::unkept);
         }
     }
 
-    if (static_cast<ngx_msec_int_t>(retry_until_ - ngx_current_msec) <= 0) {
-        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                      "idempotency: the outcome of a request was not recorded in store \"%V\" "
-                      "before its lease expired",
-                      &conf_->store->name);
+    if (is_over) {
+        log(NGX_LOG_ERR, "the outcome of the request was not recorded: its key stays claimed until "
+                         "lease and hold have ended");
         count(Count::unrecorded);
+        end();
         return;
     }
 
-    pending_outcome_.event.handler = on_retry;
-    pending_outcome_.event.data = this;
-    pending_outcome_.event.log = ngx_cycle->log;
-    add_reference();
-    conf_->store->maintenance->retries.add(pending_outcome_, retry_delay_);
+    wait_for_retry(retry_delay_);
 
     // several retries within a lease: an outage shorter than the lease must not lose the
     // claim
     retry_delay_ = ngx_min(retry_delay_ * 2, ngx_min(kLongestRetryDelay, conf_->lease / 8 + 1));
 }
 
+void Exchange::wait_for_retry(ngx_msec_t delay)
+{
+    pending_outcome_.event.handler = on_retry;
+    pending_outcome_.event.data = this;
+    pending_outcome_.event.log = ngx_cycle->log;
+    pending_outcome_.event.cancelable = repeated_;
+    add_reference();
+    conf_->store->maintenance->retries.add(pending_outcome_, delay);
+}
+
 void Exchange::on_retry(ngx_event_t *event)
 {
     auto *exchange = static_cast<Exchange *>(event->data);
-    auto time_left = static_cast<ngx_msec_int_t>(exchange->retry_until_ - ngx_current_msec);
+    Millis now = monotonic_now();
 
     exchange->conf_->store->maintenance->retries.remove(exchange->pending_outcome_);
 
+    if (exchange->repeated_ && now < exchange->repeat_at_) {
+        exchange->wait_for_retry(static_cast<ngx_msec_t>(exchange->repeat_at_ - now));
+        exchange->drop_reference();
+        return;
+    }
+
     // an outcome that is recorded late holds the key no longer than one recorded at once
     if (exchange->settlement_ == Settlement::unknown) {
-        exchange->write_outcome(State::unknown, static_cast<Millis>(ngx_max(time_left, 1)));
+        Millis passed = now - exchange->settled_at_;
+
+        exchange->write_outcome(State::unknown,
+                                passed < exchange->hold_ ? exchange->hold_ - passed : 1);
     }
 
     exchange->count(Count::retries);
@@ -396,6 +638,39 @@ void Exchange::on_retry(ngx_event_t *event)
     }
 
     exchange->drop_reference();
+}
+
+void Exchange::settle_at_exit()
+{
+    Phase phase = phase_;
+
+    is_at_exit_ = true;
+
+    if (phase == Phase::claimed) {
+        Settlement settlement =
+            context_ != nullptr ? decide_without_response(
+                origin_at_end(*context_), static_cast<UnknownPolicy>(conf_->unknown))
+                                : Settlement::release;
+
+        // a claim in Redis becomes unknown by itself, when its lease expires
+        if (settlement == Settlement::release || conf_->store->is_embedded) {
+            settle(settlement, conf_->ttl, nullptr);
+        }
+
+    } else if (phase == Phase::claiming) {
+        // the claim itself is still on its way: the release needs another call
+        renewal_.exchange = this;
+        renewal_.kind = Call::Kind::release;
+        renewal_.id = call_.id;
+        renewal_.claim = call_.claim;
+        renewal_.ended = on_renewal_ended;
+        is_renewing_ = true;
+        add_reference();
+
+        if (conf_->store->store->start(renewal_)) {
+            references_--;
+        }
+    }
 }
 
 }  // namespace idempotency

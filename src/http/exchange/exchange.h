@@ -30,24 +30,27 @@ public:
     // The request has ended: the context must not be used any more.
     void detach() { context_ = nullptr; }
 
+    static Exchange &from_link(ngx_queue_t *link) { return *ngx_queue_data(link, Exchange, link_); }
+
     const KeyId &id() const { return call_.id; }
-    Token token() const { return lease_.lease.token; }
+    Token token() const { return token_; }
+    Millis hold() const { return hold_; }
     const Fingerprint &fingerprint() const { return fingerprint_; }
     void set_fingerprint(const Fingerprint &fingerprint) { fingerprint_ = fingerprint; }
-    const Reply &reply() const { return call_.reply; }
+
+    // The reply to the claim.  `claimed` only if the lease has not expired meanwhile.
+    const Reply &reply() const { return claim_reply_; }
 
     // Called when a call to the store has ended, unless the request has ended before.
     using ReplyHandler = void (*)(Context &context);
 
     // 1. Claims the key.  True if `reply()` is there already; otherwise `on_reply` is
-    // called later.
+    // called later.  If the key was claimed, its lease is renewed until the outcome is
+    // recorded.  A claim that the store may have granted, but too late or without a reply,
+    // is released by its id; this is retried until the store confirms it.
     bool claim(ReplyHandler on_reply);
 
-    // 2. The key was claimed: takes the token from `reply()`, and renews the lease until
-    // `settle`.
-    void start_renewing();
-
-    // 3. Copies a part of the response body.  Returns the number of bytes copied, which
+    // 2. Copies a part of the response body.  Returns the number of bytes copied, which
     // is less than `bytes.size()` if there is no memory.
     std::size_t append_body(std::string_view bytes);
     std::size_t body_size() const { return body_size_; }
@@ -56,60 +59,88 @@ public:
     // Of std::string_view: the copied body.
     const ngx_array_t &body_pieces() const { return body_pieces_; }
 
-    // 4. Before `settle(Settlement::keep)`: the caller writes the record up to the body
+    // 3. Before `settle(Settlement::keep)`: the caller writes the record up to the body
     // (head, status line and fields) into this memory, and sets how many bytes it wrote.
     // Null if there is no memory.
     unsigned char *allocate_record_prefix(std::size_t size);
     void set_record_prefix_size(std::size_t size) { record_prefix_size_ = size; }
     RecordHead record_head(State state, Millis lifetime) const;
 
-    // 5. Settles the claim and stops the renewal.  `ttl` is the lifetime of a response
-    // that is kept or recorded as not kept.  True if the call has ended already;
-    // otherwise `on_reply` is called later.  If the store is unavailable, the outcome
-    // goes into the retry queue.
+    // 4. Settles the claim.  `ttl` is the lifetime of a response that is kept or recorded
+    // as not kept.  True if the call has ended already; otherwise `on_reply` is called
+    // later.  If the store is unavailable, the outcome goes into the retry queue.
     bool settle(Settlement settlement, Millis ttl, ReplyHandler on_reply);
 
     // Whether the store has recorded the outcome.
     bool is_recorded() const { return call_.reply.verdict == Verdict::done; }
+
+    // The worker exits and the request may still run: releases the claim if the request
+    // was not sent, otherwise records that its outcome is unknown.
+    void settle_at_exit();
 
 private:
     struct OwnCall : Call {
         Exchange *exchange;
     };
 
+    enum class Phase { idle, claiming, claimed, settling, ended };
+
     explicit Exchange(ngx_pool_t *pool, Context &context);
 
     static char *allocate_value(Call &call, std::size_t size);
-    void log_oversized_value(std::size_t size) const;
     static void on_call_ended(Call &call);
+    static void on_renewal_ended(Call &call);
     static void on_retry(ngx_event_t *event);
+    static void renew(RenewedLease &lease);
 
     bool add_body_piece();
     bool start_call();
-    void count_call();
-    void count_failure();
     void count(Count what) { conf_->store->counters->add(what); }
-    void handle_claim_reply();
-    bool handle_settle_reply();
-    void write_outcome(State state, Millis lifetime);
-    void retry_later();
+    void count_call(const Call &call);
+    void count_failure(const Call &call);
+    void log(ngx_uint_t level, const char *event) const;
+    std::size_t write_claim(unsigned char *out) const;
 
+    void handle_claim_reply();
+    void handle_renewal_reply();
+    void claim_again();
+    void lose_claim();
+
+    void release_unconfirmed();
+    void release_again();
+    bool handle_settle_reply();
+    bool record_not_kept();
+    void write_outcome(State state, Millis lifetime);
+    void end();
+    void retry_later();
+    void wait_for_retry(ngx_msec_t delay);
+
+    ngx_queue_t link_;  // in Maintenance::exchanges
     ngx_pool_t *pool_;
     Context *context_;  // null once the request has ended
     LocationConfig *conf_;
     ngx_uint_t references_ = 1;
+    Phase phase_ = Phase::idle;
     ReplyHandler on_reply_ = nullptr;
 
-    OwnCall call_{};
+    // the claim
+    OwnCall call_{};     // claim, then settle or release
+    OwnCall renewal_{};  // renew, or claim again
+    bool is_renewing_ = false;
+    Token token_ = 0;
+    Millis hold_ = 0;
+    Millis asked_at_ = 0;    // monotonic_now()
+    Millis claimed_at_ = 0;  // monotonic_now()
+    Reply claim_reply_;
+    Fingerprint fingerprint_{};
+    RenewedLease lease_{};
     char *value_buffer_ = nullptr;  // for the value of a key that is in use
     std::size_t value_buffer_size_ = 0;
     std::string_view small_record_piece_;
-    unsigned char small_record_[kRecordHeadSize];  // of the claim, or an outcome without response
-    Fingerprint fingerprint_{};
-    RenewedLease lease_{};
-    ngx_msec_t claimed_at_ = 0;
+    unsigned char small_record_[kLargestClaim];  // of the claim, or an outcome without response
+    std::string_view renewal_piece_;             // the claim once more, in the pool
 
-    Settlement settlement_ = Settlement::release;
+    // the response
     ngx_array_t body_pieces_{};  // of std::string_view
     std::size_t body_size_ = 0;
     std::size_t expected_body_size_ = 0;  // 0: not known
@@ -118,9 +149,16 @@ private:
     std::size_t record_prefix_size_ = 0;
     ngx_array_t record_pieces_{};  // of std::string_view: the prefix, then the body
 
+    // the outcome
+    Settlement settlement_ = Settlement::release;
+    Millis settled_at_ = 0;     // monotonic_now()
+    bool unconfirmed_ = false;  // a claim of this id may still arrive at the store
+    bool repeated_ = false;     // its release was confirmed, and waits to be repeated
+    Millis repeat_at_ = 0;      // monotonic_now()
     PendingOutcome pending_outcome_{};
     ngx_msec_t retry_delay_ = 0;  // 0: no retry yet
-    ngx_msec_t retry_until_ = 0;
+    bool is_at_exit_ = false;
+    Millis exiting_since_ = 0;  // monotonic_now() when a retry saw that the worker quits
 };
 
 }  // namespace idempotency

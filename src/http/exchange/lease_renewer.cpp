@@ -6,35 +6,35 @@ namespace idempotency {
 
 namespace {
 
-// Milliseconds: leases that are due within this time are renewed in the same call.
+// Milliseconds: leases that are due within this time are renewed together, so that their
+// commands go out with one write.
 constexpr ngx_msec_t kBatchWindow = 100;
-constexpr std::size_t kBatch = 512;
 
-ngx_msec_t renewal_interval(Millis length) { return static_cast<ngx_msec_t>(length / 3 + 1); }
+ngx_msec_t renewal_interval(ngx_msec_t length) { return length / 3 + 1; }
 
 bool is_before(ngx_msec_t a, ngx_msec_t b) { return static_cast<ngx_msec_int_t>(a - b) < 0; }
 
 }  // namespace
 
-void LeaseRenewer::add(RenewedLease &renewed)
+void LeaseRenewer::add(RenewedLease &lease)
 {
-    if (!renewed.queued) {
-        ngx_queue_insert_tail(&leases_, &renewed.link);
-        renewed.queued = true;
+    if (!lease.queued) {
+        ngx_queue_insert_tail(&leases_, &lease.link);
+        lease.queued = true;
     }
 
-    renewed.renew_at = ngx_current_msec + renewal_interval(renewed.lease.length);
-    set_timer(renewed.renew_at);
+    lease.renew_at = ngx_current_msec + renewal_interval(lease.length);
+    set_timer(lease.renew_at);
 }
 
-void LeaseRenewer::remove(RenewedLease &renewed)
+void LeaseRenewer::remove(RenewedLease &lease)
 {
-    if (!renewed.queued) {
+    if (!lease.queued) {
         return;
     }
 
-    ngx_queue_remove(&renewed.link);
-    renewed.queued = false;
+    ngx_queue_remove(&lease.link);
+    lease.queued = false;
 
     if (ngx_queue_empty(&leases_)) {
         stop();
@@ -57,12 +57,11 @@ void LeaseRenewer::renew_all_soon()
     for (ngx_queue_t *q = ngx_queue_head(&leases_); q != ngx_queue_sentinel(&leases_);
          q = ngx_queue_next(q))
     {
-        RenewedLease *renewed = ngx_queue_data(q, RenewedLease, link);
-
-        renewed->renew_at = ngx_current_msec;
+        ngx_queue_data(q, RenewedLease, link)->renew_at = ngx_current_msec;
     }
 
     if (!ngx_queue_empty(&leases_)) {
+        timer_.handler = on_timer;
         ngx_post_event(&timer_, &ngx_posted_events);
     }
 }
@@ -82,41 +81,26 @@ void LeaseRenewer::on_timer(ngx_event_t *event)
     static_cast<LeaseRenewer *>(event->data)->renew_due_leases();
 }
 
-void LeaseRenewer::renew(const Lease *leases, std::size_t count)
-{
-    store_.renew(leases, count);
-    counters_.add(Count::renewals, count);
-}
-
 void LeaseRenewer::renew_due_leases()
 {
     ngx_msec_t horizon = ngx_current_msec + kBatchWindow;
     ngx_msec_t next = ngx_current_msec + NGX_MAX_INT32_VALUE / 2;
-    Lease batch[kBatch];
-    std::size_t count = 0;
+    ngx_queue_t *following = nullptr;
 
     for (ngx_queue_t *q = ngx_queue_head(&leases_); q != ngx_queue_sentinel(&leases_);
-         q = ngx_queue_next(q))
-    {
-        RenewedLease *renewed = ngx_queue_data(q, RenewedLease, link);
+         q = following) {
+        RenewedLease *lease = ngx_queue_data(q, RenewedLease, link);
 
-        if (is_before(renewed->renew_at, horizon)) {
-            renewed->renew_at = ngx_current_msec + renewal_interval(renewed->lease.length);
-            batch[count++] = renewed->lease;
+        following = ngx_queue_next(q);
 
-            if (count == kBatch) {
-                renew(batch, count);
-                count = 0;
-            }
+        if (is_before(lease->renew_at, horizon)) {
+            lease->renew_at = ngx_current_msec + renewal_interval(lease->length);
+            lease->renew(*lease);
         }
 
-        if (is_before(renewed->renew_at, next)) {
-            next = renewed->renew_at;
+        if (lease->queued && is_before(lease->renew_at, next)) {
+            next = lease->renew_at;
         }
-    }
-
-    if (count > 0) {
-        renew(batch, count);
     }
 
     if (!ngx_queue_empty(&leases_)) {

@@ -2,6 +2,8 @@
 
 #include <new>
 
+#include "http/exchange/exchange.h"
+
 namespace idempotency {
 
 bool create_maintenance(ngx_conf_t *cf, StoreSlot &slot)
@@ -12,8 +14,23 @@ bool create_maintenance(ngx_conf_t *cf, StoreSlot &slot)
         return false;
     }
 
-    slot.maintenance = new (memory) Maintenance(*slot.store, *slot.counters);
+    slot.maintenance = new (memory) Maintenance;
     return true;
+}
+
+void settle_all_at_exit(StoreSlot &slot)
+{
+    ngx_queue_t &exchanges = slot.maintenance->exchanges;
+    ngx_queue_t *following = nullptr;
+
+    slot.maintenance->leases.stop();
+
+    for (ngx_queue_t *q = ngx_queue_head(&exchanges); q != ngx_queue_sentinel(&exchanges);
+         q = following)
+    {
+        following = ngx_queue_next(q);
+        Exchange::from_link(q).settle_at_exit();
+    }
 }
 
 }  // namespace idempotency

@@ -12,10 +12,11 @@ namespace idempotency {
 // One for each store, in each worker.
 class Maintenance final : public StoreWatcher {
 public:
-    Maintenance(Store &store, Counters &counters) : leases(store, counters) {}
+    Maintenance() { ngx_queue_init(&exchanges); }
 
     LeaseRenewer leases;
     RetryQueue retries;
+    ngx_queue_t exchanges;  // of Exchange: all that live
 
 private:
     // The store is available again: leases may be about to expire, so both start at
@@ -30,5 +31,9 @@ private:
 // Creates `slot.maintenance`, in the pool of the configuration.  False if there is no
 // memory.
 bool create_maintenance(ngx_conf_t *cf, StoreSlot &slot);
+
+// The worker exits (exit_process): settles what a fast shutdown has interrupted.  What was
+// not sent to the application is released, the rest is unknown.
+void settle_all_at_exit(StoreSlot &slot);
 
 }  // namespace idempotency

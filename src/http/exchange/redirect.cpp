@@ -17,7 +17,7 @@ void read_accel_headers(Context &context, const ngx_http_upstream_t &u)
 
         for (ngx_uint_t i = 0; i < part->nelts; i++) {
             if (is_accel_header(field[i])) {
-                read_word(view(field[i].value), context.accel_directives);
+                parse_word(view(field[i].value), context.accel_directives);
             }
         }
     }

@@ -7,18 +7,6 @@ namespace idempotency {
 
 namespace {
 
-// A content handler without an upstream (`content_by_lua`) may have acted on the request
-// before the request was ended.
-Origin origin_at_end(const Context &context)
-{
-    ngx_http_request_t *r = context.request;
-
-    return context.content_handler_called && !context.upstream_not_created && r->upstream == nullptr
-                   && !r->reading_body
-               ? Origin::broken
-               : origin_of(context);
-}
-
 static_assert(static_cast<unsigned>(Status::unscoped) - static_cast<unsigned>(Status::fresh)
               == static_cast<unsigned>(Count::unscoped) - static_cast<unsigned>(Count::fresh));
 
@@ -31,6 +19,18 @@ void count_request(const Context &context)
 }
 
 }  // namespace
+
+// A content handler without an upstream (`content_by_lua`) may have acted on the request
+// before the request was ended.
+Origin origin_at_end(const Context &context)
+{
+    ngx_http_request_t *r = context.request;
+
+    return context.content_handler_called && !context.upstream_not_created && r->upstream == nullptr
+                   && !r->reading_body
+               ? Origin::broken
+               : origin_of(context);
+}
 
 void on_request_destroyed(Context &context)
 {
@@ -45,8 +45,8 @@ void on_request_destroyed(Context &context)
 
     if (awaits_response(context)) {
         context.exchange->settle(
-            decide_without_answer(origin_at_end(context),
-                                  static_cast<UnknownPolicy>(context.conf->unknown)),
+            decide_without_response(origin_at_end(context),
+                                    static_cast<UnknownPolicy>(context.conf->unknown)),
             context.conf->ttl, nullptr);
     }
 

@@ -10,4 +10,7 @@ namespace idempotency {
 // cleanup of the request's pool: it allocates nothing there.
 void on_request_destroyed(Context &context);
 
+// Like `origin_of`, for a request that ends before its response is complete.
+Origin origin_at_end(const Context &context);
+
 }  // namespace idempotency

@@ -26,6 +26,8 @@ enum class Count : unsigned {
     result_unknown,
     result_not_kept,
 
+    lost,        // claims that another request has taken over
+    reclaimed,   // claims that the store had lost and that were claimed again
     late,        // outcomes of claims that were lost before
     unkept,      // responses that were delivered before they were kept
     retries,     // of recording an outcome

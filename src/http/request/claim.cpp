@@ -58,7 +58,6 @@ ngx_int_t start_execution(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
-    context.exchange->start_renewing();
     context.stage = Stage::executing;
     context.status = Status::fresh;
 
@@ -81,7 +80,10 @@ ngx_int_t handle_store_failure(Context &context, Verdict verdict)
                       &context.conf->store->name);
     }
 
-    if (static_cast<StoreError>(context.conf->store_error) == StoreError::pass) {
+    // a value that can't be read is no outage: the request may have been executed
+    if (static_cast<StoreError>(context.conf->store_error) == StoreError::pass
+        && verdict != Verdict::unreadable)
+    {
         context.stage = Stage::inactive;
         context.status = Status::store_error;
         return NGX_DECLINED;
@@ -152,13 +154,14 @@ ngx_int_t handle_found_record(Context &context, const Reply &reply)
                               kRetryAfter);
     }
 
-    switch (decide_by_record(record, context.exchange->fingerprint())) {
+    switch (decide_by_record(record, reply.remaining, context.exchange->fingerprint())) {
     case Action::reused:
         return refuse_request(context, Status::reused, Problem::key_reused, 0);
     case Action::in_progress:
         return handle_key_in_progress(context);
     case Action::outcome_unknown:
-        return refuse_request(context, Status::unknown, Problem::outcome_unknown, reply.remaining);
+        return refuse_request(context, Status::unknown, Problem::outcome_unknown,
+                              record.head.tells_hold ? reply.remaining : 0);
     case Action::not_kept:
         return refuse_request(context, Status::not_kept, Problem::response_not_kept, 0);
     case Action::replay:

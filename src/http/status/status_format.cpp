@@ -52,6 +52,8 @@ constexpr Member kResults[] = {
     {"unknown", Count::result_unknown},
 };
 
+constexpr Member kLost[] = {{nullptr, Count::lost}};
+constexpr Member kReclaimed[] = {{nullptr, Count::reclaimed}};
 constexpr Member kLate[] = {{nullptr, Count::late}};
 constexpr Member kUnkept[] = {{nullptr, Count::unkept}};
 constexpr Member kRetries[] = {{nullptr, Count::retries}};
@@ -88,6 +90,11 @@ constexpr Family gauge(const char *name, const char *help, Part part, Reader rea
 constexpr Family kFamilies[] = {
     counter("requests", "status", "Requests of a store, by $idempotency_status.", kRequests),
     counter("results", "outcome", "Settled claims, by outcome.", kResults),
+    counter("lost_claims", nullptr,
+            "Claims that another request has taken over while their request ran.", kLost),
+    counter("reclaimed_claims", nullptr,
+            "Claims that the store had lost while their request ran, and that were made again.",
+            kReclaimed),
     counter("late_results", nullptr,
             "Responses that were delivered and not kept, because the claim was lost before.",
             kLate),
