@@ -226,7 +226,7 @@ subtest 'Sentinels that lie' => sub {
     }
 
     my $nginx = start_nginx(urls => $false[0]);
-    ok $nginx->await_error_log(qr/\[error\].*no sentinel of store "main" names a master "shop" that is one.*it is no master/), 'a replica is not taken for a master';
+    ok $nginx->await_error_log(qr/\[error\].*no sentinel of store "main" names a master "shop" that is one.*it is not a master/), 'a replica is not taken for a master';
     is_problem ask($nginx, '/lies/alone', 'lies-alone'), 503, 'store_unavailable', 'requests are refused';
     cmp_ok ask($nginx, '/lies/alone', 'lies-alone')->elapsed, '<', $slack, 'at once';
     is command($replica, 'INFO', 'errorstats') =~ /errorstat_READONLY:count=(\d+)/ ? $1 : 0, 0, 'it was asked for nothing';

@@ -65,23 +65,23 @@ struct TestCall : Call {
 };
 
 struct Harness : RedisPipeline::Events {
-    explicit Harness(const RedisManner &manner = manner_of_tests())
-        : pipeline(scripts, manner, *this)
+    explicit Harness(const RedisPipelineOptions &options = options_of_tests())
+        : pipeline(scripts, options, *this)
     {
     }
 
-    static RedisManner manner_of_tests()
+    static RedisPipelineOptions options_of_tests()
     {
-        RedisManner manner;
+        RedisPipelineOptions options;
 
-        manner.prefix = "idm:";
-        manner.timeout = kTimeout;
-        return manner;
+        options.prefix = "idm:";
+        options.timeout = kTimeout;
+        return options;
     }
 
     void greeted() override { greetings++; }
 
-    void error_answer(const char *what, const char *code, const KeyId *id) override
+    void error_reply(const char *what, const char *code, const KeyId *id) override
     {
         errors += std::string(what) + " " + code + (id != nullptr ? " key;" : ";");
     }

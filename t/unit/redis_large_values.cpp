@@ -11,11 +11,11 @@ namespace {
 
 void a_large_value_is_told_of_and_not_sent(void **)
 {
-    RedisManner manner = Harness::manner_of_tests();
+    RedisPipelineOptions options = Harness::options_of_tests();
 
-    manner.inline_limit = 4711;
+    options.inline_limit = 4711;
 
-    Harness redis(manner);
+    Harness redis(options);
     TestCall claim(Call::Kind::claim, 'a'), late(Call::Kind::claim, 'b'),
         settle(Call::Kind::settle, 'c');
 
@@ -160,11 +160,11 @@ void what_comes_of_a_fetch_otherwise(void **)
 // What is under way is bounded, so that Redis need not keep many large answers.
 void no_more_than_so_many_are_under_way(void **)
 {
-    RedisManner manner = Harness::manner_of_tests();
+    RedisPipelineOptions options = Harness::options_of_tests();
 
-    manner.most_in_flight = 2;
+    options.max_in_flight = 2;
 
-    Harness redis(manner);
+    Harness redis(options);
     TestCall one(Call::Kind::claim, 'a'), two(Call::Kind::settle, 'b'), three(Call::Kind::claim, 'c'),
         four(Call::Kind::release, 'd'), five(Call::Kind::claim, 'e'), six(Call::Kind::claim, 'f');
 
@@ -211,11 +211,11 @@ void no_more_than_so_many_are_under_way(void **)
 
 void what_waits_for_room_goes_to_the_next_connection(void **)
 {
-    RedisManner manner = Harness::manner_of_tests();
+    RedisPipelineOptions options = Harness::options_of_tests();
 
-    manner.most_in_flight = 1;
+    options.max_in_flight = 1;
 
-    Harness redis(manner);
+    Harness redis(options);
     TestCall one(Call::Kind::claim, 'a'), two(Call::Kind::claim, 'b'), three(Call::Kind::claim, 'c');
 
     redis.greet();

@@ -175,14 +175,14 @@ void a_claim_that_was_granted_is_held_or_released(void **)
 
     for (unsigned seed = 0; seed < 1000; seed++) {
         std::mt19937 random(seed);
-        RedisManner manner = Harness::manner_of_tests();
+        RedisPipelineOptions options = Harness::options_of_tests();
 
-        manner.inline_limit = 1;
-        manner.most_in_flight = seed % 3;
-        manner.replicas = seed % 2 * 2;
-        manner.replica_wait = 50;
+        options.inline_limit = 1;
+        options.max_in_flight = seed % 3;
+        options.replicas = seed % 2 * 2;
+        options.replica_wait = 50;
 
-        Harness redis(manner);
+        Harness redis(options);
         Stranger stranger(redis.scripts, random);
         std::deque<TestCall> calls;
         Token wanted = 1000000;
@@ -209,7 +209,7 @@ void a_claim_that_was_granted_is_held_or_released(void **)
             stranger.hang_up();
 
             if (random() % 2 == 0) {
-                redis.pipeline.give_up();
+                redis.pipeline.end_waiting();
             }
 
             redis.pipeline.open(RedisLogin(), redis.now);

@@ -58,11 +58,11 @@ void a_redirection_without_a_target_is_an_error(void **)
 // It was not carried out, and nobody waits for it.
 void a_late_redirection_is_dropped(void **)
 {
-    RedisManner manner = Harness::manner_of_tests();
+    RedisPipelineOptions options = Harness::options_of_tests();
 
-    manner.single_renewals = true;
+    options.single_renewals = true;
 
-    Harness redis(manner);
+    Harness redis(options);
     TestCall claim(Call::Kind::claim, 'a');
     Lease lease;
 

@@ -58,7 +58,7 @@ void a_refused_greeting_is_a_fault_and_sends_nothing(void **)
 
     redis.pipeline.close();
     assert_int_equal(call.ends, 0);
-    redis.pipeline.give_up();
+    redis.pipeline.end_waiting();
     assert_true(call.ended_as(Verdict::unavailable));
 }
 
@@ -109,10 +109,10 @@ void a_master_is_greeted_where_one_is_wanted(void **)
         {"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n", nullptr},
         {"*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:9000\r\n$9\r\nconnected\r\n:3167038\r\n",
          "it is a replica"},
-        {"*2\r\n$8\r\nsentinel\r\n*1\r\n$8\r\nmymaster\r\n", "it is no master"},
-        {"*2\r\n$17\r\nmaster and so on!\r\n:1\r\n", "it is no master"},
-        {"+master\r\n", "it does not greet as Redis does"},
-        {"$6\r\nmaster\r\n", "it does not greet as Redis does"},
+        {"*2\r\n$8\r\nsentinel\r\n*1\r\n$8\r\nmymaster\r\n", "it is not a master"},
+        {"*2\r\n$17\r\nmaster and so on!\r\n:1\r\n", "it is not a master"},
+        {"+master\r\n", "it does not reply to the greeting as Redis does"},
+        {"$6\r\nmaster\r\n", "it does not reply to the greeting as Redis does"},
         {"-NOPERM this user has no permissions to run the 'role' command\r\n",
          "it refuses the connection"},
     };
@@ -608,14 +608,14 @@ void a_call_may_start_another_from_its_end(void **)
     assert_true(lost.ended_as(Verdict::unavailable));
     assert_int_equal(waits.ends, 0);
     assert_false(redis.pipeline.idle());
-    redis.pipeline.give_up();
+    redis.pipeline.end_waiting();
     assert_true(waits.ended_as(Verdict::unavailable));
 }
 
 void renewals_share_commands(void **)
 {
     Harness redis;
-    std::vector<Lease> leases(kRenewedAtOnce + 1);
+    std::vector<Lease> leases(kMaxRenewedAtOnce + 1);
 
     redis.pipeline.renew(leases.data(), leases.size(), redis.now);
     assert_true(redis.pipeline.idle());
@@ -626,7 +626,7 @@ void renewals_share_commands(void **)
     std::string bytes = redis.written();
 
     // a command, its digest and number of keys; a key, a token and a length each
-    std::string head = "*" + std::to_string(3 + 3 * kRenewedAtOnce) + "\r\n";
+    std::string head = "*" + std::to_string(3 + 3 * kMaxRenewedAtOnce) + "\r\n";
 
     assert_int_equal(bytes.rfind(head, 0), 0);
     assert_true(bytes.find("*6\r\n$7\r\nEVALSHA") != std::string::npos);
@@ -641,11 +641,11 @@ void renewals_share_commands(void **)
 
 void a_renewal_is_for_one_key_where_there_are_slots(void **)
 {
-    RedisManner manner = Harness::manner_of_tests();
+    RedisPipelineOptions options = Harness::options_of_tests();
 
-    manner.single_renewals = true;
+    options.single_renewals = true;
 
-    Harness redis(manner);
+    Harness redis(options);
     std::vector<Lease> leases(3);
 
     leases[1].token = 7;

@@ -22,7 +22,7 @@ constexpr std::size_t kLarge = RedisReader::kLargeValue;
 struct Harness : RedisReader::Sink {
     Harness() : reader(*this) { assert_true(reader.restart()); }
 
-    char *value(std::size_t size) override
+    char *allocate_value(std::size_t size) override
     {
         sizes.push_back(size);
 
@@ -45,7 +45,7 @@ struct Harness : RedisReader::Sink {
 
         bytes = {copy.data(), copy.size()};
 
-        while ((result = reader.next(bytes, answer)) == RedisReader::Result::answer) {
+        while ((result = reader.next(bytes, answer)) == RedisReader::Result::reply) {
             note();
         }
 
@@ -55,14 +55,14 @@ struct Harness : RedisReader::Sink {
 
     void note()
     {
-        bool has_value = answer.kind == RedisAnswer::Kind::pair || answer.kind == RedisAnswer::Kind::string;
+        bool has_value = answer.kind == ServerReply::Kind::pair || answer.kind == ServerReply::Kind::string;
         static const char *const kinds[] = {"nil", "status", "error", "integer", "string", "pair", "list"};
 
         log += std::string(kinds[static_cast<int>(answer.kind)]) + " " + std::to_string(answer.integer);
 
-        if (answer.kind == RedisAnswer::Kind::error) {
+        if (answer.kind == ServerReply::Kind::error) {
             log += " " + std::string(answer.code) + " '" + std::string(answer.text) + "'";
-        } else if (answer.kind == RedisAnswer::Kind::list) {
+        } else if (answer.kind == ServerReply::Kind::list) {
             log += " '" + std::string(answer.text) + "'";
         } else if (has_value && !refuses) {
             assert_non_null(place.get());
@@ -74,7 +74,7 @@ struct Harness : RedisReader::Sink {
     }
 
     RedisReader reader;
-    RedisAnswer answer;
+    ServerReply answer;
     bool refuses = false;
     std::unique_ptr<char[]> place;
     std::size_t value_size = 0;
@@ -316,7 +316,7 @@ void only_so_much_is_kept(void **)
         }
 
         assert_false(taken);
-        assert_true(memory_in_use() < before + 4 * RedisReader::kLongestAnswer);
+        assert_true(memory_in_use() < before + 4 * RedisReader::kMaxReply);
     }
 }
 

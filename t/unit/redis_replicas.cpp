@@ -9,13 +9,13 @@ using namespace idempotency;
 
 namespace {
 
-RedisManner manner_with_replicas()
+RedisPipelineOptions options_with_replicas()
 {
-    RedisManner manner = Harness::manner_of_tests();
+    RedisPipelineOptions options = Harness::options_of_tests();
 
-    manner.replicas = 2;
-    manner.replica_wait = 50;
-    return manner;
+    options.replicas = 2;
+    options.replica_wait = 50;
+    return options;
 }
 
 const std::string kWait = "*3\r\n$4\r\nWAIT\r\n$1\r\n2\r\n$2\r\n50\r\n";
@@ -43,7 +43,7 @@ void greet_with_replicas(Harness &redis)
 
 void what_changes_a_key_waits_for_the_replicas(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), found(Call::Kind::claim, 'c'),
         lost(Call::Kind::settle, 'd'), release(Call::Kind::release, 'e');
     Lease lease;
@@ -85,7 +85,7 @@ void what_changes_a_key_waits_for_the_replicas(void **)
 // With too few replicas each one blocks the connection: they must not add up.
 void one_wait_is_under_way_at_a_time(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall first(Call::Kind::claim, 'a'), second(Call::Kind::claim, 'b'), third(Call::Kind::settle, 'c');
 
     greet_with_replicas(redis);
@@ -120,7 +120,7 @@ void a_claim_that_too_few_replicas_have_is_taken_back(void **)
     };
 
     for (const auto &each : cases) {
-        Harness redis(manner_with_replicas());
+        Harness redis(options_with_replicas());
         TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b');
 
         greet_with_replicas(redis);
@@ -147,7 +147,7 @@ void a_claim_that_too_few_replicas_have_is_taken_back(void **)
 
 void that_replicas_are_too_few_for_nothing_is_not_told(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall found(Call::Kind::claim, 'a'), claim(Call::Kind::claim, 'b');
 
     greet_with_replicas(redis);
@@ -168,7 +168,7 @@ void that_replicas_are_too_few_for_nothing_is_not_told(void **)
 
 void a_call_that_is_held_ends_at_its_deadline(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), later(Call::Kind::settle, 'c');
 
     greet_with_replicas(redis);
@@ -214,7 +214,7 @@ void is_released_next(Harness &redis)
 // A release is owed to a claim whoever is on the other side by then.
 void a_claim_that_is_held_as_the_connection_ends_is_taken_back(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), next(Call::Kind::claim, 'c');
 
     greet_with_replicas(redis);
@@ -226,7 +226,7 @@ void a_claim_that_is_held_as_the_connection_ends_is_taken_back(void **)
     assert_true(claim.ended_as(Verdict::unavailable));
     assert_true(settle.ended_as(Verdict::unavailable));
     assert_true(redis.pipeline.idle());
-    redis.pipeline.give_up();
+    redis.pipeline.end_waiting();
 
     is_released_next(redis);
     redis.answer(":1\r\n");
@@ -261,7 +261,7 @@ void a_release_is_owed_until_it_is_done(void **)
 
     // the connection ends before the answer; the next one is to a replica
     redis.pipeline.close();
-    redis.pipeline.give_up();
+    redis.pipeline.end_waiting();
     is_released_next(redis);
     redis.answer("-READONLY You can't write against a read only replica.\r\n");
     redis.pipeline.close();
@@ -286,7 +286,7 @@ void a_release_is_owed_until_it_is_done(void **)
 
 void a_wait_that_is_not_answered_is_a_stall(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), refused(Call::Kind::claim, 'b');
 
     greet_with_replicas(redis);
@@ -309,7 +309,7 @@ void a_wait_that_is_not_answered_is_a_stall(void **)
 
 void a_wait_is_answered_with_a_number(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a');
 
     greet_with_replicas(redis);
@@ -325,7 +325,7 @@ void a_wait_is_answered_with_a_number(void **)
 // The release of a claim that was granted off the slot's own node, too.
 void what_was_asked_for_is_taken_back_there(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a');
 
     greet_with_replicas(redis);
@@ -340,7 +340,7 @@ void what_was_asked_for_is_taken_back_there(void **)
 
 void a_call_may_start_another_when_the_replicas_have_it(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'a');
 
     claim.then = [&](TestCall &ended) {
@@ -360,7 +360,7 @@ void a_call_may_start_another_when_the_replicas_have_it(void **)
 // With too few replicas a WAIT takes all of its time: who changes nothing must not stand behind one.
 void what_is_found_waits_for_nobody(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), found(Call::Kind::claim, 'b'), lost(Call::Kind::settle, 'c');
 
     greet_with_replicas(redis);

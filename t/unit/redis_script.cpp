@@ -162,7 +162,7 @@ class Client : RedisPipeline::Events {
 public:
     explicit Client(const Server &server, std::size_t inline_limit = 0, unsigned replicas = 0,
                     Millis replica_wait = 0)
-        : pipeline_(scripts_, manner(inline_limit, replicas, replica_wait), *this), fd_(server.connect()), raw_(server.connect())
+        : pipeline_(scripts_, options(inline_limit, replicas, replica_wait), *this), fd_(server.connect()), raw_(server.connect())
     {
         assert_true(scripts_.usable());
 
@@ -239,16 +239,16 @@ public:
     }
 
 private:
-    static RedisManner manner(std::size_t inline_limit, unsigned replicas, Millis replica_wait)
+    static RedisPipelineOptions options(std::size_t inline_limit, unsigned replicas, Millis replica_wait)
     {
-        RedisManner manner;
+        RedisPipelineOptions options;
 
-        manner.replicas = replicas;
-        manner.replica_wait = replica_wait;
-        manner.inline_limit = inline_limit;
-        manner.prefix = "test:";
-        manner.timeout = 5000;
-        return manner;
+        options.replicas = replicas;
+        options.replica_wait = replica_wait;
+        options.inline_limit = inline_limit;
+        options.prefix = "test:";
+        options.timeout = 5000;
+        return options;
     }
 
     void greeted() override {}
@@ -262,7 +262,7 @@ private:
         call.ended(call);
     }
 
-    void error_answer(const char *what, const char *code, const KeyId *) override
+    void error_reply(const char *what, const char *code, const KeyId *) override
     {
         errors_ += std::string(what) + " " + code + ";";
     }
@@ -519,7 +519,7 @@ void renewal_is_for_running_claims(void **state)
 {
     Client redis(server_of(state));
     std::vector<Lease> leases;
-    constexpr unsigned many = 3 * kRenewedAtOnce + 1;
+    constexpr unsigned many = 3 * kMaxRenewedAtOnce + 1;
 
     for (unsigned i = 0; i < many; i++) {
         leases.push_back({key(i), redis.claim(key(i), record_of(State::running), 10000).token,

@@ -19,20 +19,20 @@ constexpr ngx_msec_t kErrorInterval = 1000;
 
 // How many large values are on their way at a time: so many may lie in Redis'
 // output buffer.
-constexpr std::size_t kMostLarge = 4;
+constexpr std::size_t kMaxLarge = 4;
 
-RedisManner manner_of(const RedisOptions &options, std::size_t inline_limit)
+RedisPipelineOptions pipeline_options(const RedisOptions &from, std::size_t inline_limit)
 {
-    RedisManner manner;
+    RedisPipelineOptions options;
 
-    manner.prefix = view(options.prefix);
-    manner.timeout = options.timeout;
-    manner.single_renewals = options.topology == RedisTopology::cluster;
-    manner.inline_limit = inline_limit;
-    manner.most_in_flight = inline_limit == 0 ? kMostLarge : 0;
-    manner.replicas = static_cast<unsigned>(options.replicas);
-    manner.replica_wait = options.replica_wait;
-    return manner;
+    options.prefix = view(from.prefix);
+    options.timeout = from.timeout;
+    options.single_renewals = from.topology == RedisTopology::cluster;
+    options.inline_limit = inline_limit;
+    options.max_in_flight = inline_limit == 0 ? kMaxLarge : 0;
+    options.replicas = static_cast<unsigned>(from.replicas);
+    options.replica_wait = from.replica_wait;
+    return options;
 }
 
 // Half of it fixed, half random: workers do not come back in step.
@@ -48,7 +48,8 @@ ngx_msec_t rest_length(ngx_uint_t rests)
 RedisConnection::RedisConnection(const RedisOptions &options, RedisServer &server,
                                  const RedisScripts &scripts, Owner &owner,
                                  std::size_t inline_limit) noexcept
-    : options_(options), owner_(owner), pipeline_(scripts, manner_of(options, inline_limit), *this),
+    : options_(options), owner_(owner),
+      pipeline_(scripts, pipeline_options(options, inline_limit), *this),
       socket_(options, server, *this)
 {}
 
@@ -83,7 +84,7 @@ void RedisConnection::close() noexcept
     }
 
     pipeline_.close();
-    pipeline_.give_up();
+    pipeline_.end_waiting();
 }
 
 void RedisConnection::retarget(RedisServer &server) noexcept
@@ -195,7 +196,7 @@ void RedisConnection::greeted()
 
 // A down Redis is not complained about for each call, nor one that answers
 // every call with an error.
-void RedisConnection::error_answer(const char *what, const char *code, const KeyId *id)
+void RedisConnection::error_reply(const char *what, const char *code, const KeyId *id)
 {
     if (!pipeline_.ready()) {
         *ngx_snprintf(reinterpret_cast<u_char *>(refusal_), sizeof(refusal_) - 1,
@@ -425,7 +426,7 @@ void RedisConnection::rest(const char *why, ngx_err_t error) noexcept
     ngx_add_timer(&rest_timer_, rest_length(rests_++));
 
     pipeline_.close();
-    pipeline_.give_up();
+    pipeline_.end_waiting();
     deadline_timer_.cancelable = 1;
 }
 

@@ -87,7 +87,7 @@ private:
 
     // RedisPipeline::Events
     void greeted() override;
-    void error_answer(const char *what, const char *code, const KeyId *id) override;
+    void error_reply(const char *what, const char *code, const KeyId *id) override;
     void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) override;
     void lease_redirected(const Lease &lease, const RedisRedirect &redirect) override;
     void rerouted(Call &call, Millis deadline) override;

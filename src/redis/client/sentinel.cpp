@@ -226,7 +226,7 @@ const char *RedisSentinel::read(RedisInquiry &inquiry, const redisReply &reply)
 
         return role == "master" ? nullptr
                : role.empty()   ? "its answer to ROLE cannot be read"
-                                : "it is no master";
+                                : "it is not a master";
     }
 
     if (reply.type == REDIS_REPLY_NIL) {
