@@ -186,7 +186,7 @@ private:
     static void expect_valid(const RedisRedirect &redirect)
     {
         EXPECT(redirect.slot < kRedisSlots && redirect.port != 0);
-        EXPECT(redirect.host.size() <= kLongestRedisHost);
+        EXPECT(redirect.host.size() <= kMaxRedisHost);
     }
 
     static void hand_back(Call &call)

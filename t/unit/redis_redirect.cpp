@@ -46,7 +46,7 @@ void the_forms_of_a_redirection(void **)
 void the_longest_host(void **)
 {
     RedisRedirect read;
-    std::string host(kLongestRedisHost, 'h');
+    std::string host(kMaxRedisHost, 'h');
     std::string error = "MOVED 1 " + host + ":6379";
 
     assert_true(parse_redis_redirect(error, read));

@@ -56,7 +56,7 @@ void a_prefix_may_hold_a_hash_tag(void **)
                                     "{a",   "}",            "{}",      "x{}y{z}"};
 
     for (std::string prefix : prefixes) {
-        RedisSlotter slotter(prefix);
+        RedisKeySlots slotter(prefix);
 
         for (int byte = 0; byte < 256; byte++) {
             KeyId id = some_id(static_cast<unsigned char>(byte));
@@ -67,7 +67,7 @@ void a_prefix_may_hold_a_hash_tag(void **)
         }
     }
 
-    RedisSlotter tagged("{shop}:");
+    RedisKeySlots tagged("{shop}:");
 
     assert_int_equal(tagged.slot(some_id(1)), tagged.slot(some_id(2)));
 }
@@ -141,7 +141,7 @@ void maps_are_read(void **)
     assert_int_equal(map.node(1).port, 7002);
 
     for (std::size_t slot = 0; slot < kRedisSlots; slot++) {
-        std::uint16_t wanted = slot == 6 ? 1 : slot > 6 && slot < 10 ? RedisSlotMap::kNobody : 0;
+        std::uint16_t wanted = slot == 6 ? 1 : slot > 6 && slot < 10 ? RedisSlotMap::kNoNode : 0;
 
         assert_int_equal(map.owner(slot), wanted);
     }
@@ -150,7 +150,7 @@ void maps_are_read(void **)
     assert_null(map.read(*Reply(list({range(1, 1, node(bulk("::1"), 7001))}))));
     assert_int_equal(map.size(), 1);
     assert_string_equal(map.node(0).host, "::1");
-    assert_int_equal(map.owner(0), RedisSlotMap::kNobody);
+    assert_int_equal(map.owner(0), RedisSlotMap::kNoNode);
     assert_int_equal(map.owner(1), 0);
 }
 
@@ -193,7 +193,7 @@ void the_address_stands_in_for_a_missing_name(void **)
     assert_int_equal(map.owner(0), 0);
 
     for (std::size_t slot = 1; slot < 8; slot++) {
-        assert_int_equal(map.owner(slot), RedisSlotMap::kNobody);
+        assert_int_equal(map.owner(slot), RedisSlotMap::kNoNode);
     }
 }
 

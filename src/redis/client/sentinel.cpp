@@ -54,9 +54,9 @@ std::string_view take_word(std::string_view &rest)
 }  // namespace
 
 RedisSentinel::RedisSentinel(const RedisOptions &options) noexcept
-    : options_(options), node_(options_, peers_[0].server(), scripts_, *this),
+    : options_(options), node_(options_, servers_[0].server(), scripts_, *this),
       master_query_(options_, options_.servers[0], kMaxReply, *this),
-      role_query_(options_, peers_[1].server(), kMaxReply, *this),
+      role_query_(options_, servers_[1].server(), kMaxReply, *this),
       subscription_(options_, options_.servers[0], kMaxReply, *this), votes_(options_.server_count)
 {}
 
@@ -79,10 +79,10 @@ bool RedisSentinel::open()
         timer->cancelable = 1;
     }
 
-    waiting_.open(log_);
+    waiting_calls_.open(log_);
 
-    for (RedisInquiry *inquiry : {&master_query_, &role_query_, &subscription_}) {
-        inquiry->open(log_);
+    for (RedisQuery *query : {&master_query_, &role_query_, &subscription_}) {
+        query->open(log_);
     }
 
     first_ = static_cast<ngx_uint_t>(ngx_random()) % options_.server_count;
@@ -97,8 +97,8 @@ void RedisSentinel::close()
 {
     state_ = State::closed;
 
-    for (RedisInquiry *inquiry : {&master_query_, &role_query_, &subscription_}) {
-        inquiry->close();
+    for (RedisQuery *query : {&master_query_, &role_query_, &subscription_}) {
+        query->close();
     }
 
     for (ngx_event_t *timer : {&search_timer_, &subscribe_timer_}) {
@@ -107,7 +107,7 @@ void RedisSentinel::close()
         }
     }
 
-    waiting_.close();
+    waiting_calls_.close();
     node_.close();
 }
 
@@ -116,8 +116,8 @@ void RedisSentinel::close()
 bool RedisSentinel::start(Call &call)
 {
     if (state_ == State::searching) {
-        return waiting_.wait(call,
-                             options_.connect_timeout + options_.timeout + options_.replica_wait);
+        return waiting_calls_.add(call, options_.connect_timeout + options_.timeout
+                                            + options_.replica_wait);
     }
 
     // a node that was never opened ends the call at once
@@ -129,7 +129,7 @@ StoreFigures RedisSentinel::figures()
     StoreFigures figures;
 
     figures.engine = "redis";
-    figures.up = state_ != State::lost && node_.answers();
+    figures.up = state_ != State::lost && node_.is_available();
     return figures;
 }
 
@@ -139,7 +139,7 @@ void RedisSentinel::start_waiting() noexcept
 {
     Millis deadline;
 
-    while (Call *call = waiting_.next(deadline)) {
+    while (Call *call = waiting_calls_.take_next(deadline)) {
         if (node_.start(*call, deadline, false)) {
             call->ended(*call);
         }
@@ -148,11 +148,11 @@ void RedisSentinel::start_waiting() noexcept
 
 // Events of the node
 
-void RedisSentinel::node_lost(RedisNode &) { search_soon(); }
+void RedisSentinel::node_unavailable(RedisNode &) { search_soon(); }
 
 void RedisSentinel::read_only(RedisNode &) { search_soon(); }
 
-void RedisSentinel::node_answers_again(RedisNode &)
+void RedisSentinel::node_available(RedisNode &)
 {
     if (watcher_ != nullptr) {
         watcher_->store_is_back();
@@ -172,7 +172,7 @@ void RedisSentinel::search_soon() noexcept
         return;
     }
 
-    fire_within(search_timer_, search_pace_.hurry(ngx_current_msec, random_number()));
+    fire_within(search_timer_, search_backoff_.retry_delay(ngx_current_msec, random_number()));
 }
 
 void RedisSentinel::on_search(ngx_event_t *event)
@@ -208,10 +208,11 @@ bool RedisSentinel::query_next() noexcept
 
     RedisServer &server = options_.servers[(first_ + queried_++) % options_.server_count];
 
-    question_[0] = "SENTINEL";
-    question_[1] = "GET-MASTER-ADDR-BY-NAME";
-    question_[2] = master_name();
-    master_query_.ask(server, {question_, 3, options_.sentinel_user, options_.sentinel_password});
+    master_command_[0] = "SENTINEL";
+    master_command_[1] = "GET-MASTER-ADDR-BY-NAME";
+    master_command_[2] = master_name();
+    master_query_.start(server,
+                        {master_command_, 3, options_.sentinel_user, options_.sentinel_password});
     return true;
 }
 
@@ -242,11 +243,11 @@ void RedisSentinel::act_on(const RedisSentinelVotes::Decision &decision, const c
     }
 }
 
-const char *RedisSentinel::read(RedisInquiry &inquiry, const redisReply &reply)
+const char *RedisSentinel::read(RedisQuery &query, const redisReply &reply)
 {
-    return &inquiry == &subscription_ ? read_message(reply)
-           : &inquiry == &role_query_ ? read_role(reply)
-                                      : read_master(reply);
+    return &query == &subscription_ ? read_message(reply)
+           : &query == &role_query_ ? read_role(reply)
+                                    : read_master(reply);
 }
 
 const char *RedisSentinel::read_role(const redisReply &reply) noexcept
@@ -305,25 +306,24 @@ const char *RedisSentinel::read_message(const redisReply &reply) noexcept
     return nullptr;
 }
 
-void RedisSentinel::ended(RedisInquiry &inquiry, const char *fault, ngx_err_t error)
+void RedisSentinel::ended(RedisQuery &query, const char *fault, ngx_err_t error)
 {
     if (fault != nullptr) {
         ngx_log_error(NGX_LOG_INFO, log_, error, "idempotency: the query to %s \"%V\" failed: %s",
-                      &inquiry == &role_query_ ? "redis" : "sentinel", &inquiry.server().name,
-                      fault);
+                      &query == &role_query_ ? "redis" : "sentinel", &query.server().name, fault);
     }
 
-    if (&inquiry == &subscription_) {
+    if (&query == &subscription_) {
         subscribed_ = (subscribed_ + 1) % options_.server_count;
         ngx_add_timer(&subscribe_timer_,
-                      subscription_pace_.hurry(ngx_current_msec, random_number()));
-    } else if (&inquiry == &master_query_) {
+                      subscription_backoff_.retry_delay(ngx_current_msec, random_number()));
+    } else if (&query == &master_query_) {
         if (fault != nullptr) {
             query_next_or_decide(fault, error);
             return;
         }
 
-        bool is_master = state_ == State::known && current().is(named_, inquiry.server());
+        bool is_master = state_ == State::known && current().is(named_, query.server());
 
         act_on(votes_.add_vote(named_, is_master, has_available_master()), nullptr, 0);
     } else if (fault != nullptr) {
@@ -351,7 +351,7 @@ void RedisSentinel::check_role(const RedisEndpoint &endpoint, const RedisServer 
         return;
     }
 
-    role_query_.ask(candidate().server(), {kRole, 1, options_.user, options_.password});
+    role_query_.start(candidate().server(), {kRole, 1, options_.user, options_.password});
 }
 
 // The candidate has replied that it is a master.
@@ -383,7 +383,7 @@ void RedisSentinel::switch_to_candidate() noexcept
 // `fault` is null where the master is known now.
 void RedisSentinel::end_search(const char *fault, ngx_err_t error) noexcept
 {
-    search_pace_.asked(ngx_current_msec);
+    search_backoff_.attempted(ngx_current_msec);
 
     if (fault == nullptr) {
         failure_logged_ = false;
@@ -399,10 +399,11 @@ void RedisSentinel::end_search(const char *fault, ngx_err_t error) noexcept
         start_waiting();
     }
 
-    bool is_urgent = fault != nullptr || search_again_ || !node_.answers();
+    bool is_urgent = fault != nullptr || search_again_ || !node_.is_available();
 
-    fire_within(search_timer_, is_urgent ? search_pace_.hurry(ngx_current_msec, random_number())
-                                         : RedisPace::term(random_number()));
+    fire_within(search_timer_, is_urgent
+                                   ? search_backoff_.retry_delay(ngx_current_msec, random_number())
+                                   : RedisBackoff::refresh_delay(random_number()));
 }
 
 void RedisSentinel::report_failure(const char *fault, ngx_err_t error) noexcept
@@ -420,9 +421,9 @@ void RedisSentinel::report_failure(const char *fault, ngx_err_t error) noexcept
 
 void RedisSentinel::subscribe() noexcept
 {
-    subscription_pace_.asked(ngx_current_msec);
-    subscription_.ask(options_.servers[subscribed_],
-                      {kSubscribe, 2, options_.sentinel_user, options_.sentinel_password, true});
+    subscription_backoff_.attempted(ngx_current_msec);
+    subscription_.start(options_.servers[subscribed_],
+                        {kSubscribe, 2, options_.sentinel_user, options_.sentinel_password, true});
 }
 
 void RedisSentinel::on_subscribe(ngx_event_t *event)

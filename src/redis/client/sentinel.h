@@ -6,12 +6,12 @@
 
 #include <string_view>
 
-#include "redis/client/inquiry.h"
+#include "redis/client/query.h"
 #include "redis/client/node.h"
 #include "redis/client/options.h"
-#include "redis/client/peer.h"
-#include "redis/client/waiting_room.h"
-#include "redis/protocol/pace.h"
+#include "redis/client/discovered_server.h"
+#include "redis/client/waiting_calls.h"
+#include "redis/protocol/backoff.h"
 #include "redis/protocol/script.h"
 #include "redis/protocol/sentinel_votes.h"
 #include "redis/protocol/slots.h"
@@ -24,7 +24,7 @@ namespace idempotency {
 // publishes a message when the master changes.  A server that sentinels name is
 // asked for its role before any call goes to it.  RedisSentinelVotes decides which
 // of the named servers is asked.
-class RedisSentinel final : public Store, private RedisNode::Owner, private RedisInquiry::Owner {
+class RedisSentinel final : public Store, private RedisNode::Owner, private RedisQuery::Owner {
 public:
     // `options` is copied; what it points to outlives this object.
     explicit RedisSentinel(const RedisOptions &options) noexcept;
@@ -48,13 +48,13 @@ private:
     };
 
     // RedisNode::Owner
-    void node_lost(RedisNode &node) override;
-    void node_answers_again(RedisNode &node) override;
+    void node_unavailable(RedisNode &node) override;
+    void node_available(RedisNode &node) override;
     void read_only(RedisNode &node) override;
 
-    // RedisInquiry::Owner
-    const char *read(RedisInquiry &inquiry, const redisReply &reply) override;
-    void ended(RedisInquiry &inquiry, const char *fault, ngx_err_t error) override;
+    // RedisQuery::Owner
+    const char *read(RedisQuery &query, const redisReply &reply) override;
+    void ended(RedisQuery &query, const char *fault, ngx_err_t error) override;
 
     static void on_search(ngx_event_t *event);
     static void on_subscribe(ngx_event_t *event);
@@ -77,26 +77,26 @@ private:
     void subscribe() noexcept;
     void start_waiting() noexcept;
 
-    bool has_available_master() const { return state_ == State::known && node_.answers(); }
-    RedisPeer &current() { return peers_[current_]; }
-    RedisPeer &candidate() { return peers_[1 - current_]; }
+    bool has_available_master() const { return state_ == State::known && node_.is_available(); }
+    RedisDiscoveredServer &current() { return servers_[current_]; }
+    RedisDiscoveredServer &candidate() { return servers_[1 - current_]; }
     std::string_view master_name() const;
 
     RedisOptions options_;
     RedisScripts scripts_;
-    RedisPeer peers_[2];  // the master, and the candidate to replace it
+    RedisDiscoveredServer servers_[2];  // the master, and the candidate to replace it
     unsigned current_ = 0;
     RedisNode node_;
-    RedisWaitingRoom waiting_;
+    RedisWaitingCalls waiting_calls_;
 
     State state_ = State::closed;
     StoreWatcher *watcher_ = nullptr;
     ngx_log_t *log_ = nullptr;
 
-    RedisInquiry master_query_;  // to sentinels: the master's address
-    RedisInquiry role_query_;    // to the candidate: its role
-    RedisInquiry subscription_;  // to a sentinel: messages about a new master
-    std::string_view question_[3];
+    RedisQuery master_query_;  // to sentinels: the master's address
+    RedisQuery role_query_;    // to the candidate: its role
+    RedisQuery subscription_;  // to a sentinel: messages about a new master
+    std::string_view master_command_[3];
     RedisSentinelVotes votes_;
     RedisEndpoint named_;        // by the sentinel that was queried
     RedisEndpoint announced_;    // by a message
@@ -107,8 +107,8 @@ private:
     ngx_uint_t subscribed_ = 0;  // index of the sentinel of the subscription
     bool search_again_ = false;  // there was a reason to search during this search
     bool failure_logged_ = false;
-    RedisPace search_pace_;
-    RedisPace subscription_pace_;
+    RedisBackoff search_backoff_;
+    RedisBackoff subscription_backoff_;
 
     ngx_event_t search_timer_{};
     ngx_event_t subscribe_timer_{};

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "redis/protocol/waiting.h"
+#include "redis/protocol/call_queue.h"
 
 using namespace idempotency;
 
@@ -26,13 +26,13 @@ struct TestCall : Call {
     }
 
     int ends = 0;
-    RedisWaiting *waiting = nullptr;    // where it waits once more
+    RedisCallQueue *waiting = nullptr;    // where it waits once more
     Millis again = 0;
 };
 
 void calls_come_back_in_order(void **)
 {
-    RedisWaiting waiting;
+    RedisCallQueue waiting;
     TestCall calls[3];
     Millis deadline = 0;
 
@@ -58,7 +58,7 @@ void calls_come_back_in_order(void **)
 
 void calls_end_at_their_deadline(void **)
 {
-    RedisWaiting waiting;
+    RedisCallQueue waiting;
     TestCall calls[4];
     const Millis deadlines[] = {10, 30, 20, 30};
     Millis deadline = 0;
@@ -85,7 +85,7 @@ void calls_end_at_their_deadline(void **)
 
 void an_ended_call_may_wait_again(void **)
 {
-    RedisWaiting waiting;
+    RedisCallQueue waiting;
     TestCall calls[2];
 
     for (TestCall &call : calls) {
@@ -111,7 +111,7 @@ void calls_end_with_what_they_wait_for(void **)
     TestCall call;
 
     {
-        RedisWaiting waiting;
+        RedisCallQueue waiting;
 
         assert_true(waiting.push(call, 10));
     }
