@@ -26,11 +26,11 @@ struct TestCall : Call {
     }
 
     int ends = 0;
-    RedisCallQueue *waiting = nullptr;    // where it waits once more
+    RedisCallQueue *waiting = nullptr;  // where it waits once more
     Millis again = 0;
 };
 
-void calls_come_back_in_order(void **)
+void calls_are_taken_in_order(void **)
 {
     RedisCallQueue waiting;
     TestCall calls[3];
@@ -106,7 +106,7 @@ void an_ended_call_may_wait_again(void **)
     assert_int_equal(calls[1].ends, 2);
 }
 
-void calls_end_with_what_they_wait_for(void **)
+void calls_end_when_the_queue_is_destroyed(void **)
 {
     TestCall call;
 
@@ -124,10 +124,10 @@ void calls_end_with_what_they_wait_for(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(calls_come_back_in_order),
+        cmocka_unit_test(calls_are_taken_in_order),
         cmocka_unit_test(calls_end_at_their_deadline),
         cmocka_unit_test(an_ended_call_may_wait_again),
-        cmocka_unit_test(calls_end_with_what_they_wait_for),
+        cmocka_unit_test(calls_end_when_the_queue_is_destroyed),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -72,7 +72,7 @@ struct Harness : RedisQueryCodec::Events {
     RedisQueryCodec codec{kMost, *this};
 };
 
-void answers_come_in_order(void **)
+void replies_come_in_order(void **)
 {
     Harness server;
 
@@ -91,7 +91,7 @@ void answers_come_in_order(void **)
     assert_null(server.codec.fault());
 }
 
-void a_password_goes_first(void **)
+void auth_is_sent_first(void **)
 {
     Harness server;
 
@@ -132,7 +132,7 @@ void errors_are_faults(void **)
     assert_true(std::string(server.codec.fault()).size() < 100);
 }
 
-void answers_are_bounded(void **)
+void the_size_of_replies_is_limited(void **)
 {
     Harness server;
 
@@ -175,7 +175,7 @@ void answers_are_bounded(void **)
     assert_non_null(server.codec.fault());
 }
 
-void nothing_comes_before_it_is_open(void **)
+void nothing_is_read_before_open(void **)
 {
     Harness server;
 
@@ -192,11 +192,11 @@ void nothing_comes_before_it_is_open(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(answers_come_in_order),
-        cmocka_unit_test(a_password_goes_first),
+        cmocka_unit_test(replies_come_in_order),
+        cmocka_unit_test(auth_is_sent_first),
         cmocka_unit_test(errors_are_faults),
-        cmocka_unit_test(answers_are_bounded),
-        cmocka_unit_test(nothing_comes_before_it_is_open),
+        cmocka_unit_test(the_size_of_replies_is_limited),
+        cmocka_unit_test(nothing_is_read_before_open),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);

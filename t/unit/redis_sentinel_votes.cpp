@@ -22,7 +22,8 @@ RedisEndpoint endpoint(const std::string &host, std::uint16_t port = 6379)
     return out;
 }
 
-void assert_checks_role_of(const Votes::Decision &decision, const char *host, std::uint16_t port = 6379)
+void assert_checks_role_of(const Votes::Decision &decision, const char *host,
+                           std::uint16_t port = 6379)
 {
     assert_int_equal(decision.step, Step::check_role);
     assert_non_null(decision.candidate);

@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::uint16_t kNoNode = RedisSlotMap::kNoNode;
 
-// How long a node without slots is kept: slots may be about to move to it.
+// How long a node without slots is kept: keys may be migrating to it (ASK).
 constexpr ngx_msec_t kKeepUnused = 5000;
 
 }  // namespace

@@ -63,7 +63,7 @@ void RedisConnection::open(ngx_log_t *log) noexcept
     deadline_timer_.log = log;
     deadline_timer_.cancelable = 1;
 
-    // a worker that quits does not wait to reconnect
+    // a worker that quits waits for calls, not for a connection
     reconnect_timer_.handler = on_reconnect;
     reconnect_timer_.data = this;
     reconnect_timer_.log = log;

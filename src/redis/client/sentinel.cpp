@@ -216,7 +216,7 @@ bool RedisSentinel::query_next() noexcept
     return true;
 }
 
-// The last sentinel was of no use, because of `fault`.
+// The last sentinel has not ended the search; `fault` is the reason.
 void RedisSentinel::query_next_or_decide(const char *fault, ngx_err_t error) noexcept
 {
     if (!query_next()) {
@@ -310,7 +310,7 @@ void RedisSentinel::ended(RedisQuery &query, const char *fault, ngx_err_t error)
 {
     if (fault != nullptr) {
         ngx_log_error(NGX_LOG_INFO, log_, error, "idempotency: the query to %s \"%V\" failed: %s",
-                      &query == &role_query_ ? "redis" : "sentinel", &query.server().name, fault);
+                      &query == &role_query_ ? "redis" : "redis sentinel", &query.server().name, fault);
     }
 
     if (&query == &subscription_) {

@@ -74,7 +74,7 @@ void RedisSocket::open(ngx_log_t *log) noexcept
         tls_.capture_log(socket_log_, log);
     }
 
-    // a worker that quits does not wait for a connection
+    // a worker that quits waits for calls, not for a connection
     timer_.handler = on_timeout;
     timer_.data = this;
     timer_.log = log;

@@ -242,7 +242,7 @@ void RedisTlsChannel::drop_session() noexcept
     }
 }
 
-// Without a close_notify: all replies that matter have been read.
+// Sends no close_notify and waits for none: all replies that matter have been read.
 void RedisTlsChannel::shut_down(ngx_connection_t *c) noexcept
 {
     if (tls_ == nullptr || c->ssl == nullptr) {

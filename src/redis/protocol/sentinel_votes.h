@@ -32,7 +32,7 @@ public:
     struct Decision {
         Step step;
         const RedisEndpoint *candidate = nullptr;  // with check_role; valid until `restart`
-        const char *reason = nullptr;              // with query_next: why the reply was of no use
+        const char *reason = nullptr;              // with query_next: why the reply does not decide
     };
 
     explicit RedisSentinelVotes(std::size_t sentinel_count) noexcept

@@ -27,7 +27,7 @@ constexpr const char *kNoPath = "the path of the socket must begin with \"/\": u
 constexpr const char *kBadParameter = "the only parameter is \"db\": unix:/path?db=N";
 constexpr const char *kLongPath = "the path of the socket must have at most 107 characters";
 
-constexpr std::size_t kLongestPath = 107;  // sun_path with its NUL takes 108 on Linux
+constexpr std::size_t kMaxPath = 107;  // sun_path with its NUL takes 108 on Linux
 
 bool take_prefix(std::string_view &text, std::string_view prefix)
 {
@@ -210,7 +210,7 @@ const char *read_socket(std::string_view text, RedisUrl &out)
         return kNoPath;
     }
 
-    if (out.host.size() > kLongestPath) {
+    if (out.host.size() > kMaxPath) {
         return kLongPath;
     }
 
