@@ -28,7 +28,7 @@ sub blocks_of {
 }
 
 # The blocks of all pages that begin so.
-my @pages = ('README.md', 'docs/directives.md', 'docs/answers.md', 'docs/redis.md', 'docs/encryption.md');
+my @pages = ('README.md', 'docs/directives.md', 'docs/responses.md', 'docs/redis.md', 'docs/encryption.md');
 sub examples { my ($beginning) = @_; return grep { /\A$beginning/ } map { blocks_of($_) } @pages }
 
 my ($whole) = examples('load_module ');

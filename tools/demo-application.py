@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The application of tools/demo: creates listings, and knows nothing of idempotency.
+"""The application of tools/demo: it creates listings and does not know about idempotency keys.
 
-    demo-application.py FILE    listens on a free port of 127.0.0.1, which it writes to FILE;
-                                each listing that it creates is a line of FILE.listings
+    demo-application.py FILE    listens on a free port of 127.0.0.1 and writes the port to FILE;
+                                writes each listing that it creates as a line to FILE.listings
 """
 
 import http.server
@@ -39,7 +39,7 @@ class Listings(http.server.BaseHTTPRequestHandler):
 
 server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Listings)
 
-# written beside and moved, so that whoever waits for the file finds it whole
+# write to a temporary file and rename it, so that a reader never sees an incomplete file
 with open(sys.argv[1] + '.new', 'w') as file:
     print(server.server_port, file=file)
 os.rename(sys.argv[1] + '.new', sys.argv[1])

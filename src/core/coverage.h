@@ -1,4 +1,4 @@
-// Whether a request is covered: the first decision, and a pure one.
+// The first decision about a request, as a pure function: whether it is covered.
 
 #pragma once
 
@@ -9,27 +9,27 @@
 namespace idempotency {
 
 enum class Coverage {
-    uncovered,  // no concern of this module
-    bypassed,
-    unscoped,  // passes, unprotected
+    uncovered,  // the module leaves the request alone
+    bypassed,   // by idempotency_bypass
+    unscoped,   // the scope is empty: the request goes to the upstream without protection
     covered,
-    key_missing,    // refused
-    key_invalid,    // refused
-    scope_missing,  // refused
+    key_missing,  // a problem response, as the next two
+    key_invalid,
+    scope_missing,
 };
 
 struct CoverageQuestion {
     bool method_covered = false;
     bool bypass = false;
     bool required = false;
-    unsigned key_fields = 0;  // how many there are
+    unsigned key_fields = 0;  // number of key header fields in the request
     bool scope_needed = false;
     bool scope_empty = false;
     KeyFault key_fault = KeyFault::none;
 };
 
-// The order is the contract's: what is not covered is never refused for the
-// form of its key, unless `required` says that it has to be covered.
+// The order of the checks is part of the contract: a request that is not
+// covered never gets a problem response for the syntax of its key, unless `required` is set.
 inline Coverage decide_coverage(const CoverageQuestion &q)
 {
     if (!q.method_covered || (q.key_fields == 0 && !q.required)) {

@@ -1,4 +1,4 @@
-// What waits in the order in which it came, each until a deadline of its own.
+// A first-in, first-out queue whose items have deadlines.
 
 #pragma once
 
@@ -11,8 +11,8 @@ namespace idempotency {
 // No deadline.
 constexpr Millis kNever = ~Millis(0);
 
-// `T` has a `T *next`, which is this queue's while it is in it, and a `deadline`.
-// It owns nothing.
+// An intrusive list: `T` has a member `T *next`, which the queue uses, and a member
+// `Millis deadline`.  The queue does not own its items.
 template <typename T>
 class DeadlineQueue {
 public:
@@ -32,7 +32,7 @@ public:
         last_ = item;
     }
 
-    // It is not empty.
+    // The queue must not be empty.
     T *pop() noexcept
     {
         T *item = first_;
@@ -46,7 +46,7 @@ public:
         return item;
     }
 
-    // All of them; the queue is empty then.
+    // Removes all items and returns them.
     DeadlineQueue take() noexcept
     {
         DeadlineQueue all = *this;
@@ -55,7 +55,7 @@ public:
         return all;
     }
 
-    // Those whose deadline has come.
+    // Removes the items with deadline <= now and returns them, in their order.  O(n).
     DeadlineQueue take_expired(Millis now) noexcept
     {
         DeadlineQueue all = take();
@@ -70,7 +70,7 @@ public:
         return expired;
     }
 
-    // The earliest of those that count; kNever: there is none.
+    // The earliest deadline of the items for which `counts` is true, or kNever.  O(n).
     template <typename Counts>
     Millis next_deadline(Counts counts) const noexcept
     {

@@ -1,4 +1,4 @@
-// What the store knows a key and a request by.
+// The digests by which a store knows an idempotency key, and a claim its request.
 
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace idempotency {
 
-// A SHA-256.  Trivial, so that it may lie in shared memory.
+// A SHA-256 digest.  Trivial, because it lies in shared memory.
 struct Digest {
     std::array<unsigned char, 32> bytes;
 
@@ -21,7 +21,8 @@ struct Digest {
     }
 };
 
-// Keys and fingerprints come from clients: a comparison's time tells nothing.
+// In constant time: clients choose keys and requests, and must not learn anything from the time of
+// a comparison.
 bool operator==(const Digest &a, const Digest &b);
 inline bool operator!=(const Digest &a, const Digest &b) { return !(a == b); }
 
@@ -30,20 +31,21 @@ using Fingerprint = Digest;
 
 constexpr std::size_t kHexLength = 2 * sizeof(Digest);
 
-// Writes kHexLength lower case digits.
+// Writes kHexLength lower case digits to `out`, without a NUL.
 void write_hex(const Digest &digest, char *out);
 
-// Who a key belongs to.
+// The owner of a key: keys of two owners are different keys.
 struct Scope {
     bool global = false;  // `idempotency_scope off`
     std::string_view owner;
 };
 
-// A running SHA-256.  Every call is false once OpenSSL could not allocate.
+// Computes SHA-256 digests, one after the other: restart, update ..., finish.  After a call that
+// returned false - OpenSSL has no memory -, all are false until the next successful `restart`.
 class Sha256 {
 public:
-    // `method` is a fetched EVP_MD and outlives this object: fetching it by
-    // name for each digest costs more than digesting a small request.
+    // `method` comes from EVP_MD_fetch and must outlive this object.  To fetch it for each digest
+    // would take longer than the digest of a small request.
     explicit Sha256(const EVP_MD *method);
     ~Sha256();
     Sha256(const Sha256 &) = delete;
@@ -59,7 +61,7 @@ private:
     bool running_ = false;
 };
 
-// The two digests of a request.  One object serves a whole process.
+// Computes the two digests of a request.  One object serves a whole process.
 class Digester {
 public:
     Digester();
@@ -70,14 +72,14 @@ public:
     bool usable() const { return method_ != nullptr; }
     const EVP_MD *method() const { return method_; }
 
-    // The length of the owner goes in too, so that no owner and key run
-    // together into another pair; a global key meets no scoped one.
+    // The id of a key: SHA-256 of 'G' (global) or 'S' (scoped), the length of the owner (8 bytes,
+    // big-endian), the owner and the key.  Two pairs of owner and key never give the same bytes.
     bool key_id(const Scope &scope, std::string_view key, KeyId &out);
 
-    // `body` has been fed the request's body and is finished by this; null
-    // where the body does not count.  The value comes behind the body, and its
-    // length at the end, so that one digest does for both, taken while the body
-    // arrives, and no two pairs make the same bytes.
+    // The fingerprint of a request: SHA-256 of the body, `value`, its length (8 bytes, big-endian)
+    // and 'B'; without a body, 'V' instead.  The body comes first, so that it can be digested while
+    // it arrives: `body` is the digest of all of it, which this function finishes.  Null: the
+    // fingerprint does not include the body.  Two pairs never give the same bytes.
     bool fingerprint(std::string_view value, Sha256 *body, Fingerprint &out);
 
 private:

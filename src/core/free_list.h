@@ -1,4 +1,4 @@
-// Objects that are kept for further use.
+// A list of objects that are unused and kept for reuse.
 
 #pragma once
 
@@ -7,9 +7,9 @@
 
 namespace idempotency {
 
-// `T` has a `T *next`, which is this list's while nobody uses the object.  With
-// no limit to those that are kept their number is that of the most that were
-// ever used at a time.
+// `T` has a member `T *next`, which the list uses while the object is in it.  The list owns the
+// objects in it.  It keeps up to `most_kept` of them; without a limit, as many as were ever in use
+// at the same time.
 template <typename T>
 class FreeList {
 public:
@@ -24,8 +24,8 @@ public:
         }
     }
 
-    // One that is the caller's until it is given back: as it was left, or made
-    // of the arguments.  Null without memory.
+    // Returns an object, which the caller owns until `give`: an unused one in the state in which
+    // it was given, or a new one that is constructed from the arguments.  Null: no memory.
     template <typename... Arguments>
     T *take(Arguments &&...arguments) noexcept
     {
@@ -33,6 +33,7 @@ public:
                                  : new (std::nothrow) T(static_cast<Arguments &&>(arguments)...);
     }
 
+    // Puts an object from `take` into the list, or deletes it if the list is full.
     void give(T *object) noexcept
     {
         if (kept_ == most_kept_) {

@@ -1,6 +1,7 @@
-// The messages of a gRPC answer, counted as its bytes come by.
+// Counts the messages in the body of a gRPC response.
 //
-// gRPC over HTTP/2: each message has a head of five bytes, a flag and a length.
+// gRPC over HTTP/2, "Length-Prefixed-Message": before each message there are five bytes, a flag of
+// one byte and the length as a big-endian integer of four bytes.
 
 #pragma once
 
@@ -10,14 +11,15 @@
 
 namespace idempotency {
 
-// Trivial: it lies where nginx puts it.
+// Trivial, so that nginx can allocate it.  Initially all members are 0.
 struct GrpcMessages {
-    std::uint32_t begun;
-    std::uint32_t whole;
-    std::uint32_t head_read;  // of the head that comes in
-    std::uint32_t length;     // as far as the head has told it
-    std::uint32_t left;       // of the message that comes in
+    std::uint32_t begun;      // messages of which at least one byte was read
+    std::uint32_t whole;      // messages that were read to their end
+    std::uint32_t head_read;  // bytes of the current head
+    std::uint32_t length;     // the bytes of the current length that were read
+    std::uint32_t left;       // bytes of the current message that were not read yet
 
+    // Reads the next bytes of the body.
     void feed(std::string_view bytes);
 };
 

@@ -13,8 +13,8 @@ bool is_lower(char c) { return c >= 'a' && c <= 'z'; }
 bool is_alpha(char c) { return is_lower(c) || (c >= 'A' && c <= 'Z'); }
 bool is_lower_hex(char c) { return is_digit(c) || (c >= 'a' && c <= 'f'); }
 
-// A cursor over a Structured Field; each `skip_` takes one production of
-// RFC 9651, section 4.2, and says whether it was there.
+// A cursor in a Structured Field.  Each `skip_` function skips one production of RFC 9651, section
+// 4.2, and returns false if the text is something else.
 class FieldCursor {
 public:
     explicit FieldCursor(std::string_view text) : rest_(text) {}
@@ -39,7 +39,7 @@ public:
         return true;
     }
 
-    // Section 4.2.3.2: nothing but parameters may follow the bare item.
+    // Section 4.2.3.2: parameters up to the end of the field.
     bool skip_parameters()
     {
         while (take(';')) {
@@ -114,7 +114,7 @@ private:
         return false;
     }
 
-    // Section 4.2.4: 15 digits, or 12 before and 3 behind the point.
+    // Section 4.2.4: up to 15 digits, or up to 12 before the point and 3 after it.
     bool skip_number(bool may_have_point)
     {
         take('-');
@@ -195,7 +195,7 @@ private:
 
 ParsedKey fault(KeyFault f) { return {f, {}}; }
 
-// RFC 9110, section 5.5: white space around a value is no part of it.
+// RFC 9110, section 5.5: white space around a value is not a part of it.
 std::string_view without_outer_space(std::string_view field)
 {
     std::size_t first = field.find_first_not_of(" \t");
@@ -222,7 +222,7 @@ ParsedKey parse_bare(std::string_view field)
     return {KeyFault::none, field};
 }
 
-ParsedKey parse_quoted(std::string_view field, char (&room)[kMaxKeyLength])
+ParsedKey parse_quoted(std::string_view field, char (&buffer)[kMaxKeyLength])
 {
     FieldCursor cursor(field.substr(1));
     std::size_t length = 0;
@@ -249,9 +249,9 @@ ParsedKey parse_quoted(std::string_view field, char (&room)[kMaxKeyLength])
             c = cursor.next();
         }
 
-        // past the limit the rest is still read: ill-formed wins over too long
+        // a key that is too long is read to its end: `ill_formed` takes precedence
         if (length < kMaxKeyLength) {
-            room[length] = c;
+            buffer[length] = c;
         }
         length++;
     }
@@ -268,12 +268,12 @@ ParsedKey parse_quoted(std::string_view field, char (&room)[kMaxKeyLength])
         return fault(KeyFault::too_long);
     }
 
-    return {KeyFault::none, {room, length}};
+    return {KeyFault::none, {buffer, length}};
 }
 
 }  // namespace
 
-ParsedKey parse_key(std::string_view field, char (&room)[kMaxKeyLength])
+ParsedKey parse_key(std::string_view field, char (&buffer)[kMaxKeyLength])
 {
     field = without_outer_space(field);
 
@@ -281,7 +281,7 @@ ParsedKey parse_key(std::string_view field, char (&room)[kMaxKeyLength])
         return fault(KeyFault::empty);
     }
 
-    return field.front() == '"' ? parse_quoted(field, room) : parse_bare(field);
+    return field.front() == '"' ? parse_quoted(field, buffer) : parse_bare(field);
 }
 
 }  // namespace idempotency

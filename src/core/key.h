@@ -18,17 +18,17 @@ enum class KeyFault {
 
 struct ParsedKey {
     KeyFault fault = KeyFault::none;
-    std::string_view value;  // the field itself or `room`; empty on a fault
+    std::string_view value;  // a view of the field or of `buffer`; empty on a fault
 };
 
-// Reads one field value.  A field that begins with a quote is a Structured
-// Field item (RFC 9651, section 4.2.3) whose bare item has to be a string; its
-// parameters are checked and ignored.  Anything else is a bare key: visible
-// ASCII (RFC 5234's VCHAR).  Both forms of a key have the same value.
+// Parses the value of one header field.  A value that begins with a quote is a Structured Field
+// item (RFC 9651, section 4.2.3) whose bare item is a string; its parameters are checked and
+// ignored.  Any other value is a bare key: visible ASCII (VCHAR of RFC 5234).  `"abc"` and `abc`
+// are the same key.
 //
-// White space around the field is ignored: nginx takes spaces off in HTTP/1.1,
-// not in HTTP/2.  `room` takes the value of a quoted key, so the result lives as
-// long as the shorter lived of the two.
-ParsedKey parse_key(std::string_view field, char (&room)[kMaxKeyLength]);
+// White space around the value is ignored: nginx removes spaces in HTTP/1.1, but not in HTTP/2.
+// The value of a quoted key is written to `buffer`, so the result is valid as long as both `field`
+// and `buffer` are.
+ParsedKey parse_key(std::string_view field, char (&buffer)[kMaxKeyLength]);
 
 }  // namespace idempotency

@@ -1,4 +1,4 @@
-// How the module uses OpenSSL in a process that is nginx's.
+// The error queue of OpenSSL, which the module shares with nginx.
 
 #pragma once
 
@@ -6,15 +6,15 @@
 
 namespace idempotency {
 
-// OpenSSL keeps what went wrong until somebody asks.  Left there, it would be
-// taken for an error of the next TLS connection that nginx reads from.
-inline bool checked(bool done)
+// Returns `success`, and clears the error queue if it is false.  An error that stays in the queue
+// would be taken for an error of the next TLS connection that nginx reads from.
+inline bool checked(bool success)
 {
-    if (!done) {
+    if (!success) {
         ERR_clear_error();
     }
 
-    return done;
+    return success;
 }
 
 }  // namespace idempotency

@@ -105,7 +105,7 @@ enum class RecordFault {
     none,
     truncated,  // shorter than it says, or longer
     foreign,    // not a record of this module
-    sealed,     // it is to be opened first (core/seal.h)
+    sealed,     // it is to be opened first (core/key_ring.h)
     newer,      // of a version that this code does not know
     corrupt,    // the checksum or a field is wrong, or it is another key's
 };

@@ -1,4 +1,4 @@
-// The tokens of HTTP (RFC 9110, section 5.6.2): names of fields and the like.
+// The production `token` of HTTP (RFC 9110, section 5.6.2): names of header fields, methods ...
 
 #pragma once
 

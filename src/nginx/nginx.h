@@ -1,5 +1,5 @@
-// nginx's headers, as C++ may include them: first of all, since they set the
-// 64-bit off_t.
+// nginx's headers for C++.  This header must be included before those of the C library:
+// ngx_config.h sets _FILE_OFFSET_BITS, the size of off_t.
 
 #pragma once
 
@@ -22,12 +22,13 @@ extern "C" {
 
 namespace idempotency {
 
-// Between nginx's strings and C++'s, without a copy.
+// A view of the bytes of an nginx string.  Nothing is copied.
 inline std::string_view view(const ngx_str_t &text)
 {
     return {reinterpret_cast<const char *>(text.data), text.len};
 }
 
+// ASCII only, as ngx_strncasecmp.
 inline bool equal_ignoring_case(std::string_view a, std::string_view b)
 {
     return a.size() == b.size()
@@ -36,6 +37,7 @@ inline bool equal_ignoring_case(std::string_view a, std::string_view b)
                   == 0;
 }
 
+// An nginx string with the same bytes.  Nothing is copied; nginx must not write to them.
 inline ngx_str_t to_ngx(std::string_view text)
 {
     ngx_str_t out;

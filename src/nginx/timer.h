@@ -1,4 +1,4 @@
-// What nginx's timers lack.
+// Additions to nginx's timers.
 
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace idempotency {
 
-// Rings in `delay` milliseconds at the latest: a timer that rings earlier stays.
+// Sets the timer to `delay` milliseconds from now, unless it fires earlier already.
 inline void fire_within(ngx_event_t &timer, ngx_msec_t delay)
 {
     if (timer.timer_set) {

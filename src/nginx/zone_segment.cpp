@@ -8,14 +8,14 @@ namespace idempotency {
 ZoneSegment *ZoneSegment::create(ngx_conf_t *cf, const char *kind, const ngx_str_t &name,
                                  size_t size, void *tag)
 {
-    void *place = ngx_palloc(cf->pool, sizeof(ZoneSegment));
+    void *memory = ngx_palloc(cf->pool, sizeof(ZoneSegment));
     size_t kind_length = ngx_strlen(kind);
     ngx_str_t full;
 
     full.len = kind_length + 1 + name.len;
     full.data = static_cast<u_char *>(ngx_pnalloc(cf->pool, full.len));
 
-    if (place == nullptr || full.data == nullptr) {
+    if (memory == nullptr || full.data == nullptr) {
         return nullptr;
     }
 
@@ -30,20 +30,19 @@ ZoneSegment *ZoneSegment::create(ngx_conf_t *cf, const char *kind, const ngx_str
         return nullptr;
     }
 
-    segment->init = on_segment;
-    segment->data = new (place) ZoneSegment;
-    return static_cast<ZoneSegment *>(place);
+    segment->init = init_zone;
+    segment->data = new (memory) ZoneSegment;
+    return static_cast<ZoneSegment *>(memory);
 }
 
-// nginx's ngx_shm_zone_init_pt
-ngx_int_t ZoneSegment::on_segment(ngx_shm_zone_t *segment, void *)
+ngx_int_t ZoneSegment::init_zone(ngx_shm_zone_t *segment, void *)
 {
     return static_cast<ZoneSegment *>(segment->data)->attach(segment) ? NGX_OK : NGX_ERROR;
 }
 
-// One allocation takes the whole segment; the slab pool serves for the mutex,
-// which nginx frees where a worker dies with it (ngx_unlock_mutexes), and for
-// finding the zone again after a reload.
+// The zone is one allocation that takes all pages of the slab pool.  The pool serves for its mutex,
+// which nginx unlocks if a worker dies while it holds it (ngx_unlock_mutexes), and for its `data`,
+// in which a reload finds the zone.
 bool ZoneSegment::attach(ngx_shm_zone_t *segment)
 {
     slab_ = reinterpret_cast<ngx_slab_pool_t *>(segment->shm.addr);
@@ -52,9 +51,10 @@ bool ZoneSegment::attach(ngx_shm_zone_t *segment)
     if (slab_->data != nullptr) {
         memory_ = slab_->data;
 
-        if (!Zone(memory_, size_).valid()) {
+        if (!Zone(memory_, size_).is_formatted()) {
             ngx_log_error(NGX_LOG_EMERG, ngx_cycle->log, 0,
-                          "\"%V\" is of another version of this module: restart nginx",
+                          "idempotency: shared memory \"%V\" was made by another version of "
+                          "the module: restart nginx",
                           &segment->shm.name);
             return false;
         }
@@ -72,7 +72,8 @@ bool ZoneSegment::attach(ngx_shm_zone_t *segment)
     return true;
 }
 
-// Not nginx's cached time: that of two workers differs, and a lease must not.
+// Not ngx_current_msec: it is cached, and its values in two workers differ.  A lease must expire at
+// the same time for both.
 Millis ZoneSegment::now() const
 {
     timespec now;

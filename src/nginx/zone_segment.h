@@ -1,5 +1,4 @@
-// A segment of nginx's shared memory that holds one zone, used by all workers
-// under the mutex of the segment.
+// A segment of nginx's shared memory (ngx_shm_zone_t) that holds one zone.
 
 #pragma once
 
@@ -12,18 +11,19 @@
 
 namespace idempotency {
 
-// The smallest segment: nginx's slab pool keeps some of it for itself.
+// In bytes.  The head of nginx's slab pool takes a part of the segment.
 constexpr ssize_t kSmallestSegment = 256 * 1024;
 
 class ZoneSegment final : public SharedMemory {
 public:
-    // Asks nginx for a segment that is named `kind` and `name`.  A reload with
-    // the same name and size gets the one that is there, with all that it holds.
-    // Null where that fails; nginx or this has logged why.
+    // Adds a segment named "kind name" to the configuration (ngx_shared_memory_add); the object
+    // lives in cf->pool.  After a reload with the same name and size, nginx provides the old
+    // segment with its contents.  Null: it failed; if it was not for lack of memory, nginx has
+    // logged the reason.
     static ZoneSegment *create(ngx_conf_t *cf, const char *kind, const ngx_str_t &name, size_t size,
                                void *tag);
 
-    // These are there once nginx has the segment: not before workers run.
+    // Not before nginx has initialized the segment, which is before it starts workers.
     void *memory() const override { return memory_; }
     std::size_t size() const override { return size_; }
     void lock() override { ngx_shmtx_lock(&slab_->mutex); }
@@ -31,7 +31,8 @@ public:
     Millis now() const override;
 
 private:
-    static ngx_int_t on_segment(ngx_shm_zone_t *segment, void *old);
+    // nginx's ngx_shm_zone_init_pt
+    static ngx_int_t init_zone(ngx_shm_zone_t *segment, void *old_data);
 
     bool attach(ngx_shm_zone_t *segment);
 

@@ -6,7 +6,7 @@ namespace idempotency {
 
 namespace {
 
-std::uint64_t microseconds_of_day()
+std::uint64_t unix_microseconds()
 {
     timespec now;
 
@@ -41,8 +41,8 @@ bool MemoryStore::start(Call &call)
 
 void MemoryStore::claim(MemoryZone &zone, Call &call, Millis now)
 {
-    MemoryZone::Found found =
-        zone.claim(call.id, *call.value.first, call.lifetime, now, microseconds_of_day());
+    MemoryZone::ClaimReply found =
+        zone.claim(call.id, *call.value.first, call.lifetime, now, unix_microseconds());
 
     call.reply = found.reply;
 
@@ -50,15 +50,15 @@ void MemoryStore::claim(MemoryZone &zone, Call &call, Millis now)
         return;
     }
 
-    char *room = call.room(call, found.value_size);
+    char *buffer = call.room(call, found.value_size);
 
-    if (room == nullptr) {
+    if (buffer == nullptr) {
         call.reply.verdict = Verdict::unavailable;
         return;
     }
 
-    zone.read(found.entry, room);
-    call.reply.value = {room, found.value_size};
+    zone.read(found.entry, buffer);
+    call.reply.value = {buffer, found.value_size};
 }
 
 void MemoryStore::renew(const Lease *leases, std::size_t count)

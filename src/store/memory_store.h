@@ -1,4 +1,4 @@
-// The embedded store: a memory zone that all workers share.
+// The store of one host: a zone in memory that all workers share.
 
 #pragma once
 
@@ -10,14 +10,17 @@ namespace idempotency {
 
 class MemoryStore final : public Store {
 public:
-    // `memory` outlives this.
+    // `memory` holds a MemoryZone and must outlive this object.
     explicit MemoryStore(SharedMemory &memory) : memory_(memory) {}
 
     bool open() override { return true; }
     void close() override {}
+
+    // Does nothing: this store is always available.
     void watch(StoreWatcher *) override {}
 
-    // A call always ends at once.
+    // Always true: each call ends at once.  The memory is locked meanwhile; Call::room is
+    // called with the lock held.
     bool start(Call &call) override;
     void renew(const Lease *leases, std::size_t count) override;
     StoreFigures figures() override;

@@ -6,11 +6,12 @@ namespace idempotency {
 
 namespace {
 
-constexpr Millis kForEver = ~Millis(0);
+constexpr Millis kAnyAge = ~Millis(0);
 
 bool is_final(State state) { return state == State::kept || state == State::not_kept; }
 
-// What another host or an operator has written is not handed on unseen.
+// A value from the store: another host or an operator may have written it.  It is checked as
+// a whole before other requests get it from the cache.
 bool is_final_record(std::string_view value, const KeyId &id)
 {
     Record record;
@@ -18,7 +19,7 @@ bool is_final_record(std::string_view value, const KeyId &id)
     return read_record(value, id, record) == RecordFault::none && is_final(record.head.state);
 }
 
-// What this host has written begins with a whole head.
+// A value that this host has made: its first piece begins with a record's head.
 bool is_final_record(const Pieces &value)
 {
     return value.count > 0 && value.first[0].size() >= kRecordHeadSize
@@ -34,12 +35,12 @@ Token token_of(const char *record, std::size_t size)
 
 }  // namespace
 
-// A call that is asked of the store in place of the caller's.
-struct NearStore::Asked : Call {
-    NearStore *near;
-    Call *outer;
-    Millis at;  // when: the answer may be of then
-    Asked *next;
+// The call that is made to the store for a caller's call.
+struct NearStore::StoreCall : Call {
+    NearStore *owner;
+    Call *caller;
+    Millis sent_at;   // the reply describes the store at this time or later
+    StoreCall *next;  // FreeList's
 };
 
 NearStore::NearStore(Store &store, SharedMemory &memory) : store_(store), memory_(memory) {}
@@ -50,9 +51,9 @@ bool NearStore::start(Call &call)
 {
     switch (call.kind) {
     case Call::Kind::claim:
-        return answer_by_copy(call, kNearFresh) || ask(call);
+        return reply_from_copy(call, kNearFresh) || call_store(call);
     case Call::Kind::settle:
-        return ask(call);
+        return call_store(call);
     case Call::Kind::release:
         break;
     }
@@ -60,78 +61,78 @@ bool NearStore::start(Call &call)
     return store_.start(call);
 }
 
-bool NearStore::ask(Call &call)
+bool NearStore::call_store(Call &call)
 {
-    Asked *asked = unused_.take();
+    StoreCall *store_call = unused_.take();
 
-    // without memory nothing is learnt from the answer, and that is all
-    if (asked == nullptr) {
+    // without memory the store is called directly, and its reply changes no copy
+    if (store_call == nullptr) {
         return store_.start(call);
     }
 
-    static_cast<Call &>(*asked) = call;
-    asked->near = this;
-    asked->outer = &call;
-    asked->at = memory_.now();
-    asked->room = allocate_value;
-    asked->ended = on_ended;
+    static_cast<Call &>(*store_call) = call;
+    store_call->owner = this;
+    store_call->caller = &call;
+    store_call->sent_at = memory_.now();
+    store_call->room = allocate_value;
+    store_call->ended = on_ended;
 
-    if (!store_.start(*asked)) {
+    if (!store_.start(*store_call)) {
         return false;
     }
 
-    finish(*asked);
+    finish(*store_call);
     return true;
 }
 
 char *NearStore::allocate_value(Call &call, std::size_t size)
 {
-    Call &outer = *static_cast<Asked &>(call).outer;
+    Call &caller = *static_cast<StoreCall &>(call).caller;
 
-    return outer.room(outer, size);
+    return caller.room(caller, size);
 }
 
 void NearStore::on_ended(Call &call)
 {
-    auto &asked = static_cast<Asked &>(call);
-    Call &outer = asked.near->finish(asked);
+    auto &store_call = static_cast<StoreCall &>(call);
+    Call &caller = store_call.owner->finish(store_call);
 
-    outer.ended(outer);
+    caller.ended(caller);
 }
 
-Call &NearStore::finish(Asked &asked)
+Call &NearStore::finish(StoreCall &store_call)
 {
-    Call &outer = *asked.outer;
+    Call &caller = *store_call.caller;
 
-    outer.reply = asked.reply;
+    caller.reply = store_call.reply;
 
-    if (outer.kind == Call::Kind::claim) {
-        handle_claim_reply(outer, asked.at);
+    if (caller.kind == Call::Kind::claim) {
+        handle_claim_reply(caller, store_call.sent_at);
     } else {
-        handle_settle_reply(outer, asked.at);
+        handle_settle_reply(caller, store_call.sent_at);
     }
 
-    unused_.give(&asked);
-    return outer;
+    unused_.give(&store_call);
+    return caller;
 }
 
-void NearStore::handle_claim_reply(Call &call, Millis asked_at)
+void NearStore::handle_claim_reply(Call &call, Millis sent_at)
 {
     switch (call.reply.verdict) {
     case Verdict::found:
         if (is_final_record(call.reply.value, call.id)) {
-            put(call.id, {&call.reply.value, 1}, call.reply.remaining, asked_at);
+            put_copy(call.id, {&call.reply.value, 1}, call.reply.remaining, sent_at);
         } else {
-            drop(call.id);
+            remove_copy(call.id);
         }
         break;
 
     case Verdict::claimed:
-        drop(call.id);
+        remove_copy(call.id);
         break;
 
     case Verdict::unavailable:
-        answer_by_copy(call, kForEver);
+        reply_from_copy(call, kAnyAge);
         break;
 
     default:
@@ -139,59 +140,58 @@ void NearStore::handle_claim_reply(Call &call, Millis asked_at)
     }
 }
 
-void NearStore::handle_settle_reply(const Call &call, Millis asked_at)
+void NearStore::handle_settle_reply(const Call &call, Millis sent_at)
 {
     if (call.reply.verdict != Verdict::done) {
         return;
     }
 
     if (is_final_record(call.value)) {
-        put(call.id, call.value, call.lifetime, asked_at);
+        put_copy(call.id, call.value, call.lifetime, sent_at);
     } else {
-        drop(call.id);
+        remove_copy(call.id);
     }
 }
 
-// True where the call has ended: by a copy that was confirmed less than `fresh`
-// ago.
-bool NearStore::answer_by_copy(Call &call, Millis fresh)
+// Ends a claim by a copy that was confirmed less than `max_age` ago.  False: there is none.
+bool NearStore::reply_from_copy(Call &call, Millis max_age)
 {
     Locked locked(memory_);
     Millis now = memory_.now();
     CacheZone::Copy copy = locked->look_up(call.id, now);
 
-    if (!copy.found || (now > copy.confirmed && now - copy.confirmed >= fresh)) {
+    if (!copy.found || (now > copy.confirmed && now - copy.confirmed >= max_age)) {
         return false;
     }
 
-    char *room = call.room(call, copy.size);
+    char *buffer = call.room(call, copy.size);
 
     call.reply = Reply();
 
-    if (room != nullptr) {
-        locked->read(copy.entry, room);
+    if (buffer != nullptr) {
+        locked->read(copy.entry, buffer);
         call.reply.verdict = Verdict::found;
-        call.reply.token = token_of(room, copy.size);
-        call.reply.value = {room, copy.size};
+        call.reply.token = token_of(buffer, copy.size);
+        call.reply.value = {buffer, copy.size};
         call.reply.remaining = copy.expires - now;
     }
 
     return true;
 }
 
-// The lifetime began when the store was asked, or later.
-void NearStore::put(const KeyId &id, const Pieces &value, Millis lifetime, Millis asked_at)
+// The lifetime began at `sent_at` or later: the copy does not outlive the result.
+void NearStore::put_copy(const KeyId &id, const Pieces &value, Millis lifetime, Millis sent_at)
 {
     Locked locked(memory_);
 
-    locked->put(id, value, asked_at + lifetime, asked_at, memory_.now());
+    locked->put(id, value, sent_at + lifetime, sent_at, memory_.now());
 }
 
-void NearStore::drop(const KeyId &id)
+void NearStore::remove_copy(const KeyId &id)
 {
     Locked locked(memory_);
 
-    locked->drop(id, memory_.now());
+    locked->remove(id, memory_.now());
 }
 
 StoreFigures NearStore::figures()

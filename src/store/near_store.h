@@ -1,17 +1,18 @@
-// A store whose finished results are also kept near: in memory that the workers
-// of this host share, so that a replay needs no round trip and goes on while the
-// store itself is down.
+// A store whose results are also copied into a cache, in memory that the workers of this host
+// share.  A replay from a copy needs no round trip, and works while the store is unavailable.
 //
-// A copy that the store has confirmed less than kNearFresh ago answers at once.
-// An older one answers only where the store can't be reached: otherwise what
-// the store says counts, and the copy is put anew or dropped by it.  So a result
-// that the store has forgotten is gone from here kNearFresh later.
+// A copy answers a claim without the store for kNearFresh after the store has last confirmed
+// the result.  An older copy answers only if the store is unavailable; otherwise the store's
+// reply counts, and the copy is renewed or removed by it.  So a result that was deleted from
+// the store is replayed from copies for up to kNearFresh.
+//
+// Only results (`kept`, `not_kept`) are copied: claims and unknown outcomes change.
 
 #pragma once
 
-#include "zone/cache_zone.h"
 #include "core/free_list.h"
 #include "core/store.h"
+#include "zone/cache_zone.h"
 #include "zone/shared_memory.h"
 
 namespace idempotency {
@@ -20,10 +21,10 @@ constexpr Millis kNearFresh = 60 * 1000;
 
 class NearStore final : public Store {
 public:
-    // Both outlive this.
+    // Both must outlive this object.  `memory` holds a CacheZone.
     NearStore(Store &store, SharedMemory &memory);
 
-    // All calls have ended.
+    // All calls must have ended.
     ~NearStore() override;
 
     NearStore(const NearStore &) = delete;
@@ -38,24 +39,24 @@ public:
     StoreFigures figures() override;
 
 private:
-    struct Asked;
+    struct StoreCall;
     using Locked = LockedZone<CacheZone>;
 
-    bool ask(Call &call);
-    Call &finish(Asked &asked);
-    void handle_claim_reply(Call &call, Millis asked_at);
-    void handle_settle_reply(const Call &call, Millis asked_at);
+    bool call_store(Call &call);
+    Call &finish(StoreCall &store_call);
+    void handle_claim_reply(Call &call, Millis sent_at);
+    void handle_settle_reply(const Call &call, Millis sent_at);
 
-    bool answer_by_copy(Call &call, Millis fresh);
-    void put(const KeyId &id, const Pieces &value, Millis lifetime, Millis asked_at);
-    void drop(const KeyId &id);
+    bool reply_from_copy(Call &call, Millis max_age);
+    void put_copy(const KeyId &id, const Pieces &value, Millis lifetime, Millis sent_at);
+    void remove_copy(const KeyId &id);
 
     static char *allocate_value(Call &call, std::size_t size);
     static void on_ended(Call &call);
 
     Store &store_;
     SharedMemory &memory_;
-    FreeList<Asked> unused_;
+    FreeList<StoreCall> unused_;
 };
 
 }  // namespace idempotency

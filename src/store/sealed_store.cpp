@@ -7,13 +7,13 @@ namespace idempotency {
 
 namespace {
 
-// More is given back to the system when a call has ended.
-constexpr std::size_t kLargestKept = 16 * 1024;
-constexpr std::size_t kMostIdle = 256;
+// A larger buffer is freed when its call has ended.
+constexpr std::size_t kMaxUnusedBuffer = 16 * 1024;
+constexpr std::size_t kMaxUnused = 256;
 
-// The worse one of two ends of what is one call to the caller.  What is
-// unavailable is tried again, and is then known to be lost or not.
-Verdict worse(Verdict a, Verdict b)
+// The verdict for the caller when a settlement has two verdicts.  `unavailable` comes first:
+// the caller tries again, and learns then whether its claim is lost.
+Verdict combine_settle(Verdict a, Verdict b)
 {
     for (Verdict worst : {Verdict::unavailable, Verdict::full, Verdict::lost}) {
         if (a == worst || b == worst) {
@@ -24,8 +24,9 @@ Verdict worse(Verdict a, Verdict b)
     return Verdict::done;
 }
 
-// A claim that was there no more is as free as one that was released.
-Verdict better(Verdict a, Verdict b)
+// The verdict for the caller when a release has two verdicts.  `lost` says that the claim was
+// not there any more: it is not held then, as after `done`.
+Verdict combine_release(Verdict a, Verdict b)
 {
     if (a == Verdict::unavailable || b == Verdict::unavailable) {
         return Verdict::unavailable;
@@ -43,77 +44,88 @@ std::string_view fingerprint_of(std::string_view record)
 
 }  // namespace
 
-// A call, and the inner calls that it comes to: itself, one at a time.
-class SealedStore::Job : public Call {
+// One call of a caller, and the inner calls that it needs.  This object is the inner call: it
+// makes them one after the other.
+class SealedStore::Operation : public Call {
 public:
-    explicit Job(SealedStore &store) : store_(store)
+    explicit Operation(SealedStore &store) : store_(store)
     {
         room = allocate_value;
         ended = on_ended;
     }
 
-    ~Job() { ::operator delete(room_); }
+    ~Operation() { ::operator delete(buffer_); }
 
-    // False where it can't be done: then it is not begun.
-    bool begin(Call &outer);
+    // Prepares the operation for a caller's call.  False: OpenSSL failed.
+    bool begin(Call &caller);
 
-    // True where the whole call has ended.
+    // Makes inner calls until one of them waits.  True: the caller's call has ended.
     bool run();
 
-    void tell();
-    void rest();
+    // Copies the result to the caller's call.
+    void reply_to_caller();
 
-    Job *next = nullptr;  // of those that are idle
+    // Frees a large buffer, when the operation has ended.
+    void trim_buffer();
+
+    Operation *next = nullptr;  // FreeList's
 
 private:
     static char *allocate_value(Call &call, std::size_t size);
     static void on_ended(Call &call);
 
-    bool prepare();
-    bool seal();
+    bool prepare_call();
+    bool seal_value();
+
+    // These return true if another inner call has to be made, false if the operation has
+    // ended.
     bool handle_reply();
     bool handle_claim_reply();
     bool handle_found();
-    bool handle_outcome();
-    bool go_on();
-    bool end(Verdict verdict);
-    bool take_back();
-    void remember_claim(std::string_view record);
-    void recall_claim();
-    bool is_of_request(std::string_view record) const;
+    bool handle_settle_or_release_reply();
+    bool claim_next_key();
+    bool finish(Verdict verdict);
+    bool release_next_claim();
+
+    void save_other_claim(std::string_view record);
+    void return_other_claim();
+    bool is_same_request(std::string_view record) const;
 
     SealedStore &store_;
-    Call *outer_ = nullptr;
-    KeyId ids_[kMostSealingKeys];
-    std::size_t step_ = 0;  // which of them it is at
-    unsigned taken_ = 0;    // bit N: the Nth is claimed
-    bool taking_back_ = false;
+    Call *caller_ = nullptr;
+    KeyId stored_ids_[kMaxSealingKeys];
+    std::size_t current_ = 0;  // index of the stored id of the current inner call
+    unsigned claimed_ = 0;     // bit N: this operation holds a claim of stored_ids_[N]
+    bool releasing_ = false;
     Token token_ = 0;
     Reply result_;
 
-    // The claim of somebody else, while it is seen whether there is a result.
-    unsigned char other_[kRecordHeadSize];
-    bool has_other_ = false;
+    // The claim of another request or host, which was found under one stored id, while the
+    // other stored ids are searched for a result.
+    unsigned char other_claim_[kRecordHeadSize];
+    bool has_other_claim_ = false;
     Millis other_remaining_ = 0;
 
-    unsigned char *room_ = nullptr;
-    std::size_t room_size_ = 0;
+    unsigned char *buffer_ = nullptr;  // of the sealed value
+    std::size_t buffer_size_ = 0;
     std::string_view sealed_;
+
+    static_assert(kMaxSealingKeys <= 8 * sizeof(claimed_), "each stored id has a bit");
 };
 
-bool SealedStore::Job::begin(Call &outer)
+bool SealedStore::Operation::begin(Call &caller)
 {
-    outer_ = &outer;
-    step_ = 0;
-    taken_ = 0;
-    taking_back_ = false;
-    token_ = outer.token;
+    caller_ = &caller;
+    current_ = 0;
+    claimed_ = 0;
+    releasing_ = false;
+    token_ = caller.token;
     result_ = Reply{};
-    result_.verdict = outer.kind == Kind::release ? Verdict::lost : Verdict::done;
-    has_other_ = false;
+    result_.verdict = caller.kind == Kind::release ? Verdict::lost : Verdict::done;
+    has_other_claim_ = false;
 
     for (std::size_t i = 0; i < store_.keys_.count(); i++) {
-        if (!store_.keys_.identify(i, outer.id, ids_[i])) {
+        if (!store_.keys_.derive_stored_id(i, caller.id, stored_ids_[i])) {
             return false;
         }
     }
@@ -121,10 +133,10 @@ bool SealedStore::Job::begin(Call &outer)
     return true;
 }
 
-bool SealedStore::Job::run()
+bool SealedStore::Operation::run()
 {
     for (;;) {
-        if (prepare() && !store_.inner_.start(*this)) {
+        if (prepare_call() && !store_.inner_.start(*this)) {
             return false;
         }
         if (!handle_reply()) {
@@ -133,149 +145,151 @@ bool SealedStore::Job::run()
     }
 }
 
-void SealedStore::Job::on_ended(Call &call)
+void SealedStore::Operation::on_ended(Call &call)
 {
-    auto &job = static_cast<Job &>(call);
+    auto &operation = static_cast<Operation &>(call);
 
-    if (job.handle_reply() && !job.run()) {
+    if (operation.handle_reply() && !operation.run()) {
         return;
     }
 
-    Call &outer = *job.outer_;
+    Call &caller = *operation.caller_;
 
-    job.tell();
-    job.store_.put_back(&job);
-    outer.ended(outer);
+    operation.reply_to_caller();
+    operation.store_.recycle(&operation);
+    caller.ended(caller);
 }
 
-void SealedStore::Job::tell()
+void SealedStore::Operation::reply_to_caller()
 {
-    if (has_other_ && result_.verdict == Verdict::found) {
-        recall_claim();
+    if (has_other_claim_ && result_.verdict == Verdict::found) {
+        return_other_claim();
     }
 
-    outer_->reply = result_;
+    caller_->reply = result_;
 }
 
-void SealedStore::Job::rest()
+void SealedStore::Operation::trim_buffer()
 {
-    if (room_size_ > kLargestKept) {
-        ::operator delete(room_);
-        room_ = nullptr;
-        room_size_ = 0;
+    if (buffer_size_ > kMaxUnusedBuffer) {
+        ::operator delete(buffer_);
+        buffer_ = nullptr;
+        buffer_size_ = 0;
     }
 }
 
-// The sealed value is opened where it was read.
-char *SealedStore::Job::allocate_value(Call &call, std::size_t size)
+// The inner store writes the sealed value into the caller's memory; it is opened there.
+char *SealedStore::Operation::allocate_value(Call &call, std::size_t size)
 {
-    Call &outer = *static_cast<Job &>(call).outer_;
+    Call &caller = *static_cast<Operation &>(call).caller_;
 
-    return outer.room(outer, size);
+    return caller.room(caller, size);
 }
 
-// What the next inner call is; where that fails the call has ended already.
-bool SealedStore::Job::prepare()
+// Fills in the next inner call.  False: it failed, and `reply` is `unavailable`.
+bool SealedStore::Operation::prepare_call()
 {
-    kind = taking_back_ ? Kind::release : outer_->kind;
-    id = ids_[step_];
+    kind = releasing_ ? Kind::release : caller_->kind;
+    id = stored_ids_[current_];
     token = token_;
-    lifetime = outer_->lifetime;
+    lifetime = caller_->lifetime;
     value = Pieces{};
     reply = Reply{};
 
-    return kind == Kind::release || seal();
+    return kind == Kind::release || seal_value();
 }
 
-bool SealedStore::Job::seal()
+bool SealedStore::Operation::seal_value()
 {
-    std::size_t size = outer_->value.size() + store_.keys_.extra();
+    std::size_t size = caller_->value.size() + store_.keys_.overhead();
 
-    if (size > room_size_) {
-        ::operator delete(room_);
-        room_ = static_cast<unsigned char *>(::operator new(size, std::nothrow));
-        room_size_ = room_ != nullptr ? size : 0;
+    if (size > buffer_size_) {
+        ::operator delete(buffer_);
+        buffer_ = static_cast<unsigned char *>(::operator new(size, std::nothrow));
+        buffer_size_ = buffer_ != nullptr ? size : 0;
     }
 
-    if (room_ == nullptr || !store_.keys_.seal(id, outer_->value.first, outer_->value.count, room_))
+    if (buffer_ == nullptr
+        || !store_.keys_.seal(id, caller_->value.first, caller_->value.count, buffer_))
     {
         return false;
     }
 
-    sealed_ = {reinterpret_cast<char *>(room_), size};
+    sealed_ = {reinterpret_cast<char *>(buffer_), size};
     value = {&sealed_, 1};
     return true;
 }
 
-// The answer to an inner call; true where another one is to be made.
-bool SealedStore::Job::handle_reply()
+bool SealedStore::Operation::handle_reply()
 {
-    if (taking_back_) {
-        return take_back();
+    if (releasing_) {
+        return release_next_claim();
     }
 
-    return outer_->kind == Kind::claim ? handle_claim_reply() : handle_outcome();
+    return caller_->kind == Kind::claim ? handle_claim_reply() : handle_settle_or_release_reply();
 }
 
-bool SealedStore::Job::handle_outcome()
+bool SealedStore::Operation::handle_settle_or_release_reply()
 {
-    result_.verdict = outer_->kind == Kind::release ? better(result_.verdict, reply.verdict)
-                                                    : worse(result_.verdict, reply.verdict);
-    return ++step_ < store_.keys_.count();
+    result_.verdict = caller_->kind == Kind::release
+                          ? combine_release(result_.verdict, reply.verdict)
+                          : combine_settle(result_.verdict, reply.verdict);
+    return ++current_ < store_.keys_.count();
 }
 
-bool SealedStore::Job::handle_claim_reply()
+bool SealedStore::Operation::handle_claim_reply()
 {
     switch (reply.verdict) {
     case Verdict::claimed:
-        taken_ |= 1u << step_;
+        claimed_ |= 1u << current_;
         token_ = reply.token;
-        return go_on();
+        return claim_next_key();
     case Verdict::found:
         return handle_found();
     default:
-        return end(reply.verdict);
+        return finish(reply.verdict);
     }
 }
 
-// A claim may be one that is given back when it meets what comes next: that
-// counts then, as it does for its holder.
-bool SealedStore::Job::handle_found()
+// A claim that was found does not end the search.  Its holder may be about to release it,
+// because it finds a result or a claim under one of the next stored ids: so this operation
+// has to look there too, and reports what its holder reports.
+bool SealedStore::Operation::handle_found()
 {
     auto *bytes = reinterpret_cast<unsigned char *>(const_cast<char *>(reply.value.data()));
     std::string_view record;
     SealFault fault = store_.keys_.open(id, bytes, reply.value.size(), record);
 
     if (fault != SealFault::none) {
-        store_.events_.refused(id, describe(fault));
-        return end(Verdict::unavailable);
+        store_.events_.on_open_failed(id, describe(fault));
+        return finish(Verdict::unavailable);
     }
 
     if (state_of(record) != State::running) {
-        has_other_ = false;
+        has_other_claim_ = false;
         result_.value = record;
         result_.remaining = reply.remaining;
-        return end(Verdict::found);
+        return finish(Verdict::found);
     }
 
     if (store_.keys_.count() == 1) {
         result_.value = record;
         result_.remaining = reply.remaining;
-        return end(Verdict::found);
+        return finish(Verdict::found);
     }
 
-    remember_claim(record);
-    return go_on();
+    save_other_claim(record);
+    return claim_next_key();
 }
 
-bool SealedStore::Job::go_on()
+bool SealedStore::Operation::claim_next_key()
 {
-    if (++step_ < store_.keys_.count()) {
+    if (++current_ < store_.keys_.count()) {
         return true;
     }
 
-    if (has_other_) {
-        return end(Verdict::found);
+    if (has_other_claim_) {
+        return finish(Verdict::found);
     }
 
     result_.verdict = Verdict::claimed;
@@ -283,20 +297,20 @@ bool SealedStore::Job::go_on()
     return false;
 }
 
-// What the call comes to; first the claims that it has are given back.
-bool SealedStore::Job::end(Verdict verdict)
+// Ends the caller's call with `verdict`, after its claims have been released.
+bool SealedStore::Operation::finish(Verdict verdict)
 {
     result_.verdict = verdict;
-    taking_back_ = true;
-    return take_back();
+    releasing_ = true;
+    return release_next_claim();
 }
 
-// Best effort: a claim that stays ends with its lease.
-bool SealedStore::Job::take_back()
+// Replies are ignored: a claim that could not be released expires with its lease.
+bool SealedStore::Operation::release_next_claim()
 {
-    for (step_ = 0; step_ < store_.keys_.count(); step_++) {
-        if ((taken_ >> step_ & 1) != 0) {
-            taken_ &= ~(1u << step_);
+    for (current_ = 0; current_ < store_.keys_.count(); current_++) {
+        if ((claimed_ >> current_ & 1) != 0) {
+            claimed_ &= ~(1u << current_);
             return true;
         }
     }
@@ -304,70 +318,71 @@ bool SealedStore::Job::take_back()
     return false;
 }
 
-// Of several, one for the same request: another holder might be about to give
-// its claim back, and the request is not to be told that its key is taken.
-void SealedStore::Job::remember_claim(std::string_view record)
+// Saves a claim that was found.  Of several, one with the same fingerprint is preferred:
+// another claim may be about to be released, and the caller must not be told that its key was
+// used for another request.
+void SealedStore::Operation::save_other_claim(std::string_view record)
 {
-    if (has_other_ && !is_of_request(record)) {
+    if (has_other_claim_ && !is_same_request(record)) {
         return;
     }
 
-    std::memcpy(other_, record.data(), sizeof(other_));
+    std::memcpy(other_claim_, record.data(), sizeof(other_claim_));
     other_remaining_ = reply.remaining;
-    has_other_ = true;
+    has_other_claim_ = true;
 }
 
-bool SealedStore::Job::is_of_request(std::string_view record) const
+bool SealedStore::Operation::is_same_request(std::string_view record) const
 {
-    return fingerprint_of(record) == fingerprint_of(*outer_->value.first);
+    return fingerprint_of(record) == fingerprint_of(*caller_->value.first);
 }
 
-void SealedStore::Job::recall_claim()
+void SealedStore::Operation::return_other_claim()
 {
-    char *place = outer_->room(*outer_, sizeof(other_));
+    char *place = caller_->room(*caller_, sizeof(other_claim_));
 
     if (place == nullptr) {
         result_.verdict = Verdict::unavailable;
         return;
     }
 
-    std::memcpy(place, other_, sizeof(other_));
-    result_.value = {place, sizeof(other_)};
+    std::memcpy(place, other_claim_, sizeof(other_claim_));
+    result_.value = {place, sizeof(other_claim_)};
     result_.remaining = other_remaining_;
 }
 
 SealedStore::SealedStore(Store &inner, KeyRing &keys, Events &events)
-    : inner_(inner), keys_(keys), events_(events), idle_(kMostIdle)
+    : inner_(inner), keys_(keys), events_(events), unused_(kMaxUnused)
 {}
 
 SealedStore::~SealedStore() = default;
 
-void SealedStore::put_back(Job *job)
+void SealedStore::recycle(Operation *operation)
 {
-    job->rest();
-    idle_.give(job);
+    operation->trim_buffer();
+    unused_.give(operation);
 }
 
 bool SealedStore::start(Call &call)
 {
-    Job *job = idle_.take(*this);
+    Operation *operation = unused_.take(*this);
 
-    if (job == nullptr) {
+    if (operation == nullptr) {
         call.reply = Reply{};
         return true;
     }
 
-    if (!job->begin(call)) {
+    if (!operation->begin(call)) {
         call.reply = Reply{};
 
-    } else if (job->run()) {
-        job->tell();
+    } else if (operation->run()) {
+        operation->reply_to_caller();
 
     } else {
         return false;
     }
 
-    put_back(job);
+    recycle(operation);
     return true;
 }
 
@@ -377,18 +392,18 @@ void SealedStore::renew(const Lease *leases, std::size_t count)
 
     for (std::size_t i = 0; i < count; i++) {
         for (std::size_t n = 0; n < keys_.count(); n++) {
-            if (filled == kRenewedAtOnce) {
-                inner_.renew(renewed_, filled);
+            if (filled == kRenewBatch) {
+                inner_.renew(batch_, filled);
                 filled = 0;
             }
 
-            renewed_[filled] = leases[i];
-            filled += keys_.identify(n, leases[i].id, renewed_[filled].id) ? 1 : 0;
+            batch_[filled] = leases[i];
+            filled += keys_.derive_stored_id(n, leases[i].id, batch_[filled].id) ? 1 : 0;
         }
     }
 
     if (filled > 0) {
-        inner_.renew(renewed_, filled);
+        inner_.renew(batch_, filled);
     }
 }
 
@@ -396,7 +411,7 @@ KeyId SealedStore::stored_id(const KeyId &id) const
 {
     KeyId stored_id{};
 
-    if (!keys_.identify(keys_.first(), id, stored_id)) {
+    if (!keys_.derive_stored_id(keys_.sealing_index(), id, stored_id)) {
         stored_id = KeyId{};
     }
 

@@ -1,15 +1,16 @@
-// A store whose records are sealed before another store gets them.
+// A store that seals records before another store, the inner one, keeps them.
 //
-// A caller's key is known to that store by another identity, one for each
-// sealing key.  With several keys - while they are changed - a claim takes all
-// of the identities, always in the same order and with one token, and a result
-// is kept under each.  So two nginx that have one key in common exclude each
-// other by it, and find each other's results under it.
+// The inner store knows an idempotency key by its stored ids: one for each sealing key
+// (core/key_ring.h).  With one sealing key, a call is one call to the inner store.  With
+// several - while an operator changes the keys - a claim claims every stored id, always in the
+// order of the ring and with one token, and a result is kept under every stored id.  So two
+// hosts that have one sealing key in common exclude each other by its stored id, and find each
+// other's results under it.
 
 #pragma once
 
-#include "core/seal.h"
 #include "core/free_list.h"
+#include "core/key_ring.h"
 #include "core/store.h"
 
 namespace idempotency {
@@ -18,17 +19,18 @@ class SealedStore final : public Store {
 public:
     class Events {
     public:
-        // A value that was found does not open: the call ends as `unavailable`.
-        virtual void refused(const KeyId &stored_id, const char *why) = 0;
+        // A value that was found could not be opened; the call ends as `unavailable`.
+        // `reason` is a string literal, see describe(SealFault).
+        virtual void on_open_failed(const KeyId &stored_id, const char *reason) = 0;
 
     protected:
         ~Events() = default;
     };
 
-    // All of them outlive this object; `keys` has one key at least.
+    // All three must outlive this object.  `keys` has at least one key.
     SealedStore(Store &inner, KeyRing &keys, Events &events);
 
-    // No call runs any more: each has ended when the inner store was closed.
+    // All calls must have ended: close() of the inner store ends them.
     ~SealedStore() override;
 
     SealedStore(const SealedStore &) = delete;
@@ -39,26 +41,26 @@ public:
     void watch(StoreWatcher *watcher) override { inner_.watch(watcher); }
     StoreFigures figures() override { return inner_.figures(); }
 
-    // With several keys a call is several calls to the inner store, one after
-    // the other, and takes as much longer at the most.
+    // With n sealing keys the inner calls are made one after the other: the call can take n
+    // times the time of one, plus the time to release claims.
     bool start(Call &call) override;
     void renew(const Lease *leases, std::size_t count) override;
 
-    // The identity that the key which seals gives.
+    // The stored id by the key that seals.
     KeyId stored_id(const KeyId &id) const override;
 
 private:
-    class Job;
+    class Operation;
 
-    static constexpr std::size_t kRenewedAtOnce = 256;
+    static constexpr std::size_t kRenewBatch = 256;
 
-    void put_back(Job *job);
+    void recycle(Operation *operation);
 
     Store &inner_;
     KeyRing &keys_;
     Events &events_;
-    FreeList<Job> idle_;
-    Lease renewed_[kRenewedAtOnce];
+    FreeList<Operation> unused_;
+    Lease batch_[kRenewBatch];  // the inner leases of one call of `renew`
 };
 
 }  // namespace idempotency

@@ -6,11 +6,11 @@ namespace idempotency {
 
 CacheZone::Copy CacheZone::look_up(const KeyId &id, Millis now)
 {
-    Guard guard(*this);
+    ChangeGuard guard(*this);
     std::uint32_t at = find(id, now);
     Copy copy;
 
-    if (at != kNone) {
+    if (at != kNoBlock) {
         copy.found = true;
         copy.size = entry(at).length;
         copy.entry = at;
@@ -24,46 +24,47 @@ CacheZone::Copy CacheZone::look_up(const KeyId &id, Millis now)
 void CacheZone::put(const KeyId &id, const Pieces &value, Millis expires, Millis confirmed,
                     Millis now)
 {
-    Guard guard(*this);
+    ChangeGuard guard(*this);
 
-    expire_some(now);
+    remove_some_expired(now);
 
     std::uint32_t old = find(id, now);
 
-    if (old != kNone && entry(old).confirmed > confirmed) {
+    if (old != kNoBlock && entry(old).confirmed > confirmed) {
         return;
     }
 
-    // first, so that no kill in between brings back what was replaced
-    if (old != kNone) {
-        remove(old);
+    // before the new copy is written: if this process is killed in between, there is no copy, and
+    // not the old one
+    if (old != kNoBlock) {
+        remove_entry(old);
     }
 
     std::size_t needed = zone_blocks_for(value.size());
 
-    if (expires <= now || needed > blocks() / 4) {
+    if (expires <= now || needed > block_count() / 4) {
         return;
     }
 
-    // each frees one block at the least
-    while (free_blocks() < needed) {
-        remove(first_to_end());
+    // each removal frees at least one block
+    while (free_block_count() < needed) {
+        remove_entry(first_result_to_expire());
     }
 
-    New what;
+    NewEntry copy;
 
-    what.expires = expires;
-    what.confirmed = confirmed;
-    publish(write(id, what, value));
+    copy.expires = expires;
+    copy.confirmed = confirmed;
+    publish_entry(write_entry(id, copy, value));
 }
 
-void CacheZone::drop(const KeyId &id, Millis now)
+void CacheZone::remove(const KeyId &id, Millis now)
 {
-    Guard guard(*this);
+    ChangeGuard guard(*this);
     std::uint32_t at = find(id, now);
 
-    if (at != kNone) {
-        remove(at);
+    if (at != kNoBlock) {
+        remove_entry(at);
     }
 }
 

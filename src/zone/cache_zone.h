@@ -1,6 +1,10 @@
-// A cache in shared memory: copies of finished results, each for as long as the
-// result itself at the most.  A copy may be gone at any time; what is there is
-// what was put last.  The caller holds the mutex.
+// The zone of NearStore: copies of results that another store keeps.
+//
+// A copy expires with its result, or earlier: a full cache removes the copies that expire first.
+// So a copy may be missing at any time; the one that is found is the one with the latest
+// confirmation.
+//
+// The conventions are those of zone.h: the caller holds the mutex.
 
 #pragma once
 
@@ -14,21 +18,20 @@ public:
 
     struct Copy {
         bool found = false;
-        std::size_t size = 0;  // of the value; see Zone::read
-        std::uint32_t entry = 0;
+        std::size_t size = 0;     // of the value, in bytes
+        std::uint32_t entry = 0;  // for Zone::read
         Millis expires = 0;
         Millis confirmed = 0;
     };
 
     Copy look_up(const KeyId &id, Millis now);
 
-    // Puts a copy in place of the one that is there, unless that was confirmed
-    // later.  Where there is no room those that end first make way; a value that
-    // takes more than a quarter of the zone is left out.
-    // `confirmed` is when the result was last known to be in its store.
+    // Puts a copy, and replaces the one that is there unless that was confirmed later.
+    // `confirmed` is the time at which the store was last known to have the result.  A value
+    // that takes more than a quarter of the zone is not copied.
     void put(const KeyId &id, const Pieces &value, Millis expires, Millis confirmed, Millis now);
 
-    void drop(const KeyId &id, Millis now);
+    void remove(const KeyId &id, Millis now);
 };
 
 }  // namespace idempotency

@@ -7,17 +7,17 @@
 
 namespace idempotency {
 
-MemoryZone::Found MemoryZone::claim(const KeyId &id, std::string_view claim, Millis lease,
-                                    Millis now, std::uint64_t clock)
+MemoryZone::ClaimReply MemoryZone::claim(const KeyId &id, std::string_view record, Millis lease,
+                                         Millis now, std::uint64_t clock)
 {
-    Guard guard(*this);
-    Found found;
+    ChangeGuard guard(*this);
+    ClaimReply found;
 
-    expire_some(now);
+    remove_some_expired(now);
 
     std::uint32_t at = find(id, now);
 
-    if (at != kNone) {
+    if (at != kNoBlock) {
         found.reply.verdict = Verdict::found;
         found.reply.token = entry(at).token;
         found.reply.remaining = entry(at).expires - now;
@@ -26,60 +26,62 @@ MemoryZone::Found MemoryZone::claim(const KeyId &id, std::string_view claim, Mil
         return found;
     }
 
-    // its own block, and one in which to write that its answer was not kept
-    if (claim.size() < kTokenOffset + kTokenSize
-        || !make_room(zone_blocks_for(claim.size()) + 1, now)) {
+    // the blocks of the claim, and the one that is reserved for a short result
+    if (record.size() < kTokenOffset + kTokenSize
+        || !make_space(zone_blocks_for(record.size()) + 1, now))
+    {
         found.reply.verdict = Verdict::full;
         return found;
     }
 
-    New what;
+    NewEntry claim;
 
-    what.token = std::max<Token>(head()->last_token + 1, clock);
-    what.expires = now + lease;
-    what.running = true;
+    claim.token = std::max<Token>(head()->last_token + 1, clock);
+    claim.expires = now + lease;
+    claim.is_claim = true;
 
-    head()->last_token = what.token;
-    at = write(id, what, {&claim, 1});
-    wire::put_u64(reinterpret_cast<unsigned char *>(block(at)->first) + kTokenOffset, what.token);
-    publish(at);
+    head()->last_token = claim.token;
+    at = write_entry(id, claim, {&record, 1});
+    wire::put_u64(reinterpret_cast<unsigned char *>(block(at)->first) + kTokenOffset, claim.token);
+    publish_entry(at);
 
     found.reply.verdict = Verdict::claimed;
-    found.reply.token = what.token;
+    found.reply.token = claim.token;
     return found;
 }
 
 Verdict MemoryZone::settle(const KeyId &id, Token token, const Pieces &value, Millis lifetime,
                            Millis now)
 {
-    Guard guard(*this);
+    ChangeGuard guard(*this);
 
-    expire_some(now);
+    remove_some_expired(now);
 
     std::uint32_t old = find(id, now);
 
-    if (old != kNone && entry(old).token != token) {
+    if (old != kNoBlock && entry(old).token != token) {
         return Verdict::lost;
     }
 
-    // the claim's own reserve may be spent now
-    std::size_t reserve = old != kNone ? entry(old).running : 0;
+    // the block that is reserved for this claim may be used now
+    std::size_t reserve = old != kNoBlock ? entry(old).is_claim : 0;
     std::size_t needed = zone_blocks_for(value.size());
 
-    if (!make_room(needed - std::min(needed, reserve), now)) {
+    if (!make_space(needed - std::min(needed, reserve), now)) {
         return Verdict::full;
     }
 
-    New what;
+    NewEntry result;
 
-    what.token = token;
-    what.expires = now + lifetime;
+    result.token = token;
+    result.expires = now + lifetime;
 
-    // before the old one goes: a process that is killed in between forgets nothing
-    publish(write(id, what, value));
+    // before the old entry is removed: if this process is killed in between, there are two, and
+    // the next call keeps the new one
+    publish_entry(write_entry(id, result, value));
 
-    if (old != kNone) {
-        remove(old);
+    if (old != kNoBlock) {
+        remove_entry(old);
     }
 
     return Verdict::done;
@@ -87,37 +89,37 @@ Verdict MemoryZone::settle(const KeyId &id, Token token, const Pieces &value, Mi
 
 Verdict MemoryZone::release(const KeyId &id, Token token, Millis now)
 {
-    Guard guard(*this);
+    ChangeGuard guard(*this);
     std::uint32_t at = find(id, now);
 
-    if (at == kNone || entry(at).token != token || entry(at).running == 0) {
+    if (at == kNoBlock || entry(at).token != token || entry(at).is_claim == 0) {
         return Verdict::lost;
     }
 
-    remove(at);
+    remove_entry(at);
     return Verdict::done;
 }
 
 Verdict MemoryZone::renew(const KeyId &id, Token token, Millis lease, Millis now)
 {
-    Guard guard(*this);
+    ChangeGuard guard(*this);
     std::uint32_t at = find(id, now);
 
-    if (at == kNone || entry(at).token != token || entry(at).running == 0) {
+    if (at == kNoBlock || entry(at).token != token || entry(at).is_claim == 0) {
         return Verdict::lost;
     }
 
-    set_end(at, now + lease);
+    set_expiry(at, now + lease);
     return Verdict::done;
 }
 
-// Whether so many blocks are free beside those in reserve, one for each claim.
-// Each that has expired frees one at the least, so that it takes no more steps
-// than there are blocks to write.
-bool MemoryZone::make_room(std::size_t wanted, Millis now)
+// Removes expired entries until `wanted` blocks are free in addition to the reserve of one block
+// for each claim.  False: the zone is full.  Each removal frees at least one block, so that there
+// are at most as many removals as blocks to write.
+bool MemoryZone::make_space(std::size_t wanted, Millis now)
 {
-    while (free_blocks() < wanted + running()) {
-        if (!expire_one(now)) {
+    while (free_block_count() < wanted + claim_count()) {
+        if (!remove_expired_entry(now)) {
             return false;
         }
     }

@@ -1,5 +1,13 @@
-// The embedded store's zone: what a store does with its keys, in shared memory.
-// The caller holds the mutex.
+// The zone of MemoryStore: claims and results, each under its key.
+//
+// Each operation is that of Store (core/store.h) and has its verdicts.  A claim is an entry with
+// `is_claim` set; a result replaces it under the claim's token.
+//
+// A full zone refuses new claims: it never removes an entry that has not expired.  For each claim
+// one free block is reserved, so that a claim can always be settled with a short result, even if
+// the response does not fit.
+//
+// The conventions are those of zone.h: the caller holds the mutex.
 
 #pragma once
 
@@ -11,32 +19,33 @@ class MemoryZone : public Zone {
 public:
     using Zone::Zone;
 
-    // Claims a free key, or finds what it holds.  `claim` is a record; the
-    // token is written into it.  `clock` is the time of day in microseconds:
-    // tokens are made from it and grow even where it goes back.
-    // On `found` only `value_size` and `remaining` of the value are known; read
-    // it with `read` before the mutex is given back.
-    struct Found {
+    // After `found`: reply.value is not filled in.  The value has `value_size` bytes; `read` copies
+    // it from `entry`, before the mutex is unlocked.
+    struct ClaimReply {
         Reply reply;
         std::size_t value_size = 0;
         std::uint32_t entry = 0;
     };
 
-    Found claim(const KeyId &id, std::string_view claim, Millis lease, Millis now,
-                std::uint64_t clock);
+    // Claims a free key, or finds its entry.  `record` is the record of the claim; its token is
+    // assigned here and written into the record.  `clock` is the Unix time in microseconds: the
+    // token is this time, or the last token plus 1 where that is higher, so that tokens grow
+    // even if the time is set back.
+    ClaimReply claim(const KeyId &id, std::string_view record, Millis lease, Millis now,
+                     std::uint64_t clock);
 
-    // Replaces the value of the claim `token`, or of nobody: a key whose lease
-    // has lapsed without a successor takes the late result.
+    // Replaces the value under the claim `token`.  A key that has no entry any more, because the
+    // lease has expired and no other request has claimed the key, gets the late result as well.
     Verdict settle(const KeyId &id, Token token, const Pieces &value, Millis lifetime, Millis now);
 
-    // Frees the key if the claim `token` still runs.
+    // Removes the claim `token`.
     Verdict release(const KeyId &id, Token token, Millis now);
 
-    // Gives the claim `token` another lease from now on.
+    // Lets the claim `token` expire at now + lease.
     Verdict renew(const KeyId &id, Token token, Millis lease, Millis now);
 
 private:
-    bool make_room(std::size_t blocks, Millis now);
+    bool make_space(std::size_t block_count, Millis now);
 };
 
 }  // namespace idempotency

@@ -1,5 +1,4 @@
-// Shared memory that holds one zone, as a process sees it, and the mutex under which
-// the processes use it.
+// The memory of one zone, which several processes share, and its mutex.
 
 #pragma once
 
@@ -11,7 +10,8 @@ namespace idempotency {
 
 class SharedMemory {
 public:
-    // Valid between `lock` and `unlock`, and as long as the process runs.
+    // The address in this process: aligned to 8 bytes, and constant while the process runs.  The
+    // memory is accessed between `lock` and `unlock`.
     virtual void *memory() const = 0;
     virtual std::size_t size() const = 0;
 
@@ -27,7 +27,7 @@ protected:
     ~SharedMemory() = default;
 };
 
-// A zone of type Z (MemoryZone, CacheZone), locked as long as this object lives.
+// A zone of type Z (MemoryZone or CacheZone), locked during the life of this object.
 template <typename Z>
 class LockedZone {
 public:

@@ -11,28 +11,21 @@ namespace idempotency {
 
 namespace {
 
-constexpr std::uint64_t kZoneMagic = 0x49444d5a4f4e4532;  // "IDMZONE2"
+// How many expired entries one call removes at most, apart from those whose blocks it needs.  A
+// call adds one entry at most, so a backlog of n expired entries is gone after n / 31 calls.  With
+// a million entries, the heap has 10 levels: 32 removals compare 32 * 10 * 4 = 1280 nodes.
+constexpr unsigned kMaxExpiredPerCall = 32;
 
-// A tick is 128 ms; 32 bits of them reach seventeen years.
-constexpr unsigned kTickShift = 7;
-
-// What one call may spend on the expiry of others, so that no call is slow.
-// Each call adds one entry at the most, so this keeps up.
-constexpr unsigned kExpiryBudget = 32;
-
-// Four children lie in half a cache line.
-constexpr std::uint32_t kChildren = 4;
-
-// What has a tick due has expired when that tick begins.
-std::uint32_t due_of(Millis expires)
+// The first tick that begins when the entry has expired.
+std::uint32_t due_tick_of(Millis expires)
 {
-    return static_cast<std::uint32_t>(
-        std::min<Millis>((expires >> kTickShift) + 1, std::numeric_limits<std::uint32_t>::max()));
+    return static_cast<std::uint32_t>(std::min<Millis>((expires >> kZoneTickShift) + 1,
+                                                       std::numeric_limits<std::uint32_t>::max()));
 }
 
 std::uint64_t bucket_hash(const KeyId &id)
 {
-    return wire::get_u64(id.bytes.data());  // a SHA-256 needs no further hashing
+    return wire::get_u64(id.bytes.data());  // it is a SHA-256 already
 }
 
 }  // namespace
@@ -43,23 +36,13 @@ bool Zone::format()
         return false;
     }
 
-    std::size_t room = size_ - sizeof(ZoneHead);
-    std::size_t most = std::min<std::size_t>(room / kZoneBlockSize, kNone - 1);
-    std::size_t bucket_count = 1;
-
-    // about one bucket for two blocks: most entries take more than one
-    while (bucket_count * 4 <= most) {
-        bucket_count *= 2;
-    }
-
+    ZoneDimensions dimensions = zone_dimensions(size_);
     ZoneHead *zone = head();
 
     std::memset(memory_, 0, sizeof(ZoneHead));
     zone->size = size_;
-    zone->bucket_count = static_cast<std::uint32_t>(bucket_count);
-    zone->block_count = static_cast<std::uint32_t>(std::min<std::size_t>(
-        (room - bucket_count * sizeof(std::uint32_t)) / (kZoneBlockSize + sizeof(ZoneHeapNode)),
-        kNone - 1));
+    zone->bucket_count = dimensions.bucket_count;
+    zone->block_count = dimensions.block_count;
 
     for (std::uint32_t i = 0; i < zone->block_count; i++) {
         block(i)->kind = ZoneKind::data;
@@ -70,27 +53,28 @@ bool Zone::format()
     return true;
 }
 
-bool Zone::valid() const { return head()->magic == kZoneMagic && head()->size == size_; }
+bool Zone::is_formatted() const { return head()->magic == kZoneMagic && head()->size == size_; }
 
 ZoneFigures Zone::figures() const
 {
     ZoneFigures figures;
 
-    figures.size = blocks() * kZoneBlockSize;
-    figures.free_blocks = free_blocks();
+    figures.size = block_count() * kZoneBlockSize;
+    figures.free_blocks = free_block_count();
     figures.used = figures.size - figures.free_blocks * kZoneBlockSize;
-    figures.keys = entries();
+    figures.keys = entry_count();
     return figures;
 }
 
-std::size_t Zone::entries() const
+std::size_t Zone::entry_count() const
 {
     return head()->heap_count[results] + head()->heap_count[claims];
 }
-std::size_t Zone::running() const { return head()->heap_count[claims]; }
-std::size_t Zone::free_blocks() const { return head()->free_count; }
-std::size_t Zone::blocks() const { return head()->block_count; }
-void Zone::pretend_killed() { head()->dirty = 1; }
+
+std::size_t Zone::claim_count() const { return head()->heap_count[claims]; }
+std::size_t Zone::block_count() const { return head()->block_count; }
+std::size_t Zone::free_block_count() const { return head()->free_count; }
+void Zone::mark_dirty() { head()->dirty = 1; }
 
 // Entries
 
@@ -99,11 +83,11 @@ std::uint32_t *Zone::bucket_of(const KeyId &id) const
     return buckets() + (bucket_hash(id) & (head()->bucket_count - 1));
 }
 
-std::uint32_t Zone::lookup(const KeyId &id) const
+std::uint32_t Zone::find_in_bucket(const KeyId &id) const
 {
     std::uint32_t at = *bucket_of(id);
 
-    while (at != kNone && entry(at).id != id) {
+    while (at != kNoBlock && entry(at).id != id) {
         at = entry(at).bucket_next;
     }
 
@@ -112,65 +96,65 @@ std::uint32_t Zone::lookup(const KeyId &id) const
 
 std::uint32_t Zone::find(const KeyId &id, Millis now)
 {
-    std::uint32_t at = lookup(id);
+    std::uint32_t at = find_in_bucket(id);
 
-    if (at != kNone && entry(at).expires <= now) {
-        remove(at);
-        return kNone;
+    if (at != kNoBlock && entry(at).expires <= now) {
+        remove_entry(at);
+        return kNoBlock;
     }
 
     return at;
 }
 
-std::uint32_t Zone::take_block()
+std::uint32_t Zone::take_free_block()
 {
     std::uint32_t at = head()->free_first;
 
     head()->free_first = block(at)->next;
     head()->free_count--;
-    block(at)->next = kNone;
+    block(at)->next = kNoBlock;
     return at;
 }
 
-std::uint32_t Zone::write(const KeyId &id, const New &what, const Pieces &value)
+std::uint32_t Zone::write_entry(const KeyId &id, const NewEntry &what, const Pieces &value)
 {
-    std::uint32_t at = take_block();
-    ZoneBlock *into = block(at);
-    ZoneEntry &made = into->entry;
+    std::uint32_t at = take_free_block();
+    ZoneBlock *current = block(at);
+    ZoneEntry &written = current->entry;
 
-    made.id = id;
-    made.token = what.token;
-    made.expires = what.expires;
-    made.confirmed = what.confirmed;
-    made.sequence = ++head()->sequence;
-    made.length = static_cast<std::uint32_t>(value.size());
-    made.running = what.running;
-    made.chain_last = kNone;
-    made.chain_count = 0;
+    written.id = id;
+    written.token = what.token;
+    written.expires = what.expires;
+    written.confirmed = what.confirmed;
+    written.sequence = ++head()->sequence;
+    written.length = static_cast<std::uint32_t>(value.size());
+    written.is_claim = what.is_claim;
+    written.chain_last = kNoBlock;
+    written.chain_count = 0;
 
-    char *out = into->first;
-    std::size_t room = kZoneInline;
+    char *out = current->first;
+    std::size_t space = kZoneInline;
 
     for (std::size_t i = 0; i < value.count; i++) {
         std::string_view piece = value.first[i];
 
         while (!piece.empty()) {
-            if (room == 0) {
-                std::uint32_t next = take_block();
+            if (space == 0) {
+                std::uint32_t next = take_free_block();
 
-                into->next = next;
-                into = block(next);
-                out = into->data;
-                room = kZonePayload;
-                made.chain_last = next;
-                made.chain_count++;
+                current->next = next;
+                current = block(next);
+                out = current->data;
+                space = kZonePayload;
+                written.chain_last = next;
+                written.chain_count++;
             }
 
-            std::size_t n = std::min(room, piece.size());
+            std::size_t n = std::min(space, piece.size());
 
             std::memcpy(out, piece.data(), n);
             out += n;
-            room -= n;
+            space -= n;
             piece.remove_prefix(n);
         }
     }
@@ -194,40 +178,45 @@ void Zone::read(std::uint32_t at, char *out) const
     }
 }
 
-void Zone::publish(std::uint32_t at)
+void Zone::publish_entry(std::uint32_t at)
 {
-    stores_before_this_come_first();
+    compiler_barrier();
     block(at)->kind = ZoneKind::entry;
 
+    link_to_bucket(at);
+    insert_into_heap(at);
+}
+
+void Zone::remove_entry(std::uint32_t at)
+{
+    ZoneBlock *removed = block(at);
+
+    removed->kind = ZoneKind::data;
+    compiler_barrier();
+
+    unlink_from_bucket(at);
+    remove_from_heap(at);
+
+    std::uint32_t last = removed->entry.chain_count > 0 ? removed->entry.chain_last : at;
+    free_chain(at, last, removed->entry.chain_count + 1);
+}
+
+void Zone::set_expiry(std::uint32_t at, Millis expires)
+{
+    remove_from_heap(at);
+    entry(at).expires = expires;
+    insert_into_heap(at);
+}
+
+void Zone::link_to_bucket(std::uint32_t at)
+{
     std::uint32_t *bucket = bucket_of(entry(at).id);
 
     entry(at).bucket_next = *bucket;
     *bucket = at;
-    heap_insert(at);
 }
 
-void Zone::remove(std::uint32_t at)
-{
-    ZoneBlock *gone = block(at);
-
-    gone->kind = ZoneKind::data;
-    stores_before_this_come_first();
-
-    unlink_bucket(at);
-    heap_remove(at);
-
-    std::uint32_t last = gone->entry.chain_count > 0 ? gone->entry.chain_last : at;
-    free_chain(at, last, gone->entry.chain_count + 1);
-}
-
-void Zone::set_end(std::uint32_t at, Millis expires)
-{
-    heap_remove(at);
-    entry(at).expires = expires;
-    heap_insert(at);
-}
-
-void Zone::unlink_bucket(std::uint32_t at)
+void Zone::unlink_from_bucket(std::uint32_t at)
 {
     std::uint32_t *link = bucket_of(entry(at).id);
 
@@ -245,13 +234,13 @@ void Zone::free_chain(std::uint32_t first, std::uint32_t last, std::uint32_t cou
     head()->free_count += count;
 }
 
-// Expiry.  Whoever ends first is on top of its heap.
+// Expiry: the first node of a heap is the one that expires first
 
-bool Zone::expire_one(Millis now)
+bool Zone::remove_expired_entry(Millis now)
 {
     for (Heap heap : {results, claims}) {
-        if (head()->heap_count[heap] > 0 && node(heap, 0).due <= now >> kTickShift) {
-            remove(node(heap, 0).entry);
+        if (head()->heap_count[heap] > 0 && node(heap, 0).due_tick <= now >> kZoneTickShift) {
+            remove_entry(node(heap, 0).entry);
             return true;
         }
     }
@@ -259,33 +248,38 @@ bool Zone::expire_one(Millis now)
     return false;
 }
 
-void Zone::expire_some(Millis now)
+void Zone::remove_some_expired(Millis now)
 {
-    for (unsigned i = 0; i < kExpiryBudget && expire_one(now); i++) {
+    for (unsigned i = 0; i < kMaxExpiredPerCall && remove_expired_entry(now); i++) {
     }
 }
 
-std::uint32_t Zone::first_to_end() const
+std::uint32_t Zone::first_result_to_expire() const
 {
-    return head()->heap_count[results] > 0 ? node(results, 0).entry : kNone;
+    return head()->heap_count[results] > 0 ? node(results, 0).entry : kNoBlock;
 }
 
 // The heaps
 
-void Zone::place(Heap heap, std::uint32_t i, const ZoneHeapNode &what)
+Zone::Heap Zone::heap_of(std::uint32_t at) const
+{
+    return entry(at).is_claim != 0 ? claims : results;
+}
+
+void Zone::put_node(Heap heap, std::uint32_t i, const ZoneHeapNode &what)
 {
     node(heap, i) = what;
-    entry(what.entry).heap_at = i;
+    entry(what.entry).heap_index = i;
 }
 
 void Zone::sift_up(Heap heap, std::uint32_t i, const ZoneHeapNode &what)
 {
-    while (i > 0 && what.due < node(heap, (i - 1) / kChildren).due) {
-        place(heap, i, node(heap, (i - 1) / kChildren));
-        i = (i - 1) / kChildren;
+    while (i > 0 && what.due_tick < node(heap, (i - 1) / kZoneHeapArity).due_tick) {
+        put_node(heap, i, node(heap, (i - 1) / kZoneHeapArity));
+        i = (i - 1) / kZoneHeapArity;
     }
 
-    place(heap, i, what);
+    put_node(heap, i, what);
 }
 
 void Zone::sift_down(Heap heap, std::uint32_t i, const ZoneHeapNode &what)
@@ -293,14 +287,15 @@ void Zone::sift_down(Heap heap, std::uint32_t i, const ZoneHeapNode &what)
     const std::uint64_t count = head()->heap_count[heap];
 
     for (;;) {
-        std::uint64_t first = std::uint64_t(i) * kChildren + 1;
-        std::uint64_t end = std::min(first + kChildren, count);
+        std::uint64_t first = std::uint64_t(i) * kZoneHeapArity + 1;
+        std::uint64_t end = std::min(first + kZoneHeapArity, count);
         std::uint32_t least = i;
 
         for (std::uint64_t child = first; child < end; child++) {
             auto c = static_cast<std::uint32_t>(child);
 
-            if (node(heap, c).due < (least == i ? what.due : node(heap, least).due)) {
+            if (node(heap, c).due_tick < (least == i ? what.due_tick : node(heap, least).due_tick))
+            {
                 least = c;
             }
         }
@@ -309,40 +304,40 @@ void Zone::sift_down(Heap heap, std::uint32_t i, const ZoneHeapNode &what)
             break;
         }
 
-        place(heap, i, node(heap, least));
+        put_node(heap, i, node(heap, least));
         i = least;
     }
 
-    place(heap, i, what);
+    put_node(heap, i, what);
 }
 
-void Zone::heap_insert(std::uint32_t at)
+void Zone::insert_into_heap(std::uint32_t at)
 {
-    Heap heap = entry(at).running != 0 ? claims : results;
+    Heap heap = heap_of(at);
 
-    sift_up(heap, head()->heap_count[heap]++, {due_of(entry(at).expires), at});
+    sift_up(heap, head()->heap_count[heap]++, {due_tick_of(entry(at).expires), at});
 }
 
-void Zone::heap_remove(std::uint32_t at)
+void Zone::remove_from_heap(std::uint32_t at)
 {
-    Heap heap = entry(at).running != 0 ? claims : results;
-    std::uint32_t i = entry(at).heap_at;
+    Heap heap = heap_of(at);
+    std::uint32_t i = entry(at).heap_index;
     ZoneHeapNode last = node(heap, --head()->heap_count[heap]);
 
     if (i == head()->heap_count[heap]) {
         return;
     }
 
-    if (last.due < node(heap, i).due) {
+    if (last.due_tick < node(heap, i).due_tick) {
         sift_up(heap, i, last);
     } else {
         sift_down(heap, i, last);
     }
 }
 
-// After a killed process
+// Recovery after a process was killed within a call
 
-bool Zone::chain_is_whole(std::uint32_t at) const
+bool Zone::is_chain_complete(std::uint32_t at) const
 {
     const ZoneEntry &of = entry(at);
 
@@ -363,16 +358,16 @@ bool Zone::chain_is_whole(std::uint32_t at) const
     return of.chain_count == 0 || last == of.chain_last;
 }
 
-// Makes everything that is derived anew from the published entries.  Of two
-// entries of one key the later counts: its predecessor was about to go.
+// Makes all that is derived from the published entries again, in one pass over all blocks.  The
+// zone stays dirty until the end: if this process is killed, too, the next one starts over.
 void Zone::rebuild()
 {
     ZoneHead *zone = head();
 
-    std::fill_n(buckets(), zone->bucket_count, kNone);
+    std::fill_n(buckets(), zone->bucket_count, kNoBlock);
     zone->heap_count[results] = 0;
     zone->heap_count[claims] = 0;
-    zone->free_first = kNone;
+    zone->free_first = kNoBlock;
     zone->free_count = 0;
 
     for (std::uint32_t i = 0; i < zone->block_count; i++) {
@@ -388,23 +383,21 @@ void Zone::rebuild()
             continue;
         }
 
-        std::uint32_t other = lookup(candidate->entry.id);
-        bool stale = other != kNone && entry(other).sequence > candidate->entry.sequence;
+        // of two entries with one key, the older one was about to be removed
+        std::uint32_t other = find_in_bucket(candidate->entry.id);
+        bool stale = other != kNoBlock && entry(other).sequence > candidate->entry.sequence;
 
-        if (stale || !chain_is_whole(i)) {
+        if (stale || !is_chain_complete(i)) {
             candidate->kind = ZoneKind::data;
             continue;
         }
 
-        if (other != kNone) {
+        if (other != kNoBlock) {
             block(other)->kind = ZoneKind::data;
-            unlink_bucket(other);
+            unlink_from_bucket(other);
         }
 
-        std::uint32_t *bucket = bucket_of(candidate->entry.id);
-
-        candidate->entry.bucket_next = *bucket;
-        *bucket = i;
+        link_to_bucket(i);
     }
 
     for (std::uint32_t i = 0; i < zone->block_count; i++) {
@@ -416,10 +409,10 @@ void Zone::rebuild()
 
         for (std::uint32_t n = 0; n < entry(i).chain_count; n++) {
             owned = block(owned)->next;
-            block(owned)->kind = ZoneKind::claimed_data;
+            block(owned)->kind = ZoneKind::owned_data;
         }
 
-        heap_insert(i);
+        insert_into_heap(i);
         zone->sequence = std::max(zone->sequence, entry(i).sequence);
         zone->last_token = std::max(zone->last_token, entry(i).token);
     }
@@ -427,7 +420,7 @@ void Zone::rebuild()
     for (std::uint32_t i = zone->block_count; i-- > 0;) {
         if (block(i)->kind == ZoneKind::data) {
             free_chain(i, i, 1);
-        } else if (block(i)->kind == ZoneKind::claimed_data) {
+        } else if (block(i)->kind == ZoneKind::owned_data) {
             block(i)->kind = ZoneKind::data;
         }
     }
@@ -435,16 +428,15 @@ void Zone::rebuild()
     zone->dirty = 0;
 }
 
-bool Zone::heap_is_sound(Heap heap) const
+bool Zone::is_heap_consistent(Heap heap) const
 {
     for (std::uint32_t i = 0; i < head()->heap_count[heap]; i++) {
         ZoneHeapNode here = node(heap, i);
 
         if (here.entry >= head()->block_count || block(here.entry)->kind != ZoneKind::entry
-            || entry(here.entry).heap_at != i
-            || (entry(here.entry).running != 0) != (heap == claims)
-            || due_of(entry(here.entry).expires) != here.due
-            || (i > 0 && node(heap, (i - 1) / kChildren).due > here.due))
+            || entry(here.entry).heap_index != i || heap_of(here.entry) != heap
+            || due_tick_of(entry(here.entry).expires) != here.due_tick
+            || (i > 0 && node(heap, (i - 1) / kZoneHeapArity).due_tick > here.due_tick))
         {
             return false;
         }
@@ -453,15 +445,15 @@ bool Zone::heap_is_sound(Heap heap) const
     return true;
 }
 
-bool Zone::sound() const
+bool Zone::is_consistent() const
 {
     const ZoneHead *zone = head();
     std::size_t used = 0, found = 0, free = 0;
 
     for (std::uint32_t b = 0; b < zone->bucket_count; b++) {
-        for (std::uint32_t at = buckets()[b]; at != kNone; at = entry(at).bucket_next) {
+        for (std::uint32_t at = buckets()[b]; at != kNoBlock; at = entry(at).bucket_next) {
             if (block(at)->kind != ZoneKind::entry || bucket_of(entry(at).id) != buckets() + b
-                || lookup(entry(at).id) != at || !chain_is_whole(at))
+                || find_in_bucket(entry(at).id) != at || !is_chain_complete(at))
             {
                 return false;
             }
@@ -471,13 +463,13 @@ bool Zone::sound() const
         }
     }
 
-    for (std::uint32_t at = zone->free_first; at != kNone; at = block(at)->next) {
+    for (std::uint32_t at = zone->free_first; at != kNoBlock; at = block(at)->next) {
         if (at >= zone->block_count || ++free > zone->block_count) {
             return false;
         }
     }
 
-    return found == entries() && heap_is_sound(results) && heap_is_sound(claims)
+    return found == entry_count() && is_heap_consistent(results) && is_heap_consistent(claims)
            && free == zone->free_count && used + free == zone->block_count;
 }
 

@@ -1,17 +1,28 @@
-// One stretch of shared memory that several processes use in turn, under a mutex
-// that the caller holds: entries of any size, each under its key, each with its
-// end.  What they mean is for those who build on it: MemoryZone, CacheZone.
+// A zone: a hash table in memory that several processes share, with values of any size and an
+// expiry time for each entry.  MemoryZone (a store) and CacheZone (a cache) are built on it and
+// say what an entry means.
 //
-// Blocks of one size make up everything, so that nothing fragments.  The truth
-// lies in the entries alone; the hash table, the list of free blocks and the
-// heaps are made from them and can be made again: a process that is killed in
-// the middle of a call leaves `dirty` set, and the next call rebuilds.  To that
-// end an entry never changes once it is published, its end aside: a new value is
-// a new entry with a higher sequence.
+// Purpose
 //
-// Positions are block numbers, never pointers.  Nothing here throws, allocates
-// or knows nginx.  Times are milliseconds of one clock that all processes share
-// and that never goes back (CLOCK_MONOTONIC).
+// - Nothing fragments: values lie in chains of blocks of one size.
+// - The time of a call is bounded: it removes some of the expired entries, never all of them.
+//   Only the first call after a process was killed visits all blocks.
+// - A process may be killed at any instruction.  The next call finds the zone dirty and rebuilds
+//   the hash table, the heaps and the free list from the entries.  That works because an entry is
+//   published by one store, and does not change after that, except for its expiry: a new value
+//   is a new entry with a higher sequence number.
+//
+// Conventions
+//
+// - The caller holds the mutex of the memory (SharedMemory::lock) during each call, and until it
+//   has read the value that a call has found.
+// - Times are milliseconds of a clock that all processes share and that never goes back
+//   (CLOCK_MONOTONIC).
+// - An entry is named by the number of its first block, which is valid until the next call that
+//   changes the zone.
+// - Nothing here throws, allocates memory, or needs nginx.
+//
+// zone_layout.h has the layout.
 
 #pragma once
 
@@ -24,97 +35,102 @@
 namespace idempotency {
 
 constexpr std::size_t kZoneBlockSize = 512;
-constexpr std::size_t kZoneMinimum = 64 * 1024;
+constexpr std::size_t kZoneMinimum = 64 * 1024;  // bytes of the smallest zone
+
+constexpr std::uint32_t kNoBlock = ~std::uint32_t(0);
 
 struct ZoneHead;
 struct ZoneBlock;
 struct ZoneEntry;
 struct ZoneHeapNode;
 
+// An object of this class is a view of the memory; copies are views of the same memory.
 class Zone {
 public:
     // The zone lives in [memory, memory + size), aligned to 8 bytes.
     Zone(void *memory, std::size_t size) : memory_(memory), size_(size) {}
 
-    // Makes an empty zone.  False where `size` is under kZoneMinimum.
+    // Makes an empty zone.  False: `size` is less than kZoneMinimum.
     bool format();
 
-    // Whether the memory holds a zone of this very layout and size.
-    bool valid() const;
+    // Whether the memory holds a zone of this size, made by a version with this layout.
+    bool is_formatted() const;
 
-    // The value of an entry that a call has found, before the mutex is given back.
+    // Copies the value of an entry that a call has found; `out` has space for all of it.
     void read(std::uint32_t entry, char *out) const;
 
     ZoneFigures figures() const;
 
-    std::size_t entries() const;
-    std::size_t free_blocks() const;
-    std::size_t blocks() const;
+    // With entries that have expired and were not removed yet.
+    std::size_t entry_count() const;
 
-    // Whether every block is where it belongs; for tests and for diagnosis.
-    bool sound() const;
+    std::size_t block_count() const;
+    std::size_t free_block_count() const;
 
-    // As if a process had been killed within a call; for tests.
-    void pretend_killed();
+    // Checks the whole structure; for tests.
+    bool is_consistent() const;
+
+    // Leaves the zone as a process that is killed within a call does; for tests.
+    void mark_dirty();
 
 protected:
-    class Guard;
+    class ChangeGuard;
 
-    // An entry that is about to be.
-    struct New {
+    struct NewEntry {
         Token token = 0;
         Millis expires = 0;
         Millis confirmed = 0;
-        bool running = false;
+        bool is_claim = false;
     };
 
     ZoneHead *head() const;
-    ZoneBlock *block(std::uint32_t index) const;
-    ZoneEntry &entry(std::uint32_t index) const;
+    ZoneBlock *block(std::uint32_t number) const;
+    ZoneEntry &entry(std::uint32_t number) const;
 
-    // What is under the key and has not expired, or kNone.
+    // Returns the entry of a key, or kNoBlock.  An entry that has expired is removed.
     std::uint32_t find(const KeyId &id, Millis now);
 
-    // Writes an entry, for which there has to be room; nobody sees it before it
-    // is published.
-    std::uint32_t write(const KeyId &id, const New &what, const Pieces &value);
-    void publish(std::uint32_t at);
-    void remove(std::uint32_t at);
-    void set_end(std::uint32_t at, Millis expires);
+    // Writes an entry to free blocks, zone_blocks_for(value.size()) of them, which the caller has
+    // made sure of.  It can not be found before it is published.
+    std::uint32_t write_entry(const KeyId &id, const NewEntry &entry, const Pieces &value);
+    void publish_entry(std::uint32_t number);
+    void remove_entry(std::uint32_t number);
+    void set_expiry(std::uint32_t number, Millis expires);
 
-    // Takes away an entry that has expired; false where there is none.
-    bool expire_one(Millis now);
-    void expire_some(Millis now);
+    // Removes one entry that has expired.  False: there is none.
+    bool remove_expired_entry(Millis now);
 
-    // How many entries are running.
-    std::size_t running() const;
+    // Removes up to a fixed number of entries that have expired.
+    void remove_some_expired(Millis now);
 
-    // Of those that are not, the one that ends first, or kNone.
-    std::uint32_t first_to_end() const;
+    std::size_t claim_count() const;
 
-    static constexpr std::uint32_t kNone = ~std::uint32_t(0);
+    // The entry that expires first and is no claim, or kNoBlock.
+    std::uint32_t first_result_to_expire() const;
 
 private:
     enum Heap : unsigned { results, claims };
 
     std::uint32_t *buckets() const;
     std::uint32_t *bucket_of(const KeyId &id) const;
-    std::uint32_t lookup(const KeyId &id) const;
-    void unlink_bucket(std::uint32_t at);
+    std::uint32_t find_in_bucket(const KeyId &id) const;
+    void link_to_bucket(std::uint32_t number);
+    void unlink_from_bucket(std::uint32_t number);
 
-    std::uint32_t take_block();
+    std::uint32_t take_free_block();
     void free_chain(std::uint32_t first, std::uint32_t last, std::uint32_t count);
 
     ZoneHeapNode &node(Heap heap, std::uint32_t i) const;
-    void place(Heap heap, std::uint32_t i, const ZoneHeapNode &what);
-    void sift_up(Heap heap, std::uint32_t i, const ZoneHeapNode &what);
-    void sift_down(Heap heap, std::uint32_t i, const ZoneHeapNode &what);
-    void heap_insert(std::uint32_t at);
-    void heap_remove(std::uint32_t at);
-    bool heap_is_sound(Heap heap) const;
+    Heap heap_of(std::uint32_t number) const;
+    void put_node(Heap heap, std::uint32_t i, const ZoneHeapNode &node);
+    void sift_up(Heap heap, std::uint32_t i, const ZoneHeapNode &node);
+    void sift_down(Heap heap, std::uint32_t i, const ZoneHeapNode &node);
+    void insert_into_heap(std::uint32_t number);
+    void remove_from_heap(std::uint32_t number);
 
     void rebuild();
-    bool chain_is_whole(std::uint32_t at) const;
+    bool is_chain_complete(std::uint32_t number) const;
+    bool is_heap_consistent(Heap heap) const;
 
     void *memory_;
     std::size_t size_;

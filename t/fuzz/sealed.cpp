@@ -6,8 +6,9 @@
 #include <memory>
 #include <string>
 
+#include "core/key_file.h"
+#include "core/key_ring.h"
 #include "core/record.h"
-#include "core/seal.h"
 #include "fuzz.h"
 
 using namespace idempotency;
@@ -24,22 +25,23 @@ constexpr std::size_t kInsideAt = 36;
 
 struct Keys {
     KeyRing sealing;
-    KeyRing beginning;      // takes plain records, too
+    KeyRing beginning;  // takes plain records, too
 
     Keys()
     {
         Secret secret;
 
         secret.bytes.fill(7);
-        EXPECT(sealing.add(secret) == KeyRing::Added::yes);
-        EXPECT(beginning.add_plain() == KeyRing::Added::yes);
-        EXPECT(beginning.add(secret) == KeyRing::Added::yes);
+        EXPECT(sealing.add(secret) == KeyRing::AddResult::added);
+        EXPECT(beginning.add_plain() == KeyRing::AddResult::added);
+        EXPECT(beginning.add(secret) == KeyRing::AddResult::added);
     }
 };
 
 // A value in a block of its exact size, so that a byte too many is noticed.
 struct Value {
-    explicit Value(std::string_view bytes) : block(new unsigned char[bytes.size()]), size(bytes.size())
+    explicit Value(std::string_view bytes)
+        : block(new unsigned char[bytes.size()]), size(bytes.size())
     {
         std::copy(bytes.begin(), bytes.end(), block.get());
     }
@@ -90,10 +92,10 @@ void check_sealed(Keys &keys, std::string_view input)
     plain += steer.text(input.size());
     piece = kTokenEnd + piece % (plain.size() - kTokenEnd + 1);
 
-    std::string_view pieces[] = {std::string_view(plain).substr(0, piece), {},
-                                 std::string_view(plain).substr(piece)};
-    auto sealed = std::make_unique<unsigned char[]>(plain.size() + kSealedExtra);
-    std::string_view bytes(reinterpret_cast<char *>(sealed.get()), plain.size() + kSealedExtra);
+    std::string_view pieces[] = {
+        std::string_view(plain).substr(0, piece), {}, std::string_view(plain).substr(piece)};
+    auto sealed = std::make_unique<unsigned char[]>(plain.size() + kSealOverhead);
+    std::string_view bytes(reinterpret_cast<char *>(sealed.get()), plain.size() + kSealOverhead);
 
     EXPECT(keys.sealing.seal(kId, pieces, 3, sealed.get()));
     EXPECT(bytes.substr(kTokenEnd + 20, plain.size()) != plain);
@@ -114,7 +116,8 @@ void check_sealed(Keys &keys, std::string_view input)
 
     bool is_given = plain[kStateAt] == 'R' && changed >= kTokenAt && changed < kTokenEnd;
 
-    EXPECT((Value(bytes).open(keys.sealing, kId, record) == SealFault::none) == (is_given || mask == 0));
+    EXPECT((Value(bytes).open(keys.sealing, kId, record) == SealFault::none)
+           == (is_given || mask == 0));
     sealed[changed] ^= mask;
 
     // another key's, and one that was cut
@@ -129,7 +132,7 @@ void check_key_file(std::string_view file)
 {
     Secret secret, again;
 
-    if (read_secret(file, secret) != nullptr) {
+    if (parse_key_file(file, secret) != nullptr) {
         return;
     }
 
@@ -143,7 +146,7 @@ void check_key_file(std::string_view file)
         hex += "0123456789abcdef"[byte & 0xf];
     }
 
-    EXPECT(read_secret(hex, again) == nullptr);
+    EXPECT(parse_key_file(hex, again) == nullptr);
     EXPECT(secret.bytes == again.bytes);
 }
 

@@ -85,7 +85,7 @@ void check(Shared &shared, CacheZone &zone, unsigned n, Millis now)
 {
     std::mt19937 random(seed);
 
-    for ( ;; ) {
+    for (;;) {
         unsigned n = random() % kKeys;
 
         shared.lock.take();
@@ -118,7 +118,7 @@ void check(Shared &shared, CacheZone &zone, unsigned n, Millis now)
         compiler_keeps_order();
 
         if (drops) {
-            zone.drop(id_of(n), now);
+            zone.remove(id_of(n), now);
         } else {
             put(zone, n, value, next.expires, now);
         }
@@ -140,27 +140,27 @@ void the_cache_survives_those_who_use_it(void **)
     unsigned within_call = 0;
     unsigned kills = 0;
 
-    for ( ; goes_on(kills, within_call); kills++) {
+    for (; goes_on(kills, within_call); kills++) {
         victims.kill_one(kills, [&] {
             Millis now = now_ms();
 
-            zone.drop(id_of(kKeys), now);
-            if (!zone.sound()) {
+            zone.remove(id_of(kKeys), now);
+            if (!zone.is_consistent()) {
                 shared.fault.complain(0, "the zone is not sound");
             }
             for (unsigned n = 0; n < kKeys; n++) {
                 within_call += shared.keys[n].pending;
                 check(shared, zone, n, now);
             }
-            if (!zone.sound()) {
+            if (!zone.is_consistent()) {
                 shared.fault.complain(0, "the zone is not sound after it was looked at");
             }
         });
         assert_string_equal(shared.fault.text, "");
     }
 
-    std::printf("%u calls, %u hits, %u kills, %u of them within the lock, %u within a call\n", shared.calls.load(),
-                shared.hits.load(), kills, victims.within_lock(), within_call);
+    std::printf("%u calls, %u hits, %u kills, %u of them within the lock, %u within a call\n",
+                shared.calls.load(), shared.hits.load(), kills, victims.within_lock(), within_call);
     assert_true(shared.hits > 1000);
     assert_true(within_call >= kWithinCall);
 }
@@ -186,19 +186,22 @@ struct Steps {
         put(zone, kKept, kept, now + 100000, now);
         put(zone, kFirst, old, now + 6000, now);
         put(zone, kExpired, old, now + 500, now);
-        for (unsigned n = kCrowd; full && zone.free_blocks() > 0; n++) {
+        for (unsigned n = kCrowd; full && zone.free_block_count() > 0; n++) {
             put(zone, n, "crowd", now + 7000, now);
         }
         now += 1000;
     }
 
     CacheZone::Copy look_up(unsigned n) { return zone.look_up(id_of(n), now); }
-    std::string value(unsigned n) { return look_up(n).found ? value_of(zone, look_up(n)) : "nothing"; }
+    std::string value(unsigned n)
+    {
+        return look_up(n).found ? value_of(zone, look_up(n)) : "nothing";
+    }
 
     void check_result()
     {
-        zone.drop(id_of(99), now);
-        assert_true(zone.sound());
+        zone.remove(id_of(99), now);
+        assert_true(zone.is_consistent());
         assert_true(value(kKept) == kept);
         assert_true(look_up(kKept).expires - now == 99000);
         assert_false(look_up(kExpired).found);
@@ -212,7 +215,8 @@ void a_copy_is_there_whole_or_not(void **)
 
         steps.full = full;
         kill_at_each_instruction(
-            steps, [&] { put(steps.zone, Steps::kFree, steps.answer, steps.now + 20000, steps.now); },
+            steps,
+            [&] { put(steps.zone, Steps::kFree, steps.answer, steps.now + 20000, steps.now); },
             [&](bool died) {
                 if (!died || steps.look_up(Steps::kFree).found) {
                     assert_true(steps.value(Steps::kFree) == steps.answer);
@@ -237,12 +241,13 @@ void a_copy_that_is_replaced_does_not_come_back(void **)
             [&] {
                 put(steps.zone, Steps::kFirst, steps.answer, steps.now + 20000, steps.now);
                 *told = true;
-                steps.zone.drop(id_of(Steps::kCrowd), steps.now);
+                steps.zone.remove(id_of(Steps::kCrowd), steps.now);
             },
             [&](bool) {
                 std::string value = steps.value(Steps::kFirst);
 
-                assert_true(value == steps.answer || (!*told && (value == steps.old || value == "nothing")));
+                assert_true(value == steps.answer
+                            || (!*told && (value == steps.old || value == "nothing")));
             });
     }
 }
@@ -255,7 +260,7 @@ void a_copy_that_is_dropped_stays_away(void **)
     kill_at_each_instruction(
         steps,
         [&] {
-            steps.zone.drop(id_of(Steps::kFirst), steps.now);
+            steps.zone.remove(id_of(Steps::kFirst), steps.now);
             *told = true;
             put(steps.zone, Steps::kFree, steps.answer, steps.now + 20000, steps.now);
         },

@@ -22,7 +22,7 @@ struct Fixture {
     explicit Fixture(std::size_t size = 256 * 1024) : memory(size / 8), zone(memory.data(), size)
     {
         assert_true(zone.format());
-        assert_true(zone.valid() && zone.sound());
+        assert_true(zone.is_formatted() && zone.is_consistent());
     }
 
     static KeyId id(unsigned n)
@@ -83,8 +83,8 @@ void a_copy_is_found_as_it_was_put(void **)
         f.put(1, pattern(size, 3), 5000);
         assert_true(f.value(1) == pattern(size, 3));
         assert_false(f.has(2));
-        assert_true(f.zone.sound());
-        assert_int_equal(f.zone.entries(), 1);
+        assert_true(f.zone.is_consistent());
+        assert_int_equal(f.zone.entry_count(), 1);
     }
 
     CacheZone::Copy copy = f.zone.look_up(Fixture::id(1), f.now);
@@ -92,18 +92,20 @@ void a_copy_is_found_as_it_was_put(void **)
     assert_int_equal(copy.confirmed, f.now);
     assert_int_equal(copy.expires, f.now + 5000);
 
-    f.zone.drop(Fixture::id(2), f.now);
+    f.zone.remove(Fixture::id(2), f.now);
     assert_true(f.has(1));
-    f.zone.drop(Fixture::id(1), f.now);
+    f.zone.remove(Fixture::id(1), f.now);
     assert_false(f.has(1));
-    assert_int_equal(f.zone.free_blocks(), f.zone.blocks());
+    assert_int_equal(f.zone.free_block_count(), f.zone.block_count());
 }
 
 void a_copy_ends_to_the_millisecond(void **)
 {
     Fixture f;
 
-    for (Millis life : {Millis(1), Millis(127), Millis(128), Millis(5000), Millis(86400000), Millis(31536000000)}) {
+    for (Millis life :
+         {Millis(1), Millis(127), Millis(128), Millis(5000), Millis(86400000), Millis(31536000000)})
+    {
         f.put(1, "brief", life);
         f.now += life - 1;
         assert_true(f.has(1));
@@ -116,7 +118,7 @@ void a_copy_ends_to_the_millisecond(void **)
     f.put(1, "there", 1000);
     f.put(1, "over already", 0);
     assert_false(f.has(1));
-    assert_true(f.zone.sound());
+    assert_true(f.zone.is_consistent());
 }
 
 void what_was_confirmed_later_stays(void **)
@@ -136,15 +138,15 @@ void those_that_end_first_make_way(void **)
     unsigned n = 0;
 
     // the later ones end sooner
-    while (f.zone.free_blocks() > 0) {
+    while (f.zone.free_block_count() > 0) {
         f.put(n, std::to_string(n), 10000000 - n * 1000);
         n++;
     }
-    assert_int_equal(f.zone.entries(), n);
+    assert_int_equal(f.zone.entry_count(), n);
 
     f.put(1000, pattern(3000, 0), 500);
     assert_true(f.value(1000) == pattern(3000, 0));
-    std::size_t gone = n + 1 - f.zone.entries();
+    std::size_t gone = n + 1 - f.zone.entry_count();
     assert_in_range(gone, 2, 7);
     for (unsigned i = 0; i < n; i++) {
         assert_int_equal(f.has(i), i < n - gone);
@@ -154,22 +156,22 @@ void those_that_end_first_make_way(void **)
     for (unsigned i = 0; i < 1000; i++) {
         f.put(2000 + i, pattern(i * 5, i), 1000 + i % 7 * 1000000);
         assert_true(f.value(2000 + i) == pattern(i * 5, i));
-        assert_true(f.zone.sound());
+        assert_true(f.zone.is_consistent());
     }
 }
 
 void what_is_too_large_is_left_out(void **)
 {
     Fixture f;
-    std::size_t most = f.zone.blocks() / 4 * 504 - 88;
+    std::size_t most = f.zone.block_count() / 4 * 504 - 88;
 
     f.put(1, pattern(most, 1));
     assert_true(f.value(1) == pattern(most, 1));
     f.put(2, "bystander");
     f.put(1, pattern(most + 504, 2));
-    assert_false(f.has(1));             // nor is what it replaces there any more
+    assert_false(f.has(1));  // nor is what it replaces there any more
     assert_string_equal(f.value(2).c_str(), "bystander");
-    assert_true(f.zone.sound());
+    assert_true(f.zone.is_consistent());
 }
 
 // How many stretches of a block's size a call has changed.
@@ -195,14 +197,14 @@ void a_call_is_bounded_work_however_many_copies_there_are(void **)
     for (unsigned n = 0; n < 2 * kKeys; n++) {
         f.put(n, "kept", 100000);
     }
-    assert_true(f.zone.entries() > kKeys - 100);
+    assert_true(f.zone.entry_count() > kKeys - 100);
     assert_true(changed(f, [&] { f.put(3 * kKeys, "one more", 100000); }) < 60);
     assert_true(changed(f, [&] { f.put(3 * kKeys + 1, pattern(5040, 0), 100000); }) < 300);
     assert_true(changed(f, [&] { f.has(kKeys); }) < 60);
 
     f.now += 200000;
     assert_true(changed(f, [&] { f.put(3 * kKeys + 2, "one more", 100000); }) < 600);
-    assert_true(f.zone.entries() > kKeys - 200);
+    assert_true(f.zone.entry_count() > kKeys - 200);
 }
 
 // Random calls against a map; now and then a process is killed and the next call rebuilds.
@@ -226,7 +228,8 @@ void the_cache_does_as_a_map(void **)
                 f.now += random() % 20;
                 switch (random() % 4) {
                 case 0: {
-                    Kept now = {pattern(random() % (random() % 4 == 0 ? 12000 : 700), random()), f.now + 1 + random() % 20000};
+                    Kept now = {pattern(random() % (random() % 4 == 0 ? 12000 : 700), random()),
+                                f.now + 1 + random() % 20000};
                     f.put(n, now.value, now.expires - f.now);
                     kept[n] = now;
                     break;
@@ -234,7 +237,7 @@ void the_cache_does_as_a_map(void **)
 
                 case 1:
                     if (random() % 4 == 0) {
-                        f.zone.drop(Fixture::id(n), f.now);
+                        f.zone.remove(Fixture::id(n), f.now);
                         kept.erase(n);
                     }
                     break;
@@ -248,16 +251,17 @@ void the_cache_does_as_a_map(void **)
                     assert_true(has == lives || (small && lives));
                     if (has) {
                         assert_true(f.value(n) == at->second.value);
-                        assert_int_equal(f.zone.look_up(Fixture::id(n), f.now).expires, at->second.expires);
+                        assert_int_equal(f.zone.look_up(Fixture::id(n), f.now).expires,
+                                         at->second.expires);
                         hits++;
                     }
                 }
                 }
 
                 if (random() % 50 == 0) {
-                    f.zone.pretend_killed();
+                    f.zone.mark_dirty();
                 } else if (random() % 100 == 0) {
-                    assert_true(f.zone.sound());
+                    assert_true(f.zone.is_consistent());
                 }
             }
             assert_true(hits > 500);

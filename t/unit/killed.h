@@ -109,7 +109,8 @@ public:
     static constexpr unsigned kWorkers = 4;
 
     // `work` does not return; it is given the seed of its choices.
-    Victims(Lock &lock, std::function<void(unsigned seed)> work) : lock_(lock), work_(std::move(work)), random_(20)
+    Victims(Lock &lock, std::function<void(unsigned seed)> work)
+        : lock_(lock), work_(std::move(work)), random_(20)
     {
         for (pid_t &worker : workers_) {
             worker = start();
@@ -224,7 +225,7 @@ void kill_at_each_instruction(Steps &steps, Call call, Check check)
 
         steps.check_result();
         check(WIFSTOPPED(status));
-        assert_true(steps.zone.sound());
+        assert_true(steps.zone.is_consistent());
 
         steps.now = now;
         steps.zone = zone;

@@ -19,11 +19,10 @@ struct Fixture {
     MemoryZone zone;
     Millis now = 1000000;
 
-    explicit Fixture(std::size_t size = 256 * 1024)
-        : memory(size / 8), zone(memory.data(), size)
+    explicit Fixture(std::size_t size = 256 * 1024) : memory(size / 8), zone(memory.data(), size)
     {
         assert_true(zone.format());
-        assert_true(zone.valid() && zone.sound());
+        assert_true(zone.is_formatted() && zone.is_consistent());
     }
 
     static KeyId id(unsigned n)
@@ -45,7 +44,7 @@ struct Fixture {
         return std::string(reinterpret_cast<char *>(out), writer.size());
     }
 
-    MemoryZone::Found claim(unsigned n, Millis lease = 30000)
+    MemoryZone::ClaimReply claim(unsigned n, Millis lease = 30000)
     {
         return zone.claim(id(n), claim_record(n), lease, now, kClock);
     }
@@ -57,7 +56,7 @@ struct Fixture {
         return zone.settle(id(n), token, Pieces{pieces, 2}, lifetime, now);
     }
 
-    std::string value(const MemoryZone::Found &found)
+    std::string value(const MemoryZone::ClaimReply &found)
     {
         std::string out(found.value_size, '\0');
 
@@ -78,7 +77,8 @@ void a_claim_excludes_and_a_result_is_found(void **)
     auto second = f.claim(1);
     Record record;
     expect(second.reply.verdict, Verdict::found);
-    assert_int_equal(int(read_record(f.value(second), Fixture::id(1), record)), int(RecordFault::none));
+    assert_int_equal(int(read_record(f.value(second), Fixture::id(1), record)),
+                     int(RecordFault::none));
     assert_true(record.head.token == first.reply.token);
 
     for (std::size_t size : {0, 1, 415, 416, 417, 919, 920, 921, 5000, 100000}) {
@@ -88,7 +88,7 @@ void a_claim_excludes_and_a_result_is_found(void **)
         }
         expect(f.settle(1, first.reply.token, body), Verdict::done);
         assert_true(f.value(f.claim(1)) == body);
-        assert_true(f.zone.sound());
+        assert_true(f.zone.is_consistent());
     }
 }
 
@@ -132,7 +132,7 @@ void leases_end_on_time_and_are_renewed(void **)
         f.now += 900;
         expect(f.claim(1).reply.verdict, Verdict::found);
         expect(f.zone.renew(Fixture::id(1), token, 1000, f.now), Verdict::done);
-        assert_true(f.zone.sound());
+        assert_true(f.zone.is_consistent());
     }
 
     f.now += 1000;
@@ -145,7 +145,7 @@ void a_full_zone_refuses_forgets_nothing_and_recovers(void **)
     std::vector<Token> tokens;
     unsigned n = 0;
 
-    for ( ;; n++) {
+    for (;; n++) {
         auto found = f.claim(n);
         if (found.reply.verdict == Verdict::full) {
             break;
@@ -158,24 +158,25 @@ void a_full_zone_refuses_forgets_nothing_and_recovers(void **)
     for (unsigned i = 0; i < n; i++) {
         expect(f.settle(i, tokens[i], std::string(60000, 'x'), 1000), Verdict::full);
         expect(f.settle(i, tokens[i], "not kept", 1000), Verdict::done);
-        assert_true(f.zone.sound());
+        assert_true(f.zone.is_consistent());
     }
     for (unsigned i = 0; i < n; i++) {
         assert_string_equal(f.value(f.claim(i)).c_str(), "not kept");
     }
 
-    f.now += 1000 + 256;        // the room is there within two ticks
+    f.now += 1000 + 256;  // the room is there within two ticks
     for (unsigned i = 0; i < n; i++) {
         expect(f.claim(n + i).reply.verdict, Verdict::claimed);
     }
-    assert_true(f.zone.sound());
+    assert_true(f.zone.is_consistent());
 }
 
 // Expiry of every length, over idle times of every length.
 void room_of_the_expired_is_used_again(void **)
 {
     Fixture f;
-    const Millis lives[] = {1, 127, 128, 32767, 32768, 32896, 3600000, 86400000, 8388608, 8388736, 2147483648};
+    const Millis lives[] = {1,       127,      128,     32767,   32768,     32896,
+                            3600000, 86400000, 8388608, 8388736, 2147483648};
 
     for (Millis life : lives) {
         for (Millis shift : {0, 1, 127, 128, 32768}) {
@@ -188,13 +189,13 @@ void room_of_the_expired_is_used_again(void **)
 
             // another key's calls do the work, a bounded part of it each
             f.now += 300;
-            std::size_t free_before = f.zone.free_blocks();
-            for (int calls = 0; f.zone.free_blocks() <= free_before; calls++) {
+            std::size_t free_before = f.zone.free_block_count();
+            for (int calls = 0; f.zone.free_block_count() <= free_before; calls++) {
                 assert_true(calls < 5000);
                 expect(f.claim(8, 1).reply.verdict, Verdict::claimed);
                 f.now += 300;
             }
-            assert_true(f.zone.sound());
+            assert_true(f.zone.is_consistent());
         }
     }
 }
@@ -214,7 +215,8 @@ public:
         auto found = fixture_.zone.claim(Fixture::id(n), record, lease, fixture_.now, kClock);
         bool is_found = found.reply.verdict == Verdict::found;
 
-        return {found.reply.verdict, found.reply.token, found.reply.remaining, is_found ? fixture_.value(found) : ""};
+        return {found.reply.verdict, found.reply.token, found.reply.remaining,
+                is_found ? fixture_.value(found) : ""};
     }
 
     Verdict settle(unsigned n, Token by, const std::string &record, Millis lifetime) override
@@ -222,7 +224,10 @@ public:
         return fixture_.settle(n, by, record, lifetime);
     }
 
-    Verdict release(unsigned n, Token by) override { return fixture_.zone.release(Fixture::id(n), by, fixture_.now); }
+    Verdict release(unsigned n, Token by) override
+    {
+        return fixture_.zone.release(Fixture::id(n), by, fixture_.now);
+    }
 
     void renew(unsigned n, Token by, Millis lease) override
     {
@@ -235,9 +240,9 @@ public:
     void disturb(std::mt19937 &random) override
     {
         if (random() % 50 == 0) {
-            fixture_.zone.pretend_killed();
+            fixture_.zone.mark_dirty();
         } else if (random() % 100 == 0) {
-            assert_true(fixture_.zone.sound());
+            assert_true(fixture_.zone.is_consistent());
         }
     }
 
@@ -274,11 +279,11 @@ void a_call_is_bounded_work_however_many_keys_there_are(void **)
 {
     constexpr unsigned kKeys = 200000;
     constexpr Millis kLife = 100000;
-    constexpr std::size_t kBound = 500;         // some stretches for each step of kExpiryBudget
+    constexpr std::size_t kBound = 500;  // some stretches for each step of kMaxExpiredPerCall
     Fixture f(kKeys * (kZoneBlockSize + 10));
     unsigned n = 0;
 
-    for ( ;; n++) {
+    for (;; n++) {
         auto found = f.claim(n);
         if (found.reply.verdict == Verdict::full) {
             break;
@@ -286,7 +291,7 @@ void a_call_is_bounded_work_however_many_keys_there_are(void **)
         expect(f.settle(n, found.reply.token, "kept", kLife), Verdict::done);
     }
     assert_true(n > kKeys - 1000);
-    assert_int_equal(f.zone.entries(), n);
+    assert_int_equal(f.zone.entry_count(), n);
 
     // it is full, and nothing has expired
     assert_true(changed(f, [&] { expect(f.claim(n).reply.verdict, Verdict::full); }) < kBound);
@@ -296,26 +301,29 @@ void a_call_is_bounded_work_however_many_keys_there_are(void **)
     f.now += kLife - 40000;
     for (int i = 0; i < 8; i++) {
         f.now += 4900;
-        assert_true(changed(f, [&] { expect(f.claim(n / 2).reply.verdict, Verdict::found); }) < kBound);
+        assert_true(changed(f, [&] { expect(f.claim(n / 2).reply.verdict, Verdict::found); })
+                    < kBound);
         assert_true(changed(f, [&] { expect(f.claim(n).reply.verdict, Verdict::full); }) < kBound);
     }
     f.now += 5000;
 
     // all have expired: a call takes as many away as it needs, and some more
     for (int i = 0; i < 8; i++) {
-        std::size_t before = f.zone.entries();
-        assert_true(changed(f, [&] { expect(f.claim(n + i, 1000).reply.verdict, Verdict::claimed); }) < kBound);
-        assert_true(before - f.zone.entries() < 100);
+        std::size_t before = f.zone.entry_count();
+        assert_true(
+            changed(f, [&] { expect(f.claim(n + i, 1000).reply.verdict, Verdict::claimed); })
+            < kBound);
+        assert_true(before - f.zone.entry_count() < 100);
     }
-    assert_true(f.zone.sound());
+    assert_true(f.zone.is_consistent());
 
     // and in the end all are gone
-    for (unsigned i = 0; f.zone.free_blocks() + 1 < f.zone.blocks(); i++) {
+    for (unsigned i = 0; f.zone.free_block_count() + 1 < f.zone.block_count(); i++) {
         assert_true(i < kKeys);
         f.now += 300;
         expect(f.claim(3 * kKeys, 1).reply.verdict, Verdict::claimed);
     }
-    assert_true(f.zone.sound());
+    assert_true(f.zone.is_consistent());
 }
 
 // However many are still needed and end soon after, whatever their order: what has expired makes room at once.
@@ -324,18 +332,20 @@ void a_zone_is_full_only_of_what_is_needed(void **)
     constexpr unsigned kKeys = 30000;
     constexpr unsigned kBrief = 20;
 
-    for (Millis life : {Millis(1000), Millis(33000), Millis(60000), Millis(8400000), Millis(86400000)}) {
+    for (Millis life :
+         {Millis(1000), Millis(33000), Millis(60000), Millis(8400000), Millis(86400000)}) {
         for (unsigned first : {0u, kKeys / 2, kKeys - 2 * kBrief}) {
             Fixture f(kKeys * (kZoneBlockSize + 10));
             unsigned n = 0;
 
-            for ( ;; n++) {
+            for (;; n++) {
                 auto found = f.claim(n);
                 if (found.reply.verdict == Verdict::full) {
                     break;
                 }
                 bool brief = n >= first && n < first + kBrief;
-                expect(f.settle(n, found.reply.token, "kept", brief ? life : life + 1000), Verdict::done);
+                expect(f.settle(n, found.reply.token, "kept", brief ? life : life + 1000),
+                       Verdict::done);
             }
             assert_true(n > kKeys - kBrief);
 
@@ -346,8 +356,8 @@ void a_zone_is_full_only_of_what_is_needed(void **)
                 expect(f.settle(n + i, found.reply.token, "kept", 1000000000), Verdict::done);
             }
             expect(f.claim(n + kBrief).reply.verdict, Verdict::full);
-            assert_int_equal(f.zone.entries(), n);
-            assert_true(f.zone.sound());
+            assert_int_equal(f.zone.entry_count(), n);
+            assert_true(f.zone.is_consistent());
         }
     }
 }
@@ -369,12 +379,12 @@ void renewed_leases_hinder_nobody(void **)
                 expect(f.zone.renew(Fixture::id(n), tokens[n], 1000, f.now), Verdict::done);
             }
         }
-        assert_true(f.zone.sound());
+        assert_true(f.zone.is_consistent());
     }
     for (unsigned n = 0; n < 100; n++) {
         f.claim(2 * kKeys + n);
     }
-    assert_int_equal(f.zone.entries(), kKeys - kKeys / 10 + 100);
+    assert_int_equal(f.zone.entry_count(), kKeys - kKeys / 10 + 100);
 }
 
 // All of them are kept and found, each with its own result, and their room is
@@ -401,11 +411,11 @@ void a_million_keys_are_kept(void **)
     for (unsigned n = 0; n < kKeys; n++) {
         keep(n);
     }
-    assert_int_equal(f.zone.entries(), kKeys);
+    assert_int_equal(f.zone.entry_count(), kKeys);
     for (unsigned n = 0; n < kKeys; n++) {
         expect_kept(n);
     }
-    assert_true(f.zone.sound());
+    assert_true(f.zone.is_consistent());
 
     f.now += kLife + 256;
     for (unsigned n = 0; n < kMore; n++) {
@@ -414,7 +424,7 @@ void a_million_keys_are_kept(void **)
     for (unsigned n = 0; n < kMore; n++) {
         expect_kept(kKeys + n);
     }
-    assert_true(f.zone.sound());
+    assert_true(f.zone.is_consistent());
 }
 
 }  // namespace

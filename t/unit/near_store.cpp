@@ -1,6 +1,7 @@
 // A near cache before the embedded engine: what it answers by itself, what it learns, and for how long.
 
 #include "model.h"
+#include "shared_memory.h"
 
 #include <deque>
 #include <functional>
@@ -45,21 +46,17 @@ std::string record(unsigned n, State state, Token token = 1, const std::string &
     return std::string(reinterpret_cast<char *>(out), writer.size()) + body;
 }
 
-class Time {
-public:
-    Millis now = 1000000;
-};
-
 // The store behind: the embedded engine, which can be away, forget, and answer late.
 class Behind final : public Store {
 public:
-    explicit Behind(Time &time) : time_(time), memory_(4 * 1024 * 1024 / 8), zone_(memory_.data(), memory_.size() * 8)
+    explicit Behind(Clock &clock)
+        : clock_(clock), memory_(4 * 1024 * 1024 / 8), zone_(memory_.data(), memory_.size() * 8)
     {
         assert_true(zone_.format());
     }
 
     bool reachable = true;
-    bool late = false;              // answers are held until `answer`
+    bool late = false;  // answers are held until `answer`
     unsigned asked = 0;
 
     bool open() override { return true; }
@@ -82,7 +79,7 @@ public:
     void renew(const Lease *leases, std::size_t count) override
     {
         for (std::size_t i = 0; i < count; i++) {
-            zone_.renew(leases[i].id, leases[i].token, leases[i].length, time_.now);
+            zone_.renew(leases[i].id, leases[i].token, leases[i].length, clock_.now);
         }
     }
 
@@ -102,7 +99,7 @@ public:
         Token token = peek(n).reply.token;
 
         // a result is not released; nothing is there for longer than it lasts
-        zone_.settle(id_of(n), token, {}, 0, time_.now);
+        zone_.settle(id_of(n), token, {}, 0, clock_.now);
         assert_true(peek(n).reply.verdict != Verdict::found);
     }
 
@@ -110,21 +107,22 @@ public:
     {
         std::string_view piece = value;
 
-        zone_.settle(id_of(n), peek(n).reply.token, {&piece, 1}, lifetime, time_.now);
+        zone_.settle(id_of(n), peek(n).reply.token, {&piece, 1}, lifetime, clock_.now);
     }
 
     // What it holds, if anything.
-    MemoryZone::Found peek(unsigned n)
+    MemoryZone::ClaimReply peek(unsigned n)
     {
-        MemoryZone::Found found = zone_.claim(id_of(n), record(n, State::running), 1, time_.now, kClock);
+        MemoryZone::ClaimReply found =
+            zone_.claim(id_of(n), record(n, State::running), 1, clock_.now, kClock);
 
         if (found.reply.verdict == Verdict::claimed) {
-            zone_.release(id_of(n), found.reply.token, time_.now);
+            zone_.release(id_of(n), found.reply.token, clock_.now);
         }
         return found;
     }
 
-    std::string value(const MemoryZone::Found &found)
+    std::string value(const MemoryZone::ClaimReply &found)
     {
         std::string out(found.value_size, '\0');
 
@@ -143,7 +141,8 @@ private:
 
         switch (call.kind) {
         case Call::Kind::claim: {
-            MemoryZone::Found found = zone_.claim(call.id, *call.value.first, call.lifetime, time_.now, kClock);
+            MemoryZone::ClaimReply found =
+                zone_.claim(call.id, *call.value.first, call.lifetime, clock_.now, kClock);
 
             call.reply = found.reply;
             if (found.reply.verdict == Verdict::found) {
@@ -160,46 +159,23 @@ private:
         }
 
         case Call::Kind::settle:
-            call.reply.verdict = zone_.settle(call.id, call.token, call.value, call.lifetime, time_.now);
+            call.reply.verdict =
+                zone_.settle(call.id, call.token, call.value, call.lifetime, clock_.now);
             break;
 
         case Call::Kind::release:
-            call.reply.verdict = zone_.release(call.id, call.token, time_.now);
+            call.reply.verdict = zone_.release(call.id, call.token, clock_.now);
             break;
         }
     }
 
-    Time &time_;
+    Clock &clock_;
     std::vector<std::uint64_t> memory_;
     MemoryZone zone_;
     std::deque<Call *> held_;
 };
 
-class Memory final : public SharedMemory {
-public:
-    Memory(Time &time, std::size_t size) : time_(time), memory_(size / 8)
-    {
-        assert_true(zone().format());
-    }
-
-    void *memory() const override { return const_cast<std::uint64_t *>(memory_.data()); }
-    std::size_t size() const override { return memory_.size() * 8; }
-
-    void lock() override
-    {
-        assert_false(locked_);
-        locked_ = true;
-    }
-
-    void unlock() override { locked_ = false; }
-    Millis now() const override { return time_.now; }
-    CacheZone zone() { return CacheZone(memory(), size()); }
-
-private:
-    Time &time_;
-    std::vector<std::uint64_t> memory_;
-    bool locked_ = false;
-};
+using Memory = TestMemory<CacheZone>;
 
 // A call with all that it needs.
 struct Request : Call {
@@ -210,7 +186,8 @@ struct Request : Call {
     bool no_room = false;
     unsigned ends = 0;
 
-    Request(Kind what, unsigned n, Token of, std::string bytes, Millis how_long) : result(std::move(bytes))
+    Request(Kind what, unsigned n, Token of, std::string bytes, Millis how_long)
+        : result(std::move(bytes))
     {
         kind = what;
         id = id_of(n);
@@ -236,7 +213,9 @@ struct Host {
     Memory memory;
     NearStore store;
 
-    Host(Behind &inner, Time &time, std::size_t size = 1024 * 1024) : behind(inner), memory(time, size), store(inner, memory) {}
+    Host(Behind &inner, Clock &clock, std::size_t size = 1024 * 1024)
+        : behind(inner), memory(clock, size), store(inner, memory)
+    {}
 
     Reply claim(unsigned n, std::string &value)
     {
@@ -277,7 +256,7 @@ struct Host {
 };
 
 struct Scene {
-    Time time;
+    Clock time;
     Behind behind{time};
     Host host{behind, time};
 
@@ -442,8 +421,10 @@ void what_is_no_whole_record_is_handed_on_and_not_kept(void **)
     Scene s;
     std::string result = s.host.keep(1, "result");
 
-    for (std::string bad : {std::string(), std::string("garbage"), result.substr(0, result.size() - 1), result + "x",
-                            record(2, State::kept, 1, "of another key"), std::string(5000, 'K')}) {
+    for (std::string bad :
+         {std::string(), std::string("garbage"), result.substr(0, result.size() - 1), result + "x",
+          record(2, State::kept, 1, "of another key"), std::string(5000, 'K')})
+    {
         s.behind.write(1, bad, 86400000);
         s.time.now += kNearFresh;
         s.finds(1, bad, 1);
@@ -514,7 +495,8 @@ void calls_end_in_any_order_each_with_its_own(void **)
         s.behind.late = true;
         requests.clear();
         for (unsigned n = 0; n < 20; n++) {
-            requests.push_back(std::make_unique<Request>(Call::Kind::claim, n, 0, record(n, State::running), 30000));
+            requests.push_back(std::make_unique<Request>(Call::Kind::claim, n, 0,
+                                                         record(n, State::running), 30000));
             assert_false(s.host.store.start(*requests.back()));
         }
         for (unsigned n = 0; n < 20; n++) {
@@ -547,7 +529,7 @@ void without_room_for_it_a_call_is_unavailable(void **)
 
 void what_has_no_place_here_is_asked_for(void **)
 {
-    Time time;
+    Clock time;
     Behind behind(time);
     Host host(behind, time, kZoneMinimum);
     std::string large(20000, 'x');
@@ -582,7 +564,8 @@ public:
         Request request(Call::Kind::claim, n, 0, claim, lease);
 
         assert_true(scene_.host.store.start(request));
-        return {request.reply.verdict, request.reply.token, request.reply.remaining, std::string(request.reply.value)};
+        return {request.reply.verdict, request.reply.token, request.reply.remaining,
+                std::string(request.reply.value)};
     }
 
     Verdict settle(unsigned n, Token by, const std::string &result, Millis lifetime) override
@@ -638,7 +621,7 @@ public:
 
     void step()
     {
-        time_.now += random_() % 4 == 0 ? random_() % 20000 : random_() % 50;
+        clock_.now += random_() % 4 == 0 ? random_() % 20000 : random_() % 50;
         unsigned n = random_() % kKeys;
 
         switch (random_() % 12) {
@@ -662,7 +645,7 @@ public:
             break;
         case 5:
             if (random_() % 10 == 0) {
-                hosts_[random_() % 2].memory.zone().pretend_killed();
+                hosts_[random_() % 2].memory.zone().mark_dirty();
             }
             break;
         default:
@@ -682,13 +665,13 @@ private:
     struct Kept {
         std::string value;
         Millis expires;
-        Millis until;       // when it was forgotten, or its end
+        Millis until;  // when it was forgotten, or its end
     };
 
     void end(unsigned n)
     {
         if (!kept_[n].empty()) {
-            kept_[n].back().until = std::min(kept_[n].back().until, time_.now);
+            kept_[n].back().until = std::min(kept_[n].back().until, clock_.now);
         }
     }
 
@@ -709,17 +692,18 @@ private:
         if (started.kind == Call::Kind::settle) {
             note_settled(started, n);
         }
-        pending_.push_back({std::move(request), n, host, time_.now, behind_.reachable, at_once});
+        pending_.push_back({std::move(request), n, host, clock_.now, behind_.reachable, at_once});
     }
 
     // What the engine holds now is what counts, whenever its answer comes.
     void note_settled(const Request &request, unsigned n)
     {
-        MemoryZone::Found found = behind_.peek(n);
+        MemoryZone::ClaimReply found = behind_.peek(n);
 
         if (found.reply.verdict == Verdict::found && behind_.value(found) == request.result) {
             end(n);
-            kept_[n].push_back({request.result, time_.now + found.reply.remaining, time_.now + found.reply.remaining});
+            kept_[n].push_back({request.result, clock_.now + found.reply.remaining,
+                                clock_.now + found.reply.remaining});
         }
     }
 
@@ -727,13 +711,14 @@ private:
     {
         unsigned asked = behind_.asked;
 
-        begin(n, random_() % 2, std::make_unique<Request>(Call::Kind::claim, n, 0, record(n, State::running), 20000));
+        begin(n, random_() % 2,
+              std::make_unique<Request>(Call::Kind::claim, n, 0, record(n, State::running), 20000));
         near_ = behind_.asked == asked;
     }
 
     void handle_reply()
     {
-        for (std::size_t i = 0; i < pending_.size(); ) {
+        for (std::size_t i = 0; i < pending_.size();) {
             if (!pending_[i].ended && pending_[i].request->ends == 0) {
                 i++;
                 continue;
@@ -755,10 +740,12 @@ private:
 
         if (reply.verdict == Verdict::claimed) {
             if (random_() % 4 != 0) {
-                std::string result = record(done.n, random_() % 5 == 0 ? State::not_kept : State::kept, reply.token,
-                                            std::string(random_() % 60, 'b') + std::to_string(reply.token));
+                std::string result =
+                    record(done.n, random_() % 5 == 0 ? State::not_kept : State::kept, reply.token,
+                           std::string(random_() % 60, 'b') + std::to_string(reply.token));
                 begin(done.n, done.host,
-                      std::make_unique<Request>(Call::Kind::settle, done.n, reply.token, result, 1 + random_() % 300000));
+                      std::make_unique<Request>(Call::Kind::settle, done.n, reply.token, result,
+                                                1 + random_() % 300000));
             }
             return;
         }
@@ -785,14 +772,14 @@ private:
             assert_false(done.reachable);
         }
         if (done.ended) {
-            assert_true(time_.now + reply.remaining <= was->expires);
+            assert_true(clock_.now + reply.remaining <= was->expires);
         }
     }
 
     std::mt19937 random_;
-    Time time_;
-    Behind behind_{time_};
-    Host hosts_[2] = {{behind_, time_}, {behind_, time_}};
+    Clock clock_;
+    Behind behind_{clock_};
+    Host hosts_[2] = {{behind_, clock_}, {behind_, clock_}};
     std::vector<Kept> kept_[kKeys];
     std::vector<Pending> pending_;
     bool near_ = false;

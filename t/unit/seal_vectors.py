@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# The test vector of docs/format.md and t/unit/seal.cpp, computed by another
+# The test vector of docs/format.md and t/unit/key_ring.cpp, computed by another
 # implementation (python3-cryptography) from what docs/format.md says.
 
 import hashlib

@@ -141,13 +141,15 @@ private:
 // `files`: the numbers of its keys, the one that seals first; 0: none.
 class Host : SealedStore::Events {
 public:
-    Host(Backend &backend, std::initializer_list<int> files) : inner(backend), store(inner, keys, *this)
+    Host(Backend &backend, std::initializer_list<int> files)
+        : inner(backend), store(inner, keys, *this)
     {
         for (int file : files) {
             Secret secret;
 
             secret.bytes.fill(static_cast<unsigned char>(file));
-            assert_int_equal(int(file == 0 ? keys.add_plain() : keys.add(secret)), int(KeyRing::Added::yes));
+            assert_int_equal(int(file == 0 ? keys.add_plain() : keys.add(secret)),
+                             int(KeyRing::AddResult::added));
         }
     }
 
@@ -155,7 +157,7 @@ public:
     {
         KeyId out;
 
-        assert_true(keys.identify(nth, id, out));
+        assert_true(keys.derive_stored_id(nth, id, out));
         return out;
     }
 
@@ -165,7 +167,7 @@ public:
     std::vector<std::string> refusals;
 
 private:
-    void refused(const KeyId &, const char *why) override { refusals.push_back(why); }
+    void on_open_failed(const KeyId &, const char *why) override { refusals.push_back(why); }
 };
 
 KeyId raw_id(unsigned n)
@@ -326,7 +328,8 @@ void one_key_makes_one_call_of_each(void **)
     expect(other, Verdict::lost);
 
     using K = Call::Kind;
-    const std::vector<K> expected = {K::claim, K::claim, K::settle, K::claim, K::claim, K::release, K::release};
+    const std::vector<K> expected = {K::claim, K::claim,   K::settle, K::claim,
+                                     K::claim, K::release, K::release};
 
     assert_true(host.inner.calls == expected);
     assert_true(host.refusals.empty());
@@ -419,7 +422,8 @@ void calls_that_end_later_end_once(void **)
 
     for (const auto &request : requests) {
         assert_false(request->runs);
-        assert_true(request->reply.verdict == Verdict::claimed || request->reply.verdict == Verdict::found);
+        assert_true(request->reply.verdict == Verdict::claimed
+                    || request->reply.verdict == Verdict::found);
     }
 }
 
@@ -505,7 +509,7 @@ void a_claim_of_a_neighbour_is_heeded(void **)
         second.claim(both);
         assert_int_equal(int(second.found().head.state), int(State::running));
         assert_true(second.found().head.token == first.token);
-        assert_int_equal(int(backend.taken()), 1);      // all else was given back
+        assert_int_equal(int(backend.taken()), 1);  // all else was given back
 
         first.release(alone);
         take(second, both);
@@ -583,7 +587,8 @@ void of_two_claims_that_of_the_request_is_told(void **)
     with_two_keys([](int mine, int other) {
         Backend backend;
         Host alone(backend, {mine}), both(backend, {mine, other});
-        Request first(raw_id(1)), passing(raw_id(1), 0xcd), retry(raw_id(1)), reuse(raw_id(1), 0xcd);
+        Request first(raw_id(1)), passing(raw_id(1), 0xcd), retry(raw_id(1)),
+            reuse(raw_id(1), 0xcd);
 
         take(first, alone);
 
@@ -646,7 +651,9 @@ void an_end_that_is_not_told_everywhere_is_told_again(void **)
             std::size_t before = backend.taken();
 
             take(request, host);
-            host.inner.fails = [&](const Call &call) { return call.id == host.stored_id(n, request.id); };
+            host.inner.fails = [&](const Call &call) {
+                return call.id == host.stored_id(n, request.id);
+            };
             keeps ? request.settle(host, State::kept, "x") : request.release(host);
             expect(request, Verdict::unavailable);
 
@@ -688,7 +695,7 @@ void renewals_go_to_each_key(void **)
     }
 
     host.store.renew(leases.data(), leases.size());
-    assert_int_equal(int(host.inner.renewals), 2);      // 400 leases, 256 at once
+    assert_int_equal(int(host.inner.renewals), 2);  // 400 leases, 256 at once
     assert_int_equal(int(backend.keys.size()), 400);
     for (const auto &each : backend.keys) {
         assert_int_equal(int(each.second.left), 500);
@@ -846,9 +853,10 @@ private:
 
     void leave()
     {
-        members_.erase(std::remove_if(members_.begin(), members_.end(),
-                                      [](const auto &member) { return member->stage == Member::gone; }),
-                       members_.end());
+        members_.erase(
+            std::remove_if(members_.begin(), members_.end(),
+                           [](const auto &member) { return member->stage == Member::gone; }),
+            members_.end());
     }
 
     std::mt19937 random_;

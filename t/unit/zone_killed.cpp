@@ -22,7 +22,7 @@ enum class Holds { nothing, claim, result };
 
 struct State {
     Holds holds;
-    Token token;        // 0: any, of a claim whose grant nobody has heard of
+    Token token;  // 0: any, of a claim whose grant nobody has heard of
     Millis expires;
     unsigned size;
     char fill;
@@ -55,12 +55,11 @@ class Worker {
 public:
     Worker(Shared &shared, MemoryZone zone, unsigned seed)
         : shared_(shared), zone_(zone), random_(seed), record_(claim_record())
-    {
-    }
+    {}
 
     [[noreturn]] void work()
     {
-        for ( ;; ) {
+        for (;;) {
             unsigned n = random_() % kKeys;
 
             shared_.lock.take();
@@ -134,7 +133,7 @@ private:
         }
 
         intend(n);
-        MemoryZone::Found found = zone_.claim(id_of(n), record_, kLease, now, kClock);
+        MemoryZone::ClaimReply found = zone_.claim(id_of(n), record_, kLease, now, kClock);
 
         if (found.reply.verdict != (lives ? Verdict::found : Verdict::claimed)) {
             shared_.fault.complain(n, lives ? "was lost" : "could not be claimed");
@@ -158,8 +157,7 @@ private:
 
         intend(n);
         if (zone_.settle(id_of(n), next.token, Pieces{&piece, 1}, next.expires - now, now)
-            != Verdict::done)
-        {
+            != Verdict::done) {
             shared_.fault.complain(n, "a running claim could not be settled");
         }
         end(n, true);
@@ -198,10 +196,10 @@ private:
 class Scene {
 public:
     Scene()
-        : zone_(new_zone<MemoryZone>(kZoneSize)), shared_(*new (map_shared(sizeof(Shared))) Shared()),
+        : zone_(new_zone<MemoryZone>(kZoneSize)),
+          shared_(*new (map_shared(sizeof(Shared))) Shared()),
           victims_(shared_.lock, [this](unsigned seed) { Worker(shared_, zone_, seed).work(); })
-    {
-    }
+    {}
 
     void kill_one(unsigned round)
     {
@@ -220,7 +218,7 @@ private:
         Millis now = now_ms();
 
         zone_.renew(id_of(kKeys), 1, kLease, now);
-        if (!zone_.sound()) {
+        if (!zone_.is_consistent()) {
             shared_.fault.complain(0, "the zone is not sound");
         }
 
@@ -231,7 +229,7 @@ private:
             }
         }
 
-        if (!zone_.sound()) {
+        if (!zone_.is_consistent()) {
             shared_.fault.complain(0, "the zone is not sound after it was looked at");
         }
     }
@@ -239,7 +237,7 @@ private:
     void check(unsigned n, Millis now)
     {
         Expected &key = shared_.keys[n];
-        MemoryZone::Found found = zone_.claim(id_of(n), record_, kLease, now, kClock);
+        MemoryZone::ClaimReply found = zone_.claim(id_of(n), record_, kLease, now, kClock);
         const State *seen = nullptr;
 
         for (unsigned i = 0; i <= key.pending && seen == nullptr; i++) {
@@ -251,9 +249,10 @@ private:
         }
 
         if (seen == nullptr) {
-            shared_.fault.complain(n, found.reply.verdict == Verdict::claimed ? "what it held was lost"
-                                 : found.reply.verdict == Verdict::found ? "holds what nobody gave it"
-                                                                         : "there is no room");
+            shared_.fault.complain(
+                n, found.reply.verdict == Verdict::claimed ? "what it held was lost"
+                   : found.reply.verdict == Verdict::found ? "holds what nobody gave it"
+                                                           : "there is no room");
             return;
         }
 
@@ -270,7 +269,7 @@ private:
     }
 
     // A claim or a result is there until its time has come, to the millisecond.
-    bool is_of(const State &state, const MemoryZone::Found &found, Millis now)
+    bool is_of(const State &state, const MemoryZone::ClaimReply &found, Millis now)
     {
         bool lives = state.holds != Holds::nothing && state.expires > now;
 
@@ -303,7 +302,7 @@ void the_zone_survives_those_who_use_it(void **)
     Scene scene;
     unsigned kills = 0;
 
-    for ( ; goes_on(kills, scene.within_call()); kills++) {
+    for (; goes_on(kills, scene.within_call()); kills++) {
         scene.kill_one(kills);
     }
 
@@ -336,14 +335,17 @@ struct Steps {
         now += 1000;
     }
 
-    MemoryZone::Found claim(unsigned n) { return zone.claim(id_of(n), record, 5000, now, kClock); }
+    MemoryZone::ClaimReply claim(unsigned n)
+    {
+        return zone.claim(id_of(n), record, 5000, now, kClock);
+    }
 
     Verdict settle(unsigned n, Token of, std::string_view body, Millis lifetime)
     {
         return zone.settle(id_of(n), of, Pieces{&body, 1}, lifetime, now);
     }
 
-    std::string value(const MemoryZone::Found &found)
+    std::string value(const MemoryZone::ClaimReply &found)
     {
         std::string out(found.value_size, '\0');
 
@@ -355,9 +357,9 @@ struct Steps {
     void check_result()
     {
         zone.renew(id_of(99), 1, 1, now);
-        assert_true(zone.sound());
+        assert_true(zone.is_consistent());
 
-        MemoryZone::Found found = claim(kResult);
+        MemoryZone::ClaimReply found = claim(kResult);
 
         assert_int_equal(int(found.reply.verdict), int(Verdict::found));
         assert_int_equal(found.reply.remaining, 9000);
@@ -372,14 +374,14 @@ void a_claim_is_there_or_not(void **)
     kill_at_each_instruction(
         steps, [&] { steps.claim(Steps::kFree); },
         [&](bool died) {
-            MemoryZone::Found found = steps.claim(Steps::kFree);
+            MemoryZone::ClaimReply found = steps.claim(Steps::kFree);
 
             if (!died || found.reply.verdict != Verdict::claimed) {
                 assert_int_equal(int(found.reply.verdict), int(Verdict::found));
                 assert_int_equal(found.reply.remaining, 5000);
                 assert_int_equal(found.value_size, steps.record.size());
             }
-            steps.now += 5000;      // and ends with its lease
+            steps.now += 5000;  // and ends with its lease
             assert_int_equal(int(steps.claim(Steps::kFree).reply.verdict), int(Verdict::claimed));
         });
 }
@@ -391,7 +393,7 @@ void a_settled_claim_is_never_free(void **)
     kill_at_each_instruction(
         steps, [&] { steps.settle(Steps::kClaim, steps.token, steps.answer, 20000); },
         [&](bool died) {
-            MemoryZone::Found found = steps.claim(Steps::kClaim);
+            MemoryZone::ClaimReply found = steps.claim(Steps::kClaim);
 
             assert_int_equal(int(found.reply.verdict), int(Verdict::found));
             assert_true(found.reply.token == steps.token);
@@ -434,7 +436,7 @@ void a_released_claim_is_there_or_not(void **)
     kill_at_each_instruction(
         steps, [&] { steps.zone.release(id_of(Steps::kClaim), steps.token, steps.now); },
         [&](bool died) {
-            MemoryZone::Found found = steps.claim(Steps::kClaim);
+            MemoryZone::ClaimReply found = steps.claim(Steps::kClaim);
 
             if (died && found.reply.verdict == Verdict::found) {
                 assert_true(found.reply.token == steps.token);
@@ -453,7 +455,7 @@ void a_renewed_claim_has_its_old_end_or_its_new_one(void **)
     kill_at_each_instruction(
         steps, [&] { steps.zone.renew(id_of(Steps::kClaim), steps.token, 7000, steps.now); },
         [&](bool died) {
-            MemoryZone::Found found = steps.claim(Steps::kClaim);
+            MemoryZone::ClaimReply found = steps.claim(Steps::kClaim);
 
             assert_int_equal(int(found.reply.verdict), int(Verdict::found));
             if (!died || found.reply.remaining != 4000) {
@@ -470,11 +472,11 @@ void a_rebuild_that_dies_is_begun_again(void **)
     kill_at_each_instruction(
         steps,
         [&] {
-            steps.zone.pretend_killed();
+            steps.zone.mark_dirty();
             steps.zone.renew(id_of(Steps::kClaim), steps.token, 5000, steps.now);
         },
         [&](bool) {
-            MemoryZone::Found found = steps.claim(Steps::kClaim);
+            MemoryZone::ClaimReply found = steps.claim(Steps::kClaim);
 
             assert_int_equal(int(found.reply.verdict), int(Verdict::found));
             assert_true(found.reply.token == steps.token);

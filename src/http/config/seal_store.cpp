@@ -2,7 +2,8 @@
 
 #include <new>
 
-#include "core/seal.h"
+#include "core/key_file.h"
+#include "core/key_ring.h"
 #include "http/config/arguments.h"
 #include "http/config/store_options.h"
 #include "store/sealed_store.h"
@@ -15,7 +16,7 @@ namespace {
 struct Sealing final : SealedStore::Events {
     Sealing(const ngx_str_t &name, Store &inner) : name(name), store(inner, keys, *this) {}
 
-    void refused(const KeyId &stored_id, const char *why) override
+    void on_open_failed(const KeyId &stored_id, const char *why) override
     {
         char id[kHexLength];
 
@@ -89,14 +90,14 @@ bool read_key(ngx_conf_t *cf, const ngx_str_t &file, Secret &secret)
         return false;
     }
 
-    const char *fault = read_secret({reinterpret_cast<char *>(room), length}, secret);
+    const char *fault = parse_key_file({reinterpret_cast<char *>(room), length}, secret);
 
     ngx_explicit_memzero(room, sizeof(room));
 
     return fault == nullptr || refuse(cf, file, fault);
 }
 
-static_assert(kMostSealingKeys >= NGX_CONF_MAX_ARGS, "no directive has too many");
+static_assert(kMaxSealingKeys >= NGX_CONF_MAX_ARGS, "no directive has too many");
 
 bool add_key(ngx_conf_t *cf, KeyRing &keys, const ngx_str_t &file)
 {
@@ -108,12 +109,12 @@ bool add_key(ngx_conf_t *cf, KeyRing &keys, const ngx_str_t &file)
     }
 
     switch (is_plain ? keys.add_plain() : keys.add(secret)) {
-    case KeyRing::Added::yes:
+    case KeyRing::AddResult::added:
         return true;
-    case KeyRing::Added::twice:
+    case KeyRing::AddResult::duplicate:
         return refuse(cf, file, "it is the same key as one before it");
-    case KeyRing::Added::too_many:
-    case KeyRing::Added::failed:
+    case KeyRing::AddResult::too_many:
+    case KeyRing::AddResult::failed:
         break;
     }
 

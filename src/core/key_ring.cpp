@@ -1,7 +1,8 @@
-#include "core/seal.h"
+#include "core/key_ring.h"
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
@@ -16,112 +17,33 @@ namespace idempotency {
 
 namespace {
 
+// The clear bytes: the record's magic, version, state and token, then the key's tag and the
+// nonce.  The encrypted record and the tag of GCM follow.
 constexpr std::size_t kTagOffset = 16;
 constexpr std::size_t kNonceOffset = 24;
-constexpr std::size_t kProofSize = 16;
 
-static_assert(kNonceOffset + kNonceSize == kSealedHeadSize, "the nonce ends the clear bytes");
-static_assert(kSealedHeadSize + kProofSize == kSealedExtra, "the proof comes last");
+static_assert(kTagOffset == kTokenOffset + kTokenSize, "the key's tag follows the token");
+static_assert(kNonceOffset == kTagOffset + sizeof(SealingKey::tag), "the nonce follows the tag");
+static_assert(kSealedHeadSize == kNonceOffset + kNonceSize, "the nonce ends the clear bytes");
 
-// OpenSSL counts in int.
-constexpr std::size_t kLargestUpdate = 1 << 30;
+// EVP_CipherUpdate takes an int.
+constexpr std::size_t kMaxUpdate = 1 << 30;
 
-constexpr const char *kWanted =
-    "a key of 32 random bytes is needed: as 64 hexadecimal digits, in base64, or as they are; "
-    "\"openssl rand -hex 32\" makes one";
-
-int hex_value(char c)
-{
-    if (c >= '0' && c <= '9') {
-        return c - '0';
-    }
-
-    c = static_cast<char>(c | 0x20);
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-bool read_hex(std::string_view text, Secret &out)
-{
-    for (std::size_t i = 0; i < kSecretSize; i++) {
-        int high = hex_value(text[2 * i]);
-        int low = hex_value(text[2 * i + 1]);
-
-        if (high < 0 || low < 0) {
-            return false;
-        }
-
-        out.bytes[i] = static_cast<unsigned char>(high << 4 | low);
-    }
-
-    return true;
-}
-
-// 43 digits and one `=`.
-bool read_base64(std::string_view text, Secret &out)
-{
-    unsigned char room[kSecretSize + 1];
-    bool read = text[42] != '=' && text[43] == '='
-                && EVP_DecodeBlock(room, wire::octets(text), static_cast<int>(text.size()))
-                       == static_cast<int>(sizeof(room));
-
-    if (read) {
-        std::memcpy(out.bytes.data(), room, kSecretSize);
-    }
-
-    OPENSSL_cleanse(room, sizeof(room));
-    return read;
-}
-
-// 32 characters are a password, or 16 bytes in hexadecimal: no 32 random bytes.
-bool is_text(std::string_view bytes)
-{
-    return std::all_of(bytes.begin(), bytes.end(), [](char c) {
-        return (c >= ' ' && c <= '~') || c == '\n' || c == '\r' || c == '\t';
-    });
-}
-
-std::string_view without_line_end(std::string_view text)
-{
-    if (!text.empty() && text.back() == '\n') {
-        text.remove_suffix(1);
-    }
-    if (!text.empty() && text.back() == '\r') {
-        text.remove_suffix(1);
-    }
-
-    return text;
-}
+static_assert(kMaxUpdate <= std::numeric_limits<int>::max(), "EVP_CipherUpdate takes an int");
 
 }  // namespace
-
-Secret::~Secret() { OPENSSL_cleanse(bytes.data(), bytes.size()); }
-
-const char *read_secret(std::string_view file, Secret &out)
-{
-    if (file.size() == kSecretSize && !is_text(file)) {
-        std::memcpy(out.bytes.data(), file.data(), kSecretSize);
-        return nullptr;
-    }
-
-    std::string_view line = without_line_end(file);
-
-    return (line.size() == 2 * kSecretSize && read_hex(line, out))
-                   || (line.size() == 44 && read_base64(line, out))
-               ? nullptr
-               : kWanted;
-}
 
 const char *describe(SealFault fault)
 {
     switch (fault) {
     case SealFault::none:
-        return "is sound";
+        return "is valid";
     case SealFault::foreign:
         return "is not a record of this module";
     case SealFault::plain:
-        return "is not sealed, as all that this store keeps is";
+        return "is not sealed, but this store accepts only sealed records";
     case SealFault::newer:
-        return "is of a format that this version does not know";
+        return "has a format that this version of the module does not know";
     case SealFault::truncated:
         return "is too short for a record";
     case SealFault::unknown_key:
@@ -132,7 +54,7 @@ const char *describe(SealFault fault)
         return "could not be opened: OpenSSL failed";
     }
 
-    return "is of an unknown kind";
+    return "has an unknown fault";
 }
 
 KeyRing::KeyRing()
@@ -156,7 +78,7 @@ KeyRing::~KeyRing()
 
 namespace {
 
-// RFC 2104.
+// RFC 2104, section 2.  The key is shorter than a block and is padded with zeros.
 HmacKey hmac_key(const Digest &key)
 {
     HmacKey out;
@@ -174,8 +96,8 @@ HmacKey hmac_key(const Digest &key)
 
 }  // namespace
 
-// HKDF without a salt: the secret is random already.
-bool KeyRing::derive(const Secret &secret, SealingKey &out)
+// HKDF-SHA-256 (RFC 5869) without a salt: the secret is random already.
+bool KeyRing::derive_keys(const Secret &secret, SealingKey &out)
 {
     struct Part {
         const char *purpose;
@@ -224,16 +146,16 @@ bool KeyRing::derive(const Secret &secret, SealingKey &out)
     return checked(derived);
 }
 
-KeyRing::Added KeyRing::add(const Secret &secret)
+KeyRing::AddResult KeyRing::add(const Secret &secret)
 {
     SealingKey key;
-    Added added = usable_ && derive(secret, key) ? insert(key) : Added::failed;
+    AddResult result = usable_ && derive_keys(secret, key) ? insert(key) : AddResult::failed;
 
     OPENSSL_cleanse(&key, sizeof(key));
-    return added;
+    return result;
 }
 
-KeyRing::Added KeyRing::add_plain()
+KeyRing::AddResult KeyRing::add_plain()
 {
     SealingKey key;
 
@@ -241,29 +163,29 @@ KeyRing::Added KeyRing::add_plain()
     return insert(key);
 }
 
-KeyRing::Added KeyRing::insert(const SealingKey &key)
+KeyRing::AddResult KeyRing::insert(const SealingKey &key)
 {
-    if (count_ == kMostSealingKeys) {
-        return Added::too_many;
+    if (count_ == kMaxSealingKeys) {
+        return AddResult::too_many;
     }
 
     if (find(key.tag.data()) != nullptr) {
-        return Added::twice;
+        return AddResult::duplicate;
     }
 
     SealingKey *place = std::find_if(keys_, keys_ + count_,
                                      [&](const SealingKey &other) { return key.tag < other.tag; });
-    auto nth = static_cast<std::size_t>(place - keys_);
+    auto index = static_cast<std::size_t>(place - keys_);
 
     std::move_backward(place, keys_ + count_, keys_ + count_ + 1);
     *place = key;
 
-    if (count_ > 0 && nth <= first_) {
-        first_++;
+    if (count_ > 0 && index <= sealing_index_) {
+        sealing_index_++;
     }
 
     count_++;
-    return Added::yes;
+    return AddResult::added;
 }
 
 const SealingKey *KeyRing::find(const unsigned char *tag) const
@@ -277,8 +199,7 @@ const SealingKey *KeyRing::find(const unsigned char *tag) const
     return nullptr;
 }
 
-// Two digests cost half of what OpenSSL's HMAC does, which takes its key anew
-// each time.
+// Two digests take half the time of OpenSSL's HMAC, which sets up its key in each call.
 bool KeyRing::hmac(const HmacKey &key, std::string_view text, Digest &out)
 {
     return sha_.restart() && sha_.update(wire::view(key.inner.data(), key.inner.size()))
@@ -287,18 +208,18 @@ bool KeyRing::hmac(const HmacKey &key, std::string_view text, Digest &out)
            && sha_.finish(out);
 }
 
-bool KeyRing::identify(std::size_t nth, const KeyId &id, KeyId &out)
+bool KeyRing::derive_stored_id(std::size_t index, const KeyId &id, KeyId &out)
 {
-    if (keys_[nth].plain) {
+    if (keys_[index].plain) {
         out = id;
         return true;
     }
 
-    return hmac(keys_[nth].naming, id.view(), out);
+    return hmac(keys_[index].naming, id.view(), out);
 }
 
-// A process that forks would hand out its nonces twice.  A worker does not, and
-// nothing is sealed before there are workers.
+// A fork would copy the stock, and both processes would use the same nonces.  A worker does
+// not fork, and the master, which does, seals nothing.
 bool KeyRing::take_nonce(unsigned char *out)
 {
     if (nonces_left_ == 0) {
@@ -313,11 +234,11 @@ bool KeyRing::take_nonce(unsigned char *out)
     return true;
 }
 
-struct KeyRing::Associated {
+struct KeyRing::AssociatedData {
     unsigned char bytes[kTokenOffset + sizeof(SealingKey::tag) + sizeof(Digest)];
 
-    // The token stays out: a store writes it into a claim itself.
-    Associated(const unsigned char *head, const KeyId &stored_id)
+    // Without the token: the store writes it into the record of a claim.
+    AssociatedData(const unsigned char *head, const KeyId &stored_id)
     {
         std::memcpy(bytes, head, kTokenOffset);
         std::memcpy(bytes + kTokenOffset, head + kTagOffset, sizeof(SealingKey::tag));
@@ -326,13 +247,13 @@ struct KeyRing::Associated {
     }
 };
 
-// Random nonces of 96 bits are good for 2^32 records under one key: so each
-// idempotency key has a key of its own for its records.
-bool KeyRing::start(bool sealing, const SealingKey &key, const KeyId &stored_id,
-                    const unsigned char *head)
+// Random nonces of 96 bits are safe for 2^32 records under one key (NIST SP 800-38D, section
+// 8.3).  So the cipher gets another key for each stored id.
+bool KeyRing::start_cipher(bool sealing, const SealingKey &key, const KeyId &stored_id,
+                           const unsigned char *head)
 {
     Digest record_key;
-    Associated associated(head, stored_id);
+    AssociatedData associated(head, stored_id);
     int size;
 
     bool started = hmac(key.sealing, stored_id.view(), record_key)
@@ -347,10 +268,10 @@ bool KeyRing::start(bool sealing, const SealingKey &key, const KeyId &stored_id,
     return checked(started);
 }
 
-bool KeyRing::run(unsigned char *out, const unsigned char *in, std::size_t size)
+bool KeyRing::run_cipher(unsigned char *out, const unsigned char *in, std::size_t size)
 {
     while (size > 0) {
-        std::size_t n = std::min(size, kLargestUpdate);
+        std::size_t n = std::min(size, kMaxUpdate);
         int written;
 
         bool done = EVP_CipherUpdate(cipher_context_, out, &written, in, static_cast<int>(n)) == 1;
@@ -384,7 +305,7 @@ void join(const std::string_view *pieces, std::size_t count, unsigned char *out)
 bool KeyRing::seal(const KeyId &stored_id, const std::string_view *pieces, std::size_t count,
                    unsigned char *out)
 {
-    const SealingKey &key = keys_[first_];
+    const SealingKey &key = keys_[sealing_index_];
     unsigned char *next = out + kSealedHeadSize;
     unsigned char end[1];
     int size;
@@ -402,12 +323,12 @@ bool KeyRing::seal(const KeyId &stored_id, const std::string_view *pieces, std::
     out[kVersionOffset] = kSealedVersion;
     std::memcpy(out + kTagOffset, key.tag.data(), key.tag.size());
 
-    if (!take_nonce(out + kNonceOffset) || !start(true, key, stored_id, out)) {
+    if (!take_nonce(out + kNonceOffset) || !start_cipher(true, key, stored_id, out)) {
         return false;
     }
 
     for (std::size_t i = 0; i < count; i++) {
-        if (!run(next, wire::octets(pieces[i]), pieces[i].size())) {
+        if (!run_cipher(next, wire::octets(pieces[i]), pieces[i].size())) {
             return false;
         }
 
@@ -415,16 +336,16 @@ bool KeyRing::seal(const KeyId &stored_id, const std::string_view *pieces, std::
     }
 
     return checked(EVP_CipherFinal_ex(cipher_context_, end, &size) == 1
-                   && EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_GET_TAG, kProofSize, next)
+                   && EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_GET_TAG, kGcmTagSize, next)
                           == 1);
 }
 
 SealFault KeyRing::open_plain(unsigned char *bytes, std::size_t size,
                               std::string_view &record) const
 {
-    static constexpr unsigned char tag[sizeof(SealingKey::tag)] = {};
+    static constexpr unsigned char plain_tag[sizeof(SealingKey::tag)] = {};
 
-    if (find(tag) == nullptr) {
+    if (find(plain_tag) == nullptr) {
         return SealFault::plain;
     }
 
@@ -451,7 +372,7 @@ SealFault KeyRing::open(const KeyId &stored_id, unsigned char *bytes, std::size_
         return bytes[kVersionOffset] > kSealedVersion ? SealFault::newer : SealFault::broken;
     }
 
-    if (size < kRecordHeadSize + kSealedExtra) {
+    if (size < kRecordHeadSize + kSealOverhead) {
         return SealFault::truncated;
     }
 
@@ -462,14 +383,14 @@ SealFault KeyRing::open(const KeyId &stored_id, unsigned char *bytes, std::size_
     }
 
     unsigned char *inside = bytes + kSealedHeadSize;
-    std::size_t length = size - kSealedExtra;
+    std::size_t length = size - kSealOverhead;
     unsigned char end[1];
     int none;
 
-    if (!start(false, *key, stored_id, bytes) || !run(inside, inside, length)
-        || !checked(
-            EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_SET_TAG, kProofSize, inside + length)
-            == 1))
+    if (!start_cipher(false, *key, stored_id, bytes) || !run_cipher(inside, inside, length)
+        || !checked(EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_SET_TAG, kGcmTagSize,
+                                        inside + length)
+                    == 1))
     {
         return SealFault::failed;
     }
@@ -478,7 +399,7 @@ SealFault KeyRing::open(const KeyId &stored_id, unsigned char *bytes, std::size_
         return SealFault::broken;
     }
 
-    // a claim has the token that the store gave, all else the one that it was sealed with
+    // the store assigns the token of a claim; any other record has the token inside, too
     if (bytes[kStateOffset] == static_cast<unsigned char>(State::running)) {
         std::memcpy(inside + kTokenOffset, bytes + kTokenOffset, kTokenSize);
 

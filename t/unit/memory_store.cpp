@@ -1,0 +1,357 @@
+// The store of one host: the calls of Store, over a zone that several workers share.
+
+#include "model.h"
+#include "shared_memory.h"
+
+#include <ctime>
+#include <string>
+#include <vector>
+
+#include "store/memory_store.h"
+
+using namespace idempotency;
+
+namespace {
+
+using Memory = TestMemory<MemoryZone>;
+
+KeyId id_of(unsigned n)
+{
+    KeyId id{};
+
+    id.bytes[0] = static_cast<unsigned char>(n);
+    id.bytes[31] = static_cast<unsigned char>(n >> 8);
+    return id;
+}
+
+std::string record(unsigned n, State state, Token token = 0, const std::string &body = "")
+{
+    unsigned char out[256];
+    RecordHead head;
+
+    head.state = state;
+    head.token = token;
+    RecordWriter writer(out, head);
+
+    if (state == State::kept) {
+        writer.start_result(200, "200 OK");
+        writer.add_body(body);
+    }
+
+    writer.finish(id_of(n));
+    return std::string(reinterpret_cast<char *>(out), writer.size()) + body;
+}
+
+// A call whose value comes in two pieces, as that of a response does.
+struct Request : Call {
+    Request(Kind what, unsigned n, Token of, std::string bytes, Millis time)
+        : bytes(std::move(bytes))
+    {
+        std::string_view all = this->bytes;
+        std::size_t first = what == Kind::settle ? all.size() / 2 : all.size();
+
+        kind = what;
+        id = id_of(n);
+        token = of;
+        pieces[0] = all.substr(0, first);
+        pieces[1] = all.substr(first);
+        value = {pieces, what == Kind::settle ? std::size_t(2) : std::size_t(1)};
+        lifetime = time;
+        room = [](Call &call, std::size_t size) -> char * {
+            auto &self = static_cast<Request &>(call);
+
+            self.allocations++;
+            self.found.assign(size, '\0');
+            return self.out_of_memory ? nullptr : &self.found[0];
+        };
+        ended = [](Call &) { fail_msg("a call that has ended in `start` is not ended again"); };
+    }
+
+    Request(const Request &) = delete;
+
+    std::string bytes;
+    std::string_view pieces[2];
+    std::string found;
+    unsigned allocations = 0;
+    bool out_of_memory = false;
+};
+
+// Two workers that share a zone.
+struct Scene {
+    explicit Scene(std::size_t size = 256 * 1024) : memory(clock, size) {}
+
+    Reply run(MemoryStore &worker, Request &request)
+    {
+        assert_true(worker.start(request));
+        assert_false(memory.locked());
+        return request.reply;
+    }
+
+    Outcome claim(MemoryStore &worker, unsigned n, Millis lease = 30000)
+    {
+        Request request(Call::Kind::claim, n, 0, record(n, State::running), lease);
+        Reply reply = run(worker, request);
+
+        assert_int_equal(request.allocations, reply.verdict == Verdict::found);
+        assert_int_equal(reply.value.size(), request.found.size());
+        return {reply.verdict, reply.token, reply.remaining, std::string(reply.value)};
+    }
+
+    Verdict settle(MemoryStore &worker, unsigned n, Token token, const std::string &result,
+                   Millis lifetime = 86400000)
+    {
+        Request request(Call::Kind::settle, n, token, result, lifetime);
+
+        return run(worker, request).verdict;
+    }
+
+    Verdict release(MemoryStore &worker, unsigned n, Token token)
+    {
+        Request request(Call::Kind::release, n, token, "", 0);
+
+        return run(worker, request).verdict;
+    }
+
+    Clock clock;
+    Memory memory;
+    MemoryStore one{memory};
+    MemoryStore other{memory};
+};
+
+void expect(Verdict seen, Verdict expected) { assert_int_equal(int(seen), int(expected)); }
+
+void a_claim_of_one_worker_excludes_the_others(void **)
+{
+    Scene s;
+    Outcome first = s.claim(s.one, 1);
+
+    expect(first.verdict, Verdict::claimed);
+    s.clock.now += 1000;
+
+    Outcome second = s.claim(s.other, 1);
+    Record seen;
+
+    expect(second.verdict, Verdict::found);
+    assert_true(second.token == first.token);
+    assert_int_equal(second.remaining, 29000);
+    assert_int_equal(int(read_record(second.value, id_of(1), seen)), int(RecordFault::none));
+    assert_int_equal(int(seen.head.state), int(State::running));
+    assert_true(seen.head.token == first.token);
+
+    expect(s.claim(s.other, 2).verdict, Verdict::claimed);
+}
+
+void a_result_is_found_by_each_worker(void **)
+{
+    Scene s(1024 * 1024);
+    Token token = s.claim(s.one, 1).token;
+
+    // one block, several, and many
+    for (std::size_t size : {0, 300, 5000, 100000}) {
+        std::string result = record(1, State::kept, token, std::string(size, 'x'));
+
+        expect(s.settle(s.one, 1, token, result, 5000), Verdict::done);
+        s.clock.now += 1000;
+
+        for (MemoryStore *worker : {&s.one, &s.other}) {
+            Outcome found = s.claim(*worker, 1);
+
+            expect(found.verdict, Verdict::found);
+            assert_true(found.value == result);
+            assert_true(found.token == token);
+            assert_int_equal(found.remaining, 4000);
+        }
+    }
+
+    s.clock.now += 4000;
+    expect(s.claim(s.other, 1).verdict, Verdict::claimed);
+}
+
+void a_released_key_is_free(void **)
+{
+    Scene s;
+    Token token = s.claim(s.one, 1).token;
+
+    expect(s.release(s.other, 1, token + 1), Verdict::lost);
+    expect(s.release(s.one, 1, token), Verdict::done);
+    expect(s.release(s.one, 1, token), Verdict::lost);
+
+    Outcome next = s.claim(s.other, 1);
+
+    expect(next.verdict, Verdict::claimed);
+    assert_true(next.token > token);
+    expect(s.settle(s.one, 1, token, record(1, State::kept, token)), Verdict::lost);
+}
+
+void tokens_are_microseconds_of_unix_time(void **)
+{
+    Scene s;
+    Token before = Token(std::time(nullptr)) * 1000000;
+    Token first = s.claim(s.one, 1).token;
+    Token second = s.claim(s.other, 2).token;
+
+    assert_in_range(first, before, before + 60 * 1000000ull);
+    assert_true(second > first);
+}
+
+void leases_are_renewed_several_at_a_time(void **)
+{
+    Scene s;
+    std::vector<Lease> leases(3);
+
+    for (unsigned n = 0; n < 3; n++) {
+        leases[n].id = id_of(n);
+        leases[n].token = s.claim(s.one, n, 1000).token;
+        leases[n].length = 1000 * (n + 1);
+    }
+    leases[1].token++;  // no claim has this token
+    s.clock.now += 900;
+    s.one.renew(leases.data(), leases.size());
+    assert_false(s.memory.locked());
+    s.one.renew(nullptr, 0);
+
+    s.clock.now += 100;
+    assert_int_equal(s.claim(s.other, 0).remaining, 900);
+    expect(s.claim(s.other, 1).verdict, Verdict::claimed);
+    assert_int_equal(s.claim(s.other, 2).remaining, 2900);
+}
+
+void a_claim_without_memory_for_what_it_finds_is_unavailable(void **)
+{
+    Scene s;
+    Token token = s.claim(s.one, 1).token;
+    std::string result = record(1, State::kept, token, "body");
+    Request request(Call::Kind::claim, 1, 0, record(1, State::running), 30000);
+
+    expect(s.settle(s.one, 1, token, result), Verdict::done);
+    request.out_of_memory = true;
+    expect(s.run(s.other, request).verdict, Verdict::unavailable);
+    assert_true(s.claim(s.other, 1).value == result);
+}
+
+void a_full_zone_refuses_claims_and_large_results(void **)
+{
+    Scene s(kZoneMinimum);
+    std::vector<Token> tokens;
+
+    for (;;) {
+        Outcome claim = s.claim(s.one, static_cast<unsigned>(tokens.size()));
+
+        if (claim.verdict != Verdict::claimed) {
+            expect(claim.verdict, Verdict::full);
+            break;
+        }
+        tokens.push_back(claim.token);
+    }
+
+    assert_true(tokens.size() > 10);
+    expect(s.settle(s.one, 0, tokens[0], record(0, State::kept, tokens[0], std::string(5000, 'x'))),
+           Verdict::full);
+    expect(s.settle(s.one, 0, tokens[0], record(0, State::not_kept, tokens[0])), Verdict::done);
+    expect(s.claim(s.other, 0).verdict, Verdict::found);
+}
+
+void figures_are_those_of_the_zone(void **)
+{
+    Scene s;
+    StoreFigures empty = s.one.figures();
+
+    assert_string_equal(empty.engine, "memory");
+    assert_true(empty.up);
+    assert_int_equal(empty.memory.keys, 0);
+    assert_int_equal(empty.memory.used, 0);
+    assert_int_equal(empty.memory.size, empty.memory.free_blocks * kZoneBlockSize);
+    assert_true(empty.memory.size > 240 * 1024 && empty.memory.size < 256 * 1024);
+    assert_int_equal(empty.near.size, 0);
+
+    Token token = s.claim(s.one, 1).token;
+
+    s.claim(s.one, 2);
+    s.settle(s.one, 1, token, record(1, State::kept, token, std::string(1000, 'x')));
+
+    StoreFigures some = s.other.figures();
+
+    // a claim of one block, and a result of three: 416, 504 and some more bytes
+    assert_int_equal(some.memory.keys, 2);
+    assert_int_equal(some.memory.used, 4 * kZoneBlockSize);
+    assert_int_equal(some.memory.free_blocks, empty.memory.free_blocks - 4);
+    assert_false(s.memory.locked());
+}
+
+// Random calls of two workers, one of which is killed within a call now and then.
+class StoreEngine : public Engine {
+public:
+    StoreEngine() : scene_(2 * 1024 * 1024)
+    {
+        keys = 50;
+        longest = 20000;
+    }
+
+    Outcome claim(unsigned n, const std::string &record, Millis lease) override
+    {
+        Request request(Call::Kind::claim, n, 0, record, lease);
+        Reply reply = scene_.run(worker(), request);
+
+        return {reply.verdict, reply.token, reply.remaining, std::string(reply.value)};
+    }
+
+    Verdict settle(unsigned n, Token by, const std::string &record, Millis lifetime) override
+    {
+        return scene_.settle(worker(), n, by, record, lifetime);
+    }
+
+    Verdict release(unsigned n, Token by) override { return scene_.release(worker(), n, by); }
+
+    void renew(unsigned n, Token by, Millis length) override
+    {
+        Lease lease;
+
+        lease.id = id_of(n);
+        lease.token = by;
+        lease.length = length;
+        worker().renew(&lease, 1);
+    }
+
+    void pass(Millis time) override { scene_.clock.now += time; }
+
+    void disturb(std::mt19937 &random) override
+    {
+        if (random() % 50 == 0) {
+            scene_.memory.zone().mark_dirty();
+        }
+    }
+
+private:
+    MemoryStore &worker() { return ++calls_ % 3 == 0 ? scene_.other : scene_.one; }
+
+    Scene scene_;
+    unsigned calls_ = 0;
+};
+
+void the_store_does_as_the_model(void **)
+{
+    for (unsigned seed = 0; seed < 10; seed++) {
+        StoreEngine engine;
+
+        follow_model(engine, seed, 10000);
+    }
+}
+
+}  // namespace
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(a_claim_of_one_worker_excludes_the_others),
+        cmocka_unit_test(a_result_is_found_by_each_worker),
+        cmocka_unit_test(a_released_key_is_free),
+        cmocka_unit_test(tokens_are_microseconds_of_unix_time),
+        cmocka_unit_test(leases_are_renewed_several_at_a_time),
+        cmocka_unit_test(a_claim_without_memory_for_what_it_finds_is_unavailable),
+        cmocka_unit_test(a_full_zone_refuses_claims_and_large_results),
+        cmocka_unit_test(figures_are_those_of_the_zone),
+        cmocka_unit_test(the_store_does_as_the_model),
+    };
+
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
