@@ -465,7 +465,7 @@ subtest 'The cluster is down' => sub {
     is scalar(grep { $_->code eq 'store_unavailable' } @answers), 20, 'requests are refused';
     my ($longest) = sort { $b <=> $a } map { $_->elapsed } @answers;
     cmp_ok $longest, '<', $slack, 'at once';
-    ok $nginx->await_error_log(qr/\[error\].*answers claim with CLUSTERDOWN/), 'the error log says why';
+    ok $nginx->await_error_log(qr/\[error\].*replied to claim with CLUSTERDOWN/), 'the error log says why';
     is app()->count("/down/new/$_"), 0, 'and have not run' for 1 .. 20;
 
     $_->start for reverse @gone;
@@ -480,7 +480,7 @@ subtest 'The cluster is down' => sub {
 
 subtest 'No server is there' => sub {
     my $nginx = start_nginx(urls => join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 2);
-    ok $nginx->await_error_log(qr/\[error\].*no node of the cluster of store "main" tells its map/), 'the error log says so';
+    ok $nginx->await_error_log(qr/\[error\].*no node of the cluster of store "main" has sent the slots/), 'the error log says so';
     for (1 .. 3) {
         my $answer = ask($nginx, '/nobody', 'nobody');
         is_problem $answer, 503, 'store_unavailable', 'requests are refused';

@@ -89,7 +89,7 @@ subtest 'Too few replicas' => sub {
     my $refused = ask($nginx, '/few/new', 'few-new');
     is_problem $refused, 503, 'store_unavailable', 'a new request is refused';
     is app()->count('/few/new'), 0, 'and does not run';
-    ok $nginx->await_error_log(qr/\[error\].* answers WAIT with NOREPLICAS/), 'the error log says why';
+    ok $nginx->await_error_log(qr/\[error\].* replied to WAIT with NOREPLICAS/), 'the error log says why';
     ok await(sub { state_at($master, name_of($refused)) eq '' }), 'its key is free again';
     is ask($nginx, '/pass/few', 'few-pass')->status, 201, 'where requests pass, it runs';
     is_replay_of ask($nginx, '/few/kept', 'few-kept'), $kept, 'what was kept is replayed';

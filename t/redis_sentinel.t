@@ -226,7 +226,7 @@ subtest 'Sentinels that lie' => sub {
     }
 
     my $nginx = start_nginx(urls => $false[0]);
-    ok $nginx->await_error_log(qr/\[error\].*no sentinel of store "main" names a master "shop" that is one.*it is no master/), 'a replica is not taken for a master';
+    ok $nginx->await_error_log(qr/\[error\].*no sentinel of store "main" names a server that is the master "shop".*it is not a master/), 'a replica is not taken for a master';
     is_problem ask($nginx, '/lies/alone', 'lies-alone'), 503, 'store_unavailable', 'requests are refused';
     cmp_ok ask($nginx, '/lies/alone', 'lies-alone')->elapsed, '<', $slack, 'at once';
     is command($replica, 'INFO', 'errorstats') =~ /errorstat_READONLY:count=(\d+)/ ? $1 : 0, 0, 'it was asked for nothing';
@@ -280,7 +280,7 @@ subtest 'No sentinel is there' => sub {
 subtest 'A name that no sentinel knows' => sub {
     my $nginx = IdempotencyTest::Nginx->start(server => $server, workers => 1,
         stores => 'idempotency_store main { redis ' . $watched->urls . '; topology sentinel other; }');
-    ok $nginx->await_error_log(qr/\[error\].*names a master "other".*it does not know the master/), 'the error log says so';
+    ok $nginx->await_error_log(qr/\[error\].*names a server that is the master "other".*it does not know the master/), 'the error log says so';
     is_problem ask($nginx, '/unknown', 'unknown'), 503, 'store_unavailable', 'requests are refused';
     $nginx->stop(allowed => $allowed);
 };

@@ -9,7 +9,7 @@
 
 #include <hiredis/hiredis.h>
 
-#include "redis/protocol/dialogue.h"
+#include "redis/protocol/query_codec.h"
 #include "redis/protocol/slots.h"
 
 using namespace idempotency;
@@ -18,11 +18,11 @@ namespace {
 
 constexpr std::size_t kMost = 4096;
 
-class Server final : RedisDialogue::Events {
+class Server final : RedisQueryCodec::Events {
 public:
     explicit Server(bool has_password)
     {
-        dialogue_.open("", has_password ? "secret" : "");
+        codec_.open("", has_password ? "secret" : "");
         ask();
     }
 
@@ -32,25 +32,25 @@ public:
         std::unique_ptr<char[]> copy(new char[bytes.size()]);
 
         std::copy(bytes.begin(), bytes.end(), copy.get());
-        dialogue_.input({copy.get(), bytes.size()});
+        codec_.input({copy.get(), bytes.size()});
 
-        if (dialogue_.fault() != nullptr) {
-            EXPECT(std::strstr(dialogue_.fault(), "\n") == nullptr);
-            EXPECT(std::strlen(dialogue_.fault()) < 100);
+        if (codec_.fault() != nullptr) {
+            EXPECT(std::strstr(codec_.fault(), "\n") == nullptr);
+            EXPECT(std::strlen(codec_.fault()) < 100);
         }
     }
 
-    bool has_fault() const { return dialogue_.fault() != nullptr; }
+    bool has_fault() const { return codec_.fault() != nullptr; }
 
 private:
     void ask()
     {
         static constexpr std::string_view words[] = {"CLUSTER", "SLOTS"};
 
-        dialogue_.ask(words, 2);
+        codec_.send(words, 2);
     }
 
-    void answered(const redisReply &reply) override
+    void replied(const redisReply &reply) override
     {
         if (map_.read(reply) == nullptr) {
             check();
@@ -61,10 +61,10 @@ private:
 
     void check() const
     {
-        EXPECT(map_.size() > 0 && map_.size() <= RedisSlotMap::kMostNodes);
+        EXPECT(map_.size() > 0 && map_.size() <= RedisSlotMap::kMaxNodes);
 
         for (std::size_t slot = 0; slot < kRedisSlots; slot++) {
-            EXPECT(map_.owner(slot) == RedisSlotMap::kNobody || map_.owner(slot) < map_.size());
+            EXPECT(map_.owner(slot) == RedisSlotMap::kNoNode || map_.owner(slot) < map_.size());
         }
 
         for (std::size_t i = 0; i < map_.size(); i++) {
@@ -76,7 +76,7 @@ private:
     }
 
     RedisSlotMap map_;
-    RedisDialogue dialogue_{kMost, *this};
+    RedisQueryCodec codec_{kMost, *this};
 };
 
 }  // namespace

@@ -88,14 +88,14 @@ struct FuzzCall : Call {
 class Harness : RedisPipeline::Events {
 public:
     Harness(const RedisScripts &scripts, std::uint64_t choice)
-        : pipeline_(scripts, manner(choice), *this)
+        : pipeline_(scripts, options(choice), *this)
     {
     }
 
     ~Harness()
     {
         pipeline_.close();
-        pipeline_.give_up();
+        pipeline_.end_waiting();
         EXPECT(pipeline_.idle() && !pipeline_.stalled());
         for (const auto &call : calls_) {
             EXPECT(call->over);
@@ -154,18 +154,18 @@ public:
     }
 
 private:
-    static RedisManner manner(std::uint64_t choice)
+    static RedisPipelineOptions options(std::uint64_t choice)
     {
-        RedisManner manner;
+        RedisPipelineOptions options;
 
-        manner.single_renewals = (choice & 1) != 0;
-        manner.inline_limit = (choice & 2) != 0 ? 1000 : 0;
-        manner.most_in_flight = choice >> 2 & 3;
-        manner.replicas = choice >> 4 & 1;
-        manner.replica_wait = choice >> 5;
-        manner.prefix = "fuzz:";
-        manner.timeout = kTimeout;
-        return manner;
+        options.single_renewals = (choice & 1) != 0;
+        options.inline_limit = (choice & 2) != 0 ? 1000 : 0;
+        options.max_in_flight = choice >> 2 & 3;
+        options.replicas = choice >> 4 & 1;
+        options.replica_wait = choice >> 5;
+        options.prefix = "fuzz:";
+        options.timeout = kTimeout;
+        return options;
     }
 
     void greeted() override {}
@@ -186,7 +186,7 @@ private:
     static void expect_valid(const RedisRedirect &redirect)
     {
         EXPECT(redirect.slot < kRedisSlots && redirect.port != 0);
-        EXPECT(redirect.host.size() <= kLongestRedisHost);
+        EXPECT(redirect.host.size() <= kMaxRedisHost);
     }
 
     static void hand_back(Call &call)
@@ -195,10 +195,10 @@ private:
         call.ended(call);
     }
 
-    void error_answer(const char *what, const char *code, const KeyId *) override
+    void error_reply(const char *what, const char *code, const KeyId *) override
     {
         EXPECT(std::strlen(what) > 0);
-        EXPECT(std::strlen(code) > 0 && std::strlen(code) < sizeof(RedisAnswer::code));
+        EXPECT(std::strlen(code) > 0 && std::strlen(code) < sizeof(ServerReply::code));
         for (const char *c = code; *c != '\0'; c++) {
             EXPECT((*c >= 'A' && *c <= 'Z') || *c == '_');
         }

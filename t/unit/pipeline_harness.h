@@ -22,7 +22,7 @@ struct TestCall : Call {
         id.bytes.fill(key);
         lifetime = 30000;
         room = allocate_value;
-        ended = note_end;
+        ended = on_ended;
     }
 
     void set_value(std::string_view bytes)
@@ -35,7 +35,7 @@ struct TestCall : Call {
     {
         auto &self = static_cast<TestCall &>(call);
 
-        if (self.no_room) {
+        if (self.no_memory) {
             return nullptr;
         }
 
@@ -43,7 +43,7 @@ struct TestCall : Call {
         return &self.found[0];
     }
 
-    static void note_end(Call &call)
+    static void on_ended(Call &call)
     {
         auto &self = static_cast<TestCall &>(call);
 
@@ -58,30 +58,29 @@ struct TestCall : Call {
     bool ended_as(Verdict verdict) const { return ends == 1 && reply.verdict == verdict; }
 
     int ends = 0;
-    bool no_room = false;
+    bool no_memory = false;
     std::string found;
     std::string_view piece;
     std::function<void(TestCall &)> then;
 };
 
 struct Harness : RedisPipeline::Events {
-    explicit Harness(const RedisManner &manner = manner_of_tests())
-        : pipeline(scripts, manner, *this)
-    {
-    }
+    explicit Harness(const RedisPipelineOptions &options = options_of_tests())
+        : pipeline(scripts, options, *this)
+    {}
 
-    static RedisManner manner_of_tests()
+    static RedisPipelineOptions options_of_tests()
     {
-        RedisManner manner;
+        RedisPipelineOptions options;
 
-        manner.prefix = "idm:";
-        manner.timeout = kTimeout;
-        return manner;
+        options.prefix = "idm:";
+        options.timeout = kTimeout;
+        return options;
     }
 
     void greeted() override { greetings++; }
 
-    void error_answer(const char *what, const char *code, const KeyId *id) override
+    void error_reply(const char *what, const char *code, const KeyId *id) override
     {
         errors += std::string(what) + " " + code + (id != nullptr ? " key;" : ";");
     }
@@ -115,7 +114,7 @@ struct Harness : RedisPipeline::Events {
     {
         pipeline.open(RedisLogin(), now);
         written();
-        answer(kPong);
+        reply(kPong);
         assert_true(pipeline.ready());
     }
 
@@ -139,7 +138,7 @@ struct Harness : RedisPipeline::Events {
         return bytes;
     }
 
-    void answer(std::string_view bytes) { pipeline.input(bytes, now); }
+    void reply(std::string_view bytes) { pipeline.input(bytes, now); }
 
     bool start(Call &call) { return pipeline.start(call, now + kTimeout); }
 
@@ -161,10 +160,10 @@ struct Harness : RedisPipeline::Events {
     RedisPipeline pipeline;
 };
 
-inline std::string found_answer(const std::string &value, long long ttl)
+inline std::string found_reply(const std::string &value, long long ttl)
 {
-    return "*2\r\n$" + std::to_string(value.size()) + "\r\n" + value + "\r\n:"
-           + std::to_string(ttl) + "\r\n";
+    return "*2\r\n$" + std::to_string(value.size()) + "\r\n" + value + "\r\n:" + std::to_string(ttl)
+           + "\r\n";
 }
 
 inline std::size_t count_of(const std::string &text, const std::string &part)

@@ -9,19 +9,19 @@ using namespace idempotency;
 
 namespace {
 
-void a_large_value_is_told_of_and_not_sent(void **)
+void a_large_value_is_reported_and_not_sent(void **)
 {
-    RedisManner manner = Harness::manner_of_tests();
+    RedisPipelineOptions options = Harness::options_of_tests();
 
-    manner.inline_limit = 4711;
+    options.inline_limit = 4711;
 
-    Harness redis(manner);
+    Harness redis(options);
     TestCall claim(Call::Kind::claim, 'a'), late(Call::Kind::claim, 'b'),
         settle(Call::Kind::settle, 'c');
 
     redis.greet();
     assert_true(redis.send(claim).find("$4\r\n4711\r\n") != std::string::npos);
-    redis.answer("*2\r\n$5\r\n60000\r\n:-4712\r\n");
+    redis.reply("*2\r\n$5\r\n60000\r\n:-4712\r\n");
     assert_ptr_equal(redis.rerouted_call, &claim);
     assert_int_equal(claim.found.size(), 4712);
     assert_true(redis.rerouted_deadline == redis.now + kTimeout);
@@ -35,7 +35,7 @@ void a_large_value_is_told_of_and_not_sent(void **)
     redis.now += 1;
     assert_false(redis.pipeline.stalled());
     redis.pipeline.expire(redis.now + kTimeout - 1);
-    redis.answer("*2\r\n$5\r\n60000\r\n:-5000\r\n:0\r\n");
+    redis.reply("*2\r\n$5\r\n60000\r\n:-5000\r\n:0\r\n");
     assert_null(redis.rerouted_call);
     assert_true(late.ended_as(Verdict::unavailable));
     assert_null(redis.pipeline.fault());
@@ -43,15 +43,15 @@ void a_large_value_is_told_of_and_not_sent(void **)
     // who has no room for it does not ask for it
     TestCall refuses(Call::Kind::claim, 'd'), wrong(Call::Kind::claim, 'e');
 
-    refuses.no_room = true;
+    refuses.no_memory = true;
     redis.send(refuses);
-    redis.answer("*2\r\n$5\r\n60000\r\n:-1000000000000\r\n");
+    redis.reply("*2\r\n$5\r\n60000\r\n:-1000000000000\r\n");
     assert_null(redis.rerouted_call);
     assert_true(refuses.ended_as(Verdict::unavailable));
     assert_null(redis.pipeline.fault());
 
     redis.send(wrong);
-    redis.answer("*2\r\n$5\r\n60000\r\n:-4711\r\n");
+    redis.reply("*2\r\n$5\r\n60000\r\n:-4711\r\n");
     assert_non_null(redis.pipeline.fault());
 }
 
@@ -69,7 +69,7 @@ void tell_of(TestCall &claim, Harness &redis, std::size_t size)
     claim.large_until = redis.now + 60000;
 }
 
-void a_large_value_is_fetched_for_itself(void **)
+void a_large_value_is_fetched_by_a_get(void **)
 {
     for (std::size_t size : {std::size_t(5000), std::size_t(500000)}) {
         Harness redis;
@@ -81,7 +81,7 @@ void a_large_value_is_fetched_for_itself(void **)
         assert_true(redis.send(claim).find("*2\r\n$3\r\nGET\r\n") == 0);
         redis.send(settle);
         redis.now += 7;
-        redis.answer(bulk(value) + ":1\r\n");
+        redis.reply(bulk(value) + ":1\r\n");
         assert_true(claim.ended_as(Verdict::found));
         assert_true(claim.reply.value == value);
         assert_int_equal(claim.reply.remaining, 60000 - 7);
@@ -95,16 +95,18 @@ void a_large_value_is_fetched_for_itself(void **)
         tell_of(slow, redis, size);
         redis.send(slow);
         for (char byte : bulk(value)) {
-            redis.answer({&byte, 1});
+            redis.reply({&byte, 1});
         }
         assert_true(slow.ended_as(Verdict::found));
         assert_true(slow.reply.value == value);
     }
 }
 
-void a_value_that_is_large_no_more_is_claimed_again(void **)
+void a_value_of_another_size_is_claimed_again(void **)
 {
-    for (std::string answer : {std::string("$-1\r\n"), bulk("small"), bulk(""), bulk(value_of(4999)), bulk(value_of(300000))}) {
+    for (std::string answer : {std::string("$-1\r\n"), bulk("small"), bulk(""),
+                               bulk(value_of(4999)), bulk(value_of(300000))})
+    {
         Harness redis;
         TestCall claim(Call::Kind::claim, 'a'), next(Call::Kind::settle, 'b');
 
@@ -112,7 +114,7 @@ void a_value_that_is_large_no_more_is_claimed_again(void **)
         tell_of(claim, redis, 5000);
         redis.send(claim);
         redis.send(next);
-        redis.answer(answer + ":1\r\n");
+        redis.reply(answer + ":1\r\n");
         assert_ptr_equal(redis.rerouted_call, &claim);
         assert_int_equal(claim.large, 0);
         assert_int_equal(claim.ends, 0);
@@ -122,11 +124,11 @@ void a_value_that_is_large_no_more_is_claimed_again(void **)
     }
 }
 
-void what_comes_of_a_fetch_otherwise(void **)
+void other_replies_to_a_fetch(void **)
 {
     Harness redis;
-    TestCall late(Call::Kind::claim, 'a'), full(Call::Kind::claim, 'b'), error(Call::Kind::claim, 'c'),
-        wrong(Call::Kind::claim, 'd');
+    TestCall late(Call::Kind::claim, 'a'), full(Call::Kind::claim, 'b'),
+        error(Call::Kind::claim, 'c'), wrong(Call::Kind::claim, 'd');
 
     redis.greet();
     for (TestCall *call : {&late, &full, &error, &wrong}) {
@@ -136,37 +138,38 @@ void what_comes_of_a_fetch_otherwise(void **)
     redis.send(late);
     redis.pipeline.expire(redis.now + kTimeout);
     assert_true(late.ended_as(Verdict::unavailable));
-    redis.answer(bulk(value_of(5000)));
+    redis.reply(bulk(value_of(5000)));
     assert_int_equal(late.ends, 1);
     assert_null(redis.rerouted_call);
 
-    full.no_room = true;
+    full.no_memory = true;
     redis.send(full);
-    redis.answer(bulk(value_of(5000)));
+    redis.reply(bulk(value_of(5000)));
     assert_true(full.ended_as(Verdict::unavailable));
 
     redis.send(error);
-    redis.answer("-WRONGTYPE Operation against a key\r\n");
+    redis.reply("-WRONGTYPE Operation against a key\r\n");
     assert_true(error.ended_as(Verdict::unavailable));
     assert_null(redis.rerouted_call);
     assert_null(redis.pipeline.fault());
 
     redis.send(wrong);
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_true(wrong.ended_as(Verdict::unavailable));
     assert_non_null(redis.pipeline.fault());
 }
 
 // What is under way is bounded, so that Redis need not keep many large answers.
-void no_more_than_so_many_are_under_way(void **)
+void the_number_in_flight_is_limited(void **)
 {
-    RedisManner manner = Harness::manner_of_tests();
+    RedisPipelineOptions options = Harness::options_of_tests();
 
-    manner.most_in_flight = 2;
+    options.max_in_flight = 2;
 
-    Harness redis(manner);
-    TestCall one(Call::Kind::claim, 'a'), two(Call::Kind::settle, 'b'), three(Call::Kind::claim, 'c'),
-        four(Call::Kind::release, 'd'), five(Call::Kind::claim, 'e'), six(Call::Kind::claim, 'f');
+    Harness redis(options);
+    TestCall one(Call::Kind::claim, 'a'), two(Call::Kind::settle, 'b'),
+        three(Call::Kind::claim, 'c'), four(Call::Kind::release, 'd'), five(Call::Kind::claim, 'e'),
+        six(Call::Kind::claim, 'f');
 
     redis.greet();
 
@@ -177,11 +180,11 @@ void no_more_than_so_many_are_under_way(void **)
     assert_int_equal(count_of(redis.written(), "EVALSHA"), 2);
 
     // a script that is to be sent along takes the place that it had
-    redis.answer(kNoScript);
+    redis.reply(kNoScript);
     assert_int_equal(count_of(redis.written(), "$4\r\nEVAL\r\n"), 1);
 
     // "three", and "four", which comes behind it but needs no room
-    redis.answer(":0\r\n");
+    redis.reply(":0\r\n");
     assert_true(two.ended_as(Verdict::lost));
     assert_int_equal(count_of(redis.written(), "EVALSHA"), 2);
 
@@ -196,27 +199,28 @@ void no_more_than_so_many_are_under_way(void **)
     assert_true(five.ended_as(Verdict::unavailable));
     assert_int_equal(six.ends, 0);
 
-    redis.answer(":7\r\n");
+    redis.reply(":7\r\n");
 
     std::string bytes = redis.written();
 
     assert_int_equal(count_of(bytes, "EVALSHA"), 2);
     assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
 
-    redis.answer(":0\r\n");
+    redis.reply(":0\r\n");
     assert_non_null(redis.pipeline.fault());
     redis.pipeline.close();
     assert_true(six.ended_as(Verdict::unavailable));
 }
 
-void what_waits_for_room_goes_to_the_next_connection(void **)
+void calls_over_the_limit_go_to_the_next_connection(void **)
 {
-    RedisManner manner = Harness::manner_of_tests();
+    RedisPipelineOptions options = Harness::options_of_tests();
 
-    manner.most_in_flight = 1;
+    options.max_in_flight = 1;
 
-    Harness redis(manner);
-    TestCall one(Call::Kind::claim, 'a'), two(Call::Kind::claim, 'b'), three(Call::Kind::claim, 'c');
+    Harness redis(options);
+    TestCall one(Call::Kind::claim, 'a'), two(Call::Kind::claim, 'b'),
+        three(Call::Kind::claim, 'c');
 
     redis.greet();
     redis.send(one);
@@ -228,12 +232,12 @@ void what_waits_for_room_goes_to_the_next_connection(void **)
     redis.pipeline.open(RedisLogin(), redis.now);
     redis.written();
     redis.start(three);
-    redis.answer(kPong);
+    redis.reply(kPong);
     assert_int_equal(count_of(redis.written(), "EVALSHA"), 1);
-    redis.answer(":5\r\n");
+    redis.reply(":5\r\n");
     assert_true(two.ended_as(Verdict::claimed));
     assert_int_equal(count_of(redis.written(), "EVALSHA"), 1);
-    redis.answer(":6\r\n");
+    redis.reply(":6\r\n");
     assert_true(three.ended_as(Verdict::claimed));
 }
 
@@ -242,12 +246,12 @@ void what_waits_for_room_goes_to_the_next_connection(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(a_large_value_is_told_of_and_not_sent),
-        cmocka_unit_test(a_large_value_is_fetched_for_itself),
-        cmocka_unit_test(a_value_that_is_large_no_more_is_claimed_again),
-        cmocka_unit_test(what_comes_of_a_fetch_otherwise),
-        cmocka_unit_test(no_more_than_so_many_are_under_way),
-        cmocka_unit_test(what_waits_for_room_goes_to_the_next_connection),
+        cmocka_unit_test(a_large_value_is_reported_and_not_sent),
+        cmocka_unit_test(a_large_value_is_fetched_by_a_get),
+        cmocka_unit_test(a_value_of_another_size_is_claimed_again),
+        cmocka_unit_test(other_replies_to_a_fetch),
+        cmocka_unit_test(the_number_in_flight_is_limited),
+        cmocka_unit_test(calls_over_the_limit_go_to_the_next_connection),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -16,12 +16,14 @@ using namespace idempotency;
 
 namespace {
 
-// A Redis that does what the scripts would do, answers when it is told to, and fails as it likes.
-class Stranger {
+// A Redis that does what the scripts do, replies when the test asks for it, and fails at random.
+class FakeRedis {
 public:
-    Stranger(const RedisScripts &scripts, std::mt19937 &random) : scripts_(scripts), random_(random) {}
+    FakeRedis(const RedisScripts &scripts, std::mt19937 &random)
+        : scripts_(scripts), random_(random)
+    {}
 
-    // Carries out what has come whole.
+    // Runs the commands that are complete.
     void take(const std::string &bytes)
     {
         input_ += bytes;
@@ -33,8 +35,8 @@ public:
         }
     }
 
-    // Some of the bytes that it has to say.
-    std::string say(std::size_t most)
+    // Up to `most` bytes of the replies.
+    std::string send_replies(std::size_t most)
     {
         std::string bytes;
 
@@ -47,7 +49,7 @@ public:
 
             if (first.empty()) {
                 if (answers_.front().token != 0) {
-                    told.insert(answers_.front().token);
+                    granted.insert(answers_.front().token);
                 }
 
                 answers_.pop_front();
@@ -57,7 +59,7 @@ public:
         return bytes;
     }
 
-    void hang_up()
+    void close_connection()
     {
         input_.clear();
         answers_.clear();
@@ -65,8 +67,8 @@ public:
 
     bool is_claimed(Token token) const { return claims_.count(token) != 0; }
 
-    std::set<Token> told;       // claims whose holder could know of it
-    bool behaves = false;       // from now on
+    std::set<Token> granted;  // claims whose reply has been read
+    bool behaves = false;     // makes no faults from now on
 
 private:
     struct Answer {
@@ -146,7 +148,8 @@ private:
         }
 
         if (fault <= 5) {
-            return {fault == 5 ? found_answer(std::string(random_() % 40000, 'v'), 5) : "*2\r\n$2\r\n30\r\n:-2\r\n"};
+            return {fault == 5 ? found_reply(std::string(random_() % 40000, 'v'), 5)
+                               : "*2\r\n$2\r\n30\r\n:-2\r\n"};
         }
 
         Token token = words[6].empty() ? ++last_ : token_in(words[6]);
@@ -175,15 +178,15 @@ void a_claim_that_was_granted_is_held_or_released(void **)
 
     for (unsigned seed = 0; seed < 1000; seed++) {
         std::mt19937 random(seed);
-        RedisManner manner = Harness::manner_of_tests();
+        RedisPipelineOptions options = Harness::options_of_tests();
 
-        manner.inline_limit = 1;
-        manner.most_in_flight = seed % 3;
-        manner.replicas = seed % 2 * 2;
-        manner.replica_wait = 50;
+        options.inline_limit = 1;
+        options.max_in_flight = seed % 3;
+        options.replicas = seed % 2 * 2;
+        options.replica_wait = 50;
 
-        Harness redis(manner);
-        Stranger stranger(redis.scripts, random);
+        Harness redis(options);
+        FakeRedis fake(redis.scripts, random);
         std::deque<TestCall> calls;
         Token wanted = 1000000;
         auto hand_back = [&] {
@@ -195,21 +198,21 @@ void a_claim_that_was_granted_is_held_or_released(void **)
                 }
             }
         };
-        auto hear = [&](std::size_t most) {
-            std::string bytes = stranger.say(most);
+        auto receive = [&](std::size_t most) {
+            std::string bytes = fake.send_replies(most);
 
-            // in pieces: an event that hands a call back is told of before the next one
+            // byte by byte: a call that is given back ends before the next event
             for (char byte : bytes) {
-                redis.answer({&byte, 1});
+                redis.reply({&byte, 1});
                 hand_back();
             }
         };
-        auto hang_up = [&] {
+        auto close_connection = [&] {
             redis.pipeline.close();
-            stranger.hang_up();
+            fake.close_connection();
 
             if (random() % 2 == 0) {
-                redis.pipeline.give_up();
+                redis.pipeline.end_waiting();
             }
 
             redis.pipeline.open(RedisLogin(), redis.now);
@@ -226,19 +229,20 @@ void a_claim_that_was_granted_is_held_or_released(void **)
                 calls.back().token = random() % 3 == 0 ? ++wanted : 0;
                 calls.back().lifetime = 1000000;
 
-                if (redis.pipeline.start(calls.back(), redis.now + 1 + random() % kTimeout, random() % 8 == 0)) {
+                if (redis.pipeline.start(calls.back(), redis.now + 1 + random() % kTimeout,
+                                         random() % 8 == 0)) {
                     calls.pop_back();
                 }
                 break;
             }
 
             case 3:
-                stranger.take(redis.written());
+                fake.take(redis.written());
                 break;
 
             case 4:
             case 5:
-                hear(random() % 60);
+                receive(random() % 60);
                 break;
 
             case 6:
@@ -248,26 +252,26 @@ void a_claim_that_was_granted_is_held_or_released(void **)
 
             default:
                 if (random() % 8 == 0) {
-                    hang_up();
+                    close_connection();
                 }
             }
 
             if (redis.pipeline.fault() != nullptr) {
-                hang_up();
+                close_connection();
             }
         }
 
-        // Redis comes to itself
-        stranger.behaves = true;
+        // Redis makes no faults any more
+        fake.behaves = true;
 
         for (int i = 0; i < 10 || !redis.pipeline.idle(); i++) {
             assert_true(i < 1000);
-            stranger.take(redis.written());
-            hear(~std::size_t(0));
+            fake.take(redis.written());
+            receive(~std::size_t(0));
             redis.pipeline.expire(redis.now);
 
             if (redis.pipeline.fault() != nullptr || i == 5) {
-                hang_up();
+                close_connection();
             }
         }
 
@@ -280,19 +284,19 @@ void a_claim_that_was_granted_is_held_or_released(void **)
 
             if (call.reply.verdict == Verdict::claimed) {
                 assert_true(got.insert(call.reply.token).second);
-                assert_true(stranger.is_claimed(call.reply.token));
+                assert_true(fake.is_claimed(call.reply.token));
             }
         }
 
-        for (Token token : stranger.told) {
-            assert_int_equal(stranger.is_claimed(token), got.count(token));
+        for (Token token : fake.granted) {
+            assert_int_equal(fake.is_claimed(token), got.count(token));
         }
 
         held += got.size();
-        released += stranger.told.size() - got.size();
+        released += fake.granted.size() - got.size();
     }
 
-    // that it comes to what it is about
+    // both cases must have occurred often
     print_message("%zu held, %zu released\n", held, released);
     assert_true(held > 3000 && released > 1000);
 }

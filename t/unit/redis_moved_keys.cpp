@@ -9,7 +9,7 @@ using namespace idempotency;
 
 namespace {
 
-void a_redirected_call_is_handed_over(void **)
+void a_redirected_call_is_given_to_the_owner(void **)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'),
@@ -22,11 +22,11 @@ void a_redirected_call_is_handed_over(void **)
     redis.send(settle);
     redis.send(release);
 
-    redis.answer("-MOVED 3999 127.0.0.1:6381\r\n");
+    redis.reply("-MOVED 3999 127.0.0.1:6381\r\n");
     assert_ptr_equal(redis.redirected_call, &claim);
-    redis.answer("-ASK 16383 ::1:6382\r\n");
+    redis.reply("-ASK 16383 ::1:6382\r\n");
     assert_ptr_equal(redis.redirected_call, &settle);
-    redis.answer("-MOVED 5 :6383\r\n");
+    redis.reply("-MOVED 5 :6383\r\n");
     assert_ptr_equal(redis.redirected_call, &release);
 
     assert_string_equal(redis.redirects.c_str(),
@@ -47,7 +47,7 @@ void a_redirection_without_a_target_is_an_error(void **)
     redis.greet();
     redis.send(claim);
     redis.send(other);
-    redis.answer("-MOVED 16384 host:1\r\n-MOVED 1 " + std::string(300, 'h') + ":1\r\n");
+    redis.reply("-MOVED 16384 host:1\r\n-MOVED 1 " + std::string(300, 'h') + ":1\r\n");
     assert_true(claim.ended_as(Verdict::unavailable));
     assert_true(other.ended_as(Verdict::unavailable));
     assert_string_equal(redis.errors.c_str(), "claim MOVED key;claim MOVED key;");
@@ -58,11 +58,11 @@ void a_redirection_without_a_target_is_an_error(void **)
 // It was not carried out, and nobody waits for it.
 void a_late_redirection_is_dropped(void **)
 {
-    RedisManner manner = Harness::manner_of_tests();
+    RedisPipelineOptions options = Harness::options_of_tests();
 
-    manner.single_renewals = true;
+    options.single_renewals = true;
 
-    Harness redis(manner);
+    Harness redis(options);
     TestCall claim(Call::Kind::claim, 'a');
     Lease lease;
 
@@ -71,7 +71,7 @@ void a_late_redirection_is_dropped(void **)
     redis.send(claim);
     redis.pipeline.expire(redis.now + kTimeout);
     assert_true(claim.ended_as(Verdict::unavailable));
-    redis.answer("-MOVED 1 host:7\r\n-MOVED 1 host:7\r\n");
+    redis.reply("-MOVED 1 host:7\r\n-MOVED 1 host:7\r\n");
     assert_string_equal(redis.redirects.c_str(), "");
     assert_string_equal(redis.errors.c_str(), "");
     assert_true(redis.pipeline.idle() && !redis.pipeline.stalled());
@@ -87,32 +87,32 @@ void asking_comes_before_each_command(void **)
     assert_false(redis.pipeline.start(waits, redis.now + kTimeout, true));
     redis.pipeline.open(RedisLogin(), redis.now);
     redis.written();
-    redis.answer(kPong);
+    redis.reply(kPong);
     assert_int_equal(redis.written().rfind(asking + "*5\r\n$7\r\nEVALSHA\r\n", 0), 0);
-    redis.answer("+OK\r\n");
+    redis.reply("+OK\r\n");
     assert_int_equal(waits.ends, 0);
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_true(waits.ended_as(Verdict::done));
 
     assert_false(redis.pipeline.start(claim, redis.now + kTimeout, true));
     assert_int_equal(redis.written().rfind(asking + "*8\r\n$7\r\nEVALSHA\r\n", 0), 0);
-    redis.answer("+OK\r\n");
-    redis.answer(kNoScript);
+    redis.reply("+OK\r\n");
+    redis.reply(kNoScript);
     assert_int_equal(redis.written().rfind(asking + "*8\r\n$4\r\nEVAL\r\n", 0), 0);
-    redis.answer("+OK\r\n:7\r\n");
+    redis.reply("+OK\r\n:7\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
     assert_string_equal(redis.errors.c_str(), "");
 
     assert_false(redis.pipeline.start(refused, redis.now + kTimeout, true));
     redis.written();
-    redis.answer("-NOPERM no permissions\r\n-MOVED 1 host:7\r\n");
+    redis.reply("-NOPERM no permissions\r\n-MOVED 1 host:7\r\n");
     assert_ptr_equal(redis.redirected_call, &refused);
     assert_string_equal(redis.errors.c_str(), "ASKING NOPERM;");
     assert_true(redis.pipeline.idle());
     assert_null(redis.pipeline.fault());
 }
 
-void an_asking_is_answered_with_a_status_after_it_was_sent(void **)
+void the_reply_to_asking_is_a_status_after_it_was_sent(void **)
 {
     for (bool early : {false, true}) {
         Harness redis;
@@ -125,7 +125,7 @@ void an_asking_is_answered_with_a_status_after_it_was_sent(void **)
             redis.written();
         }
 
-        redis.answer(early ? "+OK\r\n" : ":1\r\n");
+        redis.reply(early ? "+OK\r\n" : ":1\r\n");
         assert_non_null(redis.pipeline.fault());
         assert_int_equal(claim.ends, 0);
         redis.pipeline.close();
@@ -138,11 +138,11 @@ void an_asking_is_answered_with_a_status_after_it_was_sent(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(a_redirected_call_is_handed_over),
+        cmocka_unit_test(a_redirected_call_is_given_to_the_owner),
         cmocka_unit_test(a_redirection_without_a_target_is_an_error),
         cmocka_unit_test(a_late_redirection_is_dropped),
         cmocka_unit_test(asking_comes_before_each_command),
-        cmocka_unit_test(an_asking_is_answered_with_a_status_after_it_was_sent),
+        cmocka_unit_test(the_reply_to_asking_is_a_status_after_it_was_sent),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -24,18 +24,19 @@ void calls_wait_for_the_greeting(void **)
     assert_true(redis.written().empty());
 
     redis.pipeline.open(login, redis.now);
-    assert_true(redis.written() == "*3\r\n$4\r\nAUTH\r\n$3\r\napp\r\n$7\r\nse cret\r\n"
-                                   "*2\r\n$6\r\nSELECT\r\n$2\r\n12\r\n"
-                                   "*1\r\n$4\r\nPING\r\n");
-    redis.answer("+OK\r\n+OK\r\n");
+    assert_true(redis.written()
+                == "*3\r\n$4\r\nAUTH\r\n$3\r\napp\r\n$7\r\nse cret\r\n"
+                   "*2\r\n$6\r\nSELECT\r\n$2\r\n12\r\n"
+                   "*1\r\n$4\r\nPING\r\n");
+    redis.reply("+OK\r\n+OK\r\n");
     assert_true(redis.written().empty());
     assert_int_equal(redis.greetings, 0);
 
-    redis.answer(kPong);
+    redis.reply(kPong);
     assert_int_equal(redis.greetings, 1);
     assert_true(redis.written().find("EVALSHA") != std::string::npos);
 
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_true(call.ended_as(Verdict::done));
     assert_true(redis.pipeline.idle());
 }
@@ -50,7 +51,7 @@ void a_refused_greeting_is_a_fault_and_sends_nothing(void **)
     assert_false(redis.start(call));
     redis.pipeline.open(login, redis.now);
     redis.written();
-    redis.answer("-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+    redis.reply("-WRONGPASS invalid username-password pair or user is disabled.\r\n");
 
     assert_non_null(redis.pipeline.fault());
     assert_string_equal(redis.errors.c_str(), "AUTH WRONGPASS;");
@@ -58,11 +59,11 @@ void a_refused_greeting_is_a_fault_and_sends_nothing(void **)
 
     redis.pipeline.close();
     assert_int_equal(call.ends, 0);
-    redis.pipeline.give_up();
+    redis.pipeline.end_waiting();
     assert_true(call.ended_as(Verdict::unavailable));
 }
 
-void a_connection_that_is_left_ends_what_it_has_begun(void **)
+void a_paused_connection_ends_the_calls_in_flight(void **)
 {
     Harness redis;
     TestCall sent(Call::Kind::release, 'a'), late(Call::Kind::release, 'b'),
@@ -77,7 +78,7 @@ void a_connection_that_is_left_ends_what_it_has_begun(void **)
     assert_true(redis.written().empty());
     assert_false(redis.pipeline.drained());
 
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_true(sent.ended_as(Verdict::done));
     assert_true(redis.written().empty());
     assert_false(redis.pipeline.drained());
@@ -91,13 +92,13 @@ void a_connection_that_is_left_ends_what_it_has_begun(void **)
     redis.pipeline.close();
     redis.pipeline.open(RedisLogin(), redis.now);
     redis.written();
-    redis.answer(kPong);
+    redis.reply(kPong);
     assert_int_equal(count_of(redis.written(), "EVALSHA"), 1);
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_true(kept.ended_as(Verdict::done));
 }
 
-void a_master_is_greeted_where_one_is_wanted(void **)
+void the_greeting_asks_for_the_role_with_master_only(void **)
 {
     const struct {
         const char *answer;
@@ -105,14 +106,15 @@ void a_master_is_greeted_where_one_is_wanted(void **)
     } cases[] = {
         {"*3\r\n$6\r\nmaster\r\n:3129659\r\n*2\r\n"
          "*3\r\n$9\r\n127.0.0.1\r\n$4\r\n9001\r\n$7\r\n3129242\r\n"
-         "*3\r\n$9\r\n127.0.0.1\r\n$4\r\n9002\r\n$7\r\n3129543\r\n", nullptr},
+         "*3\r\n$9\r\n127.0.0.1\r\n$4\r\n9002\r\n$7\r\n3129543\r\n",
+         nullptr},
         {"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n", nullptr},
         {"*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:9000\r\n$9\r\nconnected\r\n:3167038\r\n",
          "it is a replica"},
-        {"*2\r\n$8\r\nsentinel\r\n*1\r\n$8\r\nmymaster\r\n", "it is no master"},
-        {"*2\r\n$17\r\nmaster and so on!\r\n:1\r\n", "it is no master"},
-        {"+master\r\n", "it does not greet as Redis does"},
-        {"$6\r\nmaster\r\n", "it does not greet as Redis does"},
+        {"*2\r\n$8\r\nsentinel\r\n*1\r\n$8\r\nmymaster\r\n", "it is not a master"},
+        {"*2\r\n$17\r\nmaster and so on!\r\n:1\r\n", "it is not a master"},
+        {"+master\r\n", "it does not reply to the greeting as Redis does"},
+        {"$6\r\nmaster\r\n", "it does not reply to the greeting as Redis does"},
         {"-NOPERM this user has no permissions to run the 'role' command\r\n",
          "it refuses the connection"},
     };
@@ -124,7 +126,7 @@ void a_master_is_greeted_where_one_is_wanted(void **)
         login.master_only = true;
         redis.pipeline.open(login, redis.now);
         assert_true(redis.written() == "*1\r\n$4\r\nROLE\r\n*1\r\n$4\r\nPING\r\n");
-        redis.answer(each.answer);
+        redis.reply(each.answer);
 
         if (each.fault != nullptr) {
             assert_string_equal(redis.pipeline.fault(), each.fault);
@@ -132,12 +134,12 @@ void a_master_is_greeted_where_one_is_wanted(void **)
             assert_null(redis.pipeline.fault());
         }
 
-        redis.answer(kPong);
+        redis.reply(kPong);
         assert_int_equal(redis.greetings, each.fault == nullptr);
     }
 }
 
-void an_error_is_named_without_its_text(void **)
+void an_error_is_reported_without_its_text(void **)
 {
     Harness redis;
     TestCall one(Call::Kind::release, 'a'), two(Call::Kind::release, 'b');
@@ -145,8 +147,8 @@ void an_error_is_named_without_its_text(void **)
     redis.greet();
     redis.send(one);
     redis.send(two);
-    redis.answer("-OOM command not allowed when used memory > 'maxmemory'.\r\n"
-                 "-secret arguments repeated\r\n");
+    redis.reply("-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+                "-secret arguments repeated\r\n");
 
     assert_true(one.ended_as(Verdict::unavailable));
     assert_true(two.ended_as(Verdict::unavailable));
@@ -155,7 +157,7 @@ void an_error_is_named_without_its_text(void **)
 }
 
 // What a user may not call has the code of an error of the script.
-void a_command_that_is_forbidden_in_a_script_is_named(void **)
+void a_command_that_is_forbidden_in_a_script_is_noperm(void **)
 {
     Harness redis;
     TestCall one(Call::Kind::release, 'a'), two(Call::Kind::release, 'b');
@@ -163,14 +165,15 @@ void a_command_that_is_forbidden_in_a_script_is_named(void **)
     redis.greet();
     redis.send(one);
     redis.send(two);
-    redis.answer("-ERR The user executing the script can't run this command or subcommand script: 1\r\n"
-                 "-ERR ACL failure in script: User shop has no permissions to run the 'del' command\r\n");
+    redis.reply(
+        "-ERR The user executing the script can't run this command or subcommand script: 1\r\n"
+        "-ERR ACL failure in script: User shop has no permissions to run the 'del' command\r\n");
 
     assert_true(one.ended_as(Verdict::unavailable));
     assert_string_equal(redis.errors.c_str(), "release NOPERM key;release NOPERM key;");
 }
 
-void answers_go_to_their_calls_in_order(void **)
+void replies_go_to_their_calls_in_order(void **)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), taken(Call::Kind::claim, 'b'),
@@ -189,8 +192,8 @@ void answers_go_to_their_calls_in_order(void **)
     redis.written();
 
     // byte by byte: an answer may come in any pieces
-    for (char byte : ":1700000000000001\r\n" + found_answer(value, 4321) + ":0\r\n:1\r\n") {
-        redis.answer({&byte, 1});
+    for (char byte : ":1700000000000001\r\n" + found_reply(value, 4321) + ":0\r\n:1\r\n") {
+        redis.reply({&byte, 1});
     }
 
     assert_true(claim.ended_as(Verdict::claimed));
@@ -204,15 +207,15 @@ void answers_go_to_their_calls_in_order(void **)
     assert_true(release.ended_as(Verdict::done));
 }
 
-void a_value_without_room_is_unavailable(void **)
+void a_value_without_memory_is_unavailable(void **)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
 
     redis.greet();
-    claim.no_room = true;
+    claim.no_memory = true;
     redis.send(claim);
-    redis.answer(found_answer("value", 1));
+    redis.reply(found_reply("value", 1));
     assert_true(claim.ended_as(Verdict::unavailable));
     assert_null(redis.pipeline.fault());
 }
@@ -224,7 +227,7 @@ void a_key_without_expiry_is_found(void **)
 
     redis.greet();
     redis.send(claim);
-    redis.answer(found_answer("", -1));
+    redis.reply(found_reply("", -1));
     assert_true(claim.ended_as(Verdict::found));
     assert_true(claim.reply.value.empty());
     assert_true(claim.reply.remaining == 0);
@@ -244,7 +247,7 @@ void a_claim_may_want_its_token(void **)
     wants.token = late.token = token;
     assert_true(redis.send(wants).find("$5\r\n30000\r\n" + bytes + "$1\r\n0\r\n")
                 != std::string::npos);
-    redis.answer(":1\r\n:1\r\n");
+    redis.reply(":1\r\n:1\r\n");
     assert_true(plain.reply.token == 1);
     assert_true(wants.ended_as(Verdict::claimed));
     assert_true(wants.reply.token == token);
@@ -252,7 +255,7 @@ void a_claim_may_want_its_token(void **)
     // it is known even where the call is not any more
     redis.send(late);
     redis.pipeline.expire(redis.now + kTimeout);
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_true(redis.written().find(bytes) != std::string::npos);
 }
 
@@ -285,7 +288,7 @@ void large_pieces_are_sent_in_place(void **)
     assert_true(bytes.compare(bytes.size() - expected.size(), expected.size(), expected) == 0);
 }
 
-void a_late_answer_is_read_and_dropped(void **)
+void a_late_reply_is_read_and_dropped(void **)
 {
     Harness redis;
     TestCall early(Call::Kind::claim, 'a'), late(Call::Kind::release, 'b'),
@@ -308,13 +311,13 @@ void a_late_answer_is_read_and_dropped(void **)
 
     // the first call is gone by now: its answer must not touch it
     early.found = "untouched";
-    redis.answer(found_answer("somebody's", 9) + ":1\r\n");
+    redis.reply(found_reply("somebody's", 9) + ":1\r\n");
     assert_string_equal(early.found.c_str(), "untouched");
     assert_true(late.ended_as(Verdict::done));
     assert_false(redis.pipeline.stalled());
 
     redis.send(after);
-    redis.answer(":0\r\n");
+    redis.reply(":0\r\n");
     assert_true(after.ended_as(Verdict::lost));
 }
 
@@ -327,7 +330,7 @@ void a_claim_that_is_granted_late_is_released(void **)
     redis.send(claim);
     redis.now += kTimeout;
     redis.pipeline.expire(redis.now);
-    redis.answer(":258\r\n");
+    redis.reply(":258\r\n");
 
     std::string bytes = redis.written();
 
@@ -335,21 +338,21 @@ void a_claim_that_is_granted_late_is_released(void **)
                 != std::string::npos);
     assert_true(bytes.find(std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)) != std::string::npos);
     assert_false(redis.pipeline.idle());
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_true(redis.pipeline.idle());
 }
 
 // Its value came in time, the rest of it when the call and its room were gone.
-void half_an_answer_does_not_outlive_its_call(void **)
+void half_a_reply_is_not_written_after_its_call_has_ended(void **)
 {
     Harness redis;
     auto *claim = new TestCall(Call::Kind::claim, 'a');
     TestCall next(Call::Kind::release, 'b');
-    std::string answer = found_answer(std::string(300000, 'x'), 9);
+    std::string answer = found_reply(std::string(300000, 'x'), 9);
 
     redis.greet();
     redis.send(*claim);
-    redis.answer(answer.substr(0, answer.size() - 4));
+    redis.reply(answer.substr(0, answer.size() - 4));
     assert_int_equal(claim->found.size(), 300000);
 
     redis.now += kTimeout;
@@ -357,37 +360,37 @@ void half_an_answer_does_not_outlive_its_call(void **)
     assert_true(claim->ended_as(Verdict::unavailable));
     delete claim;
 
-    redis.answer(answer.substr(answer.size() - 4));
+    redis.reply(answer.substr(answer.size() - 4));
     assert_null(redis.pipeline.fault());
     redis.send(next);
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_true(next.ended_as(Verdict::done));
 }
 
 // The rest of a value must not go where its first half went.
-void half_a_value_does_not_outlive_its_call(void **)
+void half_a_value_is_not_written_after_its_call_has_ended(void **)
 {
     for (bool closed : {false, true}) {
         Harness redis;
         TestCall claim(Call::Kind::claim, 'a'), next(Call::Kind::claim, 'b');
         std::string value = std::string(50000, 'x') + std::string(50000, 'y');
-        std::string answer = found_answer(value, 9);
+        std::string answer = found_reply(value, 9);
 
         redis.greet();
         redis.send(claim);
-        redis.answer(answer.substr(0, 50000));
+        redis.reply(answer.substr(0, 50000));
         assert_true(claim.found.size() == value.size() && claim.found[0] == 'x');
 
         if (closed) {
             redis.pipeline.close();
             redis.greet();
             redis.send(next);
-            redis.answer(answer);
+            redis.reply(answer);
         } else {
             redis.pipeline.expire(redis.now + kTimeout);
-            redis.answer(answer.substr(50000));
+            redis.reply(answer.substr(50000));
             redis.send(next);
-            redis.answer(answer);
+            redis.reply(answer);
         }
 
         assert_true(claim.ended_as(Verdict::unavailable));
@@ -417,7 +420,7 @@ void a_stall_ends_with_the_connection(void **)
     assert_int_equal(claim.ends, 1);
 }
 
-void what_could_not_be_written_in_time_is_not_left_half_written(void **)
+void a_command_that_is_not_written_in_time_is_a_fault(void **)
 {
     Harness redis;
     TestCall settle(Call::Kind::settle, 'a');
@@ -452,7 +455,7 @@ void a_waiting_call_ends_at_its_deadline(void **)
     assert_false(redis.pipeline.stalled());
 }
 
-void a_missing_script_is_sent_along(void **)
+void a_missing_script_is_sent_as_text(void **)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), release(Call::Kind::release, 'b');
@@ -461,7 +464,7 @@ void a_missing_script_is_sent_along(void **)
     claim.set_value("the claim");
     redis.send(claim);
     redis.send(release);
-    redis.answer(kNoScript);
+    redis.reply(kNoScript);
 
     std::string bytes = redis.written();
 
@@ -469,25 +472,25 @@ void a_missing_script_is_sent_along(void **)
     assert_true(bytes.find(std::string(script_text(RedisScript::claim))) != std::string::npos);
     assert_true(bytes.find("$9\r\nthe claim\r\n") != std::string::npos);
 
-    redis.answer(":0\r\n");
+    redis.reply(":0\r\n");
     assert_true(release.ended_as(Verdict::lost));
     assert_int_equal(claim.ends, 0);
 
-    redis.answer(":7\r\n");
+    redis.reply(":7\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
     assert_string_equal(redis.errors.c_str(), "");
 }
 
-void a_script_is_sent_along_once(void **)
+void a_script_is_sent_as_text_once(void **)
 {
     Harness redis;
     TestCall release(Call::Kind::release, 'b');
 
     redis.greet();
     redis.send(release);
-    redis.answer(kNoScript);
+    redis.reply(kNoScript);
     redis.written();
-    redis.answer(kNoScript);
+    redis.reply(kNoScript);
     assert_true(release.ended_as(Verdict::unavailable));
     assert_true(redis.written().empty());
     assert_string_equal(redis.errors.c_str(), "release NOSCRIPT key;");
@@ -501,7 +504,7 @@ void a_late_command_is_not_sent_again(void **)
     redis.greet();
     redis.send(claim);
     redis.pipeline.expire(1100);
-    redis.answer(kNoScript);
+    redis.reply(kNoScript);
     assert_true(redis.written().empty());
     assert_true(redis.pipeline.idle());
 }
@@ -509,9 +512,24 @@ void a_late_command_is_not_sent_again(void **)
 void garbage_ends_everything(void **)
 {
     const std::string garbage[] = {
-        "hello\r\n", "$-2\r\n", "*3\r\n:1\r\n:2\r\n:3\r\n", "*2\r\n*2\r\n", "*0\r\n", "+OK\r\n",
-        "$2\r\nhi\r\n", "$-1\r\n", "*-1\r\n", ":x\r\n", ":-5\r\n", ":0\r\n", "*2\r\n:1\r\n:2\r\n",
-        "*2\r\n$1\r\na\r\n$1\r\nb\r\n", "*2\r\n+a\r\n:1\r\n", "%1\r\n+a\r\n:1\r\n", "#t\r\n", "_\r\n",
+        "hello\r\n",
+        "$-2\r\n",
+        "*3\r\n:1\r\n:2\r\n:3\r\n",
+        "*2\r\n*2\r\n",
+        "*0\r\n",
+        "+OK\r\n",
+        "$2\r\nhi\r\n",
+        "$-1\r\n",
+        "*-1\r\n",
+        ":x\r\n",
+        ":-5\r\n",
+        ":0\r\n",
+        "*2\r\n:1\r\n:2\r\n",
+        "*2\r\n$1\r\na\r\n$1\r\nb\r\n",
+        "*2\r\n+a\r\n:1\r\n",
+        "%1\r\n+a\r\n:1\r\n",
+        "#t\r\n",
+        "_\r\n",
         std::string("\0\0\0\0\r\n", 6),
     };
 
@@ -522,51 +540,51 @@ void garbage_ends_everything(void **)
         redis.greet();
         redis.send(first);
         redis.send(second);
-        redis.answer(bytes);
+        redis.reply(bytes);
 
         if (redis.pipeline.fault() == nullptr) {
             fail_msg("taken for an answer: %s", bytes.c_str());
         }
 
-        redis.answer(":1\r\n");
+        redis.reply(":1\r\n");
         redis.pipeline.close();
         assert_true(first.ended_as(Verdict::unavailable));
         assert_true(second.ended_as(Verdict::unavailable));
     }
 }
 
-void an_answer_that_nobody_asked_for_is_garbage(void **)
+void a_reply_without_a_command_is_garbage(void **)
 {
     Harness redis;
     TestCall release(Call::Kind::release, 'b');
 
     redis.greet();
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_non_null(redis.pipeline.fault());
     assert_true(redis.start(release));
 }
 
-void an_answer_before_its_command_is_garbage(void **)
+void a_reply_before_its_command_is_written_is_garbage(void **)
 {
     Harness redis;
     TestCall release(Call::Kind::release, 'b');
 
     redis.greet();
     assert_false(redis.start(release));
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_non_null(redis.pipeline.fault());
     assert_true(release.ended_as(Verdict::unavailable));
     assert_true(redis.written().empty());
 }
 
-void half_an_answer_is_nothing(void **)
+void half_a_reply_does_nothing(void **)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), next(Call::Kind::release, 'b');
 
     redis.greet();
     redis.send(claim);
-    redis.answer("*2\r\n$5\r\nval");
+    redis.reply("*2\r\n$5\r\nval");
     redis.pipeline.close();
     assert_true(claim.ended_as(Verdict::unavailable));
     assert_true(claim.reply.value.empty());
@@ -574,11 +592,11 @@ void half_an_answer_is_nothing(void **)
     // the next connection begins with a clean slate
     redis.greet();
     redis.send(next);
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_true(next.ended_as(Verdict::done));
 }
 
-void a_call_may_start_another_from_its_end(void **)
+void a_call_may_start_another_one_when_it_ends(void **)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), release(Call::Kind::release, 'a');
@@ -592,10 +610,10 @@ void a_call_may_start_another_from_its_end(void **)
 
     redis.greet();
     redis.send(claim);
-    redis.answer(":9\r\n");
+    redis.reply(":9\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
     redis.written();
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_true(release.ended_as(Verdict::done));
 
     // at the end of a connection it waits for the next one
@@ -608,14 +626,14 @@ void a_call_may_start_another_from_its_end(void **)
     assert_true(lost.ended_as(Verdict::unavailable));
     assert_int_equal(waits.ends, 0);
     assert_false(redis.pipeline.idle());
-    redis.pipeline.give_up();
+    redis.pipeline.end_waiting();
     assert_true(waits.ended_as(Verdict::unavailable));
 }
 
 void renewals_share_commands(void **)
 {
     Harness redis;
-    std::vector<Lease> leases(kRenewedAtOnce + 1);
+    std::vector<Lease> leases(kMaxRenewedAtOnce + 1);
 
     redis.pipeline.renew(leases.data(), leases.size(), redis.now);
     assert_true(redis.pipeline.idle());
@@ -626,26 +644,26 @@ void renewals_share_commands(void **)
     std::string bytes = redis.written();
 
     // a command, its digest and number of keys; a key, a token and a length each
-    std::string head = "*" + std::to_string(3 + 3 * kRenewedAtOnce) + "\r\n";
+    std::string head = "*" + std::to_string(3 + 3 * kMaxRenewedAtOnce) + "\r\n";
 
     assert_int_equal(bytes.rfind(head, 0), 0);
     assert_true(bytes.find("*6\r\n$7\r\nEVALSHA") != std::string::npos);
 
     // without the script the leases are still known
-    redis.answer(kNoScript);
+    redis.reply(kNoScript);
     assert_int_equal(redis.written().rfind(head + "$4\r\nEVAL\r\n", 0), 0);
-    redis.answer(":1\r\n:64\r\n");
+    redis.reply(":1\r\n:64\r\n");
     assert_true(redis.pipeline.idle());
     assert_null(redis.pipeline.fault());
 }
 
-void a_renewal_is_for_one_key_where_there_are_slots(void **)
+void a_renewal_in_a_cluster_is_for_one_key(void **)
 {
-    RedisManner manner = Harness::manner_of_tests();
+    RedisPipelineOptions options = Harness::options_of_tests();
 
-    manner.single_renewals = true;
+    options.single_renewals = true;
 
-    Harness redis(manner);
+    Harness redis(options);
     std::vector<Lease> leases(3);
 
     leases[1].token = 7;
@@ -653,7 +671,7 @@ void a_renewal_is_for_one_key_where_there_are_slots(void **)
     redis.pipeline.renew(leases.data(), leases.size(), redis.now);
     assert_int_equal(count_of(redis.written(), "*6\r\n$7\r\nEVALSHA"), 3);
 
-    redis.answer(":1\r\n-MOVED 3 host:7\r\n:0\r\n");
+    redis.reply(":1\r\n-MOVED 3 host:7\r\n:0\r\n");
     assert_string_equal(redis.redirects.c_str(), "moved 3 to host 7 lease 7;");
     assert_true(redis.pipeline.idle());
     assert_null(redis.pipeline.fault());
@@ -666,32 +684,32 @@ int main()
     const CMUnitTest tests[] = {
         cmocka_unit_test(calls_wait_for_the_greeting),
         cmocka_unit_test(a_refused_greeting_is_a_fault_and_sends_nothing),
-        cmocka_unit_test(a_connection_that_is_left_ends_what_it_has_begun),
-        cmocka_unit_test(a_master_is_greeted_where_one_is_wanted),
-        cmocka_unit_test(an_error_is_named_without_its_text),
-        cmocka_unit_test(a_command_that_is_forbidden_in_a_script_is_named),
-        cmocka_unit_test(answers_go_to_their_calls_in_order),
-        cmocka_unit_test(a_value_without_room_is_unavailable),
+        cmocka_unit_test(a_paused_connection_ends_the_calls_in_flight),
+        cmocka_unit_test(the_greeting_asks_for_the_role_with_master_only),
+        cmocka_unit_test(an_error_is_reported_without_its_text),
+        cmocka_unit_test(a_command_that_is_forbidden_in_a_script_is_noperm),
+        cmocka_unit_test(replies_go_to_their_calls_in_order),
+        cmocka_unit_test(a_value_without_memory_is_unavailable),
         cmocka_unit_test(a_key_without_expiry_is_found),
         cmocka_unit_test(a_claim_may_want_its_token),
         cmocka_unit_test(large_pieces_are_sent_in_place),
-        cmocka_unit_test(a_late_answer_is_read_and_dropped),
+        cmocka_unit_test(a_late_reply_is_read_and_dropped),
         cmocka_unit_test(a_claim_that_is_granted_late_is_released),
-        cmocka_unit_test(half_an_answer_does_not_outlive_its_call),
-        cmocka_unit_test(half_a_value_does_not_outlive_its_call),
+        cmocka_unit_test(half_a_reply_is_not_written_after_its_call_has_ended),
+        cmocka_unit_test(half_a_value_is_not_written_after_its_call_has_ended),
         cmocka_unit_test(a_stall_ends_with_the_connection),
-        cmocka_unit_test(what_could_not_be_written_in_time_is_not_left_half_written),
+        cmocka_unit_test(a_command_that_is_not_written_in_time_is_a_fault),
         cmocka_unit_test(a_waiting_call_ends_at_its_deadline),
-        cmocka_unit_test(a_missing_script_is_sent_along),
-        cmocka_unit_test(a_script_is_sent_along_once),
+        cmocka_unit_test(a_missing_script_is_sent_as_text),
+        cmocka_unit_test(a_script_is_sent_as_text_once),
         cmocka_unit_test(a_late_command_is_not_sent_again),
         cmocka_unit_test(garbage_ends_everything),
-        cmocka_unit_test(an_answer_that_nobody_asked_for_is_garbage),
-        cmocka_unit_test(an_answer_before_its_command_is_garbage),
-        cmocka_unit_test(half_an_answer_is_nothing),
-        cmocka_unit_test(a_call_may_start_another_from_its_end),
+        cmocka_unit_test(a_reply_without_a_command_is_garbage),
+        cmocka_unit_test(a_reply_before_its_command_is_written_is_garbage),
+        cmocka_unit_test(half_a_reply_does_nothing),
+        cmocka_unit_test(a_call_may_start_another_one_when_it_ends),
         cmocka_unit_test(renewals_share_commands),
-        cmocka_unit_test(a_renewal_is_for_one_key_where_there_are_slots),
+        cmocka_unit_test(a_renewal_in_a_cluster_is_for_one_key),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);

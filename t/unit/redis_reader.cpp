@@ -22,7 +22,7 @@ constexpr std::size_t kLarge = RedisReader::kLargeValue;
 struct Harness : RedisReader::Sink {
     Harness() : reader(*this) { assert_true(reader.restart()); }
 
-    char *value(std::size_t size) override
+    char *allocate_value(std::size_t size) override
     {
         sizes.push_back(size);
 
@@ -45,7 +45,7 @@ struct Harness : RedisReader::Sink {
 
         bytes = {copy.data(), copy.size()};
 
-        while ((result = reader.next(bytes, answer)) == RedisReader::Result::answer) {
+        while ((result = reader.next(bytes, answer)) == RedisReader::Result::reply) {
             note();
         }
 
@@ -55,14 +55,17 @@ struct Harness : RedisReader::Sink {
 
     void note()
     {
-        bool has_value = answer.kind == RedisAnswer::Kind::pair || answer.kind == RedisAnswer::Kind::string;
-        static const char *const kinds[] = {"nil", "status", "error", "integer", "string", "pair", "list"};
+        bool has_value =
+            answer.kind == ServerReply::Kind::pair || answer.kind == ServerReply::Kind::string;
+        static const char *const kinds[] = {"nil",    "status", "error", "integer",
+                                            "string", "pair",   "list"};
 
-        log += std::string(kinds[static_cast<int>(answer.kind)]) + " " + std::to_string(answer.integer);
+        log += std::string(kinds[static_cast<int>(answer.kind)]) + " "
+               + std::to_string(answer.integer);
 
-        if (answer.kind == RedisAnswer::Kind::error) {
+        if (answer.kind == ServerReply::Kind::error) {
             log += " " + std::string(answer.code) + " '" + std::string(answer.text) + "'";
-        } else if (answer.kind == RedisAnswer::Kind::list) {
+        } else if (answer.kind == ServerReply::Kind::list) {
             log += " '" + std::string(answer.text) + "'";
         } else if (has_value && !refuses) {
             assert_non_null(place.get());
@@ -74,7 +77,7 @@ struct Harness : RedisReader::Sink {
     }
 
     RedisReader reader;
-    RedisAnswer answer;
+    ServerReply answer;
     bool refuses = false;
     std::unique_ptr<char[]> place;
     std::size_t value_size = 0;
@@ -85,7 +88,8 @@ struct Harness : RedisReader::Sink {
 
 std::string pair_of(const std::string &value, long long integer)
 {
-    return "*2\r\n$" + std::to_string(value.size()) + "\r\n" + value + "\r\n:" + std::to_string(integer) + "\r\n";
+    return "*2\r\n$" + std::to_string(value.size()) + "\r\n" + value
+           + "\r\n:" + std::to_string(integer) + "\r\n";
 }
 
 // Bytes that look like the protocol.
@@ -94,7 +98,8 @@ std::string bytes_of(std::size_t size)
     std::string out;
 
     while (out.size() < size) {
-        out += "\r\n:1\r\n*2\r\n$20000\r\n" + std::string(1, static_cast<char>(out.size())) + '\0' + "$-1\r\n+\n-";
+        out += "\r\n:1\r\n*2\r\n$20000\r\n" + std::string(1, static_cast<char>(out.size())) + '\0'
+               + "$-1\r\n+\n-";
     }
 
     out.resize(size);
@@ -140,7 +145,8 @@ Stream short_stream()
     stream.add_value("");
     stream.add_value(bytes_of(40));
     stream.add_value(bytes_of(kLarge));
-    stream.add("*3\r\n$6\r\nmaster\r\n:9\r\n*1\r\n*3\r\n$1\r\n\n\r\n$1\r\n5\r\n$1\r\n7\r\n", "list 9 'master'");
+    stream.add("*3\r\n$6\r\nmaster\r\n:9\r\n*1\r\n*3\r\n$1\r\n\n\r\n$1\r\n5\r\n$1\r\n7\r\n",
+               "list 9 'master'");
     stream.add("*2\r\n$8\r\nsentinel\r\n*1\r\n$2\r\nm1\r\n", "list 0 'sentinel'");
     return stream;
 }
@@ -165,7 +171,7 @@ void expect(const Harness &harness, const Stream &stream)
     assert_true(harness.values == stream.values);
 }
 
-void answers_come_in_two_pieces(void **)
+void replies_in_two_pieces(void **)
 {
     Stream stream = short_stream();
 
@@ -178,7 +184,7 @@ void answers_come_in_two_pieces(void **)
     }
 }
 
-void answers_come_byte_by_byte(void **)
+void replies_byte_by_byte(void **)
 {
     Stream stream = long_stream();
     Harness harness;
@@ -190,7 +196,7 @@ void answers_come_byte_by_byte(void **)
     expect(harness, stream);
 }
 
-void answers_come_in_any_pieces(void **)
+void replies_in_random_pieces(void **)
 {
     Stream stream = long_stream();
     std::mt19937 random(20251130);
@@ -211,7 +217,7 @@ void answers_come_in_any_pieces(void **)
     }
 }
 
-void a_refused_value_is_passed_over(void **)
+void a_value_without_memory_is_dropped(void **)
 {
     for (std::size_t size : {std::size_t(0), std::size_t(100), kLarge - 1, kLarge, 10 * kLarge}) {
         Harness harness;
@@ -224,7 +230,7 @@ void a_refused_value_is_passed_over(void **)
 }
 
 // The rest of the value must not touch what is gone.
-void a_value_may_lose_its_place(void **)
+void the_memory_of_a_value_may_be_dropped(void **)
 {
     Harness harness;
     std::string answer = pair_of(bytes_of(2 * kLarge), 3);
@@ -242,7 +248,7 @@ void a_value_may_lose_its_place(void **)
     assert_true(harness.values.back() == bytes_of(2 * kLarge));
 }
 
-void a_new_stream_begins_anew(void **)
+void a_new_stream_has_no_old_bytes(void **)
 {
     Stream stream = long_stream();
 
@@ -259,14 +265,27 @@ void a_new_stream_begins_anew(void **)
     }
 }
 
-void what_is_not_the_protocol(void **)
+void what_is_not_the_protocol_is_garbage(void **)
 {
     const std::string garbage[] = {
-        "hello\r\n", "*0\r\n", "*1\r\n:1\r\n", "*2\r\n:1\r\n", "*2\r\n*2\r\n", "*2\r\n$-1\r\n:1\r\n", "*2\r\n+a\r\n",
-        "*2\r\n$1\r\na\r\n$1\r\nb\r\n", "*3\r\n:1\r\n", "*3\r\n*1\r\n", "*2\r\n$x\r\na\r\n", "*2\r\n$1x\r\na\r\n",
-        "*2\r\n$\r\na\r\n", "*2\r\n$99999999999999999999999\r\na\r\n", ":x\r\n",
+        "hello\r\n",
+        "*0\r\n",
+        "*1\r\n:1\r\n",
+        "*2\r\n:1\r\n",
+        "*2\r\n*2\r\n",
+        "*2\r\n$-1\r\n:1\r\n",
+        "*2\r\n+a\r\n",
+        "*2\r\n$1\r\na\r\n$1\r\nb\r\n",
+        "*3\r\n:1\r\n",
+        "*3\r\n*1\r\n",
+        "*2\r\n$x\r\na\r\n",
+        "*2\r\n$1x\r\na\r\n",
+        "*2\r\n$\r\na\r\n",
+        "*2\r\n$99999999999999999999999\r\na\r\n",
+        ":x\r\n",
         // a value that is not followed by the end of a line
-        "*2\r\n$1\r\nabc:5\r\n:1\r\n", "*2\r\n$20000\r\n" + std::string(20000, 'x') + "\r:5\r\n:1\r\n",
+        "*2\r\n$1\r\nabc:5\r\n:1\r\n",
+        "*2\r\n$20000\r\n" + std::string(20000, 'x') + "\r:5\r\n:1\r\n",
     };
 
     for (const std::string &bytes : garbage) {
@@ -296,10 +315,15 @@ std::size_t memory_in_use()
 }
 
 // A stream that has no end costs no memory.
-void only_so_much_is_kept(void **)
+void the_memory_of_a_reply_is_limited(void **)
 {
     const std::string endless[] = {
-        "-", "+", ":", "*2\r\n$3\r\nabc\r\n:", "*3\r\n$9999999\r\n", "*2\r\n$7\r\nvalue: \r\n$9999999\r\n",
+        "-",
+        "+",
+        ":",
+        "*2\r\n$3\r\nabc\r\n:",
+        "*3\r\n$9999999\r\n",
+        "*2\r\n$7\r\nvalue: \r\n$9999999\r\n",
     };
     const std::string more(10000, '1');
 
@@ -316,7 +340,7 @@ void only_so_much_is_kept(void **)
         }
 
         assert_false(taken);
-        assert_true(memory_in_use() < before + 4 * RedisReader::kLongestAnswer);
+        assert_true(memory_in_use() < before + 4 * RedisReader::kMaxReply);
     }
 }
 
@@ -351,14 +375,14 @@ void a_large_value_is_in_memory_once_or_not_at_all(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(answers_come_in_two_pieces),
-        cmocka_unit_test(answers_come_byte_by_byte),
-        cmocka_unit_test(answers_come_in_any_pieces),
-        cmocka_unit_test(a_refused_value_is_passed_over),
-        cmocka_unit_test(a_value_may_lose_its_place),
-        cmocka_unit_test(a_new_stream_begins_anew),
-        cmocka_unit_test(what_is_not_the_protocol),
-        cmocka_unit_test(only_so_much_is_kept),
+        cmocka_unit_test(replies_in_two_pieces),
+        cmocka_unit_test(replies_byte_by_byte),
+        cmocka_unit_test(replies_in_random_pieces),
+        cmocka_unit_test(a_value_without_memory_is_dropped),
+        cmocka_unit_test(the_memory_of_a_value_may_be_dropped),
+        cmocka_unit_test(a_new_stream_has_no_old_bytes),
+        cmocka_unit_test(what_is_not_the_protocol_is_garbage),
+        cmocka_unit_test(the_memory_of_a_reply_is_limited),
         cmocka_unit_test(a_large_value_is_in_memory_once_or_not_at_all),
     };
 

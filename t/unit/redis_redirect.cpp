@@ -10,7 +10,7 @@ using namespace idempotency;
 
 namespace {
 
-void the_forms_of_a_redirection(void **)
+void all_forms_of_a_redirection(void **)
 {
     const struct {
         const char *error;
@@ -43,10 +43,10 @@ void the_forms_of_a_redirection(void **)
     }
 }
 
-void the_longest_host(void **)
+void the_longest_host_is_accepted(void **)
 {
     RedisRedirect read;
-    std::string host(kLongestRedisHost, 'h');
+    std::string host(kMaxRedisHost, 'h');
     std::string error = "MOVED 1 " + host + ":6379";
 
     assert_true(parse_redis_redirect(error, read));
@@ -54,16 +54,36 @@ void the_longest_host(void **)
     assert_false(parse_redis_redirect("MOVED 1 h" + host + ":6379", read));
 }
 
-void what_is_no_redirection(void **)
+void other_errors_are_no_redirections(void **)
 {
     const std::string cases[] = {
-        "", "MOVED", "MOVED ", "MOVED 1", "MOVED 1 ", "MOVED 1 host", "MOVED 1 host:",
-        "MOVED 1 host:0", "MOVED 1 host:65536", "MOVED 1 host:-1", "MOVED 1 host:+1",
-        "MOVED 1 host:1x", "MOVED 16384 host:1", "MOVED -1 host:1", "MOVED x host:1",
-        "MOVED  1 host:1", "MOVED 1  host:1", "MOVEDX 1 host:1", "moved 1 host:1",
-        "ASKING 1 host:1", "ERR MOVED 1 host:1", "MOVED 99999999999 host:1",
-        "MOVED 1 ho\nst:1", std::string("MOVED 1 ho\0st:1", 15), "MOVED 1 ho\x7fst:1",
-        "TRYAGAIN Multiple keys request during rehashing of slot", "CLUSTERDOWN Hash slot not served",
+        "",
+        "MOVED",
+        "MOVED ",
+        "MOVED 1",
+        "MOVED 1 ",
+        "MOVED 1 host",
+        "MOVED 1 host:",
+        "MOVED 1 host:0",
+        "MOVED 1 host:65536",
+        "MOVED 1 host:-1",
+        "MOVED 1 host:+1",
+        "MOVED 1 host:1x",
+        "MOVED 16384 host:1",
+        "MOVED -1 host:1",
+        "MOVED x host:1",
+        "MOVED  1 host:1",
+        "MOVED 1  host:1",
+        "MOVEDX 1 host:1",
+        "moved 1 host:1",
+        "ASKING 1 host:1",
+        "ERR MOVED 1 host:1",
+        "MOVED 99999999999 host:1",
+        "MOVED 1 ho\nst:1",
+        std::string("MOVED 1 ho\0st:1", 15),
+        "MOVED 1 ho\x7fst:1",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "CLUSTERDOWN Hash slot not served",
     };
 
     for (const std::string &error : cases) {
@@ -80,9 +100,9 @@ void what_is_no_redirection(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(the_forms_of_a_redirection),
-        cmocka_unit_test(the_longest_host),
-        cmocka_unit_test(what_is_no_redirection),
+        cmocka_unit_test(all_forms_of_a_redirection),
+        cmocka_unit_test(the_longest_host_is_accepted),
+        cmocka_unit_test(other_errors_are_no_redirections),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -9,20 +9,21 @@ using namespace idempotency;
 
 namespace {
 
-RedisManner manner_with_replicas()
+RedisPipelineOptions options_with_replicas()
 {
-    RedisManner manner = Harness::manner_of_tests();
+    RedisPipelineOptions options = Harness::options_of_tests();
 
-    manner.replicas = 2;
-    manner.replica_wait = 50;
-    return manner;
+    options.replicas = 2;
+    options.replica_wait = 50;
+    return options;
 }
 
 const std::string kWait = "*3\r\n$4\r\nWAIT\r\n$1\r\n2\r\n$2\r\n50\r\n";
 
 bool ends_with(const std::string &text, const std::string &end)
 {
-    return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+    return text.size() >= end.size()
+           && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
 // A connection on which there have been replicas enough.
@@ -34,18 +35,19 @@ void greet_with_replicas(Harness &redis)
 
     // as long as that is not known
     assert_int_equal(count_of(redis.send(claim), "WAIT"), 0);
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_int_equal(claim.ends, 0);
     assert_true(redis.written() == kWait);
-    redis.answer(":2\r\n");
+    redis.reply(":2\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
 }
 
-void what_changes_a_key_waits_for_the_replicas(void **)
+void changes_of_a_key_wait_for_the_replicas(void **)
 {
-    Harness redis(manner_with_replicas());
-    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), found(Call::Kind::claim, 'c'),
-        lost(Call::Kind::settle, 'd'), release(Call::Kind::release, 'e');
+    Harness redis(options_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'),
+        found(Call::Kind::claim, 'c'), lost(Call::Kind::settle, 'd'),
+        release(Call::Kind::release, 'e');
     Lease lease;
 
     greet_with_replicas(redis);
@@ -54,7 +56,7 @@ void what_changes_a_key_waits_for_the_replicas(void **)
     redis.pipeline.renew(&lease, 1, redis.now);
     redis.start(release);
     assert_int_equal(count_of(redis.written(), "WAIT"), 0);
-    redis.answer(":1\r\n:1\r\n");
+    redis.reply(":1\r\n:1\r\n");
     assert_true(release.ended_as(Verdict::done));
 
     // one for all
@@ -67,13 +69,13 @@ void what_changes_a_key_waits_for_the_replicas(void **)
     assert_true(ends_with(bytes, kWait));
     assert_int_equal(count_of(bytes, "WAIT"), 1);
 
-    redis.answer(":7\r\n:1\r\n" + found_answer("value", 9) + ":0\r\n");
+    redis.reply(":7\r\n:1\r\n" + found_reply("value", 9) + ":0\r\n");
     assert_true(found.ended_as(Verdict::found));
     assert_true(lost.ended_as(Verdict::lost));
     assert_int_equal(claim.ends + settle.ends, 0);
     assert_false(redis.pipeline.idle());
 
-    redis.answer(":2\r\n");
+    redis.reply(":2\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
     assert_true(claim.reply.token == 7);
     assert_true(settle.ended_as(Verdict::done));
@@ -83,31 +85,32 @@ void what_changes_a_key_waits_for_the_replicas(void **)
 }
 
 // With too few replicas each one blocks the connection: they must not add up.
-void one_wait_is_under_way_at_a_time(void **)
+void one_wait_is_in_flight_at_a_time(void **)
 {
-    Harness redis(manner_with_replicas());
-    TestCall first(Call::Kind::claim, 'a'), second(Call::Kind::claim, 'b'), third(Call::Kind::settle, 'c');
+    Harness redis(options_with_replicas());
+    TestCall first(Call::Kind::claim, 'a'), second(Call::Kind::claim, 'b'),
+        third(Call::Kind::settle, 'c');
 
     greet_with_replicas(redis);
     assert_int_equal(count_of(redis.send(first), "WAIT"), 1);
     assert_int_equal(count_of(redis.send(second), "WAIT"), 0);
     assert_int_equal(count_of(redis.send(third), "WAIT"), 0);
 
-    redis.answer(":5\r\n:3\r\n:6\r\n");
+    redis.reply(":5\r\n:3\r\n:6\r\n");
     assert_true(first.ended_as(Verdict::claimed));
     assert_int_equal(second.ends, 0);
     assert_true(redis.written() == kWait);
 
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_int_equal(third.ends, 0);
-    redis.answer(":2\r\n");
+    redis.reply(":2\r\n");
     assert_true(second.ended_as(Verdict::claimed));
     assert_true(second.reply.token == 6);
     assert_true(third.ended_as(Verdict::done));
     assert_true(redis.pipeline.idle());
 }
 
-void a_claim_that_too_few_replicas_have_is_taken_back(void **)
+void a_claim_that_too_few_replicas_have_is_released(void **)
 {
     const struct {
         const char *answer;
@@ -116,19 +119,20 @@ void a_claim_that_too_few_replicas_have_is_taken_back(void **)
         {":1\r\n", "WAIT NOREPLICAS;"},
         {":-1\r\n", "WAIT NOREPLICAS;"},
         {"-NOPERM this user has no permissions to run the 'wait' command\r\n", "WAIT NOPERM;"},
-        {"-UNBLOCKED force unblock from blocking operation, instance state changed\r\n", "WAIT UNBLOCKED;"},
+        {"-UNBLOCKED force unblock from blocking operation, instance state changed\r\n",
+         "WAIT UNBLOCKED;"},
     };
 
     for (const auto &each : cases) {
-        Harness redis(manner_with_replicas());
+        Harness redis(options_with_replicas());
         TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b');
 
         greet_with_replicas(redis);
         redis.start(claim);
         redis.start(settle);
         redis.written();
-        redis.answer(":258\r\n:1\r\n");
-        redis.answer(each.answer);
+        redis.reply(":258\r\n:1\r\n");
+        redis.reply(each.answer);
         assert_true(claim.ended_as(Verdict::unavailable));
         assert_true(claim.reply.token == 0);
         assert_true(settle.ended_as(Verdict::unavailable));
@@ -139,37 +143,38 @@ void a_claim_that_too_few_replicas_have_is_taken_back(void **)
 
         assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
         assert_true(ends_with(bytes, std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)));
-        redis.answer(":1\r\n");
+        redis.reply(":1\r\n");
         assert_true(redis.pipeline.idle());
         assert_null(redis.pipeline.fault());
     }
 }
 
-void that_replicas_are_too_few_for_nothing_is_not_told(void **)
+void too_few_replicas_are_not_reported_where_nothing_is_held(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall found(Call::Kind::claim, 'a'), claim(Call::Kind::claim, 'b');
 
     greet_with_replicas(redis);
     redis.start(found);
     redis.start(claim);
     redis.written();
-    redis.answer(found_answer("value", 9) + kNoScript + ":0\r\n");
+    redis.reply(found_reply("value", 9) + kNoScript + ":0\r\n");
     assert_string_equal(redis.errors.c_str(), "");
 
     // the script was sent again: so is the WAIT, when there is something to wait for
     assert_int_equal(count_of(redis.written(), "WAIT"), 0);
-    redis.answer(":7\r\n");
+    redis.reply(":7\r\n");
     assert_int_equal(claim.ends, 0);
     assert_true(redis.written() == kWait);
-    redis.answer(":4\r\n");
+    redis.reply(":4\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
 }
 
-void a_call_that_is_held_ends_at_its_deadline(void **)
+void a_held_call_ends_at_its_deadline(void **)
 {
-    Harness redis(manner_with_replicas());
-    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), later(Call::Kind::settle, 'c');
+    Harness redis(options_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'),
+        later(Call::Kind::settle, 'c');
 
     greet_with_replicas(redis);
     redis.start(claim);
@@ -177,7 +182,7 @@ void a_call_that_is_held_ends_at_its_deadline(void **)
     redis.now += 30;
     redis.start(later);
     redis.written();
-    redis.answer(":258\r\n:1\r\n:1\r\n");
+    redis.reply(":258\r\n:1\r\n:1\r\n");
     assert_true(redis.pipeline.next_deadline() == 1100);
 
     redis.pipeline.expire(1100);
@@ -192,7 +197,7 @@ void a_call_that_is_held_ends_at_its_deadline(void **)
     assert_true(ends_with(bytes, std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)));
 
     // now they have it, which is too late for the two
-    redis.answer(":2\r\n:1\r\n");
+    redis.reply(":2\r\n:1\r\n");
     assert_true(later.ended_as(Verdict::done));
     assert_true(redis.pipeline.idle());
     assert_int_equal(claim.ends, 1);
@@ -202,7 +207,7 @@ void is_released_next(Harness &redis)
 {
     redis.pipeline.open(RedisLogin(), redis.now);
     redis.written();
-    redis.answer(kPong);
+    redis.reply(kPong);
 
     std::string bytes = redis.written();
 
@@ -212,29 +217,30 @@ void is_released_next(Harness &redis)
 }
 
 // A release is owed to a claim whoever is on the other side by then.
-void a_claim_that_is_held_as_the_connection_ends_is_taken_back(void **)
+void a_claim_that_is_held_when_the_connection_is_closed_is_released(void **)
 {
-    Harness redis(manner_with_replicas());
-    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), next(Call::Kind::claim, 'c');
+    Harness redis(options_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'),
+        next(Call::Kind::claim, 'c');
 
     greet_with_replicas(redis);
     redis.start(claim);
     redis.start(settle);
     redis.written();
-    redis.answer(":258\r\n:1\r\n");
+    redis.reply(":258\r\n:1\r\n");
     redis.pipeline.close();
     assert_true(claim.ended_as(Verdict::unavailable));
     assert_true(settle.ended_as(Verdict::unavailable));
     assert_true(redis.pipeline.idle());
-    redis.pipeline.give_up();
+    redis.pipeline.end_waiting();
 
     is_released_next(redis);
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
     assert_true(redis.pipeline.idle());
 
     // the new connection has a WAIT of its own
     redis.send(next);
-    redis.answer(":9\r\n");
+    redis.reply(":9\r\n");
     assert_true(redis.written() == kWait);
     redis.pipeline.close();
     assert_true(next.ended_as(Verdict::unavailable));
@@ -243,11 +249,11 @@ void a_claim_that_is_held_as_the_connection_ends_is_taken_back(void **)
     redis.now += kTimeout + next.lifetime;
     redis.pipeline.open(RedisLogin(), redis.now);
     redis.written();
-    redis.answer(kPong);
+    redis.reply(kPong);
     assert_true(redis.written().empty());
 }
 
-void a_release_is_owed_until_it_is_done(void **)
+void a_release_is_kept_until_it_is_done(void **)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
@@ -256,14 +262,14 @@ void a_release_is_owed_until_it_is_done(void **)
     redis.send(claim);
     redis.now += kTimeout;
     redis.pipeline.expire(redis.now);
-    redis.answer(":258\r\n");
+    redis.reply(":258\r\n");
     assert_int_equal(count_of(redis.written(), "EVALSHA"), 1);
 
     // the connection ends before the answer; the next one is to a replica
     redis.pipeline.close();
-    redis.pipeline.give_up();
+    redis.pipeline.end_waiting();
     is_released_next(redis);
-    redis.answer("-READONLY You can't write against a read only replica.\r\n");
+    redis.reply("-READONLY You can't write against a read only replica.\r\n");
     redis.pipeline.close();
     is_released_next(redis);
 
@@ -273,25 +279,25 @@ void a_release_is_owed_until_it_is_done(void **)
     redis.now += kTimeout;
     redis.pipeline.expire(redis.now);
     assert_true(redis.pipeline.stalled());
-    redis.answer(kNoScript);
+    redis.reply(kNoScript);
     assert_int_equal(count_of(redis.written(), "$4\r\nEVAL\r\n"), 1);
 
     // what Redis refuses for another reason it would refuse again
-    redis.answer("-NOPERM no\r\n");
+    redis.reply("-NOPERM no\r\n");
     redis.pipeline.close();
     redis.greet();
     assert_true(redis.written().empty());
     assert_string_equal(redis.errors.c_str(), "release READONLY key;release NOPERM key;");
 }
 
-void a_wait_that_is_not_answered_is_a_stall(void **)
+void a_wait_without_a_reply_is_a_stall(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), refused(Call::Kind::claim, 'b');
 
     greet_with_replicas(redis);
     redis.send(claim);
-    redis.answer(":258\r\n");
+    redis.reply(":258\r\n");
     redis.now = 1150;
     redis.pipeline.expire(redis.now);
     assert_true(claim.ended_as(Verdict::unavailable));
@@ -307,14 +313,14 @@ void a_wait_that_is_not_answered_is_a_stall(void **)
     assert_non_null(redis.pipeline.fault());
 }
 
-void a_wait_is_answered_with_a_number(void **)
+void the_reply_to_a_wait_is_a_number(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a');
 
     greet_with_replicas(redis);
     redis.send(claim);
-    redis.answer(":258\r\n+OK\r\n");
+    redis.reply(":258\r\n+OK\r\n");
     assert_non_null(redis.pipeline.fault());
     assert_int_equal(claim.ends, 0);
     redis.pipeline.close();
@@ -323,24 +329,24 @@ void a_wait_is_answered_with_a_number(void **)
 }
 
 // The release of a claim that was granted off the slot's own node, too.
-void what_was_asked_for_is_taken_back_there(void **)
+void a_claim_after_asking_is_released_with_asking(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a');
 
     greet_with_replicas(redis);
     assert_false(redis.pipeline.start(claim, redis.now + kTimeout, true));
     redis.written();
-    redis.answer("+OK\r\n:7\r\n:0\r\n");
+    redis.reply("+OK\r\n:7\r\n:0\r\n");
     assert_true(claim.ended_as(Verdict::unavailable));
     assert_int_equal(redis.written().rfind("*1\r\n$6\r\nASKING\r\n*5\r\n", 0), 0);
-    redis.answer("+OK\r\n:1\r\n");
+    redis.reply("+OK\r\n:1\r\n");
     assert_true(redis.pipeline.idle());
 }
 
-void a_call_may_start_another_when_the_replicas_have_it(void **)
+void a_call_may_start_another_one_when_the_replicas_have_it(void **)
 {
-    Harness redis(manner_with_replicas());
+    Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'a');
 
     claim.then = [&](TestCall &ended) {
@@ -350,29 +356,30 @@ void a_call_may_start_another_when_the_replicas_have_it(void **)
 
     greet_with_replicas(redis);
     redis.send(claim);
-    redis.answer(":9\r\n:2\r\n");
+    redis.reply(":9\r\n:2\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
     assert_true(ends_with(redis.written(), kWait));
-    redis.answer(":1\r\n:2\r\n");
+    redis.reply(":1\r\n:2\r\n");
     assert_true(settle.ended_as(Verdict::done));
 }
 
 // With too few replicas a WAIT takes all of its time: who changes nothing must not stand behind one.
-void what_is_found_waits_for_nobody(void **)
+void a_found_value_does_not_wait_for_replicas(void **)
 {
-    Harness redis(manner_with_replicas());
-    TestCall claim(Call::Kind::claim, 'a'), found(Call::Kind::claim, 'b'), lost(Call::Kind::settle, 'c');
+    Harness redis(options_with_replicas());
+    TestCall claim(Call::Kind::claim, 'a'), found(Call::Kind::claim, 'b'),
+        lost(Call::Kind::settle, 'c');
 
     greet_with_replicas(redis);
     redis.send(claim);
-    redis.answer(":7\r\n:1\r\n");
+    redis.reply(":7\r\n:1\r\n");
     assert_true(claim.ended_as(Verdict::unavailable));
     redis.written();
-    redis.answer(":1\r\n");
+    redis.reply(":1\r\n");
 
     assert_int_equal(count_of(redis.send(found), "WAIT"), 0);
     assert_int_equal(count_of(redis.send(lost), "WAIT"), 0);
-    redis.answer(found_answer("value", 9) + ":0\r\n");
+    redis.reply(found_reply("value", 9) + ":0\r\n");
     assert_true(found.ended_as(Verdict::found));
     assert_true(lost.ended_as(Verdict::lost));
     assert_true(redis.written().empty());
@@ -383,18 +390,18 @@ void what_is_found_waits_for_nobody(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(what_changes_a_key_waits_for_the_replicas),
-        cmocka_unit_test(one_wait_is_under_way_at_a_time),
-        cmocka_unit_test(a_claim_that_too_few_replicas_have_is_taken_back),
-        cmocka_unit_test(that_replicas_are_too_few_for_nothing_is_not_told),
-        cmocka_unit_test(what_is_found_waits_for_nobody),
-        cmocka_unit_test(a_call_that_is_held_ends_at_its_deadline),
-        cmocka_unit_test(a_claim_that_is_held_as_the_connection_ends_is_taken_back),
-        cmocka_unit_test(a_release_is_owed_until_it_is_done),
-        cmocka_unit_test(a_wait_that_is_not_answered_is_a_stall),
-        cmocka_unit_test(a_wait_is_answered_with_a_number),
-        cmocka_unit_test(what_was_asked_for_is_taken_back_there),
-        cmocka_unit_test(a_call_may_start_another_when_the_replicas_have_it),
+        cmocka_unit_test(changes_of_a_key_wait_for_the_replicas),
+        cmocka_unit_test(one_wait_is_in_flight_at_a_time),
+        cmocka_unit_test(a_claim_that_too_few_replicas_have_is_released),
+        cmocka_unit_test(too_few_replicas_are_not_reported_where_nothing_is_held),
+        cmocka_unit_test(a_found_value_does_not_wait_for_replicas),
+        cmocka_unit_test(a_held_call_ends_at_its_deadline),
+        cmocka_unit_test(a_claim_that_is_held_when_the_connection_is_closed_is_released),
+        cmocka_unit_test(a_release_is_kept_until_it_is_done),
+        cmocka_unit_test(a_wait_without_a_reply_is_a_stall),
+        cmocka_unit_test(the_reply_to_a_wait_is_a_number),
+        cmocka_unit_test(a_claim_after_asking_is_released_with_asking),
+        cmocka_unit_test(a_call_may_start_another_one_when_the_replicas_have_it),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -68,9 +68,9 @@ public:
 
         if (pid_ == 0) {
             if (std::freopen("/dev/null", "w", stdout) != nullptr) {
-                execlp("redis-server", "redis-server", "--port", text.c_str(), "--bind", "127.0.0.1",
-                       "--unixsocket", path_.c_str(), "--save", "", "--dir", directory_,
-                       "--appendonly", "no", "--repl-diskless-sync-delay", "0",
+                execlp("redis-server", "redis-server", "--port", text.c_str(), "--bind",
+                       "127.0.0.1", "--unixsocket", path_.c_str(), "--save", "", "--dir",
+                       directory_, "--appendonly", "no", "--repl-diskless-sync-delay", "0",
                        master != 0 ? "--replicaof" : nullptr, "127.0.0.1", of.c_str(),
                        static_cast<char *>(nullptr));
             }
@@ -162,7 +162,8 @@ class Client : RedisPipeline::Events {
 public:
     explicit Client(const Server &server, std::size_t inline_limit = 0, unsigned replicas = 0,
                     Millis replica_wait = 0)
-        : pipeline_(scripts_, manner(inline_limit, replicas, replica_wait), *this), fd_(server.connect()), raw_(server.connect())
+        : pipeline_(scripts_, options(inline_limit, replicas, replica_wait), *this),
+          fd_(server.connect()), raw_(server.connect())
     {
         assert_true(scripts_.usable());
 
@@ -239,16 +240,17 @@ public:
     }
 
 private:
-    static RedisManner manner(std::size_t inline_limit, unsigned replicas, Millis replica_wait)
+    static RedisPipelineOptions options(std::size_t inline_limit, unsigned replicas,
+                                        Millis replica_wait)
     {
-        RedisManner manner;
+        RedisPipelineOptions options;
 
-        manner.replicas = replicas;
-        manner.replica_wait = replica_wait;
-        manner.inline_limit = inline_limit;
-        manner.prefix = "test:";
-        manner.timeout = 5000;
-        return manner;
+        options.replicas = replicas;
+        options.replica_wait = replica_wait;
+        options.inline_limit = inline_limit;
+        options.prefix = "test:";
+        options.timeout = 5000;
+        return options;
     }
 
     void greeted() override {}
@@ -262,7 +264,7 @@ private:
         call.ended(call);
     }
 
-    void error_answer(const char *what, const char *code, const KeyId *) override
+    void error_reply(const char *what, const char *code, const KeyId *) override
     {
         errors_ += std::string(what) + " " + code + ";";
     }
@@ -519,11 +521,11 @@ void renewal_is_for_running_claims(void **state)
 {
     Client redis(server_of(state));
     std::vector<Lease> leases;
-    constexpr unsigned many = 3 * kRenewedAtOnce + 1;
+    constexpr unsigned many = 3 * kMaxRenewedAtOnce + 1;
 
     for (unsigned i = 0; i < many; i++) {
-        leases.push_back({key(i), redis.claim(key(i), record_of(State::running), 10000).token,
-                          60000});
+        leases.push_back(
+            {key(i), redis.claim(key(i), record_of(State::running), 10000).token, 60000});
     }
 
     Token settled = leases[7].token;
@@ -630,8 +632,8 @@ void flushed_scripts_are_loaded_again(void **state)
 void of_many_claims_one_is_granted(void **state)
 {
     Client redis(server_of(state));
-    std::vector<TestCall> claims(64, TestCall(Call::Kind::claim, key(1),
-                                              record_of(State::running)));
+    std::vector<TestCall> claims(64,
+                                 TestCall(Call::Kind::claim, key(1), record_of(State::running)));
     int granted = 0;
 
     for (TestCall &call : claims) {
@@ -708,7 +710,7 @@ void a_claim_counts_when_a_replica_has_it(void **)
     assert_string_equal(redis.take_errors().c_str(), "");
 }
 
-void what_too_few_replicas_have_is_taken_back(void **)
+void a_claim_that_too_few_replicas_have_is_released(void **)
 {
     int port = free_port();
     Server master(port), replica(0, port);
@@ -816,7 +818,7 @@ int main()
         cmocka_unit_test(flushed_scripts_are_loaded_again),
         cmocka_unit_test(of_many_claims_one_is_granted),
         cmocka_unit_test(a_claim_counts_when_a_replica_has_it),
-        cmocka_unit_test(what_too_few_replicas_have_is_taken_back),
+        cmocka_unit_test(a_claim_that_too_few_replicas_have_is_released),
         cmocka_unit_test(the_scripts_do_as_the_model),
     };
 

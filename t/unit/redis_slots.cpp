@@ -49,14 +49,15 @@ void the_checksum_is_the_specified_one(void **)
     assert_int_equal(slot_of("{user1000}.following"), slot_of("{user1000}.followers"));
 }
 
-void a_prefix_may_hold_a_hash_tag(void **)
+void a_prefix_may_have_a_hash_tag(void **)
 {
-    const char *const prefixes[] = {"",     "idempotency:", "{shop}:", "a{shop}b{other}:", "{}:",
-                                    "{}{a}:", "{",          "}{",      "a}b{c}:",          "{{a}}:",
-                                    "{a",   "}",            "{}",      "x{}y{z}"};
+    const char *const prefixes[] = {"",        "idempotency:", "{shop}:", "a{shop}b{other}:",
+                                    "{}:",     "{}{a}:",       "{",       "}{",
+                                    "a}b{c}:", "{{a}}:",       "{a",      "}",
+                                    "{}",      "x{}y{z}"};
 
     for (std::string prefix : prefixes) {
-        RedisSlotter slotter(prefix);
+        RedisKeySlots slotter(prefix);
 
         for (int byte = 0; byte < 256; byte++) {
             KeyId id = some_id(static_cast<unsigned char>(byte));
@@ -67,7 +68,7 @@ void a_prefix_may_hold_a_hash_tag(void **)
         }
     }
 
-    RedisSlotter tagged("{shop}:");
+    RedisKeySlots tagged("{shop}:");
 
     assert_int_equal(tagged.slot(some_id(1)), tagged.slot(some_id(2)));
 }
@@ -123,7 +124,7 @@ std::string range(long long first, long long last, const std::string &owner)
 
 const char *const kNil = "$-1\r\n";
 
-void maps_are_read(void **)
+void slot_maps_are_read(void **)
 {
     RedisSlotMap map;
     std::string replica = node(bulk("10.0.0.9"), 7009);
@@ -141,7 +142,7 @@ void maps_are_read(void **)
     assert_int_equal(map.node(1).port, 7002);
 
     for (std::size_t slot = 0; slot < kRedisSlots; slot++) {
-        std::uint16_t wanted = slot == 6 ? 1 : slot > 6 && slot < 10 ? RedisSlotMap::kNobody : 0;
+        std::uint16_t wanted = slot == 6 ? 1 : slot > 6 && slot < 10 ? RedisSlotMap::kNoNode : 0;
 
         assert_int_equal(map.owner(slot), wanted);
     }
@@ -150,11 +151,11 @@ void maps_are_read(void **)
     assert_null(map.read(*Reply(list({range(1, 1, node(bulk("::1"), 7001))}))));
     assert_int_equal(map.size(), 1);
     assert_string_equal(map.node(0).host, "::1");
-    assert_int_equal(map.owner(0), RedisSlotMap::kNobody);
+    assert_int_equal(map.owner(0), RedisSlotMap::kNoNode);
     assert_int_equal(map.owner(1), 0);
 }
 
-void a_node_without_a_name_is_the_host_that_was_asked(void **)
+void a_node_without_a_host_has_the_host_that_was_queried(void **)
 {
     RedisSlotMap map;
 
@@ -174,7 +175,7 @@ void a_node_without_a_name_is_the_host_that_was_asked(void **)
 }
 
 // `cluster-preferred-endpoint-type hostname` where a node has no hostname.
-void the_address_stands_in_for_a_missing_name(void **)
+void the_address_is_used_where_the_name_is_missing(void **)
 {
     RedisSlotMap map;
     std::string metadata = list({bulk("hostname"), bulk(""), bulk("ip"), bulk("10.0.0.7")});
@@ -193,11 +194,11 @@ void the_address_stands_in_for_a_missing_name(void **)
     assert_int_equal(map.owner(0), 0);
 
     for (std::size_t slot = 1; slot < 8; slot++) {
-        assert_int_equal(map.owner(slot), RedisSlotMap::kNobody);
+        assert_int_equal(map.owner(slot), RedisSlotMap::kNoNode);
     }
 }
 
-void garbage_is_no_map(void **)
+void garbage_is_not_a_slot_map(void **)
 {
     std::string good = node(bulk("10.0.0.1"), 7001);
     std::string control = "10.0.0.1\n";
@@ -242,7 +243,7 @@ void garbage_is_no_map(void **)
     assert_null(map.read(*Reply(list({range(0, 1, node(bulk(std::string(255, 'a')), 65535))}))));
 }
 
-void nodes_are_bounded(void **)
+void the_number_of_nodes_is_limited(void **)
 {
     std::string ranges;
     RedisSlotMap map;
@@ -266,12 +267,12 @@ int main()
 {
     const CMUnitTest tests[] = {
         cmocka_unit_test(the_checksum_is_the_specified_one),
-        cmocka_unit_test(a_prefix_may_hold_a_hash_tag),
-        cmocka_unit_test(maps_are_read),
-        cmocka_unit_test(a_node_without_a_name_is_the_host_that_was_asked),
-        cmocka_unit_test(the_address_stands_in_for_a_missing_name),
-        cmocka_unit_test(garbage_is_no_map),
-        cmocka_unit_test(nodes_are_bounded),
+        cmocka_unit_test(a_prefix_may_have_a_hash_tag),
+        cmocka_unit_test(slot_maps_are_read),
+        cmocka_unit_test(a_node_without_a_host_has_the_host_that_was_queried),
+        cmocka_unit_test(the_address_is_used_where_the_name_is_missing),
+        cmocka_unit_test(garbage_is_not_a_slot_map),
+        cmocka_unit_test(the_number_of_nodes_is_limited),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -22,7 +22,7 @@ struct Parsed {
     const char *fault;
 };
 
-void well_formed_urls_are_taken_apart(void **)
+void valid_urls_are_parsed(void **)
 {
     struct {
         const char *text;
@@ -58,7 +58,7 @@ void well_formed_urls_are_taken_apart(void **)
     }
 }
 
-void a_database_that_is_named_is_told_from_the_default(void **)
+void a_database_in_the_url_differs_from_the_default(void **)
 {
     assert_false(Parsed("redis://h").url.has_database);
     assert_false(Parsed("redis://h/").url.has_database);
@@ -80,7 +80,7 @@ void sockets_are_paths(void **)
     assert_int_equal(numbered.url.database, 7);
 }
 
-void a_fault_tells_what_would_be_right(void **)
+void an_error_says_what_is_right(void **)
 {
     struct {
         const char *text;
@@ -138,10 +138,10 @@ void a_fault_tells_what_would_be_right(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(well_formed_urls_are_taken_apart),
-        cmocka_unit_test(a_database_that_is_named_is_told_from_the_default),
+        cmocka_unit_test(valid_urls_are_parsed),
+        cmocka_unit_test(a_database_in_the_url_differs_from_the_default),
         cmocka_unit_test(sockets_are_paths),
-        cmocka_unit_test(a_fault_tells_what_would_be_right),
+        cmocka_unit_test(an_error_says_what_is_right),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);

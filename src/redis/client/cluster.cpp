@@ -6,24 +6,24 @@ namespace idempotency {
 
 namespace {
 
-// How many nodes are asked before it goes on with those of the configuration.
-constexpr ngx_uint_t kNodesAsked = 3;
+// How many known nodes are queried before the servers of the configuration.
+constexpr ngx_uint_t kMaxNodesQueried = 3;
 
-// How often a call or a lease is sent on to another node.
-constexpr unsigned kMostRedirects = 5;
+// How often a call or a renewal is redirected.
+constexpr unsigned kMaxRedirects = 5;
 
-constexpr ngx_msec_t kSweepInterval = 1000;
-constexpr std::size_t kLongestAnswer = 4 * 1024 * 1024;
+constexpr ngx_msec_t kFreeInterval = 1000;
+constexpr std::size_t kMaxReply = 4 * 1024 * 1024;
 
-constexpr std::string_view kQuestion[] = {"CLUSTER", "SLOTS"};
+constexpr std::string_view kCommand[] = {"CLUSTER", "SLOTS"};
 
-std::uint32_t any_number() { return static_cast<std::uint32_t>(ngx_random()); }
+std::uint32_t random_number() { return static_cast<std::uint32_t>(ngx_random()); }
 
 }  // namespace
 
 RedisCluster::RedisCluster(const RedisOptions &options) noexcept
-    : options_(options), slotter_(view(options_.prefix)), members_(options_, scripts_, *this),
-      inquiry_(options_, options_.servers[0], kLongestAnswer, *this)
+    : options_(options), key_slots_(view(options_.prefix)), nodes_(options_, scripts_, *this),
+      query_(options_, options_.servers[0], kMaxReply, *this)
 {}
 
 const char *RedisCluster::fault() const
@@ -38,7 +38,7 @@ bool RedisCluster::open()
     struct {
         ngx_event_t *timer;
         ngx_event_handler_pt handler;
-    } const timers[] = {{&refresh_timer_, on_refresh}, {&sweep_timer_, on_sweep}};
+    } const timers[] = {{&refresh_timer_, on_refresh}, {&free_timer_, on_free_unused}};
 
     for (const auto &each : timers) {
         each.timer->handler = each.handler;
@@ -47,9 +47,9 @@ bool RedisCluster::open()
         each.timer->cancelable = 1;
     }
 
-    members_.open(log_);
-    waiting_.open(log_);
-    inquiry_.open(log_);
+    nodes_.open(log_);
+    waiting_calls_.open(log_);
+    query_.open(log_);
     first_seed_ = static_cast<ngx_uint_t>(ngx_random()) % options_.server_count;
     state_ = State::searching;
     refresh();
@@ -59,16 +59,16 @@ bool RedisCluster::open()
 void RedisCluster::close()
 {
     state_ = State::closed;
-    inquiry_.close();
+    query_.close();
 
-    for (ngx_event_t *timer : {&refresh_timer_, &sweep_timer_}) {
+    for (ngx_event_t *timer : {&refresh_timer_, &free_timer_}) {
         if (timer->timer_set) {
             ngx_del_timer(timer);
         }
     }
 
-    waiting_.close();
-    members_.close();
+    waiting_calls_.close();
+    nodes_.close();
 }
 
 // Calls
@@ -78,11 +78,11 @@ bool RedisCluster::start(Call &call)
     call.redirects = 0;
 
     if (state_ == State::searching) {
-        return waiting_.wait(call,
-                             options_.connect_timeout + options_.timeout + options_.replica_wait);
+        return waiting_calls_.add(call, options_.connect_timeout + options_.timeout
+                                            + options_.replica_wait);
     }
 
-    RedisNode *node = members_.owner(slotter_.slot(call.id));
+    RedisNode *node = nodes_.node_of(key_slots_.slot(call.id));
 
     if (node != nullptr) {
         return node->start(call);
@@ -96,7 +96,7 @@ bool RedisCluster::start(Call &call)
 void RedisCluster::renew(const Lease *leases, std::size_t count)
 {
     for (std::size_t i = 0; i < count; i++) {
-        RedisNode *node = members_.owner(slotter_.slot(leases[i].id));
+        RedisNode *node = nodes_.node_of(key_slots_.slot(leases[i].id));
 
         if (node != nullptr) {
             node->renew(&leases[i], 1);
@@ -109,17 +109,17 @@ StoreFigures RedisCluster::figures()
     StoreFigures figures;
 
     figures.engine = "redis";
-    figures.up = state_ != State::lost && members_.all_answer();
+    figures.up = state_ != State::lost && nodes_.all_available();
     return figures;
 }
 
-// There is a map now, or there won't be one soon.
-void RedisCluster::end_waiting() noexcept
+// Starts the calls that wait; without a map each ends at once.
+void RedisCluster::start_waiting() noexcept
 {
     Millis deadline;
 
-    while (Call *call = waiting_.next(deadline)) {
-        RedisNode *node = members_.owner(slotter_.slot(call->id));
+    while (Call *call = waiting_calls_.take_next(deadline)) {
+        RedisNode *node = nodes_.node_of(key_slots_.slot(call->id));
 
         call->reply = Reply();
 
@@ -129,11 +129,11 @@ void RedisCluster::end_waiting() noexcept
     }
 }
 
-// What the nodes tell
+// Events of the nodes
 
-void RedisCluster::node_lost(RedisNode &) { refresh_soon(); }
+void RedisCluster::node_unavailable(RedisNode &) { refresh_soon(); }
 
-void RedisCluster::node_answers_again(RedisNode &)
+void RedisCluster::node_available(RedisNode &)
 {
     if (watcher_ != nullptr) {
         watcher_->store_is_back();
@@ -144,24 +144,25 @@ void RedisCluster::read_only(RedisNode &) { refresh_soon(); }
 
 void RedisCluster::cluster_down(RedisNode &) { refresh_soon(); }
 
-// The node that another one names, or null.
-RedisNode *RedisCluster::follow(RedisNode &from, const KeyId &id,
-                                const RedisRedirect &redirect) noexcept
+// The node to which `from` has redirected a command, or null.  MOVED also changes
+// the map.
+RedisNode *RedisCluster::redirect_target(RedisNode &from, const KeyId &id,
+                                         const RedisRedirect &redirect) noexcept
 {
     RedisEndpoint endpoint;
     RedisNode *node = nullptr;
 
-    // "?": it does not know the name itself
+    // "?": the node does not know the address of the other node
     if (state_ == State::known && redirect.host != "?"
         && endpoint.set(redirect.host, redirect.port)) {
-        node = members_.find_or_add(endpoint, from.server());
+        node = nodes_.find_or_add(endpoint, from.server());
     }
 
     if (!redirect.ask) {
         refresh_soon();
 
         if (node != nullptr) {
-            members_.assign(slotter_.slot(id), *node);
+            nodes_.assign(key_slots_.slot(id), *node);
         }
     }
 
@@ -171,11 +172,11 @@ RedisNode *RedisCluster::follow(RedisNode &from, const KeyId &id,
 void RedisCluster::redirected(RedisNode &from, Call &call, Millis deadline,
                               const RedisRedirect &redirect)
 {
-    RedisNode *node = follow(from, call.id, redirect);
+    RedisNode *node = redirect_target(from, call.id, redirect);
 
     call.reply = Reply();
 
-    if (node == nullptr || call.redirects++ >= kMostRedirects || deadline <= ngx_current_msec
+    if (node == nullptr || call.redirects++ >= kMaxRedirects || deadline <= ngx_current_msec
         || node->start(call, deadline, redirect.ask))
     {
         call.ended(call);
@@ -185,31 +186,31 @@ void RedisCluster::redirected(RedisNode &from, Call &call, Millis deadline,
 void RedisCluster::lease_redirected(RedisNode &from, const Lease &lease,
                                     const RedisRedirect &redirect)
 {
-    RedisNode *node = follow(from, lease.id, redirect);
+    RedisNode *node = redirect_target(from, lease.id, redirect);
     Lease again = lease;
 
     again.asking = redirect.ask;
 
-    if (node != nullptr && again.redirects++ < kMostRedirects) {
+    if (node != nullptr && again.redirects++ < kMaxRedirects) {
         node->renew(&again, 1);
     }
 }
 
-// The map
+// The map of slots
 
-// Something does not fit it any more.
+// There is a reason to refresh the map.
 void RedisCluster::refresh_soon() noexcept
 {
     if (state_ == State::closed) {
         return;
     }
 
-    if (inquiry_.busy()) {
-        again_ = true;
+    if (query_.busy()) {
+        refresh_again_ = true;
         return;
     }
 
-    fire_within(refresh_timer_, pace_.hurry(ngx_current_msec, any_number()));
+    fire_within(refresh_timer_, backoff_.retry_delay(ngx_current_msec, random_number()));
 }
 
 void RedisCluster::on_refresh(ngx_event_t *event)
@@ -220,97 +221,97 @@ void RedisCluster::on_refresh(ngx_event_t *event)
 void RedisCluster::refresh() noexcept
 {
     round_++;
-    nodes_asked_ = 0;
-    seeds_asked_ = 0;
-    again_ = false;
-    (void) ask_next();
+    nodes_queried_ = 0;
+    seeds_queried_ = 0;
+    refresh_again_ = false;
+    (void) query_next();
 }
 
-// False where all have been asked.
-bool RedisCluster::ask_next() noexcept
+// False where all have been queried.
+bool RedisCluster::query_next() noexcept
 {
-    RedisNode *node = nodes_asked_ < kNodesAsked ? members_.pick(round_) : nullptr;
+    RedisNode *node = nodes_queried_ < kMaxNodesQueried ? nodes_.pick(round_) : nullptr;
     RedisServer *server;
 
     if (node != nullptr) {
-        nodes_asked_++;
+        nodes_queried_++;
         server = &node->server();
-    } else if (seeds_asked_ < options_.server_count) {
-        server = &options_.servers[(first_seed_ + seeds_asked_++) % options_.server_count];
+    } else if (seeds_queried_ < options_.server_count) {
+        server = &options_.servers[(first_seed_ + seeds_queried_++) % options_.server_count];
     } else {
         return false;
     }
 
-    inquiry_.ask(*server, {kQuestion, 2, options_.user, options_.password});
+    query_.start(*server, {kCommand, 2, options_.user, options_.password});
     return true;
 }
 
-const char *RedisCluster::read(RedisInquiry &, const redisReply &reply) { return map_.read(reply); }
+const char *RedisCluster::read(RedisQuery &, const redisReply &reply) { return map_.read(reply); }
 
-void RedisCluster::ended(RedisInquiry &inquiry, const char *fault, ngx_err_t error)
+void RedisCluster::ended(RedisQuery &query, const char *fault, ngx_err_t error)
 {
     if (fault != nullptr) {
         ngx_log_error(NGX_LOG_INFO, log_, error,
-                      "idempotency: redis \"%V\" tells no map of its cluster: %s",
-                      &inquiry.server().name, fault);
+                      "idempotency: the query to redis \"%V\" for the cluster's slots failed: %s",
+                      &query.server().name, fault);
     }
 
     if (fault == nullptr) {
-        take_map(inquiry.server());
-    } else if (ask_next()) {
+        apply_map(query.server());
+    } else if (query_next()) {
         return;
     } else {
-        note_failure(fault, error);
+        report_failure(fault, error);
     }
 
-    pace_.asked(ngx_current_msec);
+    backoff_.attempted(ngx_current_msec);
 
-    bool is_urgent = fault != nullptr || again_ || !members_.all_answer();
+    bool is_urgent = fault != nullptr || refresh_again_ || !nodes_.all_available();
 
-    fire_within(refresh_timer_, is_urgent ? pace_.hurry(ngx_current_msec, any_number())
-                                          : RedisPace::term(any_number()));
+    fire_within(refresh_timer_, is_urgent ? backoff_.retry_delay(ngx_current_msec, random_number())
+                                          : RedisBackoff::refresh_delay(random_number()));
 
-    if (!sweep_timer_.timer_set) {
-        ngx_add_timer(&sweep_timer_, kSweepInterval);
+    if (!free_timer_.timer_set) {
+        ngx_add_timer(&free_timer_, kFreeInterval);
     }
 }
 
-void RedisCluster::take_map(const RedisServer &teller) noexcept
+void RedisCluster::apply_map(const RedisServer &source) noexcept
 {
     if (failure_logged_) {
         failure_logged_ = false;
         ngx_log_error(NGX_LOG_NOTICE, log_, 0,
-                      "idempotency: redis \"%V\" tells the map of its cluster again", &teller.name);
+                      "idempotency: redis \"%V\" has sent the cluster's slots again", &source.name);
     }
 
-    members_.apply(map_, teller);
+    nodes_.apply_map(map_, source);
     state_ = State::known;
-    end_waiting();
+    start_waiting();
 }
 
-// Without a map calls end at once from now on; an old map stays in use.
-void RedisCluster::note_failure(const char *why, ngx_err_t error) noexcept
+// An old map stays in use.  Without one, calls end at once from now on.
+void RedisCluster::report_failure(const char *why, ngx_err_t error) noexcept
 {
     ngx_uint_t level = failure_logged_ ? NGX_LOG_INFO : NGX_LOG_ERR;
 
     ngx_log_error(level, log_, error,
-                  "idempotency: no node of the cluster of store \"%V\" tells its map, "
-                  "the last of them, \"%V\": %s",
-                  &options_.store, &inquiry_.server().name, why);
+                  "idempotency: no node of the cluster of store \"%V\" has sent the slots; "
+                  "the last one, \"%V\": %s",
+                  &options_.store, &query_.server().name, why);
     failure_logged_ = true;
 
     if (state_ == State::searching) {
         state_ = State::lost;
-        end_waiting();
+        start_waiting();
     }
 }
 
-void RedisCluster::on_sweep(ngx_event_t *event)
+void RedisCluster::on_free_unused(ngx_event_t *event)
 {
     auto self = static_cast<RedisCluster *>(event->data);
 
-    if (self->members_.sweep(self->inquiry_.busy() ? &self->inquiry_.server() : nullptr)) {
-        ngx_add_timer(event, kSweepInterval);
+    if (self->nodes_.free_unused(self->query_.busy() ? &self->query_.server() : nullptr)) {
+        ngx_add_timer(event, kFreeInterval);
     }
 }
 

@@ -8,39 +8,40 @@ namespace idempotency {
 
 namespace {
 
-constexpr ngx_msec_t kShortestRest = 50;
-constexpr ngx_msec_t kLongestRest = 1000;
+constexpr ngx_msec_t kMinReconnectDelay = 50;
+constexpr ngx_msec_t kMaxReconnectDelay = 1000;
 
-// A connection that was in order for so long was not refused by its Redis.
-constexpr ngx_msec_t kInOrder = 1000;
+// A connection that has worked for so long is stable: Redis has not refused it.
+constexpr ngx_msec_t kStable = 1000;
 
-// How often a connection complains about answers at the level `error`.
+// How often a connection logs an error reply at the level `error`.
 constexpr ngx_msec_t kErrorInterval = 1000;
 
-// How many large values are on their way at a time: so many may lie in Redis'
-// output buffer.
-constexpr std::size_t kMostLarge = 4;
+// How many large values are in flight at a time: as many may be in the output
+// buffer of Redis.
+constexpr std::size_t kMaxLarge = 4;
 
-RedisManner manner_of(const RedisOptions &options, std::size_t inline_limit)
+RedisPipelineOptions pipeline_options(const RedisOptions &from, std::size_t inline_limit)
 {
-    RedisManner manner;
+    RedisPipelineOptions options;
 
-    manner.prefix = view(options.prefix);
-    manner.timeout = options.timeout;
-    manner.single_renewals = options.topology == RedisTopology::cluster;
-    manner.inline_limit = inline_limit;
-    manner.most_in_flight = inline_limit == 0 ? kMostLarge : 0;
-    manner.replicas = static_cast<unsigned>(options.replicas);
-    manner.replica_wait = options.replica_wait;
-    return manner;
+    options.prefix = view(from.prefix);
+    options.timeout = from.timeout;
+    options.single_renewals = from.topology == RedisTopology::cluster;
+    options.inline_limit = inline_limit;
+    options.max_in_flight = inline_limit == 0 ? kMaxLarge : 0;
+    options.replicas = static_cast<unsigned>(from.replicas);
+    options.replica_wait = from.replica_wait;
+    return options;
 }
 
-// Half of it fixed, half random: workers do not come back in step.
-ngx_msec_t rest_length(ngx_uint_t rests)
+// Half of the delay is random, so that workers do not reconnect at the same time.
+ngx_msec_t reconnect_delay(ngx_uint_t failed_rounds)
 {
-    ngx_msec_t most = std::min(kShortestRest << std::min<ngx_uint_t>(rests, 8), kLongestRest);
+    ngx_msec_t max =
+        std::min(kMinReconnectDelay << std::min<ngx_uint_t>(failed_rounds, 8), kMaxReconnectDelay);
 
-    return most / 2 + static_cast<ngx_msec_t>(ngx_random()) % (most / 2 + 1);
+    return max / 2 + static_cast<ngx_msec_t>(ngx_random()) % (max / 2 + 1);
 }
 
 }  // namespace
@@ -48,7 +49,8 @@ ngx_msec_t rest_length(ngx_uint_t rests)
 RedisConnection::RedisConnection(const RedisOptions &options, RedisServer &server,
                                  const RedisScripts &scripts, Owner &owner,
                                  std::size_t inline_limit) noexcept
-    : options_(options), owner_(owner), pipeline_(scripts, manner_of(options, inline_limit), *this),
+    : options_(options), owner_(owner),
+      pipeline_(scripts, pipeline_options(options, inline_limit), *this),
       socket_(options, server, *this)
 {}
 
@@ -61,11 +63,11 @@ void RedisConnection::open(ngx_log_t *log) noexcept
     deadline_timer_.log = log;
     deadline_timer_.cancelable = 1;
 
-    // a worker that quits does not wait for a connection that nobody waits for
-    rest_timer_.handler = on_rested;
-    rest_timer_.data = this;
-    rest_timer_.log = log;
-    rest_timer_.cancelable = 1;
+    // a worker that quits waits for calls, not for a connection
+    reconnect_timer_.handler = on_reconnect;
+    reconnect_timer_.data = this;
+    reconnect_timer_.log = log;
+    reconnect_timer_.cancelable = 1;
 
     socket_.open(log);
     connect();
@@ -76,14 +78,14 @@ void RedisConnection::close() noexcept
     state_ = State::closed;
     socket_.close();
 
-    for (ngx_event_t *timer : {&deadline_timer_, &rest_timer_}) {
+    for (ngx_event_t *timer : {&deadline_timer_, &reconnect_timer_}) {
         if (timer->timer_set) {
             ngx_del_timer(timer);
         }
     }
 
     pipeline_.close();
-    pipeline_.give_up();
+    pipeline_.end_waiting();
 }
 
 void RedisConnection::retarget(RedisServer &server) noexcept
@@ -95,8 +97,8 @@ void RedisConnection::retarget(RedisServer &server) noexcept
         return;
     }
 
-    // nothing is known of that server yet
-    rests_ = 0;
+    // nothing is known about the new server yet
+    failed_rounds_ = 0;
     refusal_logged_ = false;
     connect();
 }
@@ -118,13 +120,13 @@ bool RedisConnection::start(Call &call, Millis deadline, bool asking) noexcept
 
     bool ended = pipeline_.start(call, deadline, asking);
 
-    check_soon();
+    check_fault_soon();
 
     if (ended) {
         return true;
     }
 
-    arm(deadline);
+    set_deadline_timer(deadline);
     socket_.write_soon();
     return false;
 }
@@ -136,8 +138,8 @@ bool RedisConnection::renew(const Lease *leases, std::size_t count) noexcept
     }
 
     pipeline_.renew(leases, count, ngx_current_msec);
-    check_soon();
-    arm(ngx_current_msec + options_.timeout);
+    check_fault_soon();
+    set_deadline_timer(ngx_current_msec + options_.timeout);
     socket_.write_soon();
     return true;
 }
@@ -146,8 +148,8 @@ bool RedisConnection::renew(const Lease *leases, std::size_t count) noexcept
 
 void RedisConnection::connect() noexcept
 {
-    if (rest_timer_.timer_set) {
-        ngx_del_timer(&rest_timer_);
+    if (reconnect_timer_.timer_set) {
+        ngx_del_timer(&reconnect_timer_);
     }
 
     state_ = State::connecting;
@@ -155,9 +157,9 @@ void RedisConnection::connect() noexcept
     refusal_[0] = '\0';
     draining_ = false;
     read_only_ = false;
-    stall_logged_ = false;
+    stall_reported_ = false;
 
-    // ends what was in flight; that may start other calls, which wait
+    // ends the calls in flight, which may start other calls: these wait
     pipeline_.close();
     socket_.connect();
 }
@@ -170,8 +172,8 @@ void RedisConnection::established()
                     static_cast<std::uint32_t>(options_.database),
                     options_.topology == RedisTopology::sentinel},
                    ngx_current_msec);
-    check_soon();
-    arm(ngx_current_msec + options_.timeout);
+    check_fault_soon();
+    set_deadline_timer(ngx_current_msec + options_.timeout);
     socket_.write_soon();
 }
 
@@ -179,8 +181,8 @@ void RedisConnection::greeted()
 {
     greeted_at_ = ngx_current_msec;
     refusal_logged_ = false;
-    socket_.settle();
-    owner_.answers_again(*this);
+    socket_.keep_address();
+    owner_.available_again(*this);
 
     if (!down_) {
         return;
@@ -188,18 +190,20 @@ void RedisConnection::greeted()
 
     down_ = false;
 
-    if (owner_.up(*this)) {
-        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" is back", &server().name);
+    if (owner_.connection_up(*this)) {
+        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" is available again",
+                      &server().name);
     }
 }
 
-// A down Redis is not complained about for each call, nor one that answers
-// every call with an error.
-void RedisConnection::error_answer(const char *what, const char *code, const KeyId *id)
+// Before the greeting has succeeded the error is the reason why the connection
+// fails.  Afterwards it is logged at the level `error` once per kErrorInterval, as
+// every call may get an error.
+void RedisConnection::error_reply(const char *what, const char *code, const KeyId *id)
 {
     if (!pipeline_.ready()) {
         *ngx_snprintf(reinterpret_cast<u_char *>(refusal_), sizeof(refusal_) - 1,
-                      "it answers %s with %s", what, code) = '\0';
+                      "it replied to %s with %s", what, code) = '\0';
         return;
     }
 
@@ -219,7 +223,7 @@ void RedisConnection::error_answer(const char *what, const char *code, const Key
         length = sizeof(hex);
     }
 
-    ngx_log_error(level, log_, 0, "idempotency: redis \"%V\" answers %s with %s%s%*s",
+    ngx_log_error(level, log_, 0, "idempotency: redis \"%V\" replied to %s with %s%s%*s",
                   &server().name, what, code, id != nullptr ? ", key " : "", length, hex);
 
     read_only_ = read_only_ || ngx_strcmp(code, "READONLY") == 0;
@@ -248,26 +252,26 @@ void RedisConnection::received(std::string_view bytes)
     pipeline_.input(bytes, ngx_current_msec);
 
     if (pipeline_.fault() != nullptr) {
-        check();
+        check_pipeline();
     }
 }
 
-void RedisConnection::received_all() { check(); }
+void RedisConnection::received_all() { check_pipeline(); }
 
-std::size_t RedisConnection::output(iovec *out, std::size_t most)
+std::size_t RedisConnection::output(iovec *out, std::size_t max)
 {
-    std::size_t n = pipeline_.output(out, most);
+    std::size_t n = pipeline_.output(out, max);
 
-    check_soon();
+    check_fault_soon();
     return n;
 }
 
 void RedisConnection::wrote(std::size_t size) { pipeline_.wrote(size); }
 
-// Ends
+// Ends of a connection
 
-// After anything that may have changed how the pipeline stands.
-void RedisConnection::check() noexcept
+// To be called after anything that may have changed the state of the pipeline.
+void RedisConnection::check_pipeline() noexcept
 {
     if (state_ != State::connected) {
         return;
@@ -279,7 +283,7 @@ void RedisConnection::check() noexcept
     }
 
     if (read_only_) {
-        drop("it has become read-only", 0);
+        drop("it has become read-only: it is not the master any more", 0);
         return;
     }
 
@@ -288,48 +292,49 @@ void RedisConnection::check() noexcept
         return;
     }
 
-    note_stall();
+    report_stall();
 
-    // a worker that quits waits for what is in flight, not for the timer
+    // a worker that quits waits for commands in flight, not for the timer alone
     if (pipeline_.idle()) {
         deadline_timer_.cancelable = 1;
     }
 }
 
-// Where a call has just been started the connection cannot end: that would end
-// the call, which is told of only when `start` has returned.
-void RedisConnection::check_soon() noexcept
+// Where a call has just been started the connection must not be closed: that would
+// end the call before `start` has returned.  The timer closes the connection.
+void RedisConnection::check_fault_soon() noexcept
 {
     if (pipeline_.fault() != nullptr) {
-        arm(ngx_current_msec);
+        set_deadline_timer(ngx_current_msec);
     }
 }
 
-void RedisConnection::note_stall() noexcept
+void RedisConnection::report_stall() noexcept
 {
-    if (pipeline_.stalled() == stall_logged_) {
+    if (pipeline_.stalled() == stall_reported_) {
         return;
     }
 
-    stall_logged_ = pipeline_.stalled();
+    stall_reported_ = pipeline_.stalled();
 
-    if (stall_logged_) {
-        ngx_log_error(NGX_LOG_ERR, log_, 0,
-                      "idempotency: redis \"%V\" has not answered for %M ms: it gets no further "
-                      "commands until it does",
-                      &server().name, options_.timeout);
-        owner_.stands_still(*this);
+    if (stall_reported_) {
+        ngx_log_error(
+            NGX_LOG_ERR, log_, 0,
+            "idempotency: redis \"%V\" has not replied for %M ms: no further commands are "
+            "sent until it replies",
+            &server().name, options_.timeout);
+        owner_.stalled(*this);
     } else {
-        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" answers again",
+        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" replies again",
                       &server().name);
-        owner_.answers_again(*this);
+        owner_.available_again(*this);
     }
 }
 
-void RedisConnection::broken(const char *why, ngx_err_t error)
+void RedisConnection::failed(const char *why, ngx_err_t error)
 {
-    // it is there, and what is wrong has to be put right
-    if (socket_.refused()) {
+    // the server is up, and someone has to correct what the log says
+    if (socket_.tls_failed()) {
         *ngx_snprintf(reinterpret_cast<u_char *>(refusal_), sizeof(refusal_) - 1, "%s", why) = '\0';
         why = refusal_;
     }
@@ -337,56 +342,59 @@ void RedisConnection::broken(const char *why, ngx_err_t error)
     if (state_ == State::connected) {
         drop(why, error);
     } else {
-        rest(why, error);
+        reconnect_later(why, error);
     }
 }
 
-// What is in flight may still end; what comes now waits for the new address.
-void RedisConnection::moved()
+// Commands in flight may still get their replies; new calls wait for the connection
+// to the new address.
+void RedisConnection::address_removed()
 {
     if (state_ != State::connected || draining_) {
         return;
     }
 
-    ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" has another address now",
+    ngx_log_error(NGX_LOG_NOTICE, log_, 0,
+                  "idempotency: redis \"%V\" has another address now: reconnecting",
                   &server().name);
     draining_ = true;
     pipeline_.pause();
-    check();
+    check_pipeline();
 }
 
-// The connection is of no use any more.
+// Closes a connection that cannot be used any more.
 void RedisConnection::drop(const char *why, ngx_err_t error) noexcept
 {
     bool was_greeted = pipeline_.ready();
-    bool in_order = greeted_at_ != 0 && ngx_current_msec - greeted_at_ >= kInOrder;
+    bool was_stable = greeted_at_ != 0 && ngx_current_msec - greeted_at_ >= kStable;
     bool is_read_only = read_only_;
-    // Redis closes idle connections, and so does what stands in between: that
-    // it is down is known when it cannot be connected to again
-    bool again = in_order && was_greeted && !pipeline_.stalled() && !is_read_only;
+    // Redis, or a proxy, may just have closed an idle connection: whether Redis is
+    // down shows when the worker reconnects
+    bool reconnect_now = was_stable && was_greeted && !pipeline_.stalled() && !is_read_only;
 
     socket_.close();
-    stall_logged_ = false;
+    stall_reported_ = false;
     draining_ = false;
     greeted_at_ = 0;
 
-    if (in_order) {
-        rests_ = 0;
+    if (was_stable) {
+        failed_rounds_ = 0;
     }
 
-    // another address of the name may be that of the new master
+    // another address of the name may be the one of the new master
     if (is_read_only) {
-        socket_.turn_away();
+        socket_.skip_address();
     }
 
-    if (again) {
-        ngx_log_error(NGX_LOG_INFO, log_, error, "idempotency: redis \"%V\": %s", &server().name,
-                      why);
+    if (reconnect_now) {
+        ngx_log_error(NGX_LOG_INFO, log_, error,
+                      "idempotency: redis \"%V\": connection lost, reconnecting: %s",
+                      &server().name, why);
         connect();
-    } else if (was_greeted || in_order) {
-        rest(why, error);
+    } else if (was_greeted || was_stable) {
+        reconnect_later(why, error);
     } else {
-        next(why, error);
+        connect_to_next_address(why, error);
     }
 
     if (is_read_only) {
@@ -394,24 +402,24 @@ void RedisConnection::drop(const char *why, ngx_err_t error) noexcept
     }
 }
 
-// It did not let us in: what about the next address?
-void RedisConnection::next(const char *why, ngx_err_t error) noexcept
+// The server at this address has refused the connection.
+void RedisConnection::connect_to_next_address(const char *why, ngx_err_t error) noexcept
 {
     state_ = State::connecting;
     read_only_ = false;
     pipeline_.close();
 
     if (!socket_.connect_next()) {
-        rest(why, error);
+        reconnect_later(why, error);
     }
 }
 
-void RedisConnection::rest(const char *why, ngx_err_t error) noexcept
+void RedisConnection::reconnect_later(const char *why, ngx_err_t error) noexcept
 {
-    // once for each time that it is down, and once more where it is up and
-    // refuses: what it says is what has to be put right
+    // logged as an error once for each time that Redis is down, and once more where
+    // it is up and refuses the connection: that reason has to be corrected
     bool refuses = refusal_[0] != '\0' && !refusal_logged_;
-    bool is_first = !down_ && owner_.down(*this);
+    bool is_first = !down_ && owner_.connection_down(*this);
     ngx_uint_t level = is_first || refuses ? NGX_LOG_ERR : NGX_LOG_INFO;
 
     refusal_logged_ = refusal_logged_ || refuses;
@@ -419,20 +427,20 @@ void RedisConnection::rest(const char *why, ngx_err_t error) noexcept
     ngx_log_error(level, log_, error, "idempotency: redis \"%V\" is unavailable: %s",
                   &server().name, why);
 
-    // before the calls end, which may start others
-    state_ = State::resting;
+    // before the calls end, as these may start other calls
+    state_ = State::waiting_to_reconnect;
     down_ = true;
-    ngx_add_timer(&rest_timer_, rest_length(rests_++));
+    ngx_add_timer(&reconnect_timer_, reconnect_delay(failed_rounds_++));
 
     pipeline_.close();
-    pipeline_.give_up();
+    pipeline_.end_waiting();
     deadline_timer_.cancelable = 1;
 }
 
 // Timers
 
-// The timer may be earlier than the next deadline: `on_deadline` sets it anew.
-void RedisConnection::arm(Millis deadline) noexcept
+// The timer may fire before the next deadline: `on_deadline` sets it again.
+void RedisConnection::set_deadline_timer(Millis deadline) noexcept
 {
     deadline_timer_.cancelable = 0;
     fire_within(deadline_timer_, deadline > ngx_current_msec ? deadline - ngx_current_msec : 0);
@@ -448,14 +456,14 @@ void RedisConnection::on_deadline(ngx_event_t *event)
     Millis next = self->pipeline_.next_deadline();
 
     if (next != kNever) {
-        self->arm(next);
+        self->set_deadline_timer(next);
     }
 
-    self->check();
+    self->check_pipeline();
     self->socket_.write_soon();
 }
 
-void RedisConnection::on_rested(ngx_event_t *event)
+void RedisConnection::on_reconnect(ngx_event_t *event)
 {
     static_cast<RedisConnection *>(event->data)->connect();
 }

@@ -1,4 +1,4 @@
-// The store that is a Redis, as nginx uses it.
+// Creates the store for a Redis of any topology.
 
 #pragma once
 
@@ -9,9 +9,9 @@
 
 namespace idempotency {
 
-// Makes the store in `pool`, which also ends it: its destructor is a cleanup.
-// `options` is copied; its strings and addresses live as long as `pool`.  Null
-// where there is no memory or OpenSSL has no SHA-1; both are logged.
+// Creates the store in `pool`, with a cleanup that destroys it.  `options` is
+// copied; its strings and addresses must be valid as long as `pool`.  Null where
+// there is no memory or OpenSSL has no SHA-1; the reason is logged.
 Store *create_redis_store(ngx_pool_t *pool, ngx_log_t *log, const RedisOptions &options) noexcept;
 
 }  // namespace idempotency

@@ -9,8 +9,8 @@ namespace idempotency {
 
 namespace {
 
-// A value from here on goes over the bulk connection.
-constexpr std::size_t kBulkFrom = 64 * 1024;
+// In bytes: from this size on a value goes over the bulk connection.
+constexpr std::size_t kMinBulk = 64 * 1024;
 
 }  // namespace
 
@@ -28,7 +28,7 @@ RedisNode::RedisNode(const RedisOptions &options, RedisServer &server, const Red
       bulk_(options, server, scripts, *this, 0)
 {
     for (ngx_uint_t i = 0; connections_ != nullptr && i < options_.connections; i++) {
-        new (&connections_[i]) RedisConnection(options_, server, scripts, *this, kBulkFrom);
+        new (&connections_[i]) RedisConnection(options_, server, scripts, *this, kMinBulk);
     }
 }
 
@@ -71,15 +71,15 @@ void RedisNode::retarget(RedisServer &server) noexcept
     bulk_.retarget(server);
 }
 
-// One key, one connection: its commands keep their order.  A value that is
-// fetched for itself is not waited for by others.
+// All commands of a key go over one connection, which keeps their order.  The
+// exception are large values, so that other calls do not wait behind them.
 RedisConnection &RedisNode::connection_of(const Call &call) noexcept
 {
     if (call.kind == Call::Kind::claim && call.large > 0) {
         return bulk();
     }
 
-    if (call.kind == Call::Kind::settle && call.value.size() >= kBulkFrom && !bulk().is_down()) {
+    if (call.kind == Call::Kind::settle && call.value.size() >= kMinBulk && !bulk().is_down()) {
         return bulk();
     }
 
@@ -112,8 +112,8 @@ bool RedisNode::start(Call &call, Millis deadline, bool asking) noexcept
     return connection_of(call).start(call, deadline, asking);
 }
 
-// Any connection will do: what has been settled is not renewed, whichever of
-// the two Redis sees first.
+// Over any connection: a renewal has no effect on a key that is settled, whichever
+// command Redis gets first.
 void RedisNode::renew(const Lease *leases, std::size_t count) noexcept
 {
     for (ngx_uint_t i = 0; i < options_.connections; i++) {
@@ -123,7 +123,7 @@ void RedisNode::renew(const Lease *leases, std::size_t count) noexcept
     }
 }
 
-bool RedisNode::answers() const noexcept
+bool RedisNode::is_available() const noexcept
 {
     for (ngx_uint_t i = 0; i < options_.connections; i++) {
         if (connections_[i].is_down() || connections_[i].is_stalled()) {
@@ -145,24 +145,24 @@ bool RedisNode::idle() const noexcept
     return bulk_.idle();
 }
 
-// What the connections tell
+// Events of the connections
 
-bool RedisNode::down(RedisConnection &)
+bool RedisNode::connection_down(RedisConnection &)
 {
     bool is_first = down_++ == 0;
 
     if (is_first) {
-        owner_.node_lost(*this);
+        owner_.node_unavailable(*this);
     }
 
     return is_first;
 }
 
-bool RedisNode::up(RedisConnection &) { return --down_ == 0; }
+bool RedisNode::connection_up(RedisConnection &) { return --down_ == 0; }
 
-void RedisNode::stands_still(RedisConnection &) { owner_.node_lost(*this); }
+void RedisNode::stalled(RedisConnection &) { owner_.node_unavailable(*this); }
 
-void RedisNode::answers_again(RedisConnection &) { owner_.node_answers_again(*this); }
+void RedisNode::available_again(RedisConnection &) { owner_.node_available(*this); }
 
 void RedisNode::read_only(RedisConnection &) { owner_.read_only(*this); }
 

@@ -1,4 +1,4 @@
-// One Redis as a worker sees it: its connections.
+// One Redis server as one worker sees it: its connections.
 
 #pragma once
 
@@ -13,41 +13,41 @@ namespace idempotency {
 
 class RedisNode final : private RedisConnection::Owner {
 public:
-    // Whose node this is.  The node stays as it is while one of these runs: it
-    // may be retargeted only where something says so.
+    // The store that the node belongs to.  From within these functions the node must
+    // not be closed or freed, and `retarget` is allowed only where it says so.
     class Owner {
     public:
-        // It is down, or does not answer in time, as one of its connections
-        // sees it.
-        virtual void node_lost(RedisNode &) {}
+        // One of the connections has found the server down or stalled.
+        virtual void node_unavailable(RedisNode &) {}
 
-        // As RedisConnection::Owner has it.
-        virtual void node_answers_again(RedisNode &) {}
+        // See RedisConnection::Owner::available_again.
+        virtual void node_available(RedisNode &) {}
 
-        // It takes no writes: it is no master any more.  May retarget it.
+        // The server takes no writes: it is not the master any more.  `retarget` may
+        // be called.
         virtual void read_only(RedisNode &) {}
 
-        // Another node has the key of a call, which is the owner's now and has
-        // not ended: or of a renewal.
+        // Another node has the key of a call or of a renewal.  The call has not ended
+        // and belongs to the owner now; by default it ends as `unavailable`.
         virtual void redirected(RedisNode &, Call &call, Millis deadline,
                                 const RedisRedirect &redirect);
         virtual void lease_redirected(RedisNode &, const Lease &, const RedisRedirect &) {}
 
-        // Its cluster does not serve a key at the moment.
+        // The cluster does not serve a key at the moment.
         virtual void cluster_down(RedisNode &) {}
 
     protected:
         ~Owner() = default;
     };
 
-    // All four outlive this object.  Nothing is opened yet.
+    // All four outlive this object.  No connection is opened yet.
     RedisNode(const RedisOptions &options, RedisServer &server, const RedisScripts &scripts,
               Owner &owner) noexcept;
     ~RedisNode();
     RedisNode(const RedisNode &) = delete;
     RedisNode &operator=(const RedisNode &) = delete;
 
-    // False where there was no memory: it is to be destroyed.
+    // False where there was no memory: the node must be destroyed.
     bool usable() const { return connections_ != nullptr; }
 
     // `log` outlives the node.
@@ -59,27 +59,27 @@ public:
     // To another server from now on, which outlives this object.
     void retarget(RedisServer &server) noexcept;
 
-    // As Store has them.
+    // See Store.
     bool start(Call &call) noexcept;
     void renew(const Lease *leases, std::size_t count) noexcept;
 
-    // The same until `deadline`; `asking` as RedisPipeline::start has it.
+    // The same with a deadline; `asking`: see RedisPipeline::start.
     bool start(Call &call, Millis deadline, bool asking) noexcept;
 
-    // All connections are in order, as far as is known.
-    bool answers() const noexcept;
+    // No connection is down or stalled, as far as is known.
+    bool is_available() const noexcept;
 
-    // Nothing is waited for, not even an answer that comes late.
+    // No call waits, and no reply is outstanding.
     bool idle() const noexcept;
 
     RedisServer &server() const { return *server_; }
 
 private:
     // RedisConnection::Owner
-    bool down(RedisConnection &connection) override;
-    bool up(RedisConnection &connection) override;
-    void stands_still(RedisConnection &connection) override;
-    void answers_again(RedisConnection &connection) override;
+    bool connection_down(RedisConnection &connection) override;
+    bool connection_up(RedisConnection &connection) override;
+    void stalled(RedisConnection &connection) override;
+    void available_again(RedisConnection &connection) override;
     void read_only(RedisConnection &connection) override;
     void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) override;
     void lease_redirected(const Lease &lease, const RedisRedirect &redirect) override;
@@ -93,9 +93,9 @@ private:
     RedisServer *server_;
     Owner &owner_;
     RedisConnection *connections_;
-    RedisConnection bulk_;       // for what is large, so that nobody waits behind it
-    bool bulk_is_open_ = false;  // it is only opened when it is needed
-    ngx_uint_t down_ = 0;        // how many connections are
+    RedisConnection bulk_;       // for large values, so that other calls do not wait behind them
+    bool bulk_is_open_ = false;  // it is opened when it is first needed
+    ngx_uint_t down_ = 0;        // how many connections are down
     ngx_log_t *log_ = nullptr;
 };
 

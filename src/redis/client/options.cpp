@@ -6,7 +6,7 @@ namespace idempotency {
 
 namespace {
 
-// What ngx_parse_url reads: the port is given apart.
+// Writes the host as ngx_parse_url reads it, without the port.
 bool write_host(ngx_pool_t *pool, const RedisUrl &url, ngx_str_t &out)
 {
     bool ipv6 = url.host.find(':') != std::string_view::npos;
@@ -23,7 +23,7 @@ bool write_host(ngx_pool_t *pool, const RedisUrl &url, ngx_str_t &out)
     return true;
 }
 
-// The server as the log names it.
+// Writes the name of the server for the log.
 bool write_name(ngx_pool_t *pool, const RedisUrl &url, const ngx_str_t &host, ngx_str_t &out)
 {
     if (url.unix_socket) {
@@ -79,13 +79,14 @@ const char *resolve(ngx_conf_t *cf, const RedisUrl &url, RedisServer &server)
 const char *read_redis_url(ngx_conf_t *cf, ngx_str_t text, RedisUrl &url,
                            RedisServer &server) noexcept
 {
-    auto room = static_cast<char *>(ngx_pnalloc(cf->pool, text.len + 1));
+    auto buffer = static_cast<char *>(ngx_pnalloc(cf->pool, text.len + 1));
 
-    if (room == nullptr) {
+    if (buffer == nullptr) {
         return "no memory";
     }
 
-    const char *fault = parse_redis_url({reinterpret_cast<char *>(text.data), text.len}, room, url);
+    const char *fault =
+        parse_redis_url({reinterpret_cast<char *>(text.data), text.len}, buffer, url);
 
     return fault != nullptr ? fault : resolve(cf, url, server);
 }

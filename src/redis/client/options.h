@@ -1,4 +1,4 @@
-// A Redis and how to use it, as the configuration says.
+// The configuration of a Redis store.
 
 #pragma once
 
@@ -8,28 +8,28 @@
 
 namespace idempotency {
 
-// One server.  What it points to lives as long as the configuration, whose
-// pool it is in.
+// One server.  What it points to is in the pool of the configuration, or in a
+// RedisDiscoveredServer.
 struct RedisServer {
     ngx_str_t name =
         ngx_null_string;  // for the log, without credentials: "host:port", "unix:/path"
-    ngx_str_t host = ngx_null_string;  // a name or an address; empty of a unix socket
+    ngx_str_t host = ngx_null_string;  // a name or an address; empty: a Unix socket
     in_port_t port = 0;
-    ngx_addr_t *addresses = nullptr;  // those of the start, tried in turn
+    ngx_addr_t *addresses = nullptr;  // as resolved at the start
     ngx_uint_t address_count = 0;
-    bool unknown = false;  // to the resolver, as the log has been told
+    bool unknown = false;  // the log says that the resolver has no address
 };
 
 enum class RedisTopology { standalone, sentinel, cluster };
 
-// What the directives `ssl_*` say; the names of files are whole paths.
+// The directives `ssl_*`; file names are absolute paths.
 struct RedisTlsOptions {
-    ngx_str_t trusted_certificate = ngx_null_string;  // empty: what the system trusts
+    ngx_str_t trusted_certificate = ngx_null_string;  // empty: the system's
     ngx_str_t certificate = ngx_null_string;
     ngx_str_t certificate_key = ngx_null_string;
     ngx_str_t name = ngx_null_string;  // empty: the host of each server
     bool verify = true;
-    ngx_uint_t protocols = 0;  // nginx's bits; 0: not given
+    ngx_uint_t protocols = 0;  // bits NGX_SSL_*; 0: not configured
 };
 
 struct RedisTls;
@@ -37,10 +37,10 @@ struct RedisTls;
 struct RedisOptions {
     ngx_str_t store = ngx_null_string;  // its name, for the log
 
-    RedisServer *servers = nullptr;  // one; or seeds of a cluster, or sentinels
+    RedisServer *servers = nullptr;  // one server, or seeds of a cluster, or sentinels
     ngx_uint_t server_count = 0;
     RedisTopology topology = RedisTopology::standalone;
-    ngx_str_t master = ngx_null_string;  // as the sentinels call it
+    ngx_str_t master = ngx_null_string;  // its name at the sentinels
 
     ngx_str_t user = ngx_null_string;
     ngx_str_t password = ngx_null_string;  // empty: no AUTH
@@ -49,27 +49,28 @@ struct RedisOptions {
     ngx_uint_t database = 0;
     ngx_str_t prefix = ngx_string("idempotency:");
 
-    const RedisTlsOptions *tls = nullptr;  // null: what is said goes in the clear
-    RedisTls *tls_context = nullptr;       // made of it
+    const RedisTlsOptions *tls = nullptr;  // null: no TLS
+    RedisTls *tls_context = nullptr;       // created from `tls`
 
     ngx_msec_t connect_timeout = 1000;
-    ngx_msec_t timeout = 1000;   // of each command, from its start
+    ngx_msec_t timeout = 1000;   // of each command
     ngx_uint_t connections = 1;  // of each worker to each server
 
     ngx_uint_t replicas = 0;  // `wait_replicas`; 0: off
     ngx_msec_t replica_wait = 0;
 
-    // `resolver` and `resolver_timeout` of http{}, which may stand behind the
-    // store: read in a worker.  The first may be null or have no server, the
-    // second is NGX_CONF_UNSET_MSEC where it is not given.
+    // `resolver` and `resolver_timeout` of http{}, which may follow the store in the
+    // configuration: so they are read in a worker.  The resolver may be null or have
+    // no server; the timeout is NGX_CONF_UNSET_MSEC where it is not configured.
     ngx_resolver_t *const *resolver = nullptr;
     const ngx_msec_t *resolver_timeout = nullptr;
 };
 
-// Reads a URL of `redis` into `url` and `server`.  Its name is resolved now,
-// with all its addresses: it has none where the system does not know it.  Null,
-// or what is wrong: that never repeats the URL, which may hold a password; the
-// server's name is set as soon as it is known.
+// Reads a URL of the directive `redis` into `url` and `server`, and resolves the
+// host: the server has no addresses where the system does not know the host.
+// Returns null, or what is wrong, in a text that never repeats the URL, which may
+// have a password.  `server.name` is set as soon as the host is read, even where
+// an error follows.
 const char *read_redis_url(ngx_conf_t *cf, ngx_str_t text, RedisUrl &url,
                            RedisServer &server) noexcept;
 

@@ -1,8 +1,6 @@
 #include "redis/client/sentinel.h"
 
-#include <algorithm>
 #include <charconv>
-#include <cstring>
 
 #include <hiredis/hiredis.h>
 
@@ -12,28 +10,29 @@ namespace idempotency {
 
 namespace {
 
-constexpr std::size_t kLongestAnswer = 64 * 1024;
+constexpr std::size_t kMaxReply = 64 * 1024;
 
 constexpr std::string_view kChannel = "+switch-master";
 constexpr std::string_view kRole[] = {"ROLE"};
 constexpr std::string_view kSubscribe[] = {"SUBSCRIBE", kChannel};
 
-std::uint32_t any_number() { return static_cast<std::uint32_t>(ngx_random()); }
+std::uint32_t random_number() { return static_cast<std::uint32_t>(ngx_random()); }
 
-// The text of an element, or nothing.
-std::string_view text(const redisReply &list, std::size_t index)
+// The string that is an element of an array; empty where there is none.
+std::string_view string_at(const redisReply &array, std::size_t index)
 {
-    if (list.type != REDIS_REPLY_ARRAY || index >= list.elements
-        || (list.element[index]->type != REDIS_REPLY_STRING
-            && list.element[index]->type != REDIS_REPLY_STATUS))
+    if (array.type != REDIS_REPLY_ARRAY || index >= array.elements
+        || (array.element[index]->type != REDIS_REPLY_STRING
+            && array.element[index]->type != REDIS_REPLY_STATUS))
     {
         return {};
     }
 
-    return {list.element[index]->str, static_cast<std::size_t>(list.element[index]->len)};
+    return {array.element[index]->str, static_cast<std::size_t>(array.element[index]->len)};
 }
 
-bool set(RedisEndpoint &out, std::string_view host, std::string_view port)
+// False where `host` or `port` is not valid.
+bool parse_endpoint(std::string_view host, std::string_view port, RedisEndpoint &out)
 {
     std::uint64_t number = 0;
     auto end = port.data() + port.size();
@@ -42,6 +41,7 @@ bool set(RedisEndpoint &out, std::string_view host, std::string_view port)
     return read.ec == std::errc() && read.ptr == end && !host.empty() && out.set(host, number);
 }
 
+// Removes the next word and the space after it from the front of `rest`.
 std::string_view take_word(std::string_view &rest)
 {
     std::size_t end = rest.find(' ');
@@ -54,10 +54,10 @@ std::string_view take_word(std::string_view &rest)
 }  // namespace
 
 RedisSentinel::RedisSentinel(const RedisOptions &options) noexcept
-    : options_(options), node_(options_, peers_[0].server(), scripts_, *this),
-      inquiry_(options_, options_.servers[0], kLongestAnswer, *this),
-      probe_(options_, peers_[1].server(), kLongestAnswer, *this),
-      listener_(options_, options_.servers[0], kLongestAnswer, *this)
+    : options_(options), node_(options_, servers_[0].server(), scripts_, *this),
+      master_query_(options_, options_.servers[0], kMaxReply, *this),
+      role_query_(options_, servers_[1].server(), kMaxReply, *this),
+      subscription_(options_, options_.servers[0], kMaxReply, *this), votes_(options_.server_count)
 {}
 
 const char *RedisSentinel::fault() const
@@ -65,31 +65,31 @@ const char *RedisSentinel::fault() const
     return !scripts_.usable() ? "OpenSSL has no SHA-1" : !node_.usable() ? "no memory" : nullptr;
 }
 
-std::string_view RedisSentinel::master() const { return view(options_.master); }
+std::string_view RedisSentinel::master_name() const { return view(options_.master); }
 
 bool RedisSentinel::open()
 {
     log_ = ngx_cycle->log;
-    look_timer_.handler = on_look;
-    listen_timer_.handler = on_listen;
+    search_timer_.handler = on_search;
+    subscribe_timer_.handler = on_subscribe;
 
-    for (ngx_event_t *timer : {&look_timer_, &listen_timer_}) {
+    for (ngx_event_t *timer : {&search_timer_, &subscribe_timer_}) {
         timer->data = this;
         timer->log = log_;
         timer->cancelable = 1;
     }
 
-    waiting_.open(log_);
+    waiting_calls_.open(log_);
 
-    for (RedisInquiry *inquiry : {&inquiry_, &probe_, &listener_}) {
-        inquiry->open(log_);
+    for (RedisQuery *query : {&master_query_, &role_query_, &subscription_}) {
+        query->open(log_);
     }
 
     first_ = static_cast<ngx_uint_t>(ngx_random()) % options_.server_count;
-    listened_ = first_;
+    subscribed_ = first_;
     state_ = State::searching;
-    look();
-    listen();
+    search();
+    subscribe();
     return true;
 }
 
@@ -97,17 +97,17 @@ void RedisSentinel::close()
 {
     state_ = State::closed;
 
-    for (RedisInquiry *inquiry : {&inquiry_, &probe_, &listener_}) {
-        inquiry->close();
+    for (RedisQuery *query : {&master_query_, &role_query_, &subscription_}) {
+        query->close();
     }
 
-    for (ngx_event_t *timer : {&look_timer_, &listen_timer_}) {
+    for (ngx_event_t *timer : {&search_timer_, &subscribe_timer_}) {
         if (timer->timer_set) {
             ngx_del_timer(timer);
         }
     }
 
-    waiting_.close();
+    waiting_calls_.close();
     node_.close();
 }
 
@@ -116,11 +116,11 @@ void RedisSentinel::close()
 bool RedisSentinel::start(Call &call)
 {
     if (state_ == State::searching) {
-        return waiting_.wait(call,
-                             options_.connect_timeout + options_.timeout + options_.replica_wait);
+        return waiting_calls_.add(call, options_.connect_timeout + options_.timeout
+                                            + options_.replica_wait);
     }
 
-    // a node that was never opened ends it at once
+    // a node that was never opened ends the call at once
     return node_.start(call);
 }
 
@@ -129,131 +129,165 @@ StoreFigures RedisSentinel::figures()
     StoreFigures figures;
 
     figures.engine = "redis";
-    figures.up = state_ != State::lost && node_.answers();
+    figures.up = state_ != State::lost && node_.is_available();
     return figures;
 }
 
-// There is a master now, or there won't be one soon.
-void RedisSentinel::end_waiting() noexcept
+// Starts the calls that wait, as the search is over; without a master each ends
+// at once.
+void RedisSentinel::start_waiting() noexcept
 {
     Millis deadline;
 
-    while (Call *call = waiting_.next(deadline)) {
+    while (Call *call = waiting_calls_.take_next(deadline)) {
         if (node_.start(*call, deadline, false)) {
             call->ended(*call);
         }
     }
 }
 
-// What the node tells
+// Events of the node
 
-void RedisSentinel::node_lost(RedisNode &) { look_soon(); }
+void RedisSentinel::node_unavailable(RedisNode &) { search_soon(); }
 
-void RedisSentinel::read_only(RedisNode &) { look_soon(); }
+void RedisSentinel::read_only(RedisNode &) { search_soon(); }
 
-void RedisSentinel::node_answers_again(RedisNode &)
+void RedisSentinel::node_available(RedisNode &)
 {
     if (watcher_ != nullptr) {
         watcher_->store_is_back();
     }
 }
 
-// Looking for the master
+// The search for the master
 
-// There is a reason to.
-void RedisSentinel::look_soon() noexcept
+void RedisSentinel::search_soon() noexcept
 {
     if (state_ == State::closed) {
         return;
     }
 
-    if (inquiry_.busy() || probe_.busy()) {
-        again_ = true;
+    if (master_query_.busy() || role_query_.busy()) {
+        search_again_ = true;
         return;
     }
 
-    fire_within(look_timer_, pace_.hurry(ngx_current_msec, any_number()));
+    fire_within(search_timer_, search_backoff_.retry_delay(ngx_current_msec, random_number()));
 }
 
-void RedisSentinel::on_look(ngx_event_t *event)
+void RedisSentinel::on_search(ngx_event_t *event)
 {
-    static_cast<RedisSentinel *>(event->data)->look();
+    static_cast<RedisSentinel *>(event->data)->search();
 }
 
-void RedisSentinel::look() noexcept
+void RedisSentinel::search() noexcept
 {
-    again_ = false;
-    asked_ = 0;
-    std::fill_n(votes_, kMostNamed, Named());
-    refusal_[0] = '\0';
+    search_again_ = false;
+    queried_ = 0;
+    votes_.restart();
+    rejection_[0] = '\0';
 
-    // what the listener has heard is newer than what was asked for
-    if (heard_some_) {
-        heard_some_ = false;
-        inquiry_.close();
-        probe_.close();
-        probe(heard_, listener_.server());
+    // a message is newer than the replies to queries
+    if (is_announced_) {
+        is_announced_ = false;
+        master_query_.close();
+        role_query_.close();
+        check_role(announced_, subscription_.server());
         return;
     }
 
-    (void) ask_next();
+    (void) query_next();
 }
 
-// False where all have been asked.
-bool RedisSentinel::ask_next() noexcept
+// False where all sentinels have been queried.
+bool RedisSentinel::query_next() noexcept
 {
-    if (asked_ >= options_.server_count) {
+    if (queried_ >= options_.server_count) {
         return false;
     }
 
-    RedisServer &server = options_.servers[(first_ + asked_++) % options_.server_count];
+    RedisServer &server = options_.servers[(first_ + queried_++) % options_.server_count];
 
-    question_[0] = "SENTINEL";
-    question_[1] = "GET-MASTER-ADDR-BY-NAME";
-    question_[2] = master();
-    inquiry_.ask(server, {question_, 3, options_.sentinel_user, options_.sentinel_password});
+    master_command_[0] = "SENTINEL";
+    master_command_[1] = "GET-MASTER-ADDR-BY-NAME";
+    master_command_[2] = master_name();
+    master_query_.start(server,
+                        {master_command_, 3, options_.sentinel_user, options_.sentinel_password});
     return true;
 }
 
-const char *RedisSentinel::read(RedisInquiry &inquiry, const redisReply &reply)
+// The last sentinel has not ended the search; `fault` is the reason.
+void RedisSentinel::query_next_or_decide(const char *fault, ngx_err_t error) noexcept
 {
-    if (&inquiry == &listener_) {
-        return read_message(reply);
+    if (!query_next()) {
+        act_on(votes_.decide(has_available_master()), fault, error);
     }
+}
 
-    if (&inquiry == &probe_) {
-        std::string_view role = text(reply, 0);
-
-        return role == "master" ? nullptr
-               : role.empty()   ? "its answer to ROLE cannot be read"
-                                : "it is no master";
+void RedisSentinel::act_on(const RedisSentinelVotes::Decision &decision, const char *fault,
+                           ngx_err_t error) noexcept
+{
+    switch (decision.step) {
+    case RedisSentinelVotes::Step::keep_master:
+        end_search(nullptr, 0);
+        break;
+    case RedisSentinelVotes::Step::query_next:
+        query_next_or_decide(decision.reason, 0);
+        break;
+    case RedisSentinelVotes::Step::check_role:
+        check_role(*decision.candidate, master_query_.server());
+        break;
+    case RedisSentinelVotes::Step::no_master:
+        end_search(fault, error);
+        break;
     }
+}
 
+const char *RedisSentinel::read(RedisQuery &query, const redisReply &reply)
+{
+    return &query == &subscription_ ? read_message(reply)
+           : &query == &role_query_ ? read_role(reply)
+                                    : read_master(reply);
+}
+
+const char *RedisSentinel::read_role(const redisReply &reply) noexcept
+{
+    std::string_view role = string_at(reply, 0);
+
+    return role == "master" ? nullptr
+           : role.empty()   ? "its reply to ROLE cannot be read"
+                            : "it is not a master";
+}
+
+const char *RedisSentinel::read_master(const redisReply &reply) noexcept
+{
     if (reply.type == REDIS_REPLY_NIL) {
         return "it does not know the master";
     }
 
-    return set(named_, text(reply, 0), text(reply, 1)) ? nullptr : "its answer cannot be read";
+    return parse_endpoint(string_at(reply, 0), string_at(reply, 1), named_)
+               ? nullptr
+               : "its reply cannot be read";
 }
 
-// Of a new master: "NAME OLD-HOST OLD-PORT NEW-HOST NEW-PORT".
+// A message about a new master is "NAME OLD-HOST OLD-PORT NEW-HOST NEW-PORT".
 const char *RedisSentinel::read_message(const redisReply &reply) noexcept
 {
-    std::string_view kind = text(reply, 0);
+    std::string_view kind = string_at(reply, 0);
 
-    // what was said before is lost: from here on nothing is
+    // messages before the subscription were missed; from here on none is
     if (kind == "subscribe") {
-        look_soon();
+        search_soon();
         return nullptr;
     }
 
-    if (kind != "message" || text(reply, 1) != kChannel) {
+    if (kind != "message" || string_at(reply, 1) != kChannel) {
         return "its message cannot be read";
     }
 
-    std::string_view rest = text(reply, 2);
+    std::string_view rest = string_at(reply, 2);
 
-    if (take_word(rest) != master()) {
+    if (take_word(rest) != master_name()) {
         return nullptr;
     }
 
@@ -262,125 +296,73 @@ const char *RedisSentinel::read_message(const redisReply &reply) noexcept
 
     std::string_view host = take_word(rest);
 
-    // from within the connection's own event nothing is connected to
-    if (set(heard_, host, take_word(rest))) {
-        heard_some_ = true;
-        fire_within(look_timer_, 0);
+    // this runs within an event of the subscription's connection, where no other
+    // connection may be opened: the timer starts the search
+    if (parse_endpoint(host, take_word(rest), announced_)) {
+        is_announced_ = true;
+        fire_within(search_timer_, 0);
     }
 
     return nullptr;
 }
 
-void RedisSentinel::ended(RedisInquiry &inquiry, const char *fault, ngx_err_t error)
+void RedisSentinel::ended(RedisQuery &query, const char *fault, ngx_err_t error)
 {
     if (fault != nullptr) {
-        ngx_log_error(NGX_LOG_INFO, log_, error, "idempotency: redis \"%V\", asked %s: %s",
-                      &inquiry.server().name,
-                      &inquiry == &probe_ ? "for its role" : "as a sentinel", fault);
+        ngx_log_error(NGX_LOG_INFO, log_, error, "idempotency: the query to %s \"%V\" failed: %s",
+                      &query == &role_query_ ? "redis" : "redis sentinel", &query.server().name, fault);
     }
 
-    if (&inquiry == &listener_) {
-        listened_ = (listened_ + 1) % options_.server_count;
-        ngx_add_timer(&listen_timer_, listener_pace_.hurry(ngx_current_msec, any_number()));
-    } else if (&inquiry == &inquiry_) {
-        fault != nullptr ? go_on(fault, error) : weigh_named(inquiry.server());
+    if (&query == &subscription_) {
+        subscribed_ = (subscribed_ + 1) % options_.server_count;
+        ngx_add_timer(&subscribe_timer_,
+                      subscription_backoff_.retry_delay(ngx_current_msec, random_number()));
+    } else if (&query == &master_query_) {
+        if (fault != nullptr) {
+            query_next_or_decide(fault, error);
+            return;
+        }
+
+        bool is_master = state_ == State::known && current().is(named_, query.server());
+
+        act_on(votes_.add_vote(named_, is_master, has_available_master()), nullptr, 0);
     } else if (fault != nullptr) {
-        refute(fault);
-        go_on(fault, error);
+        reject_candidate(fault);
+        query_next_or_decide(fault, error);
     } else {
-        adopt();
+        switch_to_candidate();
     }
 }
 
-// A sentinel has named a master.
-void RedisSentinel::weigh_named(const RedisServer &teller) noexcept
+void RedisSentinel::reject_candidate(const char *why) noexcept
 {
-    bool answers = state_ == State::known && node_.answers();
+    const RedisServer &server = candidate().server();
 
-    if (state_ == State::known && current().is(named_, teller)) {
-        answers ? end_look(nullptr, 0) : go_on("it names the one that does not answer", 0);
+    *ngx_snprintf(reinterpret_cast<u_char *>(rejection_), sizeof(rejection_) - 1, "\"%V\": %s",
+                  &server.name, why) = '\0';
+    votes_.reject(view(server.host), server.port);
+}
+
+// `source` is the sentinel that named the server.
+void RedisSentinel::check_role(const RedisEndpoint &endpoint, const RedisServer &source) noexcept
+{
+    if (!candidate().set(endpoint, source, options_)) {
+        end_search("no memory", 0);
         return;
     }
 
-    Named *named = count_vote();
-
-    if (named == nullptr || named->refuted) {
-        go_on("it names one that is no master", 0);
-    } else if (2 * named->votes > options_.server_count) {
-        probe(named->endpoint, teller);
-    } else {
-        go_on("too few name the same", 0);
-    }
+    role_query_.start(candidate().server(), {kRole, 1, options_.user, options_.password});
 }
 
-RedisSentinel::Named *RedisSentinel::count_vote() noexcept
+// The candidate has replied that it is a master.
+void RedisSentinel::switch_to_candidate() noexcept
 {
-    auto end = votes_ + kMostNamed;
-    auto at = std::find_if(votes_, end, [this](const Named &each) {
-        return each.votes == 0
-               || (each.endpoint.port == named_.port
-                   && std::strcmp(each.endpoint.host, named_.host) == 0);
-    });
+    bool is_first = state_ != State::known;
 
-    if (at == end) {
-        return nullptr;
-    }
-
-    at->endpoint = named_;
-    at->votes++;
-    return at;
-}
-
-// All have been asked, and no master is named by more than half of them.
-void RedisSentinel::decide(const char *fault, ngx_err_t error) noexcept
-{
-    if (state_ == State::known && node_.answers()) {
-        end_look(nullptr, 0);
-        return;
-    }
-
-    auto best = std::max_element(votes_, votes_ + kMostNamed, [](const Named &a, const Named &b) {
-        return (a.refuted ? 0 : a.votes) < (b.refuted ? 0 : b.votes);
-    });
-
-    if (best->votes > 0 && !best->refuted) {
-        probe(best->endpoint, inquiry_.server());
-    } else {
-        end_look(fault, error);
-    }
-}
-
-// The candidate is none.
-void RedisSentinel::refute(const char *why) noexcept
-{
-    *ngx_snprintf(reinterpret_cast<u_char *>(refusal_), sizeof(refusal_) - 1, "\"%V\": %s",
-                  &candidate().server().name, why) = '\0';
-
-    for (Named &each : votes_) {
-        each.refuted =
-            each.refuted || (each.votes > 0 && candidate().is(each.endpoint, candidate().server()));
-    }
-}
-
-void RedisSentinel::probe(const RedisEndpoint &endpoint, const RedisServer &teller) noexcept
-{
-    if (!candidate().set(endpoint, teller, options_)) {
-        end_look("no memory", 0);
-        return;
-    }
-
-    probe_.ask(candidate().server(), {kRole, 1, options_.user, options_.password});
-}
-
-// The candidate says that it is a master.
-void RedisSentinel::adopt() noexcept
-{
-    bool is_new = state_ != State::known;
-
-    if (!is_new && current().server().port == candidate().server().port
+    if (!is_first && current().server().port == candidate().server().port
         && view(current().server().host) == view(candidate().server().host))
     {
-        end_look(nullptr, 0);
+        end_search(nullptr, 0);
         return;
     }
 
@@ -389,64 +371,64 @@ void RedisSentinel::adopt() noexcept
                   &current().server().name, &options_.master);
     node_.retarget(current().server());
 
-    if (is_new) {
+    if (is_first) {
         node_.open(log_);
         state_ = State::known;
     }
 
-    end_look(nullptr, 0);
-    end_waiting();
+    end_search(nullptr, 0);
+    start_waiting();
 }
 
-// This sentinel was of no use: on to the next.
-void RedisSentinel::go_on(const char *fault, ngx_err_t error) noexcept
+// `fault` is null where the master is known now.
+void RedisSentinel::end_search(const char *fault, ngx_err_t error) noexcept
 {
-    if (!ask_next()) {
-        decide(fault, error);
-    }
-}
-
-void RedisSentinel::end_look(const char *fault, ngx_err_t error) noexcept
-{
-    pace_.asked(ngx_current_msec);
+    search_backoff_.attempted(ngx_current_msec);
 
     if (fault == nullptr) {
         failure_logged_ = false;
-        // the one that was right is asked first the next time
-        first_ = (first_ + asked_ + options_.server_count - (asked_ > 0)) % options_.server_count;
+        // the next search begins with the sentinel that has ended this one
+        first_ =
+            (first_ + queried_ + options_.server_count - (queried_ > 0)) % options_.server_count;
     } else {
-        ngx_uint_t level = failure_logged_ ? NGX_LOG_INFO : NGX_LOG_ERR;
-
-        ngx_log_error(level, log_, error,
-                      "idempotency: no sentinel of store \"%V\" names a master \"%V\" that is one: "
-                      "%s",
-                      &options_.store, &options_.master, refusal_[0] != '\0' ? refusal_ : fault);
-        failure_logged_ = true;
+        report_failure(fault, error);
     }
 
     if (fault != nullptr && state_ == State::searching) {
         state_ = State::lost;
-        end_waiting();
+        start_waiting();
     }
 
-    bool is_urgent = fault != nullptr || again_ || !node_.answers();
+    bool is_urgent = fault != nullptr || search_again_ || !node_.is_available();
 
-    fire_within(look_timer_, is_urgent ? pace_.hurry(ngx_current_msec, any_number())
-                                       : RedisPace::term(any_number()));
+    fire_within(search_timer_, is_urgent
+                                   ? search_backoff_.retry_delay(ngx_current_msec, random_number())
+                                   : RedisBackoff::refresh_delay(random_number()));
 }
 
-// One sentinel tells by itself
-
-void RedisSentinel::listen() noexcept
+void RedisSentinel::report_failure(const char *fault, ngx_err_t error) noexcept
 {
-    listener_pace_.asked(ngx_current_msec);
-    listener_.ask(options_.servers[listened_],
-                  {kSubscribe, 2, options_.sentinel_user, options_.sentinel_password, true});
+    ngx_uint_t level = failure_logged_ ? NGX_LOG_INFO : NGX_LOG_ERR;
+
+    ngx_log_error(level, log_, error,
+                  "idempotency: no sentinel of store \"%V\" names a server that is the master "
+                  "\"%V\": %s",
+                  &options_.store, &options_.master, rejection_[0] != '\0' ? rejection_ : fault);
+    failure_logged_ = true;
 }
 
-void RedisSentinel::on_listen(ngx_event_t *event)
+// The subscription to messages about a new master
+
+void RedisSentinel::subscribe() noexcept
 {
-    static_cast<RedisSentinel *>(event->data)->listen();
+    subscription_backoff_.attempted(ngx_current_msec);
+    subscription_.start(options_.servers[subscribed_],
+                        {kSubscribe, 2, options_.sentinel_user, options_.sentinel_password, true});
+}
+
+void RedisSentinel::on_subscribe(ngx_event_t *event)
+{
+    static_cast<RedisSentinel *>(event->data)->subscribe();
 }
 
 }  // namespace idempotency

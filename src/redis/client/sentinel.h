@@ -1,5 +1,4 @@
-// The store that is the master of a Redis which sentinels watch, as a worker
-// sees it.
+// The store whose Redis master is watched by sentinels, as one worker sees it.
 
 #pragma once
 
@@ -7,24 +6,25 @@
 
 #include <string_view>
 
-#include "redis/client/inquiry.h"
+#include "redis/client/query.h"
 #include "redis/client/node.h"
 #include "redis/client/options.h"
-#include "redis/client/peer.h"
-#include "redis/client/waiting_room.h"
-#include "redis/protocol/pace.h"
+#include "redis/client/discovered_server.h"
+#include "redis/client/waiting_calls.h"
+#include "redis/protocol/backoff.h"
 #include "redis/protocol/script.h"
+#include "redis/protocol/sentinel_votes.h"
 #include "redis/protocol/slots.h"
 #include "core/store.h"
 
 namespace idempotency {
 
-// Whom sentinels name is asked for its role before anything goes to it.  They are
-// asked when the master is lost or has become a replica, and now and then; one of
-// them tells by itself of a new master.  One sentinel may be behind the others:
-// it takes more than half of them to replace a master that answers, and any of
-// them where there is none and the others are silent or disagree.
-class RedisSentinel final : public Store, private RedisNode::Owner, private RedisInquiry::Owner {
+// All calls go to the master.  Sentinels are queried for its address when the
+// master is lost or has become a replica, and from time to time; and one sentinel
+// publishes a message when the master changes.  A server that sentinels name is
+// asked for its role before any call goes to it.  RedisSentinelVotes decides which
+// of the named servers is asked.
+class RedisSentinel final : public Store, private RedisNode::Owner, private RedisQuery::Owner {
 public:
     // `options` is copied; what it points to outlives this object.
     explicit RedisSentinel(const RedisOptions &options) noexcept;
@@ -43,81 +43,75 @@ private:
     enum class State {
         closed,
         searching,  // no master is known yet: calls wait
-        lost,       // and no sentinel named one: calls end at once
+        lost,       // no master is known, and no sentinel named one: calls end at once
         known,
     };
 
     // RedisNode::Owner
-    void node_lost(RedisNode &node) override;
-    void node_answers_again(RedisNode &node) override;
+    void node_unavailable(RedisNode &node) override;
+    void node_available(RedisNode &node) override;
     void read_only(RedisNode &node) override;
 
-    // RedisInquiry::Owner
-    const char *read(RedisInquiry &inquiry, const redisReply &reply) override;
-    void ended(RedisInquiry &inquiry, const char *fault, ngx_err_t error) override;
+    // RedisQuery::Owner
+    const char *read(RedisQuery &query, const redisReply &reply) override;
+    void ended(RedisQuery &query, const char *fault, ngx_err_t error) override;
 
-    // Who has been named by how many sentinels, this time.
-    struct Named {
-        RedisEndpoint endpoint;
-        ngx_uint_t votes = 0;
-        bool refuted = false;  // it is no master, or not there
-    };
+    static void on_search(ngx_event_t *event);
+    static void on_subscribe(ngx_event_t *event);
 
-    static constexpr std::size_t kMostNamed = 8;
-
-    static void on_look(ngx_event_t *event);
-    static void on_listen(ngx_event_t *event);
-
+    const char *read_role(const redisReply &reply) noexcept;
+    const char *read_master(const redisReply &reply) noexcept;
     const char *read_message(const redisReply &reply) noexcept;
 
-    void look_soon() noexcept;
-    void look() noexcept;
-    bool ask_next() noexcept;
-    void weigh_named(const RedisServer &teller) noexcept;
-    Named *count_vote() noexcept;
-    void decide(const char *fault, ngx_err_t error) noexcept;
-    void refute(const char *why) noexcept;
-    void probe(const RedisEndpoint &endpoint, const RedisServer &teller) noexcept;
-    void adopt() noexcept;
-    void end_look(const char *fault, ngx_err_t error) noexcept;
-    void go_on(const char *fault, ngx_err_t error) noexcept;
-    void listen() noexcept;
-    void end_waiting() noexcept;
+    void search_soon() noexcept;
+    void search() noexcept;
+    bool query_next() noexcept;
+    void query_next_or_decide(const char *fault, ngx_err_t error) noexcept;
+    void act_on(const RedisSentinelVotes::Decision &decision, const char *fault,
+                ngx_err_t error) noexcept;
+    void check_role(const RedisEndpoint &endpoint, const RedisServer &source) noexcept;
+    void reject_candidate(const char *why) noexcept;
+    void switch_to_candidate() noexcept;
+    void end_search(const char *fault, ngx_err_t error) noexcept;
+    void report_failure(const char *fault, ngx_err_t error) noexcept;
+    void subscribe() noexcept;
+    void start_waiting() noexcept;
 
-    RedisPeer &current() { return peers_[current_]; }
-    RedisPeer &candidate() { return peers_[1 - current_]; }
-    std::string_view master() const;
+    bool has_available_master() const { return state_ == State::known && node_.is_available(); }
+    RedisDiscoveredServer &current() { return servers_[current_]; }
+    RedisDiscoveredServer &candidate() { return servers_[1 - current_]; }
+    std::string_view master_name() const;
 
     RedisOptions options_;
     RedisScripts scripts_;
-    RedisPeer peers_[2];  // the master, and whom a sentinel names in its place
+    RedisDiscoveredServer servers_[2];  // the master, and the candidate to replace it
     unsigned current_ = 0;
     RedisNode node_;
-    RedisWaitingRoom waiting_;
+    RedisWaitingCalls waiting_calls_;
 
     State state_ = State::closed;
     StoreWatcher *watcher_ = nullptr;
     ngx_log_t *log_ = nullptr;
 
-    RedisInquiry inquiry_;   // to sentinels: who is the master?
-    RedisInquiry probe_;     // to the candidate: is it one?
-    RedisInquiry listener_;  // to a sentinel: tell when it changes
-    std::string_view question_[3];
-    Named votes_[kMostNamed];
-    char refusal_[256] = "";   // why one that was named is none
-    RedisEndpoint named_;      // by the sentinel that was asked
-    RedisEndpoint heard_;      // by the one that tells by itself
-    bool heard_some_ = false;  // and it is still to be looked at
-    ngx_uint_t asked_ = 0;     // sentinels, this time
-    ngx_uint_t first_ = 0;     // the sentinel to begin with
-    ngx_uint_t listened_ = 0;  // the one to listen to
-    bool again_ = false;       // something came up while it looked
+    RedisQuery master_query_;  // to sentinels: the master's address
+    RedisQuery role_query_;    // to the candidate: its role
+    RedisQuery subscription_;  // to a sentinel: messages about a new master
+    std::string_view master_command_[3];
+    RedisSentinelVotes votes_;
+    RedisEndpoint named_;        // by the sentinel that was queried
+    RedisEndpoint announced_;    // by a message
+    bool is_announced_ = false;  // the next search begins with `announced_`
+    char rejection_[256] = "";   // why the last candidate was rejected in this search
+    ngx_uint_t queried_ = 0;     // how many sentinels in this search
+    ngx_uint_t first_ = 0;       // index of the sentinel that a search begins with
+    ngx_uint_t subscribed_ = 0;  // index of the sentinel of the subscription
+    bool search_again_ = false;  // there was a reason to search during this search
     bool failure_logged_ = false;
-    RedisPace pace_;
-    RedisPace listener_pace_;
+    RedisBackoff search_backoff_;
+    RedisBackoff subscription_backoff_;
 
-    ngx_event_t look_timer_{};
-    ngx_event_t listen_timer_{};
+    ngx_event_t search_timer_{};
+    ngx_event_t subscribe_timer_{};
 };
 
 }  // namespace idempotency

@@ -7,13 +7,14 @@ namespace idempotency {
 namespace {
 
 constexpr std::size_t kReadSize = 16 * 1024;
-constexpr std::size_t kPieces = 64;  // as many as nginx gives to one writev()
+constexpr std::size_t kMaxPieces = 64;  // as many as nginx gives to one writev()
 
-constexpr const char *kNotConnected = "it cannot be connected to";
+constexpr const char *kConnectFailed = "connecting to it failed";
 constexpr const char *kClosed = "it closed the connection";
-constexpr const char *kNotSecured = "it closed the connection in the TLS handshake";
-constexpr const char *kSlowToSecure = "it does not finish the TLS handshake: does it speak TLS?";
-constexpr const char *kNotWatched = "its socket cannot be watched";
+constexpr const char *kClosedInHandshake = "it closed the connection in the TLS handshake";
+constexpr const char *kHandshakeTimeout =
+    "it does not finish the TLS handshake: does it speak TLS?";
+constexpr const char *kNoEvents = "events for its socket cannot be added";
 
 ngx_err_t socket_error(const ngx_connection_t *c)
 {
@@ -52,28 +53,28 @@ std::size_t size_of(const ngx_chain_t *link)
 }  // namespace
 
 RedisSocket::RedisSocket(const RedisOptions &options, RedisServer &server, Events &events) noexcept
-    : options_(options), server_(&server), events_(events), names_(options, server, *this),
+    : options_(options), server_(&server), events_(events), addresses_(options, server, *this),
       tls_(options.tls_context)
 {}
 
 void RedisSocket::open(ngx_log_t *log) noexcept
 {
-    // Each failed attempt would be logged by nginx too; the owner writes a line
-    // when the server goes down and when it is back.
-    quiet_log_ = *log;
-    quiet_log_.handler = nullptr;
+    // nginx would log each failed attempt, too; the connection logs one line when the
+    // server is unavailable and one when it is available again
+    socket_log_ = *log;
+    socket_log_.handler = nullptr;
 
     if ((log->log_level & NGX_LOG_DEBUG_EVENT) == 0) {
-        quiet_log_.log_level = std::min<ngx_uint_t>(log->log_level, NGX_LOG_ALERT);
+        socket_log_.log_level = std::min<ngx_uint_t>(log->log_level, NGX_LOG_ALERT);
     }
 
-    names_.open(log);
+    addresses_.open(log);
 
     if (tls_.is_used()) {
-        tls_.listen(quiet_log_, log);
+        tls_.capture_log(socket_log_, log);
     }
 
-    // a worker that quits does not wait for a connection that nobody waits for
+    // a worker that quits waits for calls, not for a connection
     timer_.handler = on_timeout;
     timer_.data = this;
     timer_.log = log;
@@ -82,21 +83,21 @@ void RedisSocket::open(ngx_log_t *log) noexcept
 
 void RedisSocket::close() noexcept
 {
-    end_connection();
-    names_.close();
+    close_connection();
+    addresses_.close();
 }
 
-void RedisSocket::end_connection() noexcept
+void RedisSocket::close_connection() noexcept
 {
     state_ = State::closed;
-    life_++;
+    generation_++;
 
     if (timer_.timer_set) {
         ngx_del_timer(&timer_);
     }
 
     if (connection_ != nullptr) {
-        tls_.end(connection_);
+        tls_.shut_down(connection_);
 
         ngx_pool_t *pool = connection_->pool;
 
@@ -113,88 +114,88 @@ void RedisSocket::retarget(RedisServer &server) noexcept
 {
     server_ = &server;
     address_ = 0;
-    turns_away_ = false;
-    names_.retarget(server);
-    tls_.forget();
+    skips_address_ = false;
+    addresses_.retarget(server);
+    tls_.drop_session();
 }
 
 // Connecting
 
 void RedisSocket::connect() noexcept
 {
-    end_connection();
+    close_connection();
     state_ = State::resolving;
 
-    if (names_.look()) {
-        begin_round();
+    if (addresses_.resolve()) {
+        start_round();
     }
 }
 
 void RedisSocket::resolved()
 {
     if (state_ == State::resolving) {
-        begin_round();
-    } else if (state_ == State::connected && !names_.has_still(address_)) {
-        events_.moved();
+        start_round();
+    } else if (state_ == State::connected && !addresses_.is_still_valid(address_)) {
+        events_.address_removed();
     }
 }
 
-void RedisSocket::begin_round() noexcept
+void RedisSocket::start_round() noexcept
 {
     tried_ = 0;
-    address_ = names_.adopt(address_);
+    address_ = addresses_.update(address_);
 
-    if (names_.count() == 0) {
+    if (addresses_.count() == 0) {
         state_ = State::closed;
-        events_.broken(names_.why(), 0);
+        events_.failed(addresses_.reason(), 0);
         return;
     }
 
-    if (turns_away_) {
-        turns_away_ = false;
-        step();
+    if (skips_address_) {
+        skips_address_ = false;
+        go_to_next_address();
     }
 
-    try_addresses(kNotConnected, 0);
+    try_addresses(kConnectFailed, 0);
 }
 
-void RedisSocket::step() noexcept { address_ = (address_ + 1) % names_.count(); }
+void RedisSocket::go_to_next_address() noexcept { address_ = (address_ + 1) % addresses_.count(); }
 
 bool RedisSocket::connect_next() noexcept
 {
-    end_connection();
-    step();
+    close_connection();
+    go_to_next_address();
 
-    if (++tried_ >= names_.count()) {
+    if (++tried_ >= addresses_.count()) {
         return false;
     }
 
-    try_addresses(kNotConnected, 0);
+    try_addresses(kConnectFailed, 0);
     return true;
 }
 
-// Until one is on its way.
+// Until the system has begun to connect to one of them.
 void RedisSocket::try_addresses(const char *why, ngx_err_t error) noexcept
 {
-    while (tried_ < names_.count()) {
+    while (tried_ < addresses_.count()) {
         state_ = State::connecting;
-        refused_ = false;
+        tls_failed_ = false;
 
-        if (begin(names_[address_])) {
+        if (start_connecting(addresses_[address_])) {
             return;
         }
 
-        why = kNotConnected;
+        why = kConnectFailed;
         error = ngx_socket_errno;
         tried_++;
-        step();
+        go_to_next_address();
     }
 
     state_ = State::closed;
-    events_.broken(why, error);
+    events_.failed(why, error);
 }
 
-bool RedisSocket::begin(const ngx_addr_t &address) noexcept
+bool RedisSocket::start_connecting(const ngx_addr_t &address) noexcept
 {
     ngx_peer_connection_t peer{};
 
@@ -202,7 +203,7 @@ bool RedisSocket::begin(const ngx_addr_t &address) noexcept
     peer.socklen = address.socklen;
     peer.name = const_cast<ngx_str_t *>(&address.name);
     peer.get = ngx_event_get_peer;
-    peer.log = &quiet_log_;
+    peer.log = &socket_log_;
     peer.log_error = NGX_ERROR_ERR;
     peer.so_keepalive = 1;
 
@@ -212,9 +213,8 @@ bool RedisSocket::begin(const ngx_addr_t &address) noexcept
         return false;
     }
 
-    // Not `idle`: a worker that quits keeps the connection for the results of
-    // the requests that it still has.  The store is closed before nginx looks
-    // for sockets that were left open.
+    // Not `idle`: a worker that quits needs the connection for the results of its
+    // last requests.  The store is closed before nginx looks for open sockets.
     connection_ = peer.connection;
     connection_->data = this;
     connection_->read->handler = on_read;
@@ -223,61 +223,61 @@ bool RedisSocket::begin(const ngx_addr_t &address) noexcept
     ngx_add_timer(&timer_, options_.connect_timeout);
 
     if (rc == NGX_OK) {
-        opened();
+        tcp_connected();
     }
 
     return true;
 }
 
-// False where the attempt has failed.
-bool RedisSocket::finish_connect() noexcept
+// False where connecting has failed.
+bool RedisSocket::finish_connecting() noexcept
 {
     ngx_err_t error = socket_error(connection_);
 
     if (error != 0) {
-        fail(kNotConnected, error);
+        fail(kConnectFailed, error);
         return false;
     }
 
-    std::uint32_t life = life_;
+    std::uint32_t generation = generation_;
 
-    opened();
-    return life == life_ && state_ == State::connected;
+    tcp_connected();
+    return generation == generation_ && state_ == State::connected;
 }
 
-void RedisSocket::opened() noexcept
+void RedisSocket::tcp_connected() noexcept
 {
     (void) ngx_tcp_nodelay(connection_);
 
     if (tls_.is_used()) {
-        secure();
+        start_handshake();
     } else {
         establish();
     }
 }
 
-void RedisSocket::secure() noexcept
+void RedisSocket::start_handshake() noexcept
 {
-    state_ = State::securing;
+    state_ = State::tls_handshake;
 
-    if (tls_.begin(connection_, server_->host, on_secured, on_session) != NGX_AGAIN) {
-        secured();
+    if (tls_.start_handshake(connection_, server_->host, on_handshake, on_session) != NGX_AGAIN) {
+        finish_handshake();
     }
 }
 
-// The handshake has ended.
-void RedisSocket::secured() noexcept
+// The handshake has ended, with or without success.
+void RedisSocket::finish_handshake() noexcept
 {
     if (!tls_.has_succeeded(connection_) || !tls_.verify(connection_, server_->host)) {
-        refused_ = true;
-        fail(tls_.why(kNotSecured), 0);
+        tls_failed_ = true;
+        fail(tls_.reason(kClosedInHandshake), 0);
         return;
     }
 
     connection_->read->handler = on_read;
     connection_->write->handler = on_write;
 
-    // what came along with the end of the handshake
+    // bytes may have come together with the end of the handshake
     ngx_post_event(connection_->read, &ngx_posted_events);
     establish();
 }
@@ -292,64 +292,65 @@ void RedisSocket::establish() noexcept
     events_.established();
 }
 
-// The connection, or the attempt, has come to its end.
+// The connection is lost, or connecting to this address has failed.
 void RedisSocket::fail(const char *why, ngx_err_t error) noexcept
 {
     bool was_connected = state_ == State::connected;
 
-    if (state_ == State::securing) {
-        tls_.forget();
+    if (state_ == State::tls_handshake) {
+        tls_.drop_session();
     }
 
-    end_connection();
+    close_connection();
 
     if (was_connected) {
-        events_.broken(why, error);
+        events_.failed(why, error);
         return;
     }
 
     tried_++;
-    step();
+    go_to_next_address();
     try_addresses(why, error);
 }
 
-// What TLS says of it tells more.
-void RedisSocket::fail_by_peer(const char *why, ngx_err_t error) noexcept
+// With the reason that TLS has, if there is one, instead of `why`.
+void RedisSocket::fail_with_tls_reason(const char *why, ngx_err_t error) noexcept
 {
-    const char *said = tls_.why(nullptr);
+    const char *reason = tls_.reason(nullptr);
 
-    refused_ = said != nullptr;
-    fail(refused_ ? said : why, refused_ ? 0 : error);
+    tls_failed_ = reason != nullptr;
+    fail(tls_failed_ ? reason : why, tls_failed_ ? 0 : error);
 }
 
 void RedisSocket::fail_to_write(ngx_err_t error) noexcept
 {
     u_char bytes[256];
 
-    // the alert by which a server refuses a client's certificate comes late
+    // the alert with which a server refuses the client's certificate comes only after
+    // the handshake: read it
     if (tls_.is_used()) {
         (void) connection_->recv(connection_, bytes, sizeof(bytes));
     }
 
-    fail_by_peer("it cannot be written to", error);
+    fail_with_tls_reason("writing to it failed", error);
 }
 
 void RedisSocket::on_timeout(ngx_event_t *event)
 {
     auto self = static_cast<RedisSocket *>(event->data);
 
-    self->refused_ = self->state_ == State::securing;
-    self->fail(self->refused_ ? kSlowToSecure : kNotConnected, NGX_ETIMEDOUT);
+    self->tls_failed_ = self->state_ == State::tls_handshake;
+    self->fail(self->tls_failed_ ? kHandshakeTimeout : kConnectFailed, NGX_ETIMEDOUT);
 }
 
-void RedisSocket::on_secured(ngx_connection_t *c)
+void RedisSocket::on_handshake(ngx_connection_t *c)
 {
-    static_cast<RedisSocket *>(c->data)->secured();
+    static_cast<RedisSocket *>(c->data)->finish_handshake();
 }
 
 void RedisSocket::on_session(ngx_connection_t *c)
 {
-    static_cast<RedisSocket *>(c->data)->tls_.keep(c);
+    static_cast<RedisSocket *>(c->data)->tls_.save_session(c);
 }
 
 // Reading and writing
@@ -372,13 +373,13 @@ void RedisSocket::read() noexcept
 {
     u_char bytes[kReadSize];
 
-    if (state_ == State::connecting && !finish_connect()) {
+    if (state_ == State::connecting && !finish_connecting()) {
         return;
     }
 
-    std::uint32_t life = life_;
+    std::uint32_t generation = generation_;
 
-    // the event may be edge-triggered: until there is no more
+    // the event may be edge-triggered: read until there are no more bytes
     for (;;) {
         ssize_t n = connection_->recv(connection_, bytes, sizeof(bytes));
 
@@ -387,32 +388,32 @@ void RedisSocket::read() noexcept
         }
 
         if (n == 0 || n == NGX_ERROR) {
-            fail_by_peer(kClosed, n == 0 ? 0 : ngx_socket_errno);
+            fail_with_tls_reason(kClosed, n == 0 ? 0 : ngx_socket_errno);
             return;
         }
 
         events_.received({reinterpret_cast<char *>(bytes), static_cast<std::size_t>(n)});
 
-        if (life != life_) {
+        if (generation != generation_) {
             return;
         }
     }
 
     if (ngx_handle_read_event(connection_->read, 0) != NGX_OK) {
-        fail(kNotWatched, 0);
+        fail(kNoEvents, 0);
         return;
     }
 
     events_.received_all();
 
-    if (life == life_) {
+    if (generation == generation_) {
         write_soon();
     }
 }
 
 void RedisSocket::write() noexcept
 {
-    if (state_ == State::connecting && !finish_connect()) {
+    if (state_ == State::connecting && !finish_connecting()) {
         return;
     }
 
@@ -422,19 +423,19 @@ void RedisSocket::write() noexcept
     }
 
     if (ngx_handle_write_event(connection_->write, 0) != NGX_OK) {
-        fail(kNotWatched, 0);
+        fail(kNoEvents, 0);
     }
 }
 
 // Writes as much as the socket takes.  False where it is broken.
 bool RedisSocket::write_some() noexcept
 {
-    iovec pieces[kPieces];
-    ngx_buf_t buffers[kPieces];
-    ngx_chain_t links[kPieces];
+    iovec pieces[kMaxPieces];
+    ngx_buf_t buffers[kMaxPieces];
+    ngx_chain_t links[kMaxPieces];
 
     for (;;) {
-        std::size_t n = events_.output(pieces, kPieces);
+        std::size_t n = events_.output(pieces, kMaxPieces);
 
         if (n == 0) {
             break;
@@ -463,7 +464,7 @@ bool RedisSocket::write_some() noexcept
         }
     }
 
-    // what OpenSSL was not given yet, since more might have made one record of it
+    // flush the bytes that nginx keeps in order to fill a TLS record
     return (connection_->buffered & NGX_SSL_BUFFERED) == 0
            || connection_->send_chain(connection_, nullptr, 0) != NGX_CHAIN_ERROR;
 }

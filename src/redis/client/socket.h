@@ -1,5 +1,6 @@
-// A connection to one server, as bytes: through all of the server's addresses
-// in turn, with TLS where it is asked for.  It knows nothing of Redis.
+// A connection to one server, as a stream of bytes: tries all addresses of the
+// server in turn, and uses TLS where the options say so.  It knows nothing of the
+// protocol of Redis.
 
 #pragma once
 
@@ -11,45 +12,46 @@
 
 #include <sys/uio.h>
 
-#include "redis/client/names.h"
+#include "redis/client/addresses.h"
 #include "redis/client/options.h"
 #include "redis/client/tls.h"
 
 namespace idempotency {
 
-class RedisSocket final : private RedisNames::Events {
+class RedisSocket final : private RedisAddresses::Events {
 public:
-    // What the owner is told.  From within each of these it may connect anew or
-    // close, except where something else is said.
+    // From within these functions the owner may connect again or close, except where
+    // something else is said.
     class Events {
     public:
-        // There is a connection, and with TLS it is one to the right server.
+        // The connection is established; with TLS the server is verified.
         virtual void established() = 0;
 
-        // Bytes that came; they are gone when this returns.
+        // Bytes that were read, valid until this returns.
         virtual void received(std::string_view bytes) = 0;
 
-        // Nothing more has come for now.
+        // There are no more bytes to read for now.
         virtual void received_all() = 0;
 
-        // The next bytes to write, which stay where they are until `wrote` says
-        // how many of them have been taken.  Neither connects nor closes.
-        virtual std::size_t output(iovec *out, std::size_t most) = 0;
+        // Fills in up to `max` pieces of the bytes that are to be written; returns
+        // how many.  The bytes must not change until `wrote` tells how many of them
+        // have been written.  Must neither connect nor close.
+        virtual std::size_t output(iovec *out, std::size_t max) = 0;
         virtual void wrote(std::size_t size) = 0;
 
-        // There is no connection any more, or none of the addresses gave one,
-        // for the last of them because of `why` and, if not 0, `error`.
-        virtual void broken(const char *why, ngx_err_t error) = 0;
+        // The connection is lost, or none of the addresses could be connected to.
+        // `why` and `error`, an errno or 0, are those of the last address.
+        virtual void failed(const char *why, ngx_err_t error) = 0;
 
-        // The server's name does not have the address of this connection any
-        // more.  It may be told again.
-        virtual void moved() {}
+        // The server's name does not resolve to the address of this connection any
+        // more.  May be called more than once.
+        virtual void address_removed() {}
 
     protected:
         ~Events() = default;
     };
 
-    // All three outlive this object.  Nothing is opened yet.
+    // All three outlive this object.  No connection is opened yet.
     RedisSocket(const RedisOptions &options, RedisServer &server, Events &events) noexcept;
 
     RedisSocket(const RedisSocket &) = delete;
@@ -58,62 +60,62 @@ public:
     // Before anything else, in a worker.  `log` outlives the socket.
     void open(ngx_log_t *log) noexcept;
 
-    // Goes through all addresses, from the one that was the last in use.  Each
-    // gets `connect_timeout`, for TLS too.  It ends by `established` or `broken`, maybe from
-    // within.  A connection that is there is closed.
+    // Tries all addresses, beginning with the one that was used last.  Each has
+    // `connect_timeout`, including the TLS handshake.  Calls `established` or
+    // `failed`, maybe before this returns.  Closes a connection that exists.
     void connect() noexcept;
 
-    // The connection is of no use although it was made: on to the next address
-    // of this round.  False where there is none left: it is only closed.
+    // Closes a connection that was established but cannot be used, and tries the
+    // addresses that are left in this round.  False where none is left.
     bool connect_next() noexcept;
 
-    // The connection is the right one: the next round has all addresses again.
-    void settle() noexcept { tried_ = 0; }
+    // The connection can be used: the next round tries all addresses again.
+    void keep_address() noexcept { tried_ = 0; }
 
-    // The next round begins with another address.
-    void turn_away() noexcept { turns_away_ = true; }
+    // The next round begins with the address after this one.
+    void skip_address() noexcept { skips_address_ = true; }
 
-    // Another server, from the next `connect` on, which outlives this object.
+    // Another server from the next `connect` on, which outlives this object.
     void retarget(RedisServer &server) noexcept;
 
-    // Tells nobody.
+    // Closes the connection, without `failed`.
     void close() noexcept;
 
     bool connected() const { return state_ == State::connected; }
 
-    // At `broken`: the server is there, but there is no TLS with it.
-    bool refused() const { return refused_; }
+    // Within `failed`: the server is up, and TLS has failed.
+    bool tls_failed() const { return tls_failed_; }
 
-    // At the end of this turn of the event loop, so that all that is said in
-    // one turn shares a system call.
+    // Writes at the end of this cycle of the event loop, so that all commands of the
+    // cycle share a system call.
     void write_soon() noexcept;
 
     RedisServer &server() const { return *server_; }
 
 private:
-    enum class State { closed, resolving, connecting, securing, connected };
+    enum class State { closed, resolving, connecting, tls_handshake, connected };
 
-    // RedisNames::Events
+    // RedisAddresses::Events
     void resolved() override;
 
     static void on_read(ngx_event_t *event);
     static void on_write(ngx_event_t *event);
     static void on_timeout(ngx_event_t *event);
-    static void on_secured(ngx_connection_t *c);
+    static void on_handshake(ngx_connection_t *c);
     static void on_session(ngx_connection_t *c);
 
-    void end_connection() noexcept;
-    void begin_round() noexcept;
-    void step() noexcept;
+    void close_connection() noexcept;
+    void start_round() noexcept;
+    void go_to_next_address() noexcept;
     void try_addresses(const char *why, ngx_err_t error) noexcept;
-    bool begin(const ngx_addr_t &address) noexcept;
-    bool finish_connect() noexcept;
-    void opened() noexcept;
-    void secure() noexcept;
-    void secured() noexcept;
+    bool start_connecting(const ngx_addr_t &address) noexcept;
+    bool finish_connecting() noexcept;
+    void tcp_connected() noexcept;
+    void start_handshake() noexcept;
+    void finish_handshake() noexcept;
     void establish() noexcept;
     void fail(const char *why, ngx_err_t error) noexcept;
-    void fail_by_peer(const char *why, ngx_err_t error) noexcept;
+    void fail_with_tls_reason(const char *why, ngx_err_t error) noexcept;
     void fail_to_write(ngx_err_t error) noexcept;
 
     void read() noexcept;
@@ -123,17 +125,17 @@ private:
     const RedisOptions &options_;
     RedisServer *server_;
     Events &events_;
-    RedisNames names_;
+    RedisAddresses addresses_;
     RedisTlsChannel tls_;
 
     State state_ = State::closed;
-    std::size_t address_ = 0;  // the one in use
+    std::size_t address_ = 0;  // index of the one in use
     std::size_t tried_ = 0;    // how many have failed in this round
-    bool turns_away_ = false;
-    std::uint32_t life_ = 0;  // counts connections: is it still this one?
-    bool refused_ = false;
+    bool skips_address_ = false;
+    std::uint32_t generation_ = 0;  // changes when the connection is closed
+    bool tls_failed_ = false;
 
-    ngx_log_t quiet_log_{};  // for nginx's own messages about the socket
+    ngx_log_t socket_log_{};  // for nginx's own messages about the socket
     ngx_connection_t *connection_ = nullptr;
     ngx_event_t timer_{};  // while connecting
 };

@@ -10,7 +10,7 @@ namespace idempotency {
 
 namespace {
 
-// One server.
+// The store that is a single Redis server.
 class RedisStandalone final : public Store, private RedisNode::Owner {
 public:
     explicit RedisStandalone(const RedisOptions &options) noexcept
@@ -38,7 +38,7 @@ public:
         StoreFigures figures;
 
         figures.engine = "redis";
-        figures.up = node_.answers();
+        figures.up = node_.is_available();
         return figures;
     }
 
@@ -46,7 +46,7 @@ public:
     void renew(const Lease *leases, std::size_t count) override { node_.renew(leases, count); }
 
 private:
-    void node_answers_again(RedisNode &) override
+    void node_available(RedisNode &) override
     {
         if (watcher_ != nullptr) {
             watcher_->store_is_back();
@@ -79,7 +79,8 @@ Store *create(ngx_pool_t *pool, ngx_log_t *log, const RedisOptions &options)
     cleanup->handler = destroy<Made>;
 
     if (store->fault() != nullptr) {
-        ngx_log_error(NGX_LOG_EMERG, log, 0, "idempotency: %s", store->fault());
+        ngx_log_error(NGX_LOG_EMERG, log, 0, "idempotency: the redis store cannot be created: %s",
+                      store->fault());
         return nullptr;
     }
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <string_view>
 
-#include "redis/client/names.h"
+#include "redis/client/addresses.h"
 
 namespace idempotency {
 
@@ -11,12 +11,12 @@ namespace idempotency {
 
 namespace {
 
-// Of certificates between the server's and the one that is trusted.
-constexpr ngx_int_t kDepth = 9;
+// How many intermediate certificates a chain may have.
+constexpr ngx_int_t kMaxDepth = 9;
 
-constexpr std::size_t kLongestName = 255;
+constexpr std::size_t kMaxName = 255;
 
-constexpr std::string_view kSystem = "system library:";  // among OpenSSL's libraries
+constexpr std::string_view kSystemLibrary = "system library:";  // in OpenSSL's error texts
 
 #ifdef NGX_SSL_DEFAULT_PROTOCOLS
 constexpr ngx_uint_t kProtocols = NGX_SSL_DEFAULT_PROTOCOLS & ~NGX_CONF_BITMASK_SET;
@@ -24,14 +24,14 @@ constexpr ngx_uint_t kProtocols = NGX_SSL_DEFAULT_PROTOCOLS & ~NGX_CONF_BITMASK_
 constexpr ngx_uint_t kProtocols = NGX_SSL_TLSv1_2 | NGX_SSL_TLSv1_3;
 #endif
 
-// As OpenSSL takes it.
+// A name with the terminating NUL that OpenSSL needs.
 struct CName {
-    char text[kLongestName + 1];
+    char text[kMaxName + 1];
 
-    // False where it is too long for a name.
+    // False where it is empty or too long.
     bool set(const ngx_str_t &name)
     {
-        if (name.len == 0 || name.len > kLongestName) {
+        if (name.len == 0 || name.len > kMaxName) {
             return false;
         }
 
@@ -40,7 +40,7 @@ struct CName {
     }
 };
 
-bool is_for(ngx_connection_t *c, ngx_str_t name)
+bool has_certificate_for(ngx_connection_t *c, ngx_str_t name)
 {
     if (!is_address(name)) {
         return ngx_ssl_check_host(c, &name) == NGX_OK;
@@ -48,16 +48,16 @@ bool is_for(ngx_connection_t *c, ngx_str_t name)
 
     CName address;
     X509 *certificate = SSL_get_peer_certificate(c->ssl->connection);
-    bool is = certificate != nullptr && address.set(name)
-              && X509_check_ip_asc(certificate, address.text, 0) == 1;
+    bool matches = certificate != nullptr && address.set(name)
+                   && X509_check_ip_asc(certificate, address.text, 0) == 1;
 
     X509_free(certificate);
-    return is;
+    return matches;
 }
 
-// "... (SSL: error:0A00010B:SSL routines::wrong version number)": the words of
-// the first of the errors.  None where it is the system's, such as a connection
-// that was reset: what TLS has to say of that may still come.
+// The text of the first error in a log line of nginx, such as "... (SSL:
+// error:0A00010B:SSL routines::wrong version number)".  Empty where that error is
+// one of the system, such as a connection reset: a TLS alert may still follow.
 std::string_view reason_of(std::string_view text)
 {
     std::size_t at = text.find("(SSL: error:");
@@ -68,9 +68,9 @@ std::string_view reason_of(std::string_view text)
 
     text.remove_prefix(at + sizeof("(SSL: error:") - 1);
 
-    // code, library, function
+    // skip code, library and function
     for (int i = 0; i < 3; i++) {
-        if (text.substr(0, kSystem.size()) == kSystem) {
+        if (text.substr(0, kSystemLibrary.size()) == kSystemLibrary) {
             return {};
         }
 
@@ -80,18 +80,18 @@ std::string_view reason_of(std::string_view text)
     return text.substr(0, std::min({text.find(':'), text.find(')'), text.find(" error:")}));
 }
 
-// The level `error` for what a line of nginx has told of already.
-RedisTls *refuse(ngx_conf_t *cf, const ngx_str_t &store, const char *directive,
-                 const ngx_str_t &file)
+// nginx has logged the reason; this line names the directive.
+RedisTls *log_unusable(ngx_conf_t *cf, const ngx_str_t &store, const char *directive,
+                       const ngx_str_t &file)
 {
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"%s\" of store \"%V\" cannot be used: \"%V\"",
                        directive, &store, &file);
     return nullptr;
 }
 
-bool trust(ngx_conf_t *cf, ngx_ssl_t &ssl, ngx_str_t file)
+bool load_trusted(ngx_conf_t *cf, ngx_ssl_t &ssl, ngx_str_t file)
 {
-    if (ngx_ssl_trusted_certificate(cf, &ssl, &file, kDepth) != NGX_OK) {
+    if (ngx_ssl_trusted_certificate(cf, &ssl, &file, kMaxDepth) != NGX_OK) {
         return false;
     }
 
@@ -101,7 +101,7 @@ bool trust(ngx_conf_t *cf, ngx_ssl_t &ssl, ngx_str_t file)
         return false;
     }
 
-    // it may have left some although it has succeeded
+    // the function may have left errors although it has succeeded
     ERR_clear_error();
     return true;
 }
@@ -135,8 +135,8 @@ RedisTls *create_redis_tls(ngx_conf_t *cf, const RedisTlsOptions &options,
     cleanup->handler = ngx_ssl_cleanup_ctx;
     cleanup->data = &tls->ssl;
 
-    if (options.verify && !trust(cf, tls->ssl, options.trusted_certificate)) {
-        return refuse(cf, store, "ssl_trusted_certificate", options.trusted_certificate);
+    if (options.verify && !load_trusted(cf, tls->ssl, options.trusted_certificate)) {
+        return log_unusable(cf, store, "ssl_trusted_certificate", options.trusted_certificate);
     }
 
     ngx_str_t certificate = options.certificate;
@@ -155,20 +155,20 @@ RedisTls *create_redis_tls(ngx_conf_t *cf, const RedisTlsOptions &options,
     return ngx_ssl_client_session_cache(cf, &tls->ssl, 1) == NGX_OK ? tls : nullptr;
 }
 
-// The host, where no name is given.
-const ngx_str_t &RedisTlsChannel::name_of(const ngx_str_t &host) const noexcept
+// The name that the certificate must have.
+const ngx_str_t &RedisTlsChannel::expected_name(const ngx_str_t &host) const noexcept
 {
     return tls_->options->name.len > 0 ? tls_->options->name : host;
 }
 
-ngx_int_t RedisTlsChannel::begin(ngx_connection_t *c, const ngx_str_t &host,
-                                 ngx_connection_handler_pt done,
-                                 ngx_connection_handler_pt session) noexcept
+ngx_int_t RedisTlsChannel::start_handshake(ngx_connection_t *c, const ngx_str_t &host,
+                                           ngx_connection_handler_pt done,
+                                           ngx_connection_handler_pt session) noexcept
 {
-    const ngx_str_t &name = name_of(host);
+    const ngx_str_t &name = expected_name(host);
     CName server;
 
-    why_[0] = '\0';
+    reason_[0] = '\0';
 
     if (c->pool == nullptr) {
         c->pool = ngx_create_pool(512, c->log);
@@ -204,19 +204,19 @@ bool RedisTlsChannel::verify(ngx_connection_t *c, const ngx_str_t &host) noexcep
         return true;
     }
 
-    auto out = reinterpret_cast<u_char *>(why_);
+    auto out = reinterpret_cast<u_char *>(reason_);
     long result = SSL_get_verify_result(c->ssl->connection);
 
     if (result != X509_V_OK) {
-        *ngx_snprintf(out, sizeof(why_) - 1, "certificate verify failed: (%l: %s)", result,
+        *ngx_snprintf(out, sizeof(reason_) - 1, "certificate verify failed: (%l: %s)", result,
                       X509_verify_cert_error_string(result)) = '\0';
         return false;
     }
 
-    const ngx_str_t &name = name_of(host);
+    const ngx_str_t &name = expected_name(host);
 
-    if (!is_for(c, name)) {
-        *ngx_snprintf(out, sizeof(why_) - 1, "the certificate is not for \"%V\"", &name) = '\0';
+    if (!has_certificate_for(c, name)) {
+        *ngx_snprintf(out, sizeof(reason_) - 1, "the certificate is not for \"%V\"", &name) = '\0';
         ERR_clear_error();
         return false;
     }
@@ -224,17 +224,17 @@ bool RedisTlsChannel::verify(ngx_connection_t *c, const ngx_str_t &host) noexcep
     return true;
 }
 
-void RedisTlsChannel::keep(ngx_connection_t *c) noexcept
+void RedisTlsChannel::save_session(ngx_connection_t *c) noexcept
 {
     SSL_SESSION *session = ngx_ssl_get_session(c);
 
     if (session != nullptr) {
-        forget();
+        drop_session();
         session_ = session;
     }
 }
 
-void RedisTlsChannel::forget() noexcept
+void RedisTlsChannel::drop_session() noexcept
 {
     if (session_ != nullptr) {
         ngx_ssl_free_session(static_cast<SSL_SESSION *>(session_));
@@ -242,8 +242,8 @@ void RedisTlsChannel::forget() noexcept
     }
 }
 
-// Nothing is said or waited for: what matters has been answered.
-void RedisTlsChannel::end(ngx_connection_t *c) noexcept
+// Sends no close_notify and waits for none: all replies that matter have been read.
+void RedisTlsChannel::shut_down(ngx_connection_t *c) noexcept
 {
     if (tls_ == nullptr || c->ssl == nullptr) {
         return;
@@ -254,57 +254,59 @@ void RedisTlsChannel::end(ngx_connection_t *c) noexcept
     (void) ngx_ssl_shutdown(c);
 }
 
-// Where nothing else is known, what OpenSSL says.
-void RedisTlsChannel::note(const u_char *text, std::size_t length) noexcept
+// Saves the first reason only.
+void RedisTlsChannel::save_reason(const u_char *text, std::size_t length) noexcept
 {
     std::string_view reason = reason_of({reinterpret_cast<const char *>(text), length});
 
-    if (reason.empty() || why_[0] != '\0') {
+    if (reason.empty() || reason_[0] != '\0') {
         return;
     }
 
-    bool is_none = reason == "wrong version number" || reason == "packet length too long";
+    bool is_not_tls = reason == "wrong version number" || reason == "packet length too long";
 
-    *ngx_snprintf(reinterpret_cast<u_char *>(why_), sizeof(why_) - 1, "TLS failed: %*s%s",
-                  reason.size(), reason.data(), is_none ? " (does it speak TLS?)" : "") = '\0';
+    *ngx_snprintf(reinterpret_cast<u_char *>(reason_), sizeof(reason_) - 1, "TLS failed: %*s%s",
+                  reason.size(), reason.data(), is_not_tls ? " (does it speak TLS?)" : "") = '\0';
 }
 
 #else
 
 RedisTls *create_redis_tls(ngx_conf_t *cf, const RedisTlsOptions &, const ngx_str_t &store) noexcept
 {
-    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "\"rediss://\" in store \"%V\" needs an nginx with TLS, such as "
-                       "--with-http_ssl_module gives it",
-                       &store);
+    ngx_conf_log_error(
+        NGX_LOG_EMERG, cf, 0,
+        "\"rediss://\" in store \"%V\" needs an nginx that is built with TLS, such as "
+        "with --with-http_ssl_module",
+        &store);
     return nullptr;
 }
 
-ngx_int_t RedisTlsChannel::begin(ngx_connection_t *, const ngx_str_t &, ngx_connection_handler_pt,
-                                 ngx_connection_handler_pt) noexcept
+ngx_int_t RedisTlsChannel::start_handshake(ngx_connection_t *, const ngx_str_t &,
+                                           ngx_connection_handler_pt,
+                                           ngx_connection_handler_pt) noexcept
 {
     return NGX_ERROR;
 }
 
 bool RedisTlsChannel::has_succeeded(const ngx_connection_t *) noexcept { return false; }
 bool RedisTlsChannel::verify(ngx_connection_t *, const ngx_str_t &) noexcept { return false; }
-void RedisTlsChannel::keep(ngx_connection_t *) noexcept {}
-void RedisTlsChannel::forget() noexcept {}
-void RedisTlsChannel::end(ngx_connection_t *) noexcept {}
-void RedisTlsChannel::note(const u_char *, std::size_t) noexcept {}
+void RedisTlsChannel::save_session(ngx_connection_t *) noexcept {}
+void RedisTlsChannel::drop_session() noexcept {}
+void RedisTlsChannel::shut_down(ngx_connection_t *) noexcept {}
+void RedisTlsChannel::save_reason(const u_char *, std::size_t) noexcept {}
 
 #endif
 
-void RedisTlsChannel::listen(ngx_log_t &quiet, ngx_log_t *log) noexcept
+void RedisTlsChannel::capture_log(ngx_log_t &socket_log, ngx_log_t *log) noexcept
 {
     log_ = log;
-    quiet.writer = on_log;
-    quiet.wdata = this;
-    quiet.next = nullptr;
-    quiet.log_level = std::max<ngx_uint_t>(quiet.log_level, NGX_LOG_INFO);
+    socket_log.writer = on_log;
+    socket_log.wdata = this;
+    socket_log.next = nullptr;
+    socket_log.log_level = std::max<ngx_uint_t>(socket_log.log_level, NGX_LOG_INFO);
 }
 
-// A whole line: "TIME [LEVEL] PID#TID: TEXT\n".
+// Called with a line of the log: "TIME [LEVEL] PID#TID: TEXT\n".
 void RedisTlsChannel::on_log(ngx_log_t *log, ngx_uint_t level, u_char *text, size_t length)
 {
     auto self = static_cast<RedisTlsChannel *>(log->wdata);
@@ -313,17 +315,17 @@ void RedisTlsChannel::on_log(ngx_log_t *log, ngx_uint_t level, u_char *text, siz
     line.remove_prefix(std::min(line.find(": "), line.size() - 2) + 2);
     line = line.substr(0, line.find('\n'));
 
-    // debugging is asked for by who wants to see it all
+    // debugging messages go to the log unchanged
     if (level <= NGX_LOG_ALERT || level == NGX_LOG_DEBUG) {
         ngx_log_error(level, self->log_, 0, "%*s", line.size(), line.data());
     } else {
-        self->note(text, length);
+        self->save_reason(text, length);
     }
 }
 
-const char *RedisTlsChannel::why(const char *otherwise) noexcept
+const char *RedisTlsChannel::reason(const char *unknown) noexcept
 {
-    return why_[0] != '\0' ? why_ : otherwise;
+    return reason_[0] != '\0' ? reason_ : unknown;
 }
 
 }  // namespace idempotency

@@ -1,4 +1,4 @@
-// The commands that the module has for Redis, from a call to its end.
+// A command to Redis, from its creation until the reply has been handled.
 
 #pragma once
 
@@ -12,50 +12,72 @@
 
 namespace idempotency {
 
-// How the commands are to be.
-struct RedisManner {
-    std::string_view prefix;       // of every key; outlives the pipeline
-    Millis timeout = 1000;         // of the answer to a command of the pipeline's own
-    bool single_renewals = false;  // one key each, as a cluster wants it
-    std::size_t inline_limit = 0;  // the largest value that is sent over it; 0: any
+// Times are in milliseconds.
+struct RedisPipelineOptions {
+    std::string_view prefix;  // of every key; outlives the pipeline
+    Millis timeout = 1000;    // for the reply to a command that the pipeline itself sends
 
-    // How many claims, results and large values may be under way at a time, the
-    // others wait here: what Redis has to keep of its answers is bounded so.  0: any number.
-    std::size_t most_in_flight = 0;
+    // Each command renews one key: in a cluster all keys of a command must be in
+    // one slot.
+    bool single_renewals = false;
 
-    // How many replicas are to have a claim or a result before the call ends,
-    // and how long that may take: the deadlines of calls are to allow for it.
-    // 0: none.
+    std::size_t inline_limit = 0;  // bytes; a claim returns no larger value; 0: no limit
+
+    // How many commands with `is_limited` may be in flight; the others wait in
+    // the pipeline.  This bounds what Redis has to buffer of the replies.
+    // 0: no limit.
+    std::size_t max_in_flight = 0;
+
+    // How many replicas must have a claim or a result before the call ends, and
+    // how long the WAIT for them may take: the deadlines of calls must allow for
+    // that time.  0: none.
     unsigned replicas = 0;
     Millis replica_wait = 0;
+
+    // The deadline of a command that the pipeline itself sends: Redis may first
+    // have to carry out a WAIT that was sent before.
+    Millis own_deadline(Millis now) const
+    {
+        return now + timeout + (replicas > 0 ? replica_wait : 0);
+    }
 };
 
 struct RedisCommand {
     enum class Kind { auth, select, role, ping, claim, settle, release, renew, wait, fetch };
 
-    RedisCommand *next = nullptr;
+    RedisCommand *next = nullptr;  // belongs to the queue that holds the command
     Kind kind = Kind::ping;
-    bool by_text = false;  // sent as EVAL, after NOSCRIPT
-    bool late = false;     // past its deadline; its answer is only read
-    bool asking = false;   // sent behind an ASKING
-    bool asked = false;    // whose answer is still to come
-    Call *call = nullptr;  // null: the pipeline's own, or the call has ended
+    bool as_eval = false;              // sent as EVAL, with the script's text, after NOSCRIPT
+    bool timed_out = false;            // its deadline has passed, and its call has ended
+    bool asking = false;               // ASKING is sent before it
+    bool awaits_asking_reply = false;  // ASKING was sent and has no reply yet
+    Call *call = nullptr;              // null: no call waits for the reply
     KeyId id{};
     Token token = 0;
     Millis deadline = 0;
-    Millis lease = 0;       // of a claim
-    Millis owed_until = 0;  // a release that nobody waits for: the claim ends by then
-    std::uint64_t asking_end = 0;
-    std::uint64_t end = 0;  // of its bytes, as RedisOutput counts
+    Millis lease = 0;              // of a claim, in milliseconds
+    Millis claim_expires = 0;      // of the release of a late claim: when its lease has expired
+    std::uint64_t asking_end = 0;  // where the bytes of ASKING end, as RedisOutput counts them
+    std::uint64_t end = 0;         // where the bytes of the command end
     std::unique_ptr<Lease[]> leases;
     std::size_t lease_count = 0;
 
+    // For the log.
     const char *name() const;
 
-    bool greets() const { return kind <= Kind::ping; }
-    bool changes() const { return kind == Kind::claim || kind == Kind::settle; }
-    bool takes_room() const { return changes() || kind == Kind::fetch; }
-    bool is_owed() const { return kind == Kind::release && call == nullptr && owed_until != 0; }
+    // Part of the greeting: sent before any command with a key.
+    bool is_greeting() const { return kind <= Kind::ping; }
+
+    // A replica must have what the command has changed (`wait_replicas`).
+    bool changes_key() const { return kind == Kind::claim || kind == Kind::settle; }
+
+    // Counts against RedisPipelineOptions::max_in_flight.
+    bool is_limited() const { return changes_key() || kind == Kind::fetch; }
+
+    bool releases_late_claim() const
+    {
+        return kind == Kind::release && call == nullptr && claim_expires != 0;
+    }
 };
 
 using RedisCommandQueue = DeadlineQueue<RedisCommand>;

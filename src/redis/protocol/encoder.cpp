@@ -9,8 +9,8 @@ namespace idempotency {
 
 namespace {
 
-// Below this a copy is cheaper than one more piece of a writev().
-constexpr std::size_t kReferFrom = 4096;
+// In bytes.  To copy fewer is cheaper than one more piece of a writev().
+constexpr std::size_t kMinReferred = 4096;
 
 RedisScript script_of(RedisCommand::Kind kind)
 {
@@ -30,13 +30,13 @@ RedisScript script_of(RedisCommand::Kind kind)
 
 void RedisEncoder::put_words(std::initializer_list<std::string_view> words) noexcept
 {
-    auto is_there = [](std::string_view word) { return !word.empty(); };
+    auto is_given = [](std::string_view word) { return !word.empty(); };
 
     put_number('*',
-               static_cast<std::uint64_t>(std::count_if(words.begin(), words.end(), is_there)));
+               static_cast<std::uint64_t>(std::count_if(words.begin(), words.end(), is_given)));
 
     for (std::string_view word : words) {
-        if (is_there(word)) {
+        if (is_given(word)) {
             put_bulk(word);
         }
     }
@@ -83,7 +83,7 @@ void RedisEncoder::put_claim(const RedisCommand &claim) noexcept
         put_bulk({});
     }
 
-    put_bulk_number(manner_.inline_limit);
+    put_bulk_number(options_.inline_limit);
 }
 
 void RedisEncoder::put_settle(const RedisCommand &settle) noexcept
@@ -120,11 +120,11 @@ void RedisEncoder::put_wait() noexcept
 {
     put_number('*', 3);
     put_bulk("WAIT");
-    put_bulk_number(manner_.replicas);
-    put_bulk_number(std::max<Millis>(manner_.replica_wait, 1));  // 0 is for ever
+    put_bulk_number(options_.replicas);
+    put_bulk_number(std::max<Millis>(options_.replica_wait, 1));  // 0: no timeout
 }
 
-// Its parts
+// Parts of a command
 
 void RedisEncoder::put_number(char mark, std::uint64_t number) noexcept
 {
@@ -164,8 +164,8 @@ void RedisEncoder::put_key(const KeyId &id) noexcept
     char hex[kHexLength];
 
     write_hex(id, hex);
-    put_number('$', manner_.prefix.size() + sizeof(hex));
-    output_.copy(manner_.prefix);
+    put_number('$', options_.prefix.size() + sizeof(hex));
+    output_.copy(options_.prefix);
     output_.copy({hex, sizeof(hex)});
     output_.copy("\r\n");
 }
@@ -175,7 +175,7 @@ void RedisEncoder::put_pieces(const Pieces &pieces) noexcept
     put_number('$', pieces.size());
 
     for (std::size_t i = 0; i < pieces.count; i++) {
-        if (pieces.first[i].size() < kReferFrom) {
+        if (pieces.first[i].size() < kMinReferred) {
             output_.copy(pieces.first[i]);
         } else {
             output_.refer(pieces.first[i]);
@@ -191,8 +191,8 @@ void RedisEncoder::put_script(const RedisCommand &command, std::size_t keys,
     RedisScript script = script_of(command.kind);
 
     put_number('*', 3 + keys + arguments);
-    put_bulk(command.by_text ? "EVAL" : "EVALSHA");
-    put_bulk(command.by_text ? script_text(script) : scripts_.sha(script));
+    put_bulk(command.as_eval ? "EVAL" : "EVALSHA");
+    put_bulk(command.as_eval ? script_text(script) : scripts_.sha(script));
     put_bulk_number(keys);
 }
 

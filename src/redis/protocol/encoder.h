@@ -1,4 +1,4 @@
-// Commands in the protocol of Redis.
+// Encodes commands in RESP, the protocol of Redis.
 
 #pragma once
 
@@ -13,19 +13,21 @@
 
 namespace idempotency {
 
-// Appends them to an output; that says whether memory failed.
+// Appends commands to a RedisOutput, whose `failed` tells where there was no
+// memory.
 class RedisEncoder {
 public:
-    // All of them outlive this object.
-    RedisEncoder(const RedisScripts &scripts, const RedisManner &manner,
+    // All three outlive this object.
+    RedisEncoder(const RedisScripts &scripts, const RedisPipelineOptions &options,
                  RedisOutput &output) noexcept
-        : scripts_(scripts), manner_(manner), output_(output)
+        : scripts_(scripts), options_(options), output_(output)
     {}
 
-    // One that has nothing to do with a key; words that are empty are left out.
+    // A command without a key; empty words are left out.
     void put_words(std::initializer_list<std::string_view> words) noexcept;
 
-    // Any other.  What its call has to store is referred to, see RedisOutput.
+    // Any command.  Large parts of the value of its call are referred to, not
+    // copied: see RedisOutput.
     void put(const RedisCommand &command) noexcept;
 
 private:
@@ -43,7 +45,7 @@ private:
     void put_wait() noexcept;
 
     const RedisScripts &scripts_;
-    const RedisManner &manner_;
+    const RedisPipelineOptions &options_;
     RedisOutput &output_;
 };
 

@@ -8,17 +8,17 @@ namespace idempotency {
 
 namespace {
 
-constexpr std::size_t kBlockRoom = 16 * 1024;
+constexpr std::size_t kBlockSize = 16 * 1024;
 
 }  // namespace
 
-// A block of the queue's own, its bytes right behind it, or a reference to
-// somebody else's, which has no room.
+// A block of the queue, whose bytes follow this head in memory; or a reference to
+// bytes of a caller, with a capacity of 0.
 struct RedisOutput::Segment {
     Segment *next;
     const char *first;
     std::size_t size;
-    std::size_t room;  // how many more bytes the block takes
+    std::size_t space;  // how many more bytes fit into the block
     std::size_t capacity;
 
     char *block() { return reinterpret_cast<char *>(this + 1); }
@@ -30,15 +30,15 @@ RedisOutput::~RedisOutput()
     std::free(spare_);
 }
 
-RedisOutput::Segment *RedisOutput::add_segment(std::size_t room) noexcept
+RedisOutput::Segment *RedisOutput::add_segment(std::size_t capacity) noexcept
 {
     Segment *segment = nullptr;
 
-    if (room > 0 && spare_ != nullptr) {
+    if (capacity > 0 && spare_ != nullptr) {
         segment = spare_;
         spare_ = nullptr;
     } else {
-        segment = static_cast<Segment *>(std::malloc(sizeof(Segment) + room));
+        segment = static_cast<Segment *>(std::malloc(sizeof(Segment) + capacity));
     }
 
     if (segment == nullptr) {
@@ -46,7 +46,7 @@ RedisOutput::Segment *RedisOutput::add_segment(std::size_t room) noexcept
         return nullptr;
     }
 
-    *segment = {nullptr, segment->block(), 0, room, room};
+    *segment = {nullptr, segment->block(), 0, capacity, capacity};
 
     if (last_ != nullptr) {
         last_->next = segment;
@@ -61,17 +61,17 @@ RedisOutput::Segment *RedisOutput::add_segment(std::size_t room) noexcept
 void RedisOutput::copy(std::string_view bytes) noexcept
 {
     while (!bytes.empty() && !failed_) {
-        Segment *into = last_ != nullptr && last_->room > 0 ? last_ : add_segment(kBlockRoom);
+        Segment *into = last_ != nullptr && last_->space > 0 ? last_ : add_segment(kBlockSize);
 
         if (into == nullptr) {
             return;
         }
 
-        std::size_t n = std::min(bytes.size(), into->room);
+        std::size_t n = std::min(bytes.size(), into->space);
 
-        std::memcpy(into->block() + (into->capacity - into->room), bytes.data(), n);
+        std::memcpy(into->block() + (into->capacity - into->space), bytes.data(), n);
         into->size += n;
-        into->room -= n;
+        into->space -= n;
         appended_ += n;
         bytes.remove_prefix(n);
     }
@@ -88,7 +88,7 @@ void RedisOutput::refer(std::string_view bytes) noexcept
     }
 }
 
-std::size_t RedisOutput::pieces(iovec *out, std::size_t most) const noexcept
+std::size_t RedisOutput::pieces(iovec *out, std::size_t max) const noexcept
 {
     std::size_t n = 0;
 
@@ -96,7 +96,7 @@ std::size_t RedisOutput::pieces(iovec *out, std::size_t most) const noexcept
         return 0;
     }
 
-    for (const Segment *at = first_; at != nullptr && n < most; at = at->next) {
+    for (const Segment *at = first_; at != nullptr && n < max; at = at->next) {
         out[n].iov_base = const_cast<char *>(at->first);
         out[n].iov_len = at->size;
         n++;
@@ -122,18 +122,18 @@ void RedisOutput::wrote(std::size_t size) noexcept
 
 void RedisOutput::drop_first() noexcept
 {
-    Segment *gone = first_;
+    Segment *segment = first_;
 
-    first_ = gone->next;
+    first_ = segment->next;
 
     if (first_ == nullptr) {
         last_ = nullptr;
     }
 
-    if (gone->capacity > 0 && spare_ == nullptr) {
-        spare_ = gone;
+    if (segment->capacity > 0 && spare_ == nullptr) {
+        spare_ = segment;
     } else {
-        std::free(gone);
+        std::free(segment);
     }
 }
 

@@ -1,4 +1,4 @@
-// The bytes that wait to be written to one connection.
+// The bytes that are to be written to one connection.
 
 #pragma once
 
@@ -10,8 +10,8 @@
 
 namespace idempotency {
 
-// A queue of bytes, partly its own, partly somebody else's.  Small strings are
-// copied together, so that many commands make few pieces for a writev().
+// A queue of bytes.  Small strings are copied into common blocks, so that many
+// commands make few pieces for a writev(); large ones are only referred to.
 class RedisOutput {
 public:
     RedisOutput() = default;
@@ -19,22 +19,27 @@ public:
     RedisOutput(const RedisOutput &) = delete;
     RedisOutput &operator=(const RedisOutput &) = delete;
 
-    // Both are without effect once memory has failed: see `failed`.
+    // Both do nothing once an allocation has failed: see `failed`.  The bytes of
+    // `refer` stay the caller's and must not change until they are written or the
+    // queue is cleared.
     void copy(std::string_view bytes) noexcept;
-    void refer(std::string_view bytes) noexcept;  // they stay until they are written
+    void refer(std::string_view bytes) noexcept;
 
-    // Whether an allocation failed: the queue has a gap and must not be written.
+    // An allocation has failed: the queue has a gap and must not be written.
     bool failed() const { return failed_; }
 
     bool empty() const { return first_ == nullptr; }
 
-    // Bytes since the beginning: what was appended up to now is written when
-    // `written` has come to what `appended` is now.
+    // How many bytes have been appended and written since `clear`: what was
+    // appended up to now has been written when `written` reaches the present value
+    // of `appended`.
     std::uint64_t appended() const { return appended_; }
     std::uint64_t written() const { return written_; }
 
-    // The head of the queue; returns how many of `out` are filled in.
-    std::size_t pieces(iovec *out, std::size_t most) const noexcept;
+    // Fills in up to `max` pieces from the head of the queue; returns how many.
+    std::size_t pieces(iovec *out, std::size_t max) const noexcept;
+
+    // `size` bytes have been written.
     void wrote(std::size_t size) noexcept;
 
     void clear() noexcept;
@@ -42,12 +47,12 @@ public:
 private:
     struct Segment;
 
-    Segment *add_segment(std::size_t room) noexcept;
+    Segment *add_segment(std::size_t capacity) noexcept;
     void drop_first() noexcept;
 
     Segment *first_ = nullptr;
     Segment *last_ = nullptr;
-    Segment *spare_ = nullptr;  // one block is kept: most queues are that short
+    Segment *spare_ = nullptr;  // one block is kept for later: most queues need no more
     std::uint64_t appended_ = 0;
     std::uint64_t written_ = 0;
     bool failed_ = false;

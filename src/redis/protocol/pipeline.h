@@ -1,8 +1,12 @@
-// The commands of one connection to Redis, from a call to its end: what is to
-// be written, what is waited for, what an answer means.
+// The commands of one connection to Redis: calls are started here, bytes are
+// written and read through here, and each call ends here.
 //
-// It does no input or output and has no clock: bytes and the time (milliseconds
-// of any clock that never goes back) come from its owner.
+// A pipeline does no I/O and has no clock: the connection that owns it passes
+// bytes and the time, in milliseconds of any clock that never goes back.
+//
+// Its parts: RedisSender (what is sent), RedisReplyHandler (what replies mean),
+// RedisReplicaWait (what waits for replicas), RedisLateClaims (claims that were
+// granted too late).
 
 #pragma once
 
@@ -12,171 +16,108 @@
 
 #include <sys/uio.h>
 
-#include "core/free_list.h"
-#include "redis/protocol/command.h"
-#include "redis/protocol/encoder.h"
-#include "redis/protocol/meaning.h"
-#include "redis/protocol/output.h"
-#include "redis/protocol/reader.h"
-#include "redis/protocol/redirect.h"
-#include "redis/protocol/replicas.h"
-#include "redis/protocol/script.h"
 #include "core/store.h"
+#include "redis/protocol/command_pool.h"
+#include "redis/protocol/late_claims.h"
+#include "redis/protocol/pipeline_events.h"
+#include "redis/protocol/replica_wait.h"
+#include "redis/protocol/reply_handler.h"
+#include "redis/protocol/script.h"
+#include "redis/protocol/sender.h"
 
 namespace idempotency {
 
-// Who logs in, and to which database.  An empty password: nobody does.
 struct RedisLogin {
     std::string_view user;
-    std::string_view password;
+    std::string_view password;  // empty: no AUTH is sent
     std::uint32_t database = 0;
-    bool master_only = false;  // who is none is not greeted
+    bool master_only = false;  // the greeting fails where the server is no master
 };
 
-// How many claims one command renews: a script blocks Redis while it runs.
-constexpr std::size_t kRenewedAtOnce = 512;
+// How many claims one command renews at most: while a script runs Redis serves
+// no other client.
+constexpr std::size_t kMaxRenewedAtOnce = 512;
 
-class RedisPipeline : private RedisReader::Sink {
+class RedisPipeline {
 public:
-    // What the owner is told.  It may start calls from within, and nothing else.
-    class Events {
-    public:
-        // Redis has greeted back: the calls that waited are on their way.
-        virtual void greeted() = 0;
+    using Events = RedisPipelineEvents;
 
-        // A command came back with an error, which `code` names.  `id` is the
-        // key's, or null where a command has none or many; `what` is the command.
-        // Too few replicas are "WAIT" and "NOREPLICAS".
-        virtual void error_answer(const char *what, const char *code, const KeyId *id) = 0;
-
-        // Another node has the key of this call, which is the owner's again and
-        // has not ended: it was not carried out.  `redirect` is gone afterwards.
-        virtual void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) = 0;
-
-        // The same of a renewal.
-        virtual void lease_redirected(const Lease &lease, const RedisRedirect &redirect) = 0;
-
-        // The claim found a value that is larger than is sent over this
-        // connection, and has room for it: Call::large says so.  Or that value is
-        // not there any more, and it is 0 again.  Either way the call goes on over
-        // another connection: it is the owner's and has not ended.
-        virtual void rerouted(Call &call, Millis deadline) = 0;
-
-    protected:
-        ~Events() = default;
-    };
-
-    // `scripts` and `events` outlive this object.
-    RedisPipeline(const RedisScripts &scripts, const RedisManner &manner, Events &events) noexcept;
+    // `options` is copied; the others outlive this object.
+    RedisPipeline(const RedisScripts &scripts, const RedisPipelineOptions &options,
+                  Events &events) noexcept;
     ~RedisPipeline();
+    RedisPipeline(const RedisPipeline &) = delete;
+    RedisPipeline &operator=(const RedisPipeline &) = delete;
 
-    // A fresh connection: greets Redis before anything else is sent.  `login`
-    // is read at once.
+    // A new connection: sends the greeting (AUTH, SELECT, ROLE, PING) before
+    // anything else.  `login` is read before this returns.
     void open(const RedisLogin &login, Millis now) noexcept;
 
-    // The connection is gone.  What was in flight ends as `unavailable`, since
-    // nobody knows whether Redis ran it; what was never sent goes on waiting.
-    // A claim that is known to be granted, and that nobody has got, is released
-    // over the next connection, whenever that comes.
+    // The connection is closed.  Calls in flight end as `unavailable`, as it is
+    // not known whether Redis has run their commands; calls that were not sent
+    // yet wait for the next connection.  Late claims are released over the next
+    // connection.
     void close() noexcept;
 
-    // There won't be another connection soon: ends what waits.
-    void give_up() noexcept;
+    // Ends the calls that wait as `unavailable`: there is no new connection
+    // soon.
+    void end_waiting() noexcept;
 
-    // True where the call has ended at once, as `unavailable`.  Before Redis
-    // has greeted back it waits.  `asking`: a node of a cluster has sent it here
-    // though the key's slot has not moved yet.
+    // Sends the command of a call, or lets the call wait until Redis has
+    // completed the greeting.  True where the call has ended at once, as
+    // `unavailable`: the connection has a fault or is stalled, or there is no
+    // memory.  `asking`: a node of a cluster has redirected the call with ASK.
     bool start(Call &call, Millis deadline, bool asking = false) noexcept;
 
-    // Best effort; nothing happens where answers are late.
+    // Sends renewals.  Best effort: nothing is sent where the connection is not
+    // ready or is stalled.
     void renew(const Lease *leases, std::size_t count, Millis now) noexcept;
 
     // Sends no further calls over this connection: they wait for the next one.
-    void pause() noexcept { paused_ = true; }
+    void pause() noexcept { sender_.pause(); }
 
-    // All that was sent has been answered, or its time is up.
-    bool drained() const noexcept;
+    // All that was sent has a reply, or its deadline has passed.
+    bool drained() const noexcept { return sender_.drained() && replicas_.holds_none(); }
 
-    // The next bytes to write, and how many of them were written.  It is called
-    // before each writing: what has been started before shares a WAIT.  An
-    // answer may bring one, too.
-    std::size_t output(iovec *out, std::size_t most) noexcept;
-    void wrote(std::size_t size) noexcept { output_.wrote(size); }
+    // Up to `max` pieces of the bytes that are to be written; returns how many.
+    // To be called before each write, as it may add a WAIT for what has been
+    // started; and after `input`, as a reply may make a WAIT due.
+    std::size_t output(iovec *out, std::size_t max) noexcept { return sender_.output(out, max); }
+    void wrote(std::size_t size) noexcept { sender_.wrote(size); }
 
     // Bytes that were read.
-    void input(std::string_view bytes, Millis now) noexcept;
+    void input(std::string_view bytes, Millis now) noexcept { replies_.input(bytes, now); }
 
-    // Ends the calls whose deadline has come.  There may be something to write
+    // Ends the calls whose deadline has passed.  There may be something to write
     // afterwards.
     void expire(Millis now) noexcept;
 
     // When `expire` has something to do next, or kNever.
     Millis next_deadline() const noexcept;
 
-    // Why the connection is of no use any more, or null: it is to be closed.
-    const char *fault() const { return fault_; }
+    // Why the connection cannot be used any more and is to be closed, or null.
+    const char *fault() const { return sender_.fault(); }
 
-    bool ready() const { return state_ == State::ready && fault_ == nullptr; }
+    // Redis has completed the greeting, and there is no fault.
+    bool ready() const { return sender_.ready(); }
 
-    // Answers are late: further calls would only wait in vain.
-    bool stalled() const { return late_ > 0; }
+    // A reply is late: `start` ends calls at once.
+    bool stalled() const { return sender_.stalled(); }
 
-    // Nothing is waited for.
-    bool idle() const { return in_flight_.empty() && waiting_.empty() && replicas_.holds_none(); }
+    // No command is in flight and no call waits.
+    bool idle() const { return sender_.idle() && replicas_.holds_none(); }
 
 private:
-    enum class State { closed, greeting, ready };
-    using Kind = RedisCommand::Kind;
+    bool send_renewal(const Lease *leases, std::size_t count, Millis now) noexcept;
+    void expire_in_flight(Millis now) noexcept;
+    Millis stall_deadline() const noexcept;
 
-    RedisCommand *take_command(Kind kind, Millis deadline) noexcept;
-    void recycle(RedisCommand *command) noexcept;
-    void send(RedisCommand *command) noexcept;
-    void send_waiting() noexcept;
-    void send_wait() noexcept;
-    bool has_room() const noexcept;
-    Millis own_deadline(Millis now) const noexcept;
-
-    bool greet(Kind kind, std::string_view first, std::string_view second, Millis now) noexcept;
-    bool renew_batch(const Lease *leases, std::size_t count, Millis now) noexcept;
-    void release_late(const RedisCommand &claim, Token token, Millis now) noexcept;
-
-    char *value(std::size_t size) override;
-    void take_answer(const RedisAnswer &answer, Millis now) noexcept;
-    void take_greeting(const RedisCommand &command, const RedisAnswer &answer, Millis now) noexcept;
-    bool take_asking(RedisCommand &command, const RedisAnswer &answer) noexcept;
-    void take_too_large(RedisCommand *command, std::size_t size, Millis now) noexcept;
-    void take_fetched(RedisCommand *command, const RedisAnswer &answer, Millis now) noexcept;
-    bool take_redirect(RedisCommand *command, const RedisAnswer &answer) noexcept;
-    bool take_no_script(RedisCommand *command, const RedisAnswer &answer) noexcept;
-    void take_wait(RedisCommand *command, const RedisAnswer &answer, Millis now) noexcept;
-    bool hold(RedisCommand *command, const Reply &reply) noexcept;
-    void end(RedisCommand *command, const Reply &reply) noexcept;
-    void end_all(RedisCommandQueue queue) noexcept;
-    void end_unconfirmed(RedisCommandQueue held) noexcept;
-    void owe(RedisCommand *release) noexcept;
-    void send_owed(Millis now) noexcept;
-    void end_in_vain(RedisCommandQueue queue, Millis now) noexcept;
-
-    RedisManner manner_;
-    Events &events_;
-
-    State state_ = State::closed;
-    const char *fault_ = nullptr;
-    bool paused_ = false;
-    RedisReader reader_;
-    RedisOutput output_;
-
-    RedisEncoder encoder_;
-    RedisReplicas replicas_;
-
-    RedisCommandQueue in_flight_;  // sent, in the order of the answers
-    RedisCommandQueue waiting_;    // until Redis has greeted back, or has room
-    RedisCommandQueue owed_;       // releases for which there was no connection
-    FreeList<RedisCommand> unused_;
-    std::size_t late_ = 0;  // how many in flight are past their deadline
-    std::size_t room_taken_ = 0;
-
-    RedisValue value_;  // of the answer that is being read
+    RedisPipelineOptions options_;
+    RedisCommandPool pool_;
+    RedisReplicaWait replicas_;
+    RedisSender sender_;
+    RedisLateClaims late_claims_;
+    RedisReplyHandler replies_;
 };
 
 }  // namespace idempotency

@@ -9,17 +9,17 @@ namespace idempotency {
 
 namespace {
 
-constexpr std::size_t kLongestWord = 16;
+constexpr std::size_t kMaxListText = 16;
 
-// That an ACL forbids what a script calls has no code of its own: Redis 7.0 says the one, later ones
-// and Valkey the other.
+// Where an ACL forbids a command that a script calls the error has no code of its
+// own: Redis 7.0 has the first text, later versions and Valkey the second.
 bool is_forbidden_in_script(std::string_view error)
 {
     return error.find("ACL failure in script") != error.npos
            || error.find("The user executing the script can't") != error.npos;
 }
 
-void copy_code(std::string_view error, char (&out)[sizeof(RedisAnswer::code)])
+void copy_code(std::string_view error, char (&out)[sizeof(ServerReply::code)])
 {
     std::size_t n = 0;
 
@@ -44,8 +44,8 @@ void copy_code(std::string_view error, char (&out)[sizeof(RedisAnswer::code)])
     }
 }
 
-// A value, and a pair with one, begin so, and then comes its length; hiredis is
-// told of an empty one in the place of a value that passes it by.
+// A value and a pair begin with these bytes, then comes the length of the value.
+// In the place of a large value hiredis gets an empty one.
 constexpr std::string_view kValueHead = "$";
 constexpr std::string_view kPairHead = "*2\r\n$";
 constexpr std::string_view kEmpty = "0\r\n";
@@ -59,15 +59,15 @@ bool may_have_value(char first)
     return first == kValueHead.front() || first == kPairHead.front();
 }
 
-// What comes before the length, if there is one.
+// The bytes before the length of a value, if the reply has a value.
 std::string_view before_length(std::string_view head)
 {
     return head.front() == kValueHead.front() ? kValueHead : kPairHead;
 }
 
-// What an answer is that begins with `head`, as far as that is known; `length`
-// is a value's.
-Head read_head(std::string_view head, std::size_t &length)
+// Whether a reply that begins with `head` has a value, as far as that is known;
+// `length` is the length of the value.
+Head parse_head(std::string_view head, std::size_t &length)
 {
     std::string_view before = before_length(head);
     std::string_view digits = head.substr(std::min(head.size(), before.size()));
@@ -94,37 +94,37 @@ Head read_head(std::string_view head, std::size_t &length)
 
 }  // namespace
 
-// What hiredis calls to make its objects.  The type of a length differs between
-// its versions: of each overload the one that fits is taken.
+// The functions that hiredis calls to make its objects.  The type of an array's
+// length differs between versions of hiredis: the overload that fits is used.
 struct RedisReader::Functions {
-    static RedisReader *of(const redisReadTask *task)
+    static RedisReader *reader_of(const redisReadTask *task)
     {
         return static_cast<RedisReader *>(task->privdata);
     }
 
     static void *string(const redisReadTask *task, char *bytes, std::size_t size)
     {
-        return of(task)->string(task, {bytes, size});
+        return reader_of(task)->on_string(task, {bytes, size});
     }
 
     static void *array(const redisReadTask *task, int elements)
     {
-        return of(task)->array(task, elements == 2, elements > 2);
+        return reader_of(task)->on_array(task, elements == 2, elements > 2);
     }
 
     static void *array(const redisReadTask *task, std::size_t elements)
     {
-        return of(task)->array(task, elements == 2, elements > 2);
+        return reader_of(task)->on_array(task, elements == 2, elements > 2);
     }
 
     static void *integer(const redisReadTask *task, long long value)
     {
-        return of(task)->number(task, value);
+        return reader_of(task)->on_integer(task, value);
     }
 
-    static void *nil(const redisReadTask *task) { return of(task)->nil(task); }
+    static void *nil(const redisReadTask *task) { return reader_of(task)->on_nil(task); }
 
-    // There are no objects.
+    // no objects are made
     static void free(void *) {}
 
     static constexpr redisReplyObjectFunctions table()
@@ -155,46 +155,46 @@ bool RedisReader::restart() noexcept
         redisReaderFree(reader_);
     }
 
-    // hiredis only reads it
+    // hiredis only reads the functions
     reader_ = redisReaderCreateWithFunctions(const_cast<redisReplyObjectFunctions *>(&functions));
 
     if (reader_ != nullptr) {
         reader_->privdata = this;
     }
 
-    begin_response();
+    begin_reply();
     return reader_ != nullptr;
 }
 
-void RedisReader::begin_response() noexcept
+void RedisReader::begin_reply() noexcept
 {
     part_ = Part::head;
-    refused_ = false;
-    passed_by_ = false;
+    failed_ = false;
+    has_large_value_ = false;
     head_size_ = 0;
-    passed_on_ = 0;
+    fed_ = 0;
     small_left_ = 0;
     end_left_ = 0;
     value_left_ = 0;
-    place_ = nullptr;
+    value_out_ = nullptr;
 }
 
-RedisReader::Result RedisReader::next(std::string_view &bytes, RedisAnswer &answer) noexcept
+RedisReader::Result RedisReader::next(std::string_view &bytes, ServerReply &reply) noexcept
 {
     while (!bytes.empty()) {
         switch (part_) {
         case Part::head:
-            take_head(bytes);
+            read_head(bytes);
             break;
         case Part::value:
-            take_value(bytes);
+            read_value(bytes);
             break;
         case Part::plain:
-            take_plain(bytes);
+            read_plain(bytes);
             break;
         }
 
-        Result result = finish(answer);
+        Result result = finish(reply);
 
         if (result != Result::more) {
             return result;
@@ -204,13 +204,13 @@ RedisReader::Result RedisReader::next(std::string_view &bytes, RedisAnswer &answ
     return Result::more;
 }
 
-// Whether the answer is one with a large value is known after a few bytes.
-void RedisReader::take_head(std::string_view &bytes) noexcept
+// A few bytes tell whether the reply has a large value.
+void RedisReader::read_head(std::string_view &bytes) noexcept
 {
     std::size_t length = 0;
     std::size_t size = std::min(sizeof(head_) - head_size_, bytes.size()) + head_size_;
 
-    // most answers are a line
+    // most replies are a single line
     if (head_size_ == 0 && !may_have_value(bytes.front())) {
         part_ = Part::plain;
         return;
@@ -218,7 +218,7 @@ void RedisReader::take_head(std::string_view &bytes) noexcept
 
     std::memcpy(head_ + head_size_, bytes.data(), size - head_size_);
 
-    switch (read_head({head_, size}, length)) {
+    switch (parse_head({head_, size}, length)) {
     case Head::incomplete:
         bytes.remove_prefix(size - head_size_);
         head_size_ = size;
@@ -226,7 +226,7 @@ void RedisReader::take_head(std::string_view &bytes) noexcept
 
     case Head::other:
         part_ = Part::plain;
-        pass_on({head_, head_size_});
+        feed({head_, head_size_});
         return;
 
     case Head::value:
@@ -243,25 +243,25 @@ void RedisReader::take_head(std::string_view &bytes) noexcept
     if (length < kLargeValue) {
         part_ = Part::plain;
         small_left_ = length;
-        pass_on({head_, head_size_});
+        feed({head_, head_size_});
         return;
     }
 
     part_ = Part::value;
-    passed_by_ = true;
+    has_large_value_ = true;
     value_left_ = length;
-    place_ = sink_.value(length);
-    pass_on(before);
-    pass_on(kEmpty);
+    value_out_ = sink_.allocate_value(length);
+    feed(before);
+    feed(kEmpty);
 }
 
-void RedisReader::take_value(std::string_view &bytes) noexcept
+void RedisReader::read_value(std::string_view &bytes) noexcept
 {
     std::size_t n = std::min(value_left_, bytes.size());
 
-    if (place_ != nullptr) {
-        std::memcpy(place_, bytes.data(), n);
-        place_ += n;
+    if (value_out_ != nullptr) {
+        std::memcpy(value_out_, bytes.data(), n);
+        value_out_ += n;
     }
 
     bytes.remove_prefix(n);
@@ -269,13 +269,13 @@ void RedisReader::take_value(std::string_view &bytes) noexcept
 
     if (value_left_ == 0) {
         part_ = Part::plain;
-        place_ = nullptr;
+        value_out_ = nullptr;
     }
 }
 
-// An answer ends with a line: hiredis gets none of the next one, which may be
-// one that it is not to have.
-void RedisReader::take_plain(std::string_view &bytes) noexcept
+// hiredis gets one line at a time, so that it gets no byte of the next reply,
+// which may have a large value.
+void RedisReader::read_plain(std::string_view &bytes) noexcept
 {
     std::size_t n = std::min(small_left_ + end_left_, bytes.size());
 
@@ -284,36 +284,36 @@ void RedisReader::take_plain(std::string_view &bytes) noexcept
 
         n = end != std::string_view::npos ? end + 1 : bytes.size();
     } else {
-        // hiredis does not look at what ends a value
+        // hiredis does not check the line end after a value
         std::size_t of_value = std::min(small_left_, n);
 
-        refused_ = bytes.substr(of_value, n - of_value)
-                   != kLineEnd.substr(kLineEnd.size() - end_left_, n - of_value);
+        failed_ = bytes.substr(of_value, n - of_value)
+                  != kLineEnd.substr(kLineEnd.size() - end_left_, n - of_value);
         small_left_ -= of_value;
         end_left_ -= n - of_value;
     }
 
-    pass_on(bytes.substr(0, n));
+    feed(bytes.substr(0, n));
     bytes.remove_prefix(n);
 }
 
-void RedisReader::pass_on(std::string_view bytes) noexcept
+void RedisReader::feed(std::string_view bytes) noexcept
 {
-    passed_on_ += bytes.size();
-    refused_ = refused_ || reader_ == nullptr || passed_on_ > kLongestAnswer
-               || redisReaderFeed(reader_, bytes.data(), bytes.size()) != REDIS_OK;
+    fed_ += bytes.size();
+    failed_ = failed_ || reader_ == nullptr || fed_ > kMaxReply
+              || redisReaderFeed(reader_, bytes.data(), bytes.size()) != REDIS_OK;
 }
 
-// Whether the answer is complete.
-RedisReader::Result RedisReader::finish(RedisAnswer &answer) noexcept
+// Whether the reply is complete.
+RedisReader::Result RedisReader::finish(ServerReply &reply) noexcept
 {
     void *done = nullptr;
 
     if (part_ != Part::plain || small_left_ + end_left_ > 0) {
-        return refused_ ? Result::garbage : Result::more;
+        return failed_ ? Result::garbage : Result::more;
     }
 
-    if (refused_ || redisReaderGetReply(reader_, &done) != REDIS_OK) {
+    if (failed_ || redisReaderGetReply(reader_, &done) != REDIS_OK) {
         return Result::garbage;
     }
 
@@ -321,63 +321,64 @@ RedisReader::Result RedisReader::finish(RedisAnswer &answer) noexcept
         return Result::more;
     }
 
-    // hiredis makes its other objects itself, of which we ask for none
+    // hiredis itself makes the objects of kinds that none of our replies has
     if (done != this || reader_->pos != reader_->len) {
         return Result::garbage;
     }
 
-    begin_response();
-    answer = answer_;
-    return Result::answer;
+    begin_reply();
+    reply = reply_;
+    return Result::reply;
 }
 
-// Each returns what is not null, or null to refuse, which ends the stream.
+// What hiredis calls.  Each returns null to refuse what it got, which makes the
+// stream unreadable, and else any pointer.
 
-// A part of an array.
-void *RedisReader::part(const redisReadTask *task, std::string_view bytes)
+// An element of an array.
+void *RedisReader::on_element(const redisReadTask *task, std::string_view bytes)
 {
     bool is_first = task->parent->parent == nullptr && task->idx == 0;
 
     if (!is_first) {
-        return answer_.kind == RedisAnswer::Kind::list ? this : nullptr;
+        return reply_.kind == ServerReply::Kind::list ? this : nullptr;
     }
 
     if (task->type != REDIS_REPLY_STRING) {
         return nullptr;
     }
 
-    keep_text(bytes.substr(0, kLongestWord));
+    keep_text(bytes.substr(0, kMaxListText));
 
-    if (answer_.kind == RedisAnswer::Kind::pair && !passed_by_) {
+    if (reply_.kind == ServerReply::Kind::pair && !has_large_value_) {
         copy_value(bytes);
     }
 
     return this;
 }
 
-void *RedisReader::string(const redisReadTask *task, std::string_view bytes)
+void *RedisReader::on_string(const redisReadTask *task, std::string_view bytes)
 {
     if (task->parent != nullptr) {
-        return part(task, bytes);
+        return on_element(task, bytes);
     }
 
-    answer_ = RedisAnswer();
+    reply_ = ServerReply();
 
     switch (task->type) {
     case REDIS_REPLY_STRING:
-        answer_.kind = RedisAnswer::Kind::string;
+        reply_.kind = ServerReply::Kind::string;
 
-        if (!passed_by_) {
+        if (!has_large_value_) {
             copy_value(bytes);
         }
 
         return this;
     case REDIS_REPLY_STATUS:
-        answer_.kind = RedisAnswer::Kind::status;
+        reply_.kind = ServerReply::Kind::status;
         return this;
     case REDIS_REPLY_ERROR:
-        answer_.kind = RedisAnswer::Kind::error;
-        copy_code(bytes, answer_.code);
+        reply_.kind = ServerReply::Kind::error;
+        copy_code(bytes, reply_.code);
         keep_text(bytes);
         return this;
     default:
@@ -387,22 +388,22 @@ void *RedisReader::string(const redisReadTask *task, std::string_view bytes)
 
 void RedisReader::copy_value(std::string_view bytes)
 {
-    char *place = sink_.value(bytes.size());
+    char *out = sink_.allocate_value(bytes.size());
 
-    if (place != nullptr && !bytes.empty()) {
-        std::memcpy(place, bytes.data(), bytes.size());
+    if (out != nullptr && !bytes.empty()) {
+        std::memcpy(out, bytes.data(), bytes.size());
     }
 }
 
 void RedisReader::keep_text(std::string_view bytes)
 {
-    std::size_t n = std::min(bytes.size(), kLongestText);
+    std::size_t n = std::min(bytes.size(), kMaxText);
 
     std::memcpy(text_, bytes.data(), n);
-    answer_.text = {text_, n};
+    reply_.text = {text_, n};
 }
 
-void *RedisReader::array(const redisReadTask *task, bool of_two, bool of_more)
+void *RedisReader::on_array(const redisReadTask *task, bool of_two, bool of_more)
 {
     if (task->type != REDIS_REPLY_ARRAY) {
         return nullptr;
@@ -413,36 +414,36 @@ void *RedisReader::array(const redisReadTask *task, bool of_two, bool of_more)
             return nullptr;
         }
 
-        // a sentinel's role comes with the names of its masters
-        answer_.kind = RedisAnswer::Kind::list;
+        // the reply of a sentinel to ROLE holds the names of its masters
+        reply_.kind = ServerReply::Kind::list;
         return this;
     }
 
-    answer_ = RedisAnswer();
-    answer_.kind = of_two ? RedisAnswer::Kind::pair : RedisAnswer::Kind::list;
+    reply_ = ServerReply();
+    reply_.kind = of_two ? ServerReply::Kind::pair : ServerReply::Kind::list;
     return of_two || of_more ? this : nullptr;
 }
 
-void *RedisReader::number(const redisReadTask *task, long long value)
+void *RedisReader::on_integer(const redisReadTask *task, long long value)
 {
     if (task->parent == nullptr) {
-        answer_ = RedisAnswer();
-        answer_.kind = RedisAnswer::Kind::integer;
+        reply_ = ServerReply();
+        reply_.kind = ServerReply::Kind::integer;
     } else if (task->parent->parent == nullptr && task->idx == 0) {
         return nullptr;
     }
 
-    answer_.integer = value;
+    reply_.integer = value;
     return this;
 }
 
-void *RedisReader::nil(const redisReadTask *task)
+void *RedisReader::on_nil(const redisReadTask *task)
 {
     if (task->parent != nullptr) {
-        return answer_.kind == RedisAnswer::Kind::list && task->idx > 0 ? this : nullptr;
+        return reply_.kind == ServerReply::Kind::list && task->idx > 0 ? this : nullptr;
     }
 
-    answer_ = RedisAnswer();
+    reply_ = ServerReply();
     return this;
 }
 

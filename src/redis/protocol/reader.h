@@ -1,9 +1,9 @@
-// Reads Redis' answers out of a stream of bytes.
+// Reads the replies of Redis out of a stream of bytes.
 //
-// hiredis knows the protocol; its objects are not made: the few kinds of
-// answers that this module's commands have go into one RedisAnswer.  The bytes
-// of a large value pass hiredis by, which would keep all of them until the last
-// one is there: they go to where they are wanted as they come, or nowhere.
+// hiredis parses the protocol, but makes no objects: the few kinds of replies that
+// this module's commands have are put into one ServerReply.  The bytes of a large
+// value do not go through hiredis, which would buffer the whole value: they are
+// copied to where they are wanted as they arrive, or are dropped.
 
 #pragma once
 
@@ -16,55 +16,56 @@ struct redisReplyObjectFunctions;
 
 namespace idempotency {
 
-struct RedisAnswer {
+struct ServerReply {
     enum class Kind {
         nil,
         status,
         error,
         integer,
         string,  // a value
-        pair,    // of a value and an integer
-        list,    // any other that begins with a string, which is `text`
+        pair,    // an array of a value and an integer
+        list,    // any other array that begins with a string, which is `text`
     };
 
     Kind kind = Kind::nil;
-    long long integer = 0;  // of a pair its second part
+    long long integer = 0;  // of a pair: its second element
 
-    // What an error begins with, as in "WRONGTYPE Operation against ...".  The
-    // rest of it can repeat a command's arguments and is not told.
+    // The code that an error begins with, as in "WRONGTYPE Operation against ...".
+    // The rest can repeat a command's arguments, and must not be logged.
     char code[24] = "";
 
-    // An error, up to kLongestText of it: it may be a redirection.  Of a list the
-    // first 16 bytes of its first string.  It is the reader's, until its next
-    // answer.
+    // Of an error: its first kMaxText bytes, which may be a redirection.  Of a list
+    // or a pair: the first 16 bytes of its first string.  The reader owns the
+    // bytes, until its next reply.
     std::string_view text;
 };
 
 class RedisReader {
 public:
-    // Who wants a value.
+    // Takes the values.
     class Sink {
     public:
-        // One of `size` bytes comes.  Gives the memory that it is written to
-        // until the answer is there, or null, and it is dropped.
-        virtual char *value(std::size_t size) = 0;
+        // A value of `size` bytes begins.  Returns the memory to write it to, which
+        // must last until the reply is complete or `drop_value`; or null, and the
+        // value is dropped.
+        virtual char *allocate_value(std::size_t size) = 0;
 
     protected:
         ~Sink() = default;
     };
 
-    static constexpr std::size_t kLongestText = 288;
+    static constexpr std::size_t kMaxText = 288;
 
-    // From this size on a value passes hiredis by.
+    // In bytes: from this size on a value does not go through hiredis.
     static constexpr std::size_t kLargeValue = 16 * 1024;
 
-    // An answer of which hiredis is given more is none of Redis to our commands.
-    static constexpr std::size_t kLongestAnswer = 64 * 1024;
+    // In bytes: a reply of which hiredis would get more is not one to our commands.
+    static constexpr std::size_t kMaxReply = 64 * 1024;
 
     enum class Result {
-        answer,   // `answer` is filled in
+        reply,    // `reply` is filled in
         more,     // more bytes are needed
-        garbage,  // not the protocol, or not an answer to one of our commands
+        garbage,  // not the protocol, or not a reply to one of our commands
     };
 
     explicit RedisReader(Sink &sink) : sink_(sink) {}
@@ -75,50 +76,50 @@ public:
     // Begins a new stream.  False where there is no memory.
     bool restart() noexcept;
 
-    // Takes an answer off the bytes that were read; with `more` it has taken
-    // them all.
-    Result next(std::string_view &bytes, RedisAnswer &answer) noexcept;
+    // Reads one reply and removes its bytes from the front of `bytes`; with `more`
+    // it has removed all bytes.
+    Result next(std::string_view &bytes, ServerReply &reply) noexcept;
 
-    // The memory that the sink gave is gone.
-    void drop_value() noexcept { place_ = nullptr; }
+    // The memory that the sink gave must not be written any more.
+    void drop_value() noexcept { value_out_ = nullptr; }
 
 private:
     struct Functions;
 
-    // Of an answer: before it is known to have a large value, in that value, and
-    // in what hiredis reads.
+    // Which part of a reply comes next: the head, which tells whether there is a
+    // large value; a large value; or what hiredis reads.
     enum class Part { head, value, plain };
 
-    void begin_response() noexcept;
-    void take_head(std::string_view &bytes) noexcept;
-    void take_value(std::string_view &bytes) noexcept;
-    void take_plain(std::string_view &bytes) noexcept;
-    void pass_on(std::string_view bytes) noexcept;
-    Result finish(RedisAnswer &answer) noexcept;
+    void begin_reply() noexcept;
+    void read_head(std::string_view &bytes) noexcept;
+    void read_value(std::string_view &bytes) noexcept;
+    void read_plain(std::string_view &bytes) noexcept;
+    void feed(std::string_view bytes) noexcept;
+    Result finish(ServerReply &reply) noexcept;
 
-    void *string(const redisReadTask *task, std::string_view bytes);
-    void *part(const redisReadTask *task, std::string_view bytes);
+    void *on_string(const redisReadTask *task, std::string_view bytes);
+    void *on_element(const redisReadTask *task, std::string_view bytes);
     void keep_text(std::string_view bytes);
     void copy_value(std::string_view bytes);
-    void *array(const redisReadTask *task, bool of_two, bool of_more);
-    void *number(const redisReadTask *task, long long value);
-    void *nil(const redisReadTask *task);
+    void *on_array(const redisReadTask *task, bool of_two, bool of_more);
+    void *on_integer(const redisReadTask *task, long long value);
+    void *on_nil(const redisReadTask *task);
 
     Sink &sink_;
     redisReader *reader_ = nullptr;
-    RedisAnswer answer_;
-    char text_[kLongestText];
+    ServerReply reply_;
+    char text_[kMaxText];
 
     Part part_ = Part::head;
-    bool refused_ = false;    // the stream is of no use, or hiredis has no memory
-    bool passed_by_ = false;  // the value of this answer, which hiredis takes for empty
+    bool failed_ = false;           // the stream cannot be read, or hiredis has no memory
+    bool has_large_value_ = false;  // hiredis gets an empty value in its place
     char head_[32];
     std::size_t head_size_ = 0;
-    std::size_t passed_on_ = 0;   // bytes of this answer
-    std::size_t small_left_ = 0;  // of a small value
-    std::size_t end_left_ = 0;    // of what ends a value
-    std::size_t value_left_ = 0;  // of a large one
-    char *place_ = nullptr;       // where its next byte goes, or null
+    std::size_t fed_ = 0;         // bytes of this reply that hiredis got
+    std::size_t small_left_ = 0;  // bytes still to come of a small value
+    std::size_t end_left_ = 0;    // bytes still to come of the line end after a value
+    std::size_t value_left_ = 0;  // bytes still to come of a large value
+    char *value_out_ = nullptr;   // where the next byte of it is written, or null
 };
 
 }  // namespace idempotency

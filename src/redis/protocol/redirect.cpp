@@ -6,7 +6,7 @@ namespace idempotency {
 
 namespace {
 
-// What stands before the next space, which is left out of both.
+// Removes the next word and the space after it from the front of `text`.
 std::string_view take_word(std::string_view &text)
 {
     std::size_t space = text.find(' ');
@@ -38,7 +38,7 @@ bool read_host(std::string_view text, std::string_view &out)
     }
 
     out = text;
-    return text.size() <= kLongestRedisHost;
+    return text.size() <= kMaxRedisHost;
 }
 
 }  // namespace

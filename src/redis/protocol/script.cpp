@@ -11,12 +11,14 @@ namespace {
 
 // The scripts count bytes from 1, GETRANGE from 0.
 static_assert(kStateOffset == 7 && kTokenOffset == 8 && kTokenSize == 8,
-              "the scripts know where a record has its state and its token");
+              "the scripts have the offsets of a record's state and token");
 
-// Microseconds stay below 2^53 until the year 2255: a Lua number is exact.  A
-// token that a caller wants may be above.
+// A new token is the time in microseconds, which stays below 2^53 until the year
+// 2255, so a Lua number holds it exactly.  A token that the caller wants may be
+// larger, and stays a string.
 //
-// A claim that somebody has made persistent would block its key for good.
+// A claim without an expiry (someone has used PERSIST) gets the lease again: else
+// its key would be blocked for ever.
 constexpr std::string_view kClaim = R"(
 local left = redis.call('PTTL', KEYS[1])
 if left ~= -2 then
@@ -43,7 +45,8 @@ redis.call('SET', KEYS[1], ARGV[1]:sub(1, 8) .. token .. ARGV[1]:sub(17), 'PX', 
 return answer
 )";
 
-// GETRANGE of a missing key is empty, as it is of a value that is too short.
+// GETRANGE returns an empty string both for a missing key and for a value that is
+// too short: EXISTS tells which.
 constexpr std::string_view kSettle = R"(
 local token = redis.call('GETRANGE', KEYS[1], 8, 15)
 if token ~= ARGV[1] and (token ~= '' or redis.call('EXISTS', KEYS[1]) == 1) then
@@ -60,7 +63,7 @@ end
 return redis.call('DEL', KEYS[1])
 )";
 
-// One key of another type must not keep the others from being renewed.
+// A key of another type must not prevent the renewal of the other keys: so pcall.
 constexpr std::string_view kRenew = R"(
 local renewed = 0
 for i, key in ipairs(KEYS) do

@@ -1,7 +1,7 @@
-// The scripts that Redis runs, each one round trip.
+// The Lua scripts that Redis runs, each in one round trip.
 //
-// A script declares every key that it touches, and it writes what it computed:
-// Redis sends its effects to replicas, not the script, so the clock may be read.
+// A script declares every key that it touches.  It may read the clock, as Redis
+// sends the effects of a script to replicas, not the script.
 
 #pragma once
 
@@ -12,25 +12,26 @@
 namespace idempotency {
 
 enum class RedisScript {
-    // KEYS: key; ARGV: record, lease, the token that is wanted or an empty
-    // string, the largest value that is returned or 0.  The token, 1 where one
-    // was wanted; {value, PTTL}; or of a larger value {PTTL, its size below 0}.
+    // KEYS: key; ARGV: record, lease (ms), the wanted token or an empty string, the
+    // largest value that is returned (bytes) or 0.
+    // Claimed: the new token, or 1 where a token was wanted.
+    // Found: {value, PTTL}; where the value is larger: {PTTL as text, -size}.
     claim,
-    settle,   // KEYS: key; ARGV: token, record, lifetime.  1 written, 0 lost
-    release,  // KEYS: key; ARGV: token.  1 freed, 0 lost
-    renew,    // KEYS: keys; ARGV: token and lease of each.  How many were renewed
+    settle,   // KEYS: key; ARGV: token, record, lifetime (ms).  1 written, 0 lost
+    release,  // KEYS: key; ARGV: token.  1 deleted, 0 lost
+    renew,    // KEYS: keys; ARGV: token and lease (ms) of each.  How many were renewed
 };
 
 constexpr std::size_t kRedisScripts = 4;
 
 std::string_view script_text(RedisScript script);
 
-// The digests that EVALSHA names the scripts by.
+// The SHA-1 digests of the scripts, for EVALSHA.
 class RedisScripts {
 public:
     RedisScripts() noexcept;
 
-    // False where OpenSSL gave no SHA-1.
+    // False where OpenSSL has no SHA-1.
     bool usable() const { return usable_; }
 
     // 40 hexadecimal digits.

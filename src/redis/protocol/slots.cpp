@@ -11,7 +11,7 @@ namespace idempotency {
 
 namespace {
 
-constexpr const char *kGarbage = "its answer to CLUSTER SLOTS cannot be read";
+constexpr const char *kGarbage = "its reply to CLUSTER SLOTS cannot be read";
 
 constexpr std::array<std::uint16_t, 256> crc_table()
 {
@@ -40,8 +40,8 @@ std::string_view text(const redisReply &reply)
     return {reply.str, static_cast<std::size_t>(reply.len)};
 }
 
-// What comes behind port and id: a list of names and values, and "ip" is among
-// the names where the preferred name is none.
+// The fourth element of a node is an array of names and values.  It has "ip" where
+// the preferred endpoint of the node is not its IP address.
 std::string_view find_ip(const redisReply &node)
 {
     if (node.elements < 4 || node.element[3]->type != REDIS_REPLY_ARRAY) {
@@ -62,9 +62,9 @@ std::string_view find_ip(const redisReply &node)
     return {};
 }
 
-enum class Found { endpoint, nowhere, garbage };
+enum class Found { endpoint, unknown, garbage };
 
-// The element of a range that tells where its master is.
+// Reads the element of a range that is its master.
 Found read_endpoint(const redisReply &node, RedisEndpoint &out)
 {
     if (node.type != REDIS_REPLY_ARRAY || node.elements < 2
@@ -88,13 +88,13 @@ Found read_endpoint(const redisReply &node, RedisEndpoint &out)
         host = find_ip(node);
 
         if (host.empty()) {
-            return Found::nowhere;
+            return Found::unknown;
         }
     }
 
-    // it does not serve in the way that it was asked, as in: without TLS
+    // the node does not listen in the way of this connection, such as without TLS
     if (port == 0) {
-        return Found::nowhere;
+        return Found::unknown;
     }
 
     return port > 0 && out.set(host, static_cast<std::uint64_t>(port)) ? Found::endpoint
@@ -115,9 +115,10 @@ std::uint16_t redis_crc16(std::string_view bytes, std::uint16_t before) noexcept
     return static_cast<std::uint16_t>(crc);
 }
 
-// The tag is between the first "{" and the first "}" behind it, unless that is
-// nothing.  An id has neither: the prefix alone decides.
-RedisSlotter::RedisSlotter(std::string_view prefix) noexcept
+// The hash tag is what stands between the first "{" and the first "}" after it,
+// unless it is empty.  The part of a key after the prefix is hexadecimal and has
+// no brace.
+RedisKeySlots::RedisKeySlots(std::string_view prefix) noexcept
     : crc_(redis_crc16(prefix)), tagged_(false)
 {
     std::size_t begin = prefix.find('{');
@@ -130,7 +131,7 @@ RedisSlotter::RedisSlotter(std::string_view prefix) noexcept
     }
 }
 
-std::uint16_t RedisSlotter::slot(const KeyId &id) const noexcept
+std::uint16_t RedisKeySlots::slot(const KeyId &id) const noexcept
 {
     if (tagged_) {
         return crc_ % kRedisSlots;
@@ -147,7 +148,7 @@ bool RedisEndpoint::set(std::string_view name, std::uint64_t number) noexcept
     bool printable = std::all_of(name.begin(), name.end(),
                                  [](char c) { return c > ' ' && c < '\x7f' && c != '"'; });
 
-    if (name.size() > kLongestRedisHost || !printable || number == 0 || number > 65535) {
+    if (name.size() > kMaxRedisHost || !printable || number == 0 || number > 65535) {
         return false;
     }
 
@@ -162,7 +163,7 @@ RedisSlotMap::~RedisSlotMap() { std::free(nodes_); }
 const char *RedisSlotMap::read(const redisReply &reply) noexcept
 {
     size_ = 0;
-    std::fill_n(owners_, kRedisSlots, kNobody);
+    std::fill_n(owners_, kRedisSlots, kNoNode);
 
     if (reply.type != REDIS_REPLY_ARRAY) {
         return kGarbage;
@@ -176,8 +177,8 @@ const char *RedisSlotMap::read(const redisReply &reply) noexcept
         }
     }
 
-    // a node that has left its cluster, or has not met it yet
-    return size_ > 0 ? nullptr : "it knows of no node that has slots";
+    // a node that has left its cluster, or has not joined it yet
+    return size_ > 0 ? nullptr : "it knows no node that has slots";
 }
 
 const char *RedisSlotMap::read_range(const redisReply &range) noexcept
@@ -201,13 +202,13 @@ const char *RedisSlotMap::read_range(const redisReply &range) noexcept
     }
 
     RedisEndpoint endpoint;
-    std::uint16_t index = kNobody;
+    std::uint16_t index = kNoNode;
 
     switch (read_endpoint(*range.element[2], endpoint)) {
     case Found::garbage:
         return kGarbage;
 
-    case Found::nowhere:
+    case Found::unknown:
         return nullptr;
 
     case Found::endpoint:
@@ -231,20 +232,20 @@ const char *RedisSlotMap::find_or_add(const RedisEndpoint &endpoint, std::uint16
     });
 
     if (at == end) {
-        if (size_ == kMostNodes) {
+        if (size_ == kMaxNodes) {
             return "its cluster has too many nodes";
         }
 
-        if (size_ == room_) {
-            std::size_t room = std::min(std::max<std::size_t>(2 * room_, 16), kMostNodes);
-            void *more = std::realloc(nodes_, room * sizeof(RedisEndpoint));
+        if (size_ == capacity_) {
+            std::size_t capacity = std::min(std::max<std::size_t>(2 * capacity_, 16), kMaxNodes);
+            void *more = std::realloc(nodes_, capacity * sizeof(RedisEndpoint));
 
             if (more == nullptr) {
                 return "no memory";
             }
 
             nodes_ = static_cast<RedisEndpoint *>(more);
-            room_ = room;
+            capacity_ = capacity;
         }
 
         at = nodes_ + size_++;

@@ -12,22 +12,22 @@ constexpr const char *kBadPort = "the port must be a number from 1 to 65535";
 constexpr const char *kBadDatabase = "the database must be a number from 0 to 65535";
 constexpr const char *kBadEscape = "a \"%\" in user or password must be followed by two "
                                    "hexadecimal digits; write the sign itself as \"%25\"";
-constexpr const char *kNulEscape = "\"%00\" can be in no user or password";
-constexpr const char *kNoPassword = "a user without a password: redis://user:password@host, or "
-                                    "redis://:password@host for a password alone";
+constexpr const char *kNulEscape = "\"%00\" must not be in a user or password";
+constexpr const char *kNoPassword =
+    "the user has no password: write redis://user:password@host, or "
+    "redis://:password@host for a password alone";
 constexpr const char *kOpenBracket = "the \"]\" of an IPv6 address is missing: "
                                      "redis://[address]:port";
-constexpr const char *kBareIpv6 = "an IPv6 address goes into brackets: redis://[address]:port";
+constexpr const char *kBareIpv6 = "an IPv6 address must be in brackets: redis://[address]:port";
 constexpr const char *kAfterBracket = "only \":port\" or \"/db\" may follow the \"]\"";
-constexpr const char *kBadHost = "the host holds a character that no host has";
-constexpr const char *kQuery = "there are no parameters: the database goes into the path, "
+constexpr const char *kBadHost = "the host has a character that is not allowed in a host name";
+constexpr const char *kQuery = "parameters are not supported: write the database as the path, "
                                "redis://host/db";
 constexpr const char *kNoPath = "the path of the socket must begin with \"/\": unix:/path[?db=N]";
 constexpr const char *kBadParameter = "the only parameter is \"db\": unix:/path?db=N";
-constexpr const char *kLongPath = "the path of the socket is longer than a socket's may be, "
-                                  "107 characters";
+constexpr const char *kLongPath = "the path of the socket must have at most 107 characters";
 
-constexpr std::size_t kLongestPath = 107;  // sun_path with its NUL takes 108 on Linux
+constexpr std::size_t kMaxPath = 107;  // sun_path with its NUL takes 108 on Linux
 
 bool take_prefix(std::string_view &text, std::string_view prefix)
 {
@@ -51,7 +51,7 @@ bool take_prefix(std::string_view &text, std::string_view prefix)
     return true;
 }
 
-// Digits alone, so neither a sign nor spaces.
+// Only digits: no sign, no spaces.
 template <typename Number>
 bool read_number(std::string_view text, Number &out)
 {
@@ -84,14 +84,14 @@ int hex_value(char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-// Decodes `text` to where `room` points, which moves on.
-const char *decode(std::string_view text, char *&room, std::string_view &out)
+// Percent-decodes `text` into `buffer`, which then points behind the decoded bytes.
+const char *decode(std::string_view text, char *&buffer, std::string_view &out)
 {
-    char *first = room;
+    char *first = buffer;
 
     for (std::size_t i = 0; i < text.size(); i++) {
         if (text[i] != '%') {
-            *room++ = text[i];
+            *buffer++ = text[i];
             continue;
         }
 
@@ -106,15 +106,15 @@ const char *decode(std::string_view text, char *&room, std::string_view &out)
             return kNulEscape;
         }
 
-        *room++ = static_cast<char>(high << 4 | low);
+        *buffer++ = static_cast<char>(high << 4 | low);
         i += 2;
     }
 
-    out = {first, static_cast<std::size_t>(room - first)};
+    out = {first, static_cast<std::size_t>(buffer - first)};
     return nullptr;
 }
 
-const char *read_credentials(std::string_view text, char *room, RedisUrl &out)
+const char *read_credentials(std::string_view text, char *buffer, RedisUrl &out)
 {
     std::size_t colon = text.find(':');
 
@@ -122,9 +122,9 @@ const char *read_credentials(std::string_view text, char *room, RedisUrl &out)
         return kNoPassword;
     }
 
-    const char *fault = decode(text.substr(0, colon), room, out.user);
+    const char *fault = decode(text.substr(0, colon), buffer, out.user);
 
-    return fault != nullptr ? fault : decode(text.substr(colon + 1), room, out.password);
+    return fault != nullptr ? fault : decode(text.substr(colon + 1), buffer, out.password);
 }
 
 const char *read_port(std::string_view text, RedisUrl &out)
@@ -171,13 +171,13 @@ const char *read_host(std::string_view text, RedisUrl &out)
     return text.empty() ? nullptr : read_port(text.substr(1), out);
 }
 
-const char *read_network(std::string_view text, char *room, RedisUrl &out)
+const char *read_network(std::string_view text, char *buffer, RedisUrl &out)
 {
-    // a password may hold a "/" or a "?" that nobody has escaped
+    // a password may have a "/" or a "?" that is not percent-encoded
     std::size_t at = text.rfind('@');
 
     if (at != std::string_view::npos) {
-        const char *fault = read_credentials(text.substr(0, at), room, out);
+        const char *fault = read_credentials(text.substr(0, at), buffer, out);
 
         if (fault != nullptr) {
             return fault;
@@ -210,7 +210,7 @@ const char *read_socket(std::string_view text, RedisUrl &out)
         return kNoPath;
     }
 
-    if (out.host.size() > kLongestPath) {
+    if (out.host.size() > kMaxPath) {
         return kLongPath;
     }
 
@@ -224,7 +224,7 @@ const char *read_socket(std::string_view text, RedisUrl &out)
 
 }  // namespace
 
-const char *parse_redis_url(std::string_view url, char *room, RedisUrl &out) noexcept
+const char *parse_redis_url(std::string_view url, char *buffer, RedisUrl &out) noexcept
 {
     out = RedisUrl();
 
@@ -235,10 +235,10 @@ const char *parse_redis_url(std::string_view url, char *room, RedisUrl &out) noe
 
     if (take_prefix(url, "rediss://")) {
         out.tls = true;
-        return read_network(url, room, out);
+        return read_network(url, buffer, out);
     }
 
-    return take_prefix(url, "redis://") ? read_network(url, room, out) : kNoScheme;
+    return take_prefix(url, "redis://") ? read_network(url, buffer, out) : kNoScheme;
 }
 
 }  // namespace idempotency

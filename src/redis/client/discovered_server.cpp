@@ -1,4 +1,4 @@
-#include "redis/client/peer.h"
+#include "redis/client/discovered_server.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -7,13 +7,13 @@ namespace idempotency {
 
 namespace {
 
-ngx_str_t named(const RedisEndpoint &endpoint, const RedisServer &teller)
+ngx_str_t host_of(const RedisEndpoint &endpoint, const RedisServer &source)
 {
     ngx_str_t host;
 
     host.data = reinterpret_cast<u_char *>(const_cast<char *>(endpoint.host));
     host.len = std::strlen(endpoint.host);
-    return host.len > 0 ? host : teller.host;
+    return host.len > 0 ? host : source.host;
 }
 
 bool same_host(const ngx_str_t &a, const ngx_str_t &b)
@@ -23,26 +23,27 @@ bool same_host(const ngx_str_t &a, const ngx_str_t &b)
 
 }  // namespace
 
-struct RedisPeer::Address {
+struct RedisDiscoveredServer::AddressStorage {
     ngx_sockaddr_t sockaddr;
     u_char text[NGX_SOCKADDR_STRLEN];
 };
 
-RedisPeer::~RedisPeer()
+RedisDiscoveredServer::~RedisDiscoveredServer()
 {
     std::free(addresses_);
     std::free(storage_);
 }
 
-bool RedisPeer::is(const RedisEndpoint &endpoint, const RedisServer &teller) const noexcept
+bool RedisDiscoveredServer::is(const RedisEndpoint &endpoint,
+                               const RedisServer &source) const noexcept
 {
-    return endpoint.port == server_.port && same_host(named(endpoint, teller), server_.host);
+    return endpoint.port == server_.port && same_host(host_of(endpoint, source), server_.host);
 }
 
-bool RedisPeer::set(const RedisEndpoint &endpoint, const RedisServer &teller,
-                    const RedisOptions &options) noexcept
+bool RedisDiscoveredServer::set(const RedisEndpoint &endpoint, const RedisServer &source,
+                                const RedisOptions &options) noexcept
 {
-    ngx_str_t host = named(endpoint, teller);
+    ngx_str_t host = host_of(endpoint, source);
 
     if (host.len == 0 || host.len >= sizeof(host_)) {
         return false;
@@ -58,11 +59,11 @@ bool RedisPeer::set(const RedisEndpoint &endpoint, const RedisServer &teller,
 
     if (ngx_inet_addr(host_, host.len) != INADDR_NONE
         || std::memchr(host_, ':', host.len) != nullptr) {
-        return set_address();
+        return set_literal_address();
     }
 
-    if (same_host(host, teller.host)) {
-        return copy_addresses(teller);
+    if (same_host(host, source.host)) {
+        return copy_addresses(source);
     }
 
     for (ngx_uint_t i = 0; i < options.server_count; i++) {
@@ -74,7 +75,7 @@ bool RedisPeer::set(const RedisEndpoint &endpoint, const RedisServer &teller,
     return true;
 }
 
-void RedisPeer::write_name() noexcept
+void RedisDiscoveredServer::write_name() noexcept
 {
     bool ipv6 = std::memchr(host_, ':', server_.host.len) != nullptr;
     ngx_uint_t port = server_.port;
@@ -85,8 +86,8 @@ void RedisPeer::write_name() noexcept
         - name_);
 }
 
-// Of a host that is an address itself.
-bool RedisPeer::set_address() noexcept
+// The host is an IP address, not a name.
+bool RedisDiscoveredServer::set_literal_address() noexcept
 {
     sockaddr_in ipv4{};
 
@@ -95,11 +96,11 @@ bool RedisPeer::set_address() noexcept
     if (ipv4.sin_addr.s_addr != INADDR_NONE) {
         ipv4.sin_family = AF_INET;
 
-        if (!make_room(1)) {
+        if (!allocate(1)) {
             return false;
         }
 
-        fill(0, reinterpret_cast<sockaddr *>(&ipv4), sizeof(ipv4));
+        set_address(0, reinterpret_cast<sockaddr *>(&ipv4), sizeof(ipv4));
         return true;
     }
 
@@ -109,40 +110,40 @@ bool RedisPeer::set_address() noexcept
     if (ngx_inet6_addr(host_, server_.host.len, ipv6.sin6_addr.s6_addr) == NGX_OK) {
         ipv6.sin6_family = AF_INET6;
 
-        if (!make_room(1)) {
+        if (!allocate(1)) {
             return false;
         }
 
-        fill(0, reinterpret_cast<sockaddr *>(&ipv6), sizeof(ipv6));
+        set_address(0, reinterpret_cast<sockaddr *>(&ipv6), sizeof(ipv6));
     }
 #endif
 
     return true;
 }
 
-bool RedisPeer::copy_addresses(const RedisServer &known) noexcept
+bool RedisDiscoveredServer::copy_addresses(const RedisServer &known) noexcept
 {
     if (known.address_count == 0) {
         return true;
     }
 
-    if (!make_room(known.address_count)) {
+    if (!allocate(known.address_count)) {
         return false;
     }
 
     for (ngx_uint_t i = 0; i < known.address_count; i++) {
-        fill(i, known.addresses[i].sockaddr, known.addresses[i].socklen);
+        set_address(i, known.addresses[i].sockaddr, known.addresses[i].socklen);
     }
 
     return true;
 }
 
-bool RedisPeer::make_room(ngx_uint_t count) noexcept
+bool RedisDiscoveredServer::allocate(ngx_uint_t count) noexcept
 {
     std::free(addresses_);
     std::free(storage_);
     addresses_ = static_cast<ngx_addr_t *>(std::calloc(count, sizeof(ngx_addr_t)));
-    storage_ = static_cast<Address *>(std::calloc(count, sizeof(Address)));
+    storage_ = static_cast<AddressStorage *>(std::calloc(count, sizeof(AddressStorage)));
 
     if (addresses_ == nullptr || storage_ == nullptr) {
         return false;
@@ -153,11 +154,12 @@ bool RedisPeer::make_room(ngx_uint_t count) noexcept
     return true;
 }
 
-// The port is this server's.
-void RedisPeer::fill(ngx_uint_t index, const sockaddr *from, socklen_t length) noexcept
+// The port is that of this server, not that of `from`.
+void RedisDiscoveredServer::set_address(ngx_uint_t index, const sockaddr *from,
+                                        socklen_t length) noexcept
 {
     ngx_addr_t &address = addresses_[index];
-    Address &storage = storage_[index];
+    AddressStorage &storage = storage_[index];
 
     ngx_memcpy(&storage.sockaddr, from, length);
     ngx_inet_set_port(&storage.sockaddr.sockaddr, server_.port);

@@ -7,7 +7,7 @@
 
 #include <hiredis/hiredis.h>
 
-#include "redis/protocol/dialogue.h"
+#include "redis/protocol/query_codec.h"
 
 using namespace idempotency;
 
@@ -15,15 +15,15 @@ namespace {
 
 constexpr std::size_t kMost = 1000;
 
-struct Harness : RedisDialogue::Events {
-    void answered(const redisReply &reply) override
+struct Harness : RedisQueryCodec::Events {
+    void replied(const redisReply &reply) override
     {
         answers.push_back(describe(reply));
 
         if (!next.empty()) {
             std::string_view words[] = {next};
 
-            dialogue.ask(words, 1);
+            codec.send(words, 1);
             next.clear();
         }
     }
@@ -51,7 +51,7 @@ struct Harness : RedisDialogue::Events {
 
     void ask(std::initializer_list<std::string_view> words)
     {
-        dialogue.ask(words.begin(), words.size());
+        codec.send(words.begin(), words.size());
     }
 
     std::string written()
@@ -59,9 +59,9 @@ struct Harness : RedisDialogue::Events {
         std::string bytes;
         iovec piece;
 
-        while (dialogue.output(&piece, 1) == 1) {
+        while (codec.output(&piece, 1) == 1) {
             bytes.append(static_cast<char *>(piece.iov_base), piece.iov_len);
-            dialogue.wrote(piece.iov_len);
+            codec.wrote(piece.iov_len);
         }
 
         return bytes;
@@ -69,41 +69,41 @@ struct Harness : RedisDialogue::Events {
 
     std::vector<std::string> answers;
     std::string next;
-    RedisDialogue dialogue{kMost, *this};
+    RedisQueryCodec codec{kMost, *this};
 };
 
-void answers_come_in_order(void **)
+void replies_come_in_order(void **)
 {
     Harness server;
 
-    server.dialogue.open("", "");
+    server.codec.open("", "");
     server.ask({"CLUSTER", "SLOTS"});
     assert_string_equal(server.written().c_str(), "*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n");
 
     server.next = "ROLE";
-    server.dialogue.input("*2\r\n$1\r\na\r\n*");
+    server.codec.input("*2\r\n$1\r\na\r\n*");
     assert_int_equal(server.answers.size(), 0);
-    server.dialogue.input("2\r\n:7\r\n$-1\r\n+OK\r\n");
+    server.codec.input("2\r\n:7\r\n$-1\r\n+OK\r\n");
     assert_int_equal(server.answers.size(), 2);
     assert_string_equal(server.answers[0].c_str(), "(a (7 nil))");
     assert_string_equal(server.answers[1].c_str(), "OK");
     assert_string_equal(server.written().c_str(), "*1\r\n$4\r\nROLE\r\n");
-    assert_null(server.dialogue.fault());
+    assert_null(server.codec.fault());
 }
 
-void a_password_goes_first(void **)
+void auth_is_sent_first(void **)
 {
     Harness server;
 
-    server.dialogue.open("app", "se cret");
+    server.codec.open("app", "se cret");
     server.ask({"ROLE"});
     assert_string_equal(server.written().c_str(),
                         "*3\r\n$4\r\nAUTH\r\n$3\r\napp\r\n$7\r\nse cret\r\n*1\r\n$4\r\nROLE\r\n");
-    server.dialogue.input("+OK\r\n$4\r\nhere\r\n");
+    server.codec.input("+OK\r\n$4\r\nhere\r\n");
     assert_int_equal(server.answers.size(), 1);
     assert_string_equal(server.answers[0].c_str(), "here");
 
-    server.dialogue.open("", "secret");
+    server.codec.open("", "secret");
     assert_string_equal(server.written().c_str(), "*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n");
 }
 
@@ -111,57 +111,57 @@ void errors_are_faults(void **)
 {
     Harness server;
 
-    server.dialogue.open("", "secret");
-    server.dialogue.input("-WRONGPASS no user with secret is there\r\n+OK\r\n");
-    assert_string_equal(server.dialogue.fault(), "it answers AUTH with WRONGPASS");
+    server.codec.open("", "secret");
+    server.codec.input("-WRONGPASS no user with secret is there\r\n+OK\r\n");
+    assert_string_equal(server.codec.fault(), "it replied to AUTH with WRONGPASS");
     assert_int_equal(server.answers.size(), 0);
 
     // and nothing is sent any more
     server.ask({"ROLE"});
     assert_string_equal(server.written().c_str(), "");
 
-    server.dialogue.open("", "");
-    assert_null(server.dialogue.fault());
-    server.dialogue.input("-ERR This instance has cluster support disabled\r\n");
-    assert_string_equal(server.dialogue.fault(),
-                        "it answers ERR This instance has cluster support disabled");
+    server.codec.open("", "");
+    assert_null(server.codec.fault());
+    server.codec.input("-ERR This instance has cluster support disabled\r\n");
+    assert_string_equal(server.codec.fault(),
+                        "it replied ERR This instance has cluster support disabled");
 
-    server.dialogue.open("", "");
-    server.dialogue.input("-ERR \x1b[2J\xff" + std::string(500, 'x') + "\r\n");
-    assert_int_equal(std::string(server.dialogue.fault()).find("it answers ERR ?[2J?xxx"), 0);
-    assert_true(std::string(server.dialogue.fault()).size() < 100);
+    server.codec.open("", "");
+    server.codec.input("-ERR \x1b[2J\xff" + std::string(500, 'x') + "\r\n");
+    assert_int_equal(std::string(server.codec.fault()).find("it replied ERR ?[2J?xxx"), 0);
+    assert_true(std::string(server.codec.fault()).size() < 100);
 }
 
-void answers_are_bounded(void **)
+void the_size_of_replies_is_limited(void **)
 {
     Harness server;
 
-    server.dialogue.open("", "");
-    server.dialogue.input("$999999\r\n" + std::string(kMost - 9, 'a'));
-    assert_null(server.dialogue.fault());
-    server.dialogue.input("a");
-    assert_string_equal(server.dialogue.fault(), "its answer is too long");
+    server.codec.open("", "");
+    server.codec.input("$999999\r\n" + std::string(kMost - 9, 'a'));
+    assert_null(server.codec.fault());
+    server.codec.input("a");
+    assert_string_equal(server.codec.fault(), "its reply is too long");
 
     // each answer anew
-    server.dialogue.open("", "");
+    server.codec.open("", "");
 
     for (int i = 0; i < 10; i++) {
-        server.dialogue.input("$900\r\n" + std::string(900, 'a') + "\r\n");
-        assert_null(server.dialogue.fault());
+        server.codec.input("$900\r\n" + std::string(900, 'a') + "\r\n");
+        assert_null(server.codec.fault());
     }
 
     assert_int_equal(server.answers.size(), 10);
 
     for (const char *length : {"70000", "2147483647", "2147483648", "9223372036854775807", "-2"}) {
-        server.dialogue.open("", "");
-        server.dialogue.input(std::string("*") + length + "\r\n:1\r\n");
-        assert_string_equal(server.dialogue.fault(), "its answers are not those of Redis");
+        server.codec.open("", "");
+        server.codec.input(std::string("*") + length + "\r\n:1\r\n");
+        assert_string_equal(server.codec.fault(), "its replies are not those of Redis");
     }
 
     for (const char *bytes : {"HTTP/1.1 400 Bad Request\r\n", "$-7\r\n", "*1\r\n*1\r\n*x\r\n"}) {
-        server.dialogue.open("", "");
-        server.dialogue.input(bytes);
-        assert_string_equal(server.dialogue.fault(), "its answers are not those of Redis");
+        server.codec.open("", "");
+        server.codec.input(bytes);
+        assert_string_equal(server.codec.fault(), "its replies are not those of Redis");
     }
 
     std::string deep;
@@ -170,20 +170,20 @@ void answers_are_bounded(void **)
         deep += "*1\r\n";
     }
 
-    server.dialogue.open("", "");
-    server.dialogue.input(deep);
-    assert_non_null(server.dialogue.fault());
+    server.codec.open("", "");
+    server.codec.input(deep);
+    assert_non_null(server.codec.fault());
 }
 
-void nothing_comes_before_it_is_open(void **)
+void nothing_is_read_before_open(void **)
 {
     Harness server;
 
-    server.dialogue.input("+OK\r\n");
+    server.codec.input("+OK\r\n");
     assert_int_equal(server.answers.size(), 0);
-    server.dialogue.open("", "");
-    server.dialogue.close();
-    server.dialogue.input("+OK\r\n");
+    server.codec.open("", "");
+    server.codec.close();
+    server.codec.input("+OK\r\n");
     assert_int_equal(server.answers.size(), 0);
 }
 
@@ -192,11 +192,11 @@ void nothing_comes_before_it_is_open(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(answers_come_in_order),
-        cmocka_unit_test(a_password_goes_first),
+        cmocka_unit_test(replies_come_in_order),
+        cmocka_unit_test(auth_is_sent_first),
         cmocka_unit_test(errors_are_faults),
-        cmocka_unit_test(answers_are_bounded),
-        cmocka_unit_test(nothing_comes_before_it_is_open),
+        cmocka_unit_test(the_size_of_replies_is_limited),
+        cmocka_unit_test(nothing_is_read_before_open),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "redis/protocol/waiting.h"
+#include "redis/protocol/call_queue.h"
 
 using namespace idempotency;
 
@@ -26,13 +26,13 @@ struct TestCall : Call {
     }
 
     int ends = 0;
-    RedisWaiting *waiting = nullptr;    // where it waits once more
+    RedisCallQueue *waiting = nullptr;  // where it waits once more
     Millis again = 0;
 };
 
-void calls_come_back_in_order(void **)
+void calls_are_taken_in_order(void **)
 {
-    RedisWaiting waiting;
+    RedisCallQueue waiting;
     TestCall calls[3];
     Millis deadline = 0;
 
@@ -58,7 +58,7 @@ void calls_come_back_in_order(void **)
 
 void calls_end_at_their_deadline(void **)
 {
-    RedisWaiting waiting;
+    RedisCallQueue waiting;
     TestCall calls[4];
     const Millis deadlines[] = {10, 30, 20, 30};
     Millis deadline = 0;
@@ -85,7 +85,7 @@ void calls_end_at_their_deadline(void **)
 
 void an_ended_call_may_wait_again(void **)
 {
-    RedisWaiting waiting;
+    RedisCallQueue waiting;
     TestCall calls[2];
 
     for (TestCall &call : calls) {
@@ -106,12 +106,12 @@ void an_ended_call_may_wait_again(void **)
     assert_int_equal(calls[1].ends, 2);
 }
 
-void calls_end_with_what_they_wait_for(void **)
+void calls_end_when_the_queue_is_destroyed(void **)
 {
     TestCall call;
 
     {
-        RedisWaiting waiting;
+        RedisCallQueue waiting;
 
         assert_true(waiting.push(call, 10));
     }
@@ -124,10 +124,10 @@ void calls_end_with_what_they_wait_for(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(calls_come_back_in_order),
+        cmocka_unit_test(calls_are_taken_in_order),
         cmocka_unit_test(calls_end_at_their_deadline),
         cmocka_unit_test(an_ended_call_may_wait_again),
-        cmocka_unit_test(calls_end_with_what_they_wait_for),
+        cmocka_unit_test(calls_end_when_the_queue_is_destroyed),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);

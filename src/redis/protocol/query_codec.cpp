@@ -1,4 +1,4 @@
-#include "redis/protocol/dialogue.h"
+#include "redis/protocol/query_codec.h"
 
 #include <algorithm>
 #include <charconv>
@@ -12,15 +12,16 @@ namespace {
 
 constexpr const char *kNoMemory = "no memory";
 
-// hiredis makes room for a list before its elements are there.
-constexpr std::size_t kMostElements = 1 << 16;
+// hiredis allocates an array before the elements have arrived.
+constexpr std::size_t kMaxElements = 1 << 16;
 
-// It frees lists within lists by calling itself; a map of slots has four levels.
-constexpr std::size_t kMostLevels = 7;
+// hiredis frees nested arrays by recursion; a map of slots has four levels.
+constexpr std::size_t kMaxLevels = 7;
 
-// hiredis' own functions, but for lists that are too long or too deep.  The type
-// of a length differs between its versions.
-struct Limited {
+// The functions of hiredis itself, except that arrays that are too long or too
+// deep are refused.  The type of an array's length differs between versions of
+// hiredis.
+struct LimitedReader {
     static redisReplyObjectFunctions &table()
     {
         static redisReplyObjectFunctions functions{};
@@ -28,7 +29,7 @@ struct Limited {
         return functions;
     }
 
-    static decltype(redisReplyObjectFunctions::createArray) &create()
+    static decltype(redisReplyObjectFunctions::createArray) &original_create()
     {
         static decltype(redisReplyObjectFunctions::createArray) function = nullptr;
 
@@ -47,15 +48,14 @@ struct Limited {
     }
 
     template <typename Length>
-    static void *array(const redisReadTask *task, Length elements)
+    static void *create_array(const redisReadTask *task, Length elements)
     {
-        bool fits =
-            static_cast<std::size_t>(elements) <= kMostElements && level(task) <= kMostLevels;
+        bool fits = static_cast<std::size_t>(elements) <= kMaxElements && level(task) <= kMaxLevels;
 
-        return fits ? create()(task, elements) : nullptr;
+        return fits ? original_create()(task, elements) : nullptr;
     }
 
-    static redisReader *reader()
+    static redisReader *make()
     {
         redisReader *reader = redisReaderCreate();
 
@@ -63,10 +63,10 @@ struct Limited {
             return nullptr;
         }
 
-        if (create() == nullptr) {
-            create() = reader->fn->createArray;
+        if (original_create() == nullptr) {
+            original_create() = reader->fn->createArray;
             table() = *reader->fn;
-            table().createArray = array;
+            table().createArray = create_array;
         }
 
         reader->fn = &table();
@@ -86,9 +86,9 @@ void put_bulk(RedisOutput &output, char mark, std::size_t number)
 
 }  // namespace
 
-RedisDialogue::~RedisDialogue() { end_reader(); }
+RedisQueryCodec::~RedisQueryCodec() { free_reader(); }
 
-void RedisDialogue::end_reader() noexcept
+void RedisQueryCodec::free_reader() noexcept
 {
     if (reader_ != nullptr) {
         redisReaderFree(reader_);
@@ -96,10 +96,10 @@ void RedisDialogue::end_reader() noexcept
     }
 }
 
-void RedisDialogue::open(std::string_view user, std::string_view password) noexcept
+void RedisQueryCodec::open(std::string_view user, std::string_view password) noexcept
 {
     close();
-    reader_ = Limited::reader();
+    reader_ = LimitedReader::make();
 
     if (reader_ == nullptr) {
         fault_ = kNoMemory;
@@ -113,21 +113,21 @@ void RedisDialogue::open(std::string_view user, std::string_view password) noexc
             words[1] = password;
         }
 
-        authenticates_ = true;
-        ask(words, user.empty() ? 2 : 3);
+        awaits_auth_reply_ = true;
+        send(words, user.empty() ? 2 : 3);
     }
 }
 
-void RedisDialogue::close() noexcept
+void RedisQueryCodec::close() noexcept
 {
-    end_reader();
+    free_reader();
     output_.clear();
     read_ = 0;
-    authenticates_ = false;
+    awaits_auth_reply_ = false;
     fault_ = nullptr;
 }
 
-void RedisDialogue::ask(const std::string_view *words, std::size_t count) noexcept
+void RedisQueryCodec::send(const std::string_view *words, std::size_t count) noexcept
 {
     put_bulk(output_, '*', count);
 
@@ -142,7 +142,7 @@ void RedisDialogue::ask(const std::string_view *words, std::size_t count) noexce
     }
 }
 
-void RedisDialogue::input(std::string_view bytes) noexcept
+void RedisQueryCodec::input(std::string_view bytes) noexcept
 {
     if (fault_ != nullptr || reader_ == nullptr) {
         return;
@@ -150,8 +150,8 @@ void RedisDialogue::input(std::string_view bytes) noexcept
 
     read_ += bytes.size();
 
-    if (read_ > most_) {
-        fault_ = "its answer is too long";
+    if (read_ > max_reply_) {
+        fault_ = "its reply is too long";
         return;
     }
 
@@ -164,7 +164,7 @@ void RedisDialogue::input(std::string_view bytes) noexcept
         void *reply = nullptr;
 
         if (redisReaderGetReply(reader_, &reply) != REDIS_OK) {
-            fault_ = "its answers are not those of Redis";
+            fault_ = "its replies are not those of Redis";
             return;
         }
 
@@ -173,40 +173,40 @@ void RedisDialogue::input(std::string_view bytes) noexcept
         }
 
         read_ = 0;
-        take(*static_cast<redisReply *>(reply));
+        handle(*static_cast<redisReply *>(reply));
         freeReplyObject(reply);
     }
 }
 
-void RedisDialogue::take(const redisReply &reply) noexcept
+void RedisQueryCodec::handle(const redisReply &reply) noexcept
 {
     if (reply.type == REDIS_REPLY_ERROR) {
-        refuse(reply);
-    } else if (authenticates_) {
-        authenticates_ = false;
+        handle_error(reply);
+    } else if (awaits_auth_reply_) {
+        awaits_auth_reply_ = false;
     } else {
-        events_.answered(reply);
+        events_.replied(reply);
     }
 }
 
-// What it says goes to the log: text only, and of an answer to AUTH the code
-// alone, since the rest may repeat what was sent.
-void RedisDialogue::refuse(const redisReply &error) noexcept
+// The fault goes to the log: so only printable characters, and of an error to AUTH
+// only the code, as the rest may repeat what was sent.
+void RedisQueryCodec::handle_error(const redisReply &error) noexcept
 {
     std::string_view text{error.str, static_cast<std::size_t>(error.len)};
-    std::string_view intro = authenticates_ ? "it answers AUTH with " : "it answers ";
+    std::string_view prefix = awaits_auth_reply_ ? "it replied to AUTH with " : "it replied ";
 
-    if (authenticates_) {
+    if (awaits_auth_reply_) {
         text = text.substr(0, text.find(' '));
     }
 
-    std::size_t length = std::min(text.size(), sizeof(refusal_) - 1 - intro.size());
-    char *out = std::copy(intro.begin(), intro.end(), refusal_);
+    std::size_t length = std::min(text.size(), sizeof(error_text_) - 1 - prefix.size());
+    char *out = std::copy(prefix.begin(), prefix.end(), error_text_);
 
     out = std::transform(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(length), out,
                          [](char c) { return c >= ' ' && c <= '~' ? c : '?'; });
     *out = '\0';
-    fault_ = refusal_;
+    fault_ = error_text_;
 }
 
 }  // namespace idempotency

@@ -1,0 +1,107 @@
+#include "redis/client/query.h"
+
+namespace idempotency {
+
+RedisQuery::RedisQuery(const RedisOptions &options, RedisServer &server, std::size_t max_reply,
+                       Owner &owner) noexcept
+    : options_(options), owner_(owner), socket_(options, server, *this), codec_(max_reply, *this)
+{}
+
+void RedisQuery::open(ngx_log_t *log) noexcept
+{
+    socket_.open(log);
+    timer_.handler = on_timeout;
+    timer_.data = this;
+    timer_.log = log;
+    // a worker that quits does not wait for a query
+    timer_.cancelable = 1;
+}
+
+void RedisQuery::start(RedisServer &server, const Command &command) noexcept
+{
+    close();
+    busy_ = true;
+    command_ = command;
+    replied_ = false;
+    fault_ = nullptr;
+    socket_.retarget(server);
+    socket_.connect();
+}
+
+void RedisQuery::close() noexcept
+{
+    busy_ = false;
+
+    if (timer_.timer_set) {
+        ngx_del_timer(&timer_);
+    }
+
+    socket_.close();
+    codec_.close();
+}
+
+void RedisQuery::established()
+{
+    codec_.open(view(command_.user), view(command_.password));
+    codec_.send(command_.words, command_.count);
+
+    if (codec_.fault() != nullptr) {
+        end(codec_.fault(), 0);
+        return;
+    }
+
+    socket_.keep_address();
+    ngx_add_timer(&timer_, options_.timeout);
+    socket_.write_soon();
+}
+
+void RedisQuery::replied(const redisReply &reply)
+{
+    if (fault_ == nullptr && (command_.subscribes || !replied_)) {
+        replied_ = true;
+        fault_ = owner_.read(*this, reply);
+    }
+}
+
+void RedisQuery::received(std::string_view bytes)
+{
+    codec_.input(bytes);
+
+    const char *fault = codec_.fault() != nullptr ? codec_.fault() : fault_;
+
+    if (fault != nullptr || (replied_ && !command_.subscribes)) {
+        end(fault, 0);
+        return;
+    }
+
+    if (replied_ && timer_.timer_set) {
+        ngx_del_timer(&timer_);
+    }
+}
+
+std::size_t RedisQuery::output(iovec *out, std::size_t max) { return codec_.output(out, max); }
+
+void RedisQuery::wrote(std::size_t size) { codec_.wrote(size); }
+
+void RedisQuery::failed(const char *why, ngx_err_t error) { end(why, error); }
+
+void RedisQuery::on_timeout(ngx_event_t *event)
+{
+    static_cast<RedisQuery *>(event->data)->end("it does not reply", 0);
+}
+
+void RedisQuery::end(const char *fault, ngx_err_t error) noexcept
+{
+    // `fault` may point into the codec, which `close` clears
+    u_char text[256];
+
+    if (fault != nullptr) {
+        *ngx_cpystrn(text, reinterpret_cast<u_char *>(const_cast<char *>(fault)), sizeof(text)) =
+            '\0';
+    }
+
+    close();
+    owner_.ended(*this, fault != nullptr ? reinterpret_cast<char *>(text) : nullptr, error);
+}
+
+}  // namespace idempotency

@@ -1,0 +1,24 @@
+#include "redis/protocol/command_pool.h"
+
+namespace idempotency {
+
+void RedisCommandPool::end(RedisCommand *command, const Reply &result) noexcept
+{
+    Call *call = command->call;
+
+    recycle(command);
+
+    if (call != nullptr) {
+        call->reply = result;
+        call->ended(*call);
+    }
+}
+
+void RedisCommandPool::end_all(RedisCommandQueue commands) noexcept
+{
+    while (!commands.empty()) {
+        end(commands.pop(), Reply());
+    }
+}
+
+}  // namespace idempotency

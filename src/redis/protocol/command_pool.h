@@ -1,0 +1,45 @@
+// The memory of a pipeline's commands.
+
+#pragma once
+
+#include "core/free_list.h"
+#include "redis/protocol/command.h"
+
+namespace idempotency {
+
+// Every command of a pipeline comes from here and goes back to here.
+class RedisCommandPool {
+public:
+    // Null where there is no memory.
+    RedisCommand *make(RedisCommand::Kind kind, Millis deadline) noexcept
+    {
+        RedisCommand *command = unused_.take();
+
+        if (command != nullptr) {
+            *command = RedisCommand();
+            command->kind = kind;
+            command->deadline = deadline;
+        }
+
+        return command;
+    }
+
+    // The command is in no queue.
+    void recycle(RedisCommand *command) noexcept
+    {
+        command->leases.reset();
+        unused_.give(command);
+    }
+
+    // Recycles the command, then ends its call, if there is one, with `result`.
+    // Call::ended may start other calls.
+    void end(RedisCommand *command, const Reply &result) noexcept;
+
+    // Ends all of them as `unavailable`.
+    void end_all(RedisCommandQueue commands) noexcept;
+
+private:
+    FreeList<RedisCommand> unused_;
+};
+
+}  // namespace idempotency

@@ -1,0 +1,148 @@
+#include "redis/protocol/sender.h"
+
+#include <algorithm>
+
+namespace idempotency {
+
+void RedisSender::open() noexcept
+{
+    state_ = State::greeting;
+    fault_ = nullptr;
+    output_.clear();
+}
+
+RedisCommandQueue RedisSender::close() noexcept
+{
+    state_ = State::closed;
+    fault_ = nullptr;
+    paused_ = false;
+    timed_out_ = 0;
+    limited_ = 0;
+    output_.clear();
+    return in_flight_.take();
+}
+
+// Sending
+
+bool RedisSender::send_greeting(RedisCommand::Kind kind, std::string_view first,
+                                std::string_view second, Millis now) noexcept
+{
+    RedisCommand *command = pool_.make(kind, now + options_.timeout);
+
+    if (command == nullptr) {
+        return false;
+    }
+
+    encoder_.put_words({command->name(), first, second});
+    command->end = output_.appended();
+    in_flight_.push(command);
+    return !output_.failed();
+}
+
+void RedisSender::send(RedisCommand *command) noexcept
+{
+    if (command->asking) {
+        // ASKING is for the next command alone
+        encoder_.put_words({"ASKING"});
+        command->awaits_asking_reply = true;
+        command->asking_end = output_.appended();
+    }
+
+    encoder_.put(*command);
+    command->end = output_.appended();
+    in_flight_.push(command);
+
+    limited_ += command->is_limited();
+
+    if (options_.replicas > 0 && command->changes_key()) {
+        replicas_.change_sent(command->deadline);
+    }
+
+    // the stream of bytes has a gap now: nothing more can be sent
+    if (output_.failed()) {
+        set_out_of_memory();
+    }
+}
+
+bool RedisSender::may_send(const RedisCommand &command) const noexcept
+{
+    return !paused_
+           && (options_.max_in_flight == 0 || limited_ < options_.max_in_flight
+               || !command.is_limited());
+}
+
+void RedisSender::send_or_queue(RedisCommand *command) noexcept
+{
+    if (is_greeted() && waiting_.empty() && may_send(*command)) {
+        send(command);
+    } else {
+        waiting_.push(command);
+    }
+}
+
+// In the order in which they came: a command that may not be sent yet keeps back
+// those behind it.
+void RedisSender::send_waiting() noexcept
+{
+    while (!waiting_.empty() && fault_ == nullptr && may_send(*waiting_.first())) {
+        send(waiting_.pop());
+    }
+}
+
+void RedisSender::send_wait() noexcept
+{
+    RedisCommand *command = pool_.make(RedisCommand::Kind::wait, replicas_.wait_sent());
+
+    if (command == nullptr) {
+        set_out_of_memory();
+        return;
+    }
+
+    send(command);
+}
+
+std::size_t RedisSender::output(iovec *out, std::size_t max) noexcept
+{
+    if (fault_ == nullptr && replicas_.is_wait_due()) {
+        send_wait();
+    }
+
+    return fault_ == nullptr ? output_.pieces(out, max) : 0;
+}
+
+// Commands in flight
+
+RedisCommand *RedisSender::pop_in_flight() noexcept
+{
+    RedisCommand *command = in_flight_.pop();
+
+    timed_out_ -= command->timed_out;
+    limited_ -= command->is_limited();
+    return command;
+}
+
+void RedisSender::set_timed_out(RedisCommand &command) noexcept
+{
+    command.timed_out = true;
+    timed_out_++;
+}
+
+bool RedisSender::drained() const noexcept
+{
+    const RedisCommand *command = in_flight_.first();
+
+    while (command != nullptr && command->timed_out) {
+        command = command->next;
+    }
+
+    return command == nullptr;
+}
+
+Millis RedisSender::next_deadline() const noexcept
+{
+    auto counts = [](const RedisCommand &command) { return !command.timed_out; };
+
+    return std::min(in_flight_.next_deadline(counts), waiting_.next_deadline());
+}
+
+}  // namespace idempotency

@@ -1,0 +1,205 @@
+// Which server is tried as the master, whatever the sentinels name.
+
+#include "cmocka.h"
+
+#include <cstring>
+#include <string>
+
+#include "redis/protocol/sentinel_votes.h"
+
+using namespace idempotency;
+
+namespace {
+
+using Votes = RedisSentinelVotes;
+using Step = RedisSentinelVotes::Step;
+
+RedisEndpoint endpoint(const std::string &host, std::uint16_t port = 6379)
+{
+    RedisEndpoint out;
+
+    assert_true(out.set(host, port));
+    return out;
+}
+
+void assert_checks_role_of(const Votes::Decision &decision, const char *host,
+                           std::uint16_t port = 6379)
+{
+    assert_int_equal(decision.step, Step::check_role);
+    assert_non_null(decision.candidate);
+    assert_string_equal(decision.candidate->host, host);
+    assert_int_equal(decision.candidate->port, port);
+}
+
+void assert_queries_next(const Votes::Decision &decision, const char *reason)
+{
+    assert_int_equal(decision.step, Step::query_next);
+    assert_null(decision.candidate);
+    assert_non_null(decision.reason);
+    assert_non_null(std::strstr(decision.reason, reason));
+}
+
+// Without a master.
+Votes::Decision vote(Votes &votes, const std::string &host, std::uint16_t port = 6379)
+{
+    return votes.add_vote(endpoint(host, port), false, false);
+}
+
+void a_single_sentinel_is_a_majority(void **)
+{
+    Votes votes(1);
+
+    assert_checks_role_of(vote(votes, "a"), "a");
+}
+
+void a_majority_is_more_than_half(void **)
+{
+    Votes three(3), four(4);
+
+    assert_queries_next(vote(three, "a"), "too few");
+    assert_checks_role_of(vote(three, "a"), "a");
+
+    assert_queries_next(vote(four, "a"), "too few");
+    assert_queries_next(vote(four, "a"), "too few");
+    assert_checks_role_of(vote(four, "a"), "a");
+}
+
+void votes_are_for_host_and_port(void **)
+{
+    Votes votes(3);
+
+    assert_queries_next(vote(votes, "a", 1), "too few");
+    assert_queries_next(vote(votes, "a", 2), "too few");
+    assert_queries_next(vote(votes, "b", 1), "too few");
+    assert_checks_role_of(vote(votes, "a", 2), "a", 2);
+}
+
+void an_available_master_stays_where_one_sentinel_names_it(void **)
+{
+    Votes votes(3);
+
+    assert_queries_next(votes.add_vote(endpoint("new"), false, true), "too few");
+    assert_int_equal(votes.add_vote(endpoint("master"), true, true).step, Step::keep_master);
+}
+
+void an_available_master_stays_without_a_majority_for_another_server(void **)
+{
+    Votes votes(3);
+
+    assert_queries_next(votes.add_vote(endpoint("new"), false, true), "too few");
+    assert_int_equal(votes.decide(true).step, Step::keep_master);
+}
+
+void an_available_master_is_replaced_by_a_majority(void **)
+{
+    Votes votes(3);
+
+    assert_queries_next(votes.add_vote(endpoint("new"), false, true), "too few");
+    assert_checks_role_of(votes.add_vote(endpoint("new"), false, true), "new");
+}
+
+void a_vote_for_an_unavailable_master_does_not_count(void **)
+{
+    Votes votes(1);
+
+    assert_queries_next(votes.add_vote(endpoint("master"), true, false), "unavailable");
+    assert_int_equal(votes.decide(false).step, Step::no_master);
+}
+
+void without_a_majority_the_server_with_the_most_votes_is_tried(void **)
+{
+    Votes votes(7);
+
+    assert_int_equal(votes.decide(false).step, Step::no_master);
+    vote(votes, "a");
+    assert_checks_role_of(votes.decide(false), "a");
+    vote(votes, "b");
+    assert_checks_role_of(votes.decide(false), "a");
+    vote(votes, "b");
+    assert_checks_role_of(votes.decide(false), "b");
+}
+
+void a_rejected_candidate_is_not_tried_again_in_the_round(void **)
+{
+    Votes votes(3);
+
+    vote(votes, "a.test");
+    assert_checks_role_of(vote(votes, "a.test"), "a.test");
+    votes.reject("A.test", 6379);
+    assert_queries_next(vote(votes, "a.test"), "not a master");
+    assert_int_equal(votes.decide(false).step, Step::no_master);
+
+    votes.restart();
+    vote(votes, "a.test");
+    assert_checks_role_of(vote(votes, "a.test"), "a.test");
+}
+
+void after_a_rejection_the_next_best_is_tried(void **)
+{
+    Votes votes(5);
+
+    vote(votes, "a");
+    vote(votes, "b");
+    vote(votes, "b");
+    votes.reject("b", 6379);
+    assert_checks_role_of(votes.decide(false), "a");
+    votes.reject("a", 6379);
+    assert_int_equal(votes.decide(false).step, Step::no_master);
+}
+
+void only_that_server_is_rejected(void **)
+{
+    Votes votes(3);
+
+    vote(votes, "a", 1);
+    votes.reject("a", 2);
+    votes.reject("aa", 1);
+    votes.reject("", 1);
+    assert_checks_role_of(vote(votes, "a", 1), "a", 1);
+}
+
+void a_restart_forgets_the_votes(void **)
+{
+    Votes votes(3);
+
+    vote(votes, "a");
+    votes.restart();
+    assert_int_equal(votes.decide(false).step, Step::no_master);
+    assert_queries_next(vote(votes, "a"), "too few");
+}
+
+void servers_beyond_the_limit_get_no_votes(void **)
+{
+    Votes votes(100);
+
+    for (std::uint16_t port = 1; port <= Votes::kMaxCandidates; port++) {
+        assert_queries_next(vote(votes, "a", port), "too few");
+    }
+
+    assert_queries_next(vote(votes, "a", 1000), "not a master");
+    assert_queries_next(vote(votes, "a", 2), "too few");
+    assert_checks_role_of(votes.decide(false), "a", 2);
+}
+
+}  // namespace
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(a_single_sentinel_is_a_majority),
+        cmocka_unit_test(a_majority_is_more_than_half),
+        cmocka_unit_test(votes_are_for_host_and_port),
+        cmocka_unit_test(an_available_master_stays_where_one_sentinel_names_it),
+        cmocka_unit_test(an_available_master_stays_without_a_majority_for_another_server),
+        cmocka_unit_test(an_available_master_is_replaced_by_a_majority),
+        cmocka_unit_test(a_vote_for_an_unavailable_master_does_not_count),
+        cmocka_unit_test(without_a_majority_the_server_with_the_most_votes_is_tried),
+        cmocka_unit_test(a_rejected_candidate_is_not_tried_again_in_the_round),
+        cmocka_unit_test(after_a_rejection_the_next_best_is_tried),
+        cmocka_unit_test(only_that_server_is_rejected),
+        cmocka_unit_test(a_restart_forgets_the_votes),
+        cmocka_unit_test(servers_beyond_the_limit_get_no_votes),
+    };
+
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
