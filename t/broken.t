@@ -8,6 +8,7 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use IdempotencyTest::App;
 use IdempotencyTest::Assertions;
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Leave qw(leave_listeners leave_ways);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await dead_port free_port);
@@ -164,7 +165,7 @@ for (@held) {
             '-H', "Idempotency-Key: h2$abort", '-o', $out, '-w', '%{http_code}', "http://localhost/proxy/hold/h2$abort?abort=$abort&size=50000");
         my @answers = map { open my $in, '-|', @curl or die "curl: $!\n"; scalar <$in> } 1, 2;
         is "@answers", '502 409', "over HTTP/2 a broken exchange is told as well ($abort)";
-        like IdempotencyTest::App::slurp($out), qr/"outcome_unknown"/, "so is that its outcome is unknown ($abort)";
+        like slurp($out), qr/"outcome_unknown"/, "so is that its outcome is unknown ($abort)";
         is $app->count("/proxy/hold/h2$abort"), 1, "the application acted once ($abort)";
     }
 }

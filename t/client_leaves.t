@@ -9,6 +9,7 @@ use Socket ();
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Http2;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
@@ -227,11 +228,11 @@ for my $abort (qw(before mid)) {
             '-D', "$out-head$retry", '-o', "$out-body$retry", 'http://localhost/h2?kind=binary&size=300000&header=X-A:1&header=X-A:2'), 0,
             'a request of HTTP/2 is answered';
     }
-    my @heads = map { join "\n", grep { !/^(?:date|idempotent-replayed):/i } split /\r\n/, IdempotencyTest::App::slurp("$out-head$_") } 0, 1;
+    my @heads = map { join "\n", grep { !/^(?:date|idempotent-replayed):/i } split /\r\n/, slurp("$out-head$_") } 0, 1;
     like $heads[0], qr{^HTTP/2 201}, 'over HTTP/2';
     is $heads[1], $heads[0], 'the head of its replay is the same';
-    like IdempotencyTest::App::slurp("$out-head1"), qr/^idempotent-replayed: true/mi, 'and marked';
-    ok IdempotencyTest::App::slurp("$out-body0") eq IdempotencyTest::App::slurp("$out-body1"), 'so is its body';
+    like slurp("$out-head1"), qr/^idempotent-replayed: true/mi, 'and marked';
+    ok slurp("$out-body0") eq slurp("$out-body1"), 'so is its body';
     is -s "$out-body1", 300_000, 'which is whole';
 }
 

@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Test::More;
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 
@@ -31,7 +32,7 @@ sub ask {
     return $nginx->request(method => $method, path => $path, key => $key, %request);
 }
 
-sub content { return IdempotencyTest::App::slurp("$directory/files$_[0]") }
+sub content { return slurp("$directory/files$_[0]") }
 
 for my $where (qw(on off)) {
     # in memory, in a file, empty, in chunks

@@ -10,6 +10,7 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Certificates;
 use IdempotencyTest::Client;
 use IdempotencyTest::Environment qw(app module redis store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 
 plan skip_all => 'names its stores itself: run with the memory store alone' if store_mode() ne 'memory';
@@ -21,7 +22,7 @@ my $directory = $nginx->directory;
 # The indented blocks of a page, without their indentation.
 sub blocks_of {
     my ($page) = @_;
-    my $text = IdempotencyTest::App::slurp("$repository/$page");
+    my $text = slurp("$repository/$page");
     my @blocks = $text =~ /(?:\A|\n)\n((?:    .*\n|\n(?=    ))+)/g;
     s/^    //mg for @blocks;
     return @blocks;
@@ -58,7 +59,7 @@ sub at_home {
 # The files that they name.
 my $certificates = IdempotencyTest::Certificates->new;
 my $shown = $certificates->client;
-$nginx->write_file($_->[0], IdempotencyTest::App::slurp($_->[1])) for ['redis-ca.pem', $certificates->authority],
+$nginx->write_file($_->[0], slurp($_->[1])) for ['redis-ca.pem', $certificates->authority],
     ['client.pem', $shown->{certificate}], ['client.key', $shown->{key}];
 $nginx->write_file('redis.password', "word\n");
 $nginx->write_file($_, unpack 'H*', pack 'N8', map { int rand 2**32 } 1 .. 8) for 'idempotency.key';

@@ -8,6 +8,7 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app redis store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use Time::HiRes qw(sleep);
@@ -38,7 +39,7 @@ sub warnings { return scalar grep { /$lost/ } split /\n/, $nginx->error_log }
 sub halt {
     my ($worker) = @_;
     kill STOP => $worker;
-    await(sub { IdempotencyTest::App::slurp("/proc/$worker/stat") =~ /\) T / });
+    await(sub { slurp("/proc/$worker/stat") =~ /\) T / });
 }
 
 # A request that one worker holds, which stands still until its lease has ended; and, with the other worker, the next one

@@ -8,6 +8,7 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use IdempotencyTest::App;
 use IdempotencyTest::Assertions;
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 
@@ -137,9 +138,9 @@ for my $where (@places) {
         '-o', $nginx->directory . '/answer', '-w', '%{http_code}', "http://localhost$path?kind=binary&size=3000000&framing=chunked");
     my $code = sub { open my $in, '-|', @curl or die "curl: $!\n"; return scalar <$in> };
     is $code->(), 201, "a large answer over HTTP/2 ($where)";
-    ok IdempotencyTest::App::slurp($nginx->directory . '/answer') eq body(3_000_000), "is whole ($where)";
+    ok slurp($nginx->directory . '/answer') eq body(3_000_000), "is whole ($where)";
     my $again;
-    await(sub { $again = $code->(); IdempotencyTest::App::slurp($nginx->directory . '/answer') !~ /request_in_progress/ });
+    await(sub { $again = $code->(); slurp($nginx->directory . '/answer') !~ /request_in_progress/ });
     is $again, 409, "and not kept ($where)";
     is $app->count($path), 1, "the application acted once ($where)";
 }
@@ -149,7 +150,7 @@ for my $where (@places) {
     my $own = IdempotencyTest::Nginx->new(application => $app, workers => 1);
     $own->set(server => 'idempotency main; location / { proxy_pass http://app; }')->start;
     my ($worker) = $own->workers;
-    my $used = sub { IdempotencyTest::App::slurp("/proc/$worker/status") =~ /VmHWM:\s+(\d+)/ ? $1 : 0 };
+    my $used = sub { slurp("/proc/$worker/status") =~ /VmHWM:\s+(\d+)/ ? $1 : 0 };
     $own->request(path => '/small', key => 'small', @who);
     my $before = $used->();
     my @answers = map { open my $in, '-|', 'curl', '-sS', '--unix-socket', $own->socket, '-X', 'POST', '-H', 'X-API-Key: alice',

@@ -9,6 +9,7 @@ use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app nginx_binary redis store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use Time::HiRes qw(sleep time);
@@ -75,15 +76,15 @@ subtest 'A reload, and a request that goes on for longer than its lease' => sub 
 };
 
 # Processes may be nobody's to wait for: one that has ended is a zombie at most.
-sub is_alive { return IdempotencyTest::App::slurp("/proc/$_[0]/stat") =~ /\) [^Z]/ }
+sub is_alive { return slurp("/proc/$_[0]/stat") =~ /\) [^Z]/ }
 
-sub children { return split ' ', IdempotencyTest::App::slurp("/proc/$_[0]/task/$_[0]/children") }
+sub children { return split ' ', slurp("/proc/$_[0]/task/$_[0]/children") }
 
 # The binary is upgraded only under an nginx that its parent has left.
 sub start_daemon {
     my ($nginx) = @_;
     $nginx->configure;
-    my $configuration = IdempotencyTest::App::slurp($nginx->directory . '/nginx.conf');
+    my $configuration = slurp($nginx->directory . '/nginx.conf');
     $nginx->write_file('nginx.conf', $configuration =~ s/daemon off/daemon on/r);
     system($nginx->command) == 0 or die 'nginx does not start: ' . $nginx->error_log;
 
@@ -94,7 +95,7 @@ sub start_daemon {
 
 sub pid_in {
     my ($nginx) = @_;
-    return IdempotencyTest::App::slurp($nginx->directory . '/logs/nginx.pid') =~ /^(\d+)\n/ ? $1 : 0;
+    return slurp($nginx->directory . '/logs/nginx.pid') =~ /^(\d+)\n/ ? $1 : 0;
 }
 
 subtest 'An upgrade of the binary' => sub {

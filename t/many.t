@@ -10,6 +10,7 @@ use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 
@@ -18,7 +19,7 @@ use constant {DUPLICATES => 1000, KEYS => 100, LARGE => 50, SIZE => 1 << 20};
 my $is_sanitized = ($ENV{IDEMPOTENCY_MODULE} // '') =~ /asan/;
 
 # The connections of this process, and those of nginx: of each two ends.
-sub limit_of_files { return (grep { defined } map { /^Max open files\s+(\d+)/ } split /\n/, IdempotencyTest::App::slurp('/proc/self/limits'))[0] }
+sub limit_of_files { return (grep { defined } map { /^Max open files\s+(\d+)/ } split /\n/, slurp('/proc/self/limits'))[0] }
 plan skip_all => 'needs 4000 open files' if limit_of_files() < 4000;
 
 my $nginx = IdempotencyTest::Nginx->new(
@@ -35,7 +36,7 @@ $nginx->set(stores => 'idempotency_store main { memory 80m; }') if store_mode() 
 
 # room for all of them, and for the application's side
 $nginx->configure;
-$nginx->set(configuration => IdempotencyTest::App::slurp($nginx->directory . '/nginx.conf') =~ s/worker_connections \d+/worker_connections 3000/r);
+$nginx->set(configuration => slurp($nginx->directory . '/nginx.conf') =~ s/worker_connections \d+/worker_connections 3000/r);
 $nginx->start;
 my ($worker) = $nginx->workers;
 
@@ -43,7 +44,7 @@ my @who = (headers => ['X-API-Key: alice']);
 
 # What the worker has for itself, in bytes: the zone is shared and is no part of it.
 sub memory {
-    my $status = IdempotencyTest::App::slurp("/proc/$worker/status");
+    my $status = slurp("/proc/$worker/status");
     return 1024 * ($status =~ /^RssAnon:\s+(\d+) kB/m)[0];
 }
 

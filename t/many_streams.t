@@ -11,7 +11,9 @@ use POSIX ();
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app store_directives store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
+use IdempotencyTest::Python qw(python_command);
 use Time::HiRes qw(sleep time);
 
 use constant {CONNECTIONS => 80, STREAMS => 125};
@@ -34,9 +36,9 @@ my ($worker) = $nginx->workers;
 # Sends one request `connections` x `streams` times; what is to be read of the client begins once nginx has all of them.
 sub send_many {
     my ($name, $connections, $streams) = @_;
-    open my $client, '-|', -x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3', "$FindBin::Bin/lib/h2_many.py",
+    open my $client, '-|', python_command('h2_many.py',
         '--socket', $h2, '--connections', $connections, '--streams', $streams, '--path', "/$name?gate=$name",
-        '--header', 'x-api-key:alice', '--header', "idempotency-key:$name" or die "h2_many.py: $!\n";
+        '--header', 'x-api-key:alice', '--header', "idempotency-key:$name") or die "h2_many.py: $!\n";
     return $client;
 }
 
@@ -52,13 +54,13 @@ sub begin {
 
 # What the worker has for itself, in bytes: the zone is shared and is no part of it.
 sub memory {
-    my $status = IdempotencyTest::App::slurp("/proc/$worker/status");
+    my $status = slurp("/proc/$worker/status");
     return 1024 * ($status =~ /^RssAnon:\s+(\d+) kB/m)[0];
 }
 
 # The worker's time.
 sub seconds_used {
-    my @fields = split ' ', IdempotencyTest::App::slurp("/proc/$worker/stat") =~ s/.*\) //sr;
+    my @fields = split ' ', slurp("/proc/$worker/stat") =~ s/.*\) //sr;
     return ($fields[11] + $fields[12]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
 }
 

@@ -9,6 +9,7 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 
@@ -256,7 +257,7 @@ for my $path ('/limited/a', '/limited/upstream/a') {
 
 # slice: an answer made of many, each of a request of its own, can't be kept
 
-sub backend_log { return scalar split /\n/, IdempotencyTest::App::slurp("$directory/logs/backend.log") }
+sub backend_log { return scalar split /\n/, slurp("$directory/logs/backend.log") }
 
 {
     my ($first, $retry) = pair('/sliced/sliced.txt', method => 'GET');

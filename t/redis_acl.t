@@ -9,6 +9,7 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
@@ -18,7 +19,7 @@ use IdempotencyTest::RedisSentinel;
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
 # What the reference says: a user's line, and what some directives need on top of it.
-my $page = IdempotencyTest::App::slurp("$FindBin::Bin/../docs/redis.md");
+my $page = slurp("$FindBin::Bin/../docs/redis.md");
 my ($line) = $page =~ /^    (user idempotency on >SECRET ~idempotency:\* .*)$/m or die "docs/redis.md has no ACL\n";
 my ($rest) = $page =~ /^\| with \| more \|\n\|[- |]+\|\n((?:\|.*\n)+)/m or die "docs/redis.md has no table of further commands\n";
 my %more = map { my ($with, $more) = /^\| (.*?) \| (.*) \|$/; $more =~ s/\\\|/|/g; ($with => join ' ', $more =~ /`(.*?)`/g) } split /\n/, $rest;

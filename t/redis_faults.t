@@ -10,6 +10,7 @@ use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
@@ -331,7 +332,7 @@ subtest 'A client that leaves before Redis has taken the answer' => sub {
 
 sub memory_of {
     my ($pid) = @_;
-    my ($size) = IdempotencyTest::App::slurp("/proc/$pid/status") =~ /^VmRSS:\s+(\d+) kB/m;
+    my ($size) = slurp("/proc/$pid/status") =~ /^VmRSS:\s+(\d+) kB/m;
     return $size // 0;
 }
 

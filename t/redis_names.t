@@ -10,6 +10,7 @@ use IO::Socket::INET;
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Names;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
@@ -129,7 +130,7 @@ subtest 'What is no name is not asked for' => sub {
         is_first await_answer($nginx, "/literal/$url"), 201, 1, "a request runs over $url";
         $nginx->stop;
     }
-    is IdempotencyTest::App::slurp($names->output), "ready\n", 'and the resolver was asked for nothing';
+    is slurp($names->output), "ready\n", 'and the resolver was asked for nothing';
 };
 
 subtest 'A resolver that is dead' => sub {

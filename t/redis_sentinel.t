@@ -10,9 +10,10 @@ use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Python qw(start_python_server);
 use IdempotencyTest::Known qw(prepare are_replayed);
 use IdempotencyTest::Nginx;
-use IdempotencyTest::Process qw(await dead_port free_port temporary_directory);
+use IdempotencyTest::Process qw(await dead_port temporary_directory);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisSentinel;
 use IdempotencyTest::Relay;
@@ -74,18 +75,9 @@ my @liars;
 sub liar {
     my ($named, @options) = @_;
     my $output = temporary_directory();
-
-    # a port that somebody else took in the meantime is not worth a failed test
-    for my $attempt (1 .. 5) {
-        my $port = free_port();
-        my $process = IdempotencyTest::Process->start(name => 'liar', output => "$output/$attempt",
-            command => [-x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3', "$FindBin::Bin/lib/liar.py", '--port', $port, '--names', $named, @options]);
-        await(sub { !$process->is_running || IdempotencyTest::App::slurp("$output/$attempt") =~ /^ready$/m });
-        push @liars, $output, $process;
-        return "redis://127.0.0.1:$port" if $process->is_running;
-    }
-
-    die "no liar starts\n";
+    my ($process, $port) = start_python_server(name => 'liar', output => "$output/output", arguments => ['--names', $named, @options]);
+    push @liars, $output, $process;
+    return "redis://127.0.0.1:$port";
 }
 
 sub url { my ($redis) = @_; return 'redis://' . $redis->address }

@@ -11,6 +11,7 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Certificates;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
@@ -179,7 +180,7 @@ subtest 'A reload takes new certificates' => sub {
     my $nginx = IdempotencyTest::Nginx->new;
     my $copy = sub {
         my ($from) = @_;
-        $nginx->write_file("client.$_", IdempotencyTest::App::slurp($from->{$_})) for qw(certificate key);
+        $nginx->write_file("client.$_", slurp($from->{$_})) for qw(certificate key);
     };
     my $files = 'ssl_certificate ' . $nginx->directory . '/client.certificate; ssl_certificate_key ' . $nginx->directory . '/client.key;';
     $copy->($authority->client('the first'));

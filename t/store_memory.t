@@ -9,6 +9,7 @@ use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use Time::HiRes qw(time);
@@ -60,7 +61,7 @@ subtest 'Nothing is in the clear' => sub {
     my ($worker) = $nginx->workers;
     my $zone = '';
     open my $memory, '<:raw', "/proc/$worker/mem" or die "mem: $!\n";
-    for my $maps (IdempotencyTest::App::slurp("/proc/$worker/maps") =~ m{^(\S+) rw-s }mg) {
+    for my $maps (slurp("/proc/$worker/maps") =~ m{^(\S+) rw-s }mg) {
         no warnings 'portable';
         my ($start, $end) = map { hex } split /-/, $maps;
         sysseek $memory, $start, 0;

@@ -9,6 +9,7 @@ use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
@@ -218,7 +219,7 @@ subtest 'A value that is larger than any result' => sub {
     my $nginx = start_nginx(http => 'idempotency_max_body 2m;', store => 'timeout 15s;');
     my $name = $nginx->{prefix} . ask($nginx, '/huge', 'huge')->header('X-Id');
     my $most_used = sub {
-        my ($most) = sort { $b <=> $a } map { IdempotencyTest::App::slurp("/proc/$_/status") =~ /VmHWM:\s+(\d+)/ ? $1 : 0 } $nginx->workers;
+        my ($most) = sort { $b <=> $a } map { slurp("/proc/$_/status") =~ /VmHWM:\s+(\d+)/ ? $1 : 0 } $nginx->workers;
         return $most;
     };
     my $before = $most_used->();

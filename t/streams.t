@@ -12,6 +12,7 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Http2;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Python qw(python_command);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
@@ -74,8 +75,7 @@ sub message { my ($bytes) = @_; return pack 'CNa*', 0, length $bytes, $bytes }
 sub call {
     my ($path, $key, @messages) = @_;
     my $body = $nginx->write_file('call', join '', map { message($_) } @messages);
-    my $python = -x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3';
-    open my $in, '-|', $python, "$FindBin::Bin/lib/grpc_call.py", $h2, $path, $body, 'x-api-key:alice', "idempotency-key:$key" or die "python3: $!\n";
+    open my $in, '-|', python_command('grpc_call.py', $h2, $path, $body, 'x-api-key:alice', "idempotency-key:$key") or die "python3: $!\n";
     my $answer = JSON::PP::decode_json(join '', <$in>);
     my $text = sub { join "\n", map { "$_->[0]: $_->[1]" } grep { $_->[0] !~ /^(?:date|idempotent-replayed)$/ } @{$_[0]} };
     return {

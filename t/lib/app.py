@@ -40,18 +40,16 @@ Questions, which are never counted:
     GET /open/NAME        opens a gate for good
 """
 
-import argparse
 import asyncio
 import collections
-import hashlib
 import http
 import json
-import signal
 import socket
 import struct
-import sys
-import urllib.parse
 from email.utils import formatdate
+
+from request import Request
+from serving import port_argument, serve_until_stopped
 
 HELD_AT_MOST = 30  # seconds: a test that waits in vain shall fail, not hang
 
@@ -73,46 +71,6 @@ class Steps:
         async with self.changed:
             await asyncio.wait_for(
                 self.changed.wait_for(lambda: self.counts[name] >= n), HELD_AT_MOST)
-
-
-class Request:
-    def __init__(self, method, uri, version, headers):
-        self.method = method
-        self.uri = uri
-        self.version = version
-        self.headers = headers
-        self.body = b''
-
-        path, _, query = uri.partition('?')
-        self.path = path
-        self.args = urllib.parse.parse_qs(query, keep_blank_values=True)
-
-    def header(self, name, default=''):
-        for key, value in self.headers:
-            if key.lower() == name:
-                return value
-        return default
-
-    def arg(self, name, default=None):
-        return self.args.get(name, [default])[0]
-
-    def arg_of(self, name, execution, default):
-        """An argument with one value for each execution."""
-        values = self.arg(name, default).split(',')
-        return values[min(execution, len(values)) - 1]
-
-    @property
-    def space(self):
-        return self.header('app-space')
-
-    def digest(self):
-        return hashlib.sha256(self.body).hexdigest()
-
-    def keeps_alive(self):
-        connection = self.header('connection').lower()
-        if self.version == 'HTTP/1.0':
-            return 'keep-alive' in connection
-        return 'close' not in connection
 
 
 async def read_request(reader):
@@ -365,28 +323,16 @@ class Application:
 
 
 async def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument('--port', type=int, required=True)
+    arguments = port_argument()
     arguments.add_argument('--gateways')
     options = arguments.parse_args()
 
     application = Application()
-    server = await asyncio.start_server(application.serve, '127.0.0.1', options.port,
-                                        backlog=512, limit=1 << 20)
+    await asyncio.start_server(application.serve, '127.0.0.1', options.port, backlog=512, limit=1 << 20)
     if options.gateways:
-        sys.dont_write_bytecode = True
-        import gateways
+        import gateways     # needs h2, which most tests do without
         await gateways.start(application, options.gateways)
-
-    # A test run that is stopped takes this process with it without a traceback.
-    stopped = asyncio.get_running_loop().create_future()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(
-            number, lambda: stopped.done() or stopped.set_result(None))
-
-    print('ready', flush=True)
-    await stopped
-    server.close()
+    await serve_until_stopped()
 
 
 if __name__ == '__main__':

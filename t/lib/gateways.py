@@ -17,7 +17,7 @@ import h2.config
 import h2.connection
 import h2.events
 
-import app
+from request import Request
 
 FCGI_BEGIN, FCGI_END, FCGI_PARAMS, FCGI_STDIN, FCGI_STDOUT = 1, 3, 4, 5, 6
 
@@ -72,7 +72,7 @@ class CgiAnswer:
 def cgi_request(params):
     headers = [(name[5:].replace('_', '-').lower(), value) for name, value in params if name.startswith('HTTP_')]
     of = dict(params)
-    return app.Request(of['REQUEST_METHOD'], of['REQUEST_URI'], 'HTTP/1.1', headers)
+    return Request(of['REQUEST_METHOD'], of['REQUEST_URI'], 'HTTP/1.1', headers)
 
 
 async def arrive(application, params):
@@ -247,7 +247,7 @@ class GrpcServer:
     async def on_event(self, event):
         if isinstance(event, h2.events.RequestReceived):
             of = dict(event.headers)
-            request = app.Request(of[':method'], of[':path'], 'HTTP/2', event.headers)
+            request = Request(of[':method'], of[':path'], 'HTTP/2', event.headers)
             self.requests[event.stream_id] = request
             await self.application.arrived.add((request.space, request.path))
             if request.arg('early'):

@@ -25,10 +25,9 @@ A command is a line, its answer is a line:
     accepted            answered with how many there ever were
 """
 
-import argparse
 import asyncio
-import os
-import signal
+
+from serving import port_argument, serve_until_stopped
 
 
 class Relay:
@@ -164,8 +163,7 @@ class Relay:
 
 
 async def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument('--port', type=int, required=True)
+    arguments = port_argument()
     arguments.add_argument('--to', required=True)
     arguments.add_argument('--control', required=True)
     options = arguments.parse_args()
@@ -174,12 +172,7 @@ async def main():
     await relay.listen()
     await asyncio.start_unix_server(relay.control, options.control)
 
-    # a test run that is stopped takes this process with it without a traceback
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, os._exit, 0)
-
-    print('ready', flush=True)
-    await asyncio.Event().wait()
+    await serve_until_stopped()
 
 
 if __name__ == '__main__':

@@ -11,13 +11,12 @@ For each handshake that has succeeded a line with a JSON object: sni, reused, pr
 certificate). For each that has failed, one with `failed`. For each connection, before that, 'accepted'.
 """
 
-import argparse
 import json
-import os
-import signal
 import socket
 import ssl
 import threading
+
+from serving import exit_on_signals, port_argument
 
 output = threading.Lock()
 
@@ -75,14 +74,12 @@ def note_name(secure, name, _context):
 
 
 def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument('--port', type=int, required=True)
+    arguments = port_argument()
     for name in ('to', 'certificate', 'key', 'authority', 'protocol'):
         arguments.add_argument('--' + name)
     arguments.add_argument('--silent', action='store_true')
     options = arguments.parse_args()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))
+    exit_on_signals()
 
     listener = socket.create_server(('127.0.0.1', options.port), backlog=64)
     context = None

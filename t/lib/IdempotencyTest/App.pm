@@ -5,13 +5,11 @@ package IdempotencyTest::App;
 use strict;
 use warnings;
 
-use File::Basename qw(dirname);
-use File::Spec;
 use IdempotencyTest::Client ();
-use IdempotencyTest::Process qw(await free_port temporary_directory);
+use IdempotencyTest::Process qw(temporary_directory);
+use IdempotencyTest::Python qw(start_python_server);
 use JSON::PP ();
 
-my $program = File::Spec->rel2abs(dirname(__FILE__) . '/../app.py');
 my $spaces = 0;
 
 # `port`: of an application that is running already, or the one to listen on.
@@ -29,34 +27,9 @@ sub new_space { return join '-', $$, int time, $spaces++ }
 sub start {
     my ($self) = @_;
     $self->{directory} ||= temporary_directory();
-    my $output = "$self->{directory}/output";
-
-    # a port that somebody else took in the meantime is not worth a failed test
-    for my $attempt (1 .. 5) {
-        my $port = $self->{port} // free_port();
-        unlink $output;
-        my $process = IdempotencyTest::Process->start(
-            name => 'app', output => $output,
-            # the python which Debian's python3-h2 is for
-            command => [-x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3', $program, '--port', $port,
-                $self->{gateways} ? ('--gateways', "$self->{directory}") : ()]);
-
-        await(sub { !$process->is_running || slurp($output) =~ /^ready$/m });
-        next if !$process->is_running;
-
-        $self->{port} = $port;
-        $self->{process} = $process;
-        return $self;
-    }
-
-    die 'the application does not start: ' . slurp($output) . "\n";
-}
-
-sub slurp {
-    my ($file) = @_;
-    open my $in, '<:raw', $file or return '';
-    local $/;
-    return <$in> // '';
+    @$self{qw(process port)} = start_python_server(name => 'app', output => "$self->{directory}/output", port => $self->{port},
+        arguments => [$self->{gateways} ? ('--gateways', "$self->{directory}") : ()]);
+    return $self;
 }
 
 sub stop { $_[0]{process}->stop if $_[0]{process} }

@@ -6,7 +6,7 @@ package IdempotencyTest::Certificates;
 use strict;
 use warnings;
 
-use IdempotencyTest::App ();
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Process qw(temporary_directory);
 
 sub new {
@@ -79,9 +79,7 @@ sub new_key { return '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1'
 
 sub write_file {
     my ($self, $name, $content) = @_;
-    open my $out, '>:raw', "$self->{directory}/$name" or die "$name: $!\n";
-    print $out $content;
-    close $out or die "$name: $!\n";
+    return IdempotencyTest::Files::write_file("$self->{directory}/$name", $content);
 }
 
 sub openssl {
@@ -90,7 +88,7 @@ sub openssl {
     my $process = IdempotencyTest::Process->start(name => 'openssl', output => $output, command => ['/usr/bin/openssl', @arguments]);
 
     IdempotencyTest::Process::await(sub { !$process->is_running });
-    die "openssl @arguments:\n" . IdempotencyTest::App::slurp($output) if $process->{status} // 1;
+    die "openssl @arguments:\n" . slurp($output) if $process->{status} // 1;
 }
 
 1;

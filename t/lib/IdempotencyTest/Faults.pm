@@ -7,7 +7,7 @@ use warnings;
 
 use File::Basename qw(dirname);
 use File::Spec;
-use IdempotencyTest::App ();
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Process qw(temporary_directory);
 
 my $library = File::Spec->rel2abs(dirname(__FILE__) . '/..');
@@ -47,6 +47,6 @@ sub disarm { $_[0]->set(0, 0, 0) }
 sub shift_clock { my ($self, $seconds) = @_; $self->set(0, 0, $seconds) }
 
 # The error of the call, or 0 while none has failed.
-sub has_failed { return (unpack 'l l q', IdempotencyTest::App::slurp("$_[0]{directory}/control"))[1] }
+sub has_failed { return (unpack 'l l q', slurp("$_[0]{directory}/control"))[1] }
 
 1;

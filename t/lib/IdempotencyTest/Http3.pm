@@ -13,9 +13,9 @@ use IO::Socket::INET;
 use IPC::Open2 ();
 use JSON::PP ();
 
+use IdempotencyTest::Python qw(python_command);
 use IdempotencyTest::Response;
 
-my $library = File::Spec->rel2abs(dirname(__FILE__) . '/..');
 my $json = JSON::PP->new;
 my $home;
 
@@ -60,12 +60,10 @@ sub free_udp_port {
 sub connect {
     my ($class, $nginx, %options) = @_;
     local $ENV{PYTHONPATH} = "$home/python";
-    local $ENV{PYTHONDONTWRITEBYTECODE} = 1;
 
     my $self = bless {}, $class;
     $self->{pid} = IPC::Open2::open2($self->{out}, $self->{in},
-        -x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3', "$library/h3.py", '--port', $nginx->{h3_port},
-        defined $options{window} ? ('--window', $options{window}) : ());
+        python_command('h3.py', '--port', $nginx->{h3_port}, defined $options{window} ? ('--window', $options{window}) : ()));
     return $self;
 }
 

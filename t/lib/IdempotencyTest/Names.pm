@@ -5,12 +5,9 @@ package IdempotencyTest::Names;
 use strict;
 use warnings;
 
-use File::Basename qw(dirname);
-use File::Spec;
-use IdempotencyTest::App ();
-use IdempotencyTest::Process qw(await free_port temporary_directory);
-
-my $program = File::Spec->rel2abs(dirname(__FILE__) . '/../names.py');
+use IdempotencyTest::Files qw(slurp);
+use IdempotencyTest::Process qw(temporary_directory);
+use IdempotencyTest::Python qw(start_python_server);
 
 # What it knows: NAME => [ADDRESS, ...].
 sub new {
@@ -25,22 +22,9 @@ sub output { "$_[0]{directory}/output" }
 
 sub start {
     my ($self) = @_;
-
-    # a port that somebody else took in the meantime is not worth a failed test
-    for my $attempt (1 .. 5) {
-        my $port = $self->{port} // free_port();
-        unlink $self->output;
-        my $process = IdempotencyTest::Process->start(name => 'names', output => $self->output,
-            command => [-x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3', $program, '--port', $port, '--zone', "$self->{directory}/zone"]);
-
-        await(sub { !$process->is_running || IdempotencyTest::App::slurp($self->output) =~ /^ready$/m });
-        next if !$process->is_running;
-
-        @$self{qw(port process)} = ($port, $process);
-        return $self;
-    }
-
-    die 'the name server does not start: ' . IdempotencyTest::App::slurp($self->output) . "\n";
+    @$self{qw(process port)} = start_python_server(name => 'names', output => $self->output, port => $self->{port},
+        arguments => ['--zone', "$self->{directory}/zone"]);
+    return $self;
 }
 
 sub stop { $_[0]{process}->stop }
@@ -63,7 +47,7 @@ sub set {
 # How often it was asked for a name.
 sub asked {
     my ($self, $name) = @_;
-    return scalar(() = IdempotencyTest::App::slurp($self->output) =~ /^\Q$name\E$/mg);
+    return scalar(() = slurp($self->output) =~ /^\Q$name\E$/mg);
 }
 
 1;

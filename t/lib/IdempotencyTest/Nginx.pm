@@ -11,6 +11,7 @@ use Time::HiRes qw(sleep);
 
 use IdempotencyTest::Client ();
 use IdempotencyTest::Environment qw(app bad_log_lines module nginx_binary store_directives);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Process qw(await temporary_directory);
 
 # Parts of the configuration, or the whole of it as `configuration`: main, http, server; `stores` in place of the store
@@ -67,7 +68,7 @@ sub test_configuration {
         environment => {ASAN_OPTIONS => join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0'},
         command => [$self->command, '-t']);
     await(sub { !$process->is_running });
-    return $process->{status}, IdempotencyTest::App::slurp($output);
+    return $process->{status}, slurp($output);
 }
 
 # Those of Debian's dynamic modules that are installed and that this nginx loads; each may need the ones before it. They load into
@@ -97,10 +98,7 @@ sub set {
 
 sub write_file {
     my ($self, $name, $content) = @_;
-    open my $out, '>:raw', "$self->{directory}/$name" or die "$name: $!\n";
-    print $out $content;
-    close $out or die "$name: $!\n";
-    return "$self->{directory}/$name";
+    return IdempotencyTest::Files::write_file("$self->{directory}/$name", $content);
 }
 
 sub configure {
@@ -164,7 +162,7 @@ sub pid { $_[0]{process}->pid }
 sub workers {
     my ($self) = @_;
     my $pid = $self->pid // return;
-    return grep { is_worker($_) } split ' ', IdempotencyTest::App::slurp("/proc/$pid/task/$pid/children");
+    return grep { is_worker($_) } split ' ', slurp("/proc/$pid/task/$pid/children");
 }
 
 # What the code gives while this worker alone takes connections: the others, which
@@ -174,7 +172,7 @@ sub over {
     my @others = grep { $_ != $worker } $self->workers;
 
     kill STOP => @others;
-    await(sub { !grep { IdempotencyTest::App::slurp("/proc/$_/stat") !~ /\) T / } @others });
+    await(sub { !grep { slurp("/proc/$_/stat") !~ /\) T / } @others });
     my $result = eval { $code->() };
     my $error = $@;
     kill CONT => @others;
@@ -184,7 +182,7 @@ sub over {
 
 sub is_worker {
     my ($pid) = @_;
-    my $title = IdempotencyTest::App::slurp("/proc/$pid/cmdline");
+    my $title = slurp("/proc/$pid/cmdline");
     return $title =~ /^nginx: worker process(?! is shutting down)/;
 }
 
@@ -234,9 +232,9 @@ sub check_error_log {
     Test::More::is(join("\n", grep { /$bad/ } @lines), '', 'nothing bad in the error log');
 }
 
-sub error_log { return IdempotencyTest::App::slurp("$_[0]{directory}/logs/error.log") }
-sub output { return IdempotencyTest::App::slurp("$_[0]{directory}/logs/stderr") }
-sub access_log { return split /\n/, IdempotencyTest::App::slurp("$_[0]{directory}/logs/access.log") }
+sub error_log { return slurp("$_[0]{directory}/logs/error.log") }
+sub output { return slurp("$_[0]{directory}/logs/stderr") }
+sub access_log { return split /\n/, slurp("$_[0]{directory}/logs/access.log") }
 
 # The line that the access log has for a request; it is written after the answer.
 sub await_access_log {

@@ -11,7 +11,7 @@ use warnings;
 use File::Basename qw(basename dirname);
 use IO::Socket::INET;
 use IO::Socket::UNIX;
-use IdempotencyTest::App ();
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Process qw(await free_port temporary_directory);
 
 # `socket`: of a server that is running already; or `address`, HOST:PORT. Otherwise a server is started, with
@@ -65,10 +65,7 @@ sub is_running { $_[0]{process} && $_[0]{process}->is_running }
 
 sub write_file {
     my ($self, $name, $content) = @_;
-    open my $out, '>:raw', "$self->{directory}/$name" or die "$name: $!\n";
-    print $out $content;
-    close $out or die "$name: $!\n";
-    return "$self->{directory}/$name";
+    return IdempotencyTest::Files::write_file("$self->{directory}/$name", $content);
 }
 
 sub server_program {
@@ -139,7 +136,7 @@ sub start {
 
     await(sub { !$self->{process}->is_running || $until->() })
         and $self->{process}->is_running
-        or die "redis does not start, see its output:\n" . IdempotencyTest::App::slurp($self->log_file);
+        or die "redis does not start, see its output:\n" . slurp($self->log_file);
 
     return $self;
 }

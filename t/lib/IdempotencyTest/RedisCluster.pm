@@ -6,7 +6,7 @@ use strict;
 use warnings;
 
 use IO::Socket::INET;
-use IdempotencyTest::App ();
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Process qw(await temporary_directory);
 use IdempotencyTest::Redis;
 
@@ -222,7 +222,7 @@ sub reshard {
     my ($self, $from, $to, $slots) = @_;
     my $process = $self->begin_reshard($from, $to, $slots);
     await(sub { !$process->is_running }, 60);
-    die "no reshard:\n" . IdempotencyTest::App::slurp("$self->{output}/output") if $process->{status} // 1;
+    die "no reshard:\n" . slurp("$self->{output}/output") if $process->{status} // 1;
     $self->await_whole;
 }
 
