@@ -11,9 +11,7 @@ run_tests();
 __DATA__
 
 === TEST 1: another body under a kept key is refused and spoils nothing
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+--- key: k
 --- request eval
 ["POST /orders\none", "POST /orders\ntwo", "POST /orders", "POST /orders\none", "GET /count/orders"]
 --- response_body eval
@@ -24,9 +22,7 @@ Idempotency-Key: k
 
 
 === TEST 2: another path, query or method under a kept key is refused and spoils nothing
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+--- key: k
 --- request eval
 ["POST /orders?a=1", "POST /others?a=1", "POST /orders?a=2", "POST /orders", "PUT /orders?a=1", "POST /orders?a=1",
  "GET /count/orders", "GET /count/others"]
@@ -50,15 +46,9 @@ Idempotency-Key: k
 
 
 === TEST 4: with body=off the body does not count
---- config
-location / {
-    idempotency main;
-    idempotency_fingerprint "$request_method $request_uri" body=off;
-    proxy_pass http://app;
-}
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+--- location
+idempotency_fingerprint "$request_method $request_uri" body=off;
+--- key: k
 --- request eval
 ["POST /orders\none", "POST /orders\ntwo", "POST /others\none"]
 --- response_body eval
@@ -85,15 +75,9 @@ location /default { idempotency_fingerprint same; proxy_pass http://app; }
 
 
 === TEST 6: a fingerprint of one's own replaces the default
---- config
-location / {
-    idempotency main;
-    idempotency_fingerprint $arg_order;
-    proxy_pass http://app;
-}
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+--- location
+idempotency_fingerprint $arg_order;
+--- key: k
 --- request eval
 ["POST /orders?order=1&try=1", "PUT /elsewhere?order=1&try=2", "POST /orders?order=2&try=1"]
 --- response_body eval
@@ -106,13 +90,8 @@ Idempotency-Key: k
 === TEST 7: a body that is spooled to a file counts to its last byte
 --- config
 client_body_buffer_size 1k;
-location / {
-    idempotency main;
-    proxy_pass http://app;
-}
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+--- location
+--- key: k
 --- request eval
 ["POST /orders\n" . "0123456789" x 10000 . "a", "POST /orders\n" . "0123456789" x 10000 . "b", "POST /orders\n" . "0123456789" x 10000 . "a"]
 --- response_body eval
@@ -125,25 +104,14 @@ Idempotency-Key: k
 === TEST 8: headers that are not in the fingerprint do not count
 --- more_headers eval
 [map { "X-API-Key: alice\nIdempotency-Key: k\nUser-Agent: $_" } qw(a b)]
---- request eval
-["POST /orders", "POST /orders"]
---- response_body eval
-[(echo(1, "POST /orders")) x 2]
---- error_code eval
-[201, 201]
+--- executions: 1 1
 
 
 
 === TEST 9: the fingerprint and the body do not run together
---- config
-location / {
-    idempotency main;
-    idempotency_fingerprint $arg_f;
-    proxy_pass http://app;
-}
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+--- location
+idempotency_fingerprint $arg_f;
+--- key: k
 --- request eval
 ["POST /orders?f=ab\nc", "POST /orders?f=a\nbc"]
 --- response_body eval

@@ -28,9 +28,7 @@ qr/\A\{"type":\s*"about:blank",\s*"title":\s*"[^"]+",\s*"status":\s*400,\s*"deta
 
 
 === TEST 2: a key that is used for another request is a 422 with its code
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+--- key: k
 --- request eval
 ["POST /orders\none", "POST /orders\ntwo"]
 --- error_code eval
@@ -101,12 +99,8 @@ a page of the user
 
 
 === TEST 6: a refusal is never kept
---- config
-location / {
-    idempotency main;
-    idempotency_scope $http_x_tenant;
-    proxy_pass http://app;
-}
+--- location
+idempotency_scope $http_x_tenant;
 --- more_headers eval
 ["X-Tenant: t\nIdempotency-Key: a b", "X-Tenant: t\nIdempotency-Key: \"a b\"", "X-Tenant: t\nIdempotency-Key: \"a b\""]
 --- request eval
@@ -119,12 +113,8 @@ location / {
 
 
 === TEST 7: headers that a user adds to every answer are on a problem
---- config
-location / {
-    idempotency main;
-    proxy_pass http://app;
-    add_header X-Always yes always;
-}
+--- location
+add_header X-Always yes always;
 --- more_headers
 X-API-Key: alice
 Idempotency-Key: a b

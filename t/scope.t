@@ -13,12 +13,7 @@ __DATA__
 === TEST 1: equal keys of different API keys never meet
 --- more_headers eval
 [map { "X-API-Key: $_\nIdempotency-Key: k" } qw(alice bob alice bob)]
---- request eval
-[("POST /orders") x 4]
---- response_body eval
-[map { echo($_, "POST /orders") } 1, 2, 1, 2]
---- error_code eval
-[(201) x 4]
+--- executions: 1 2 1 2
 --- response_headers eval
 [("!Idempotent-Replayed") x 2, ("Idempotent-Replayed: true") x 2]
 
@@ -27,24 +22,14 @@ __DATA__
 === TEST 2: equal keys of different credentials never meet
 --- more_headers eval
 [map { "Authorization: Bearer $_\nIdempotency-Key: k" } qw(alice bob alice)]
---- request eval
-[("POST /orders") x 3]
---- response_body eval
-[map { echo($_, "POST /orders") } 1, 2, 1]
---- error_code eval
-[(201) x 3]
+--- executions: 1 2 1
 
 
 
 === TEST 3: without credentials nothing is looked up and nothing is kept
 --- more_headers
 Idempotency-Key: k
---- request eval
-[("POST /orders") x 2]
---- response_body eval
-[map { echo($_, "POST /orders") } 1, 2]
---- error_code eval
-[201, 201]
+--- executions: 1 2
 --- response_headers eval
 [("!Idempotent-Replayed") x 2]
 
@@ -53,12 +38,7 @@ Idempotency-Key: k
 === TEST 4: an anonymous request never gets an answer that has an owner
 --- more_headers eval
 ["X-API-Key: alice\nIdempotency-Key: k", "Idempotency-Key: k"]
---- request eval
-[("POST /orders") x 2]
---- response_body eval
-[map { echo($_, "POST /orders") } 1, 2]
---- error_code eval
-[201, 201]
+--- executions: 1 2
 
 
 
@@ -80,20 +60,11 @@ location / {
 
 
 === TEST 6: with `off` keys are global
---- config
-location / {
-    idempotency main;
-    idempotency_scope off;
-    proxy_pass http://app;
-}
+--- location
+idempotency_scope off;
 --- more_headers eval
 ["X-API-Key: alice\nIdempotency-Key: k", "X-API-Key: bob\nIdempotency-Key: k", "Idempotency-Key: k"]
---- request eval
-[("POST /orders") x 3]
---- response_body eval
-[(echo(1, "POST /orders")) x 3]
---- error_code eval
-[(201) x 3]
+--- executions: 1 1 1
 
 
 
@@ -106,43 +77,24 @@ location / {
 }
 --- more_headers
 Idempotency-Key: k
---- request eval
-[("POST /orders") x 2]
---- response_body eval
-[(echo(1, "POST /orders")) x 2]
---- error_code eval
-[(201) x 2]
+--- executions: 1 1
 
 
 
 === TEST 8: a scope of one's own replaces the default
---- config
-location / {
-    idempotency main;
-    idempotency_scope $http_x_tenant;
-    proxy_pass http://app;
-}
+--- location
+idempotency_scope $http_x_tenant;
 --- more_headers eval
 ["X-API-Key: alice\nX-Tenant: t1\nIdempotency-Key: k", "X-API-Key: bob\nX-Tenant: t1\nIdempotency-Key: k",
  "X-API-Key: alice\nX-Tenant: t2\nIdempotency-Key: k", "X-API-Key: alice\nIdempotency-Key: k", "X-API-Key: alice\nIdempotency-Key: k"]
---- request eval
-[("POST /orders") x 5]
---- response_body eval
-[map { echo($_, "POST /orders") } 1, 1, 2, 3, 4]
---- error_code eval
-[(201) x 5]
+--- executions: 1 1 2 3 4
 
 
 
 === TEST 9: a scope and a key do not run together into another pair
 --- more_headers eval
 ["X-API-Key: ab\nIdempotency-Key: c", "X-API-Key: a\nIdempotency-Key: bc"]
---- request eval
-[("POST /orders") x 2]
---- response_body eval
-[map { echo($_, "POST /orders") } 1, 2]
---- error_code eval
-[201, 201]
+--- executions: 1 2
 
 
 
@@ -170,9 +122,7 @@ idempotency main;
 idempotency_fingerprint same;
 location /a { proxy_pass http://app; }
 location /b { proxy_pass http://app; }
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+--- key: k
 --- request eval
 ["POST /a", "POST /b"]
 --- response_body eval

@@ -62,9 +62,7 @@ location = /own { idempotency main; return 200 "mine"; }
 --- config
 add_header X-Age "[$idempotency_age]" always;
 location / { idempotency main; proxy_pass http://app; }
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+--- key: k
 --- request eval
 ["POST /orders", "POST /orders", "POST /others"]
 --- response_headers_like eval
@@ -78,9 +76,7 @@ Idempotency-Key: k
 --- config
 add_header X-Time "[$idempotency_store_time]" always;
 location / { idempotency main; proxy_pass http://app; }
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+--- key: k
 --- request eval
 ["POST /orders", "POST /orders"]
 --- response_headers_like eval
@@ -108,17 +104,11 @@ location / { idempotency main; proxy_pass http://app; }
 
 
 === TEST 7: the variables are there for a header to the application
---- config
-location / {
-    idempotency main;
-    proxy_set_header App-Space $TEST_NGINX_SPACE;
-    proxy_set_header X-Key-Id $idempotency_key_id;
-    proxy_set_header X-Status $idempotency_status;
-    proxy_pass http://app;
-}
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+--- location
+proxy_set_header App-Space $TEST_NGINX_SPACE;
+proxy_set_header X-Key-Id $idempotency_key_id;
+proxy_set_header X-Status $idempotency_status;
+--- key: k
 --- request eval
 ["POST /orders", "GET /last/orders"]
 --- response_body eval
