@@ -22,18 +22,12 @@ struct State {
     Millis expires;
 };
 
-struct Expected {
-    State states[2];
-    unsigned current;
-    unsigned pending;
-};
-
 struct Shared {
     Lock lock;
     Fault fault;
     std::atomic<unsigned> calls;
     std::atomic<unsigned> hits;
-    Expected keys[kKeys];
+    Expected<State> keys[kKeys];
 };
 
 void put(CacheZone &zone, unsigned n, std::string_view value, Millis expires, Millis now)
@@ -59,7 +53,7 @@ bool is_of(const CacheZone &zone, const State &state, const CacheZone::Copy &cop
 
 void check(Shared &shared, CacheZone &zone, unsigned n, Millis now)
 {
-    Expected &key = shared.keys[n];
+    Expected<State> &key = shared.keys[n];
     CacheZone::Copy copy = zone.look_up(id_of(n), now);
     State &is = key.states[key.current];
 
@@ -90,7 +84,7 @@ void check(Shared &shared, CacheZone &zone, unsigned n, Millis now)
 
         shared.lock.take();
         Millis now = now_ms();
-        Expected &key = shared.keys[n];
+        Expected<State> &key = shared.keys[n];
         State &next = key.states[1 - key.current];
 
         // what a dead one has left undecided is for the parent to find out
@@ -132,7 +126,7 @@ void check(Shared &shared, CacheZone &zone, unsigned n, Millis now)
     }
 }
 
-void the_cache_survives_those_who_use_it(void **)
+UNIT_TEST(the_cache_survives_those_who_use_it)
 {
     CacheZone zone = new_zone<CacheZone>(kZoneSize);
     Shared &shared = *new (map_shared(sizeof(Shared))) Shared();
@@ -205,7 +199,7 @@ struct Steps {
     }
 };
 
-void a_copy_is_there_whole_or_not(void **)
+UNIT_TEST(a_copy_is_there_whole_or_not)
 {
     for (bool full : {false, true}) {
         Steps steps;
@@ -225,7 +219,7 @@ void a_copy_is_there_whole_or_not(void **)
     }
 }
 
-void a_copy_that_is_replaced_does_not_come_back(void **)
+UNIT_TEST(a_copy_that_is_replaced_does_not_come_back)
 {
     for (bool full : {false, true}) {
         Steps steps;
@@ -247,7 +241,7 @@ void a_copy_that_is_replaced_does_not_come_back(void **)
     }
 }
 
-void a_copy_that_is_dropped_stays_away(void **)
+UNIT_TEST(a_copy_that_is_dropped_stays_away)
 {
     Steps steps;
     auto *told = static_cast<std::atomic<bool> *>(map_shared(sizeof(std::atomic<bool>)));
@@ -267,15 +261,3 @@ void a_copy_that_is_dropped_stays_away(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_copy_is_there_whole_or_not),
-        cmocka_unit_test(a_copy_that_is_replaced_does_not_come_back),
-        cmocka_unit_test(a_copy_that_is_dropped_stays_away),
-        cmocka_unit_test(the_cache_survives_those_who_use_it),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -1,7 +1,5 @@
-#include "cmocka.h"
+#include "zone_fixture.h"
 
-#include <cstring>
-#include <functional>
 #include <map>
 #include <random>
 #include <string>
@@ -13,27 +11,8 @@ using namespace idempotency;
 
 namespace {
 
-// A zone of its own, with time under the test's hand.
-struct Fixture {
-    std::vector<std::uint64_t> memory;
-    CacheZone zone;
-    Millis now = 1000000;
-
-    explicit Fixture(std::size_t size = 256 * 1024) : memory(size / 8), zone(memory.data(), size)
-    {
-        assert_true(zone.format());
-        assert_true(zone.valid() && zone.sound());
-    }
-
-    static KeyId id(unsigned n)
-    {
-        KeyId id{};
-
-        for (std::size_t i = 0; i < id.bytes.size(); i++) {
-            id.bytes[i] = static_cast<unsigned char>((n * 2654435761u) >> (8 * (i % 4)));
-        }
-        return id;
-    }
+struct Fixture : ZoneFixture<CacheZone> {
+    explicit Fixture(std::size_t size = 256 * 1024) : ZoneFixture(size) {}
 
     void put(unsigned n, const std::string &value, Millis lifetime = 86400000)
     {
@@ -73,7 +52,7 @@ std::string pattern(std::size_t size, unsigned seed)
     return out;
 }
 
-void a_copy_is_found_as_it_was_put(void **)
+UNIT_TEST(a_copy_is_found_as_it_was_put)
 {
     Fixture f;
 
@@ -99,7 +78,7 @@ void a_copy_is_found_as_it_was_put(void **)
     assert_int_equal(f.zone.free_blocks(), f.zone.blocks());
 }
 
-void a_copy_ends_to_the_millisecond(void **)
+UNIT_TEST(a_copy_ends_to_the_millisecond)
 {
     Fixture f;
 
@@ -119,7 +98,7 @@ void a_copy_ends_to_the_millisecond(void **)
     assert_true(f.zone.sound());
 }
 
-void what_was_confirmed_later_stays(void **)
+UNIT_TEST(what_was_confirmed_later_stays)
 {
     Fixture f;
 
@@ -130,7 +109,7 @@ void what_was_confirmed_later_stays(void **)
     assert_string_equal(f.value(1).c_str(), "as late");
 }
 
-void those_that_end_first_make_way(void **)
+UNIT_TEST(those_that_end_first_make_way)
 {
     Fixture f(kZoneMinimum);
     unsigned n = 0;
@@ -158,7 +137,7 @@ void those_that_end_first_make_way(void **)
     }
 }
 
-void what_is_too_large_is_left_out(void **)
+UNIT_TEST(what_is_too_large_is_left_out)
 {
     Fixture f;
     std::size_t most = f.zone.blocks() / 4 * 504 - 88;
@@ -172,22 +151,8 @@ void what_is_too_large_is_left_out(void **)
     assert_true(f.zone.sound());
 }
 
-// How many stretches of a block's size a call has changed.
-std::size_t changed(Fixture &f, const std::function<void()> &call)
-{
-    auto before = f.memory;
-    std::size_t count = 0;
-    constexpr std::size_t words = kZoneBlockSize / 8;
-
-    call();
-    for (std::size_t at = 0; at + words <= before.size(); at += words) {
-        count += std::memcmp(&before[at], &f.memory[at], kZoneBlockSize) != 0;
-    }
-    return count;
-}
-
 // Full or not, expired or not: what a call does is bounded by what it writes.
-void a_call_is_bounded_work_however_many_copies_there_are(void **)
+UNIT_TEST(a_call_is_bounded_work_however_many_copies_there_are)
 {
     constexpr unsigned kKeys = 50000;
     Fixture f(kKeys * (kZoneBlockSize + 10));
@@ -196,17 +161,17 @@ void a_call_is_bounded_work_however_many_copies_there_are(void **)
         f.put(n, "kept", 100000);
     }
     assert_true(f.zone.entries() > kKeys - 100);
-    assert_true(changed(f, [&] { f.put(3 * kKeys, "one more", 100000); }) < 60);
-    assert_true(changed(f, [&] { f.put(3 * kKeys + 1, pattern(5040, 0), 100000); }) < 300);
-    assert_true(changed(f, [&] { f.has(kKeys); }) < 60);
+    assert_true(f.changed_by([&] { f.put(3 * kKeys, "one more", 100000); }) < 60);
+    assert_true(f.changed_by([&] { f.put(3 * kKeys + 1, pattern(5040, 0), 100000); }) < 300);
+    assert_true(f.changed_by([&] { f.has(kKeys); }) < 60);
 
     f.now += 200000;
-    assert_true(changed(f, [&] { f.put(3 * kKeys + 2, "one more", 100000); }) < 600);
+    assert_true(f.changed_by([&] { f.put(3 * kKeys + 2, "one more", 100000); }) < 600);
     assert_true(f.zone.entries() > kKeys - 200);
 }
 
 // Random calls against a map; now and then a process is killed and the next call rebuilds.
-void the_cache_does_as_a_map(void **)
+UNIT_TEST(the_cache_does_as_a_map)
 {
     struct Kept {
         std::string value;
@@ -266,18 +231,3 @@ void the_cache_does_as_a_map(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_copy_is_found_as_it_was_put),
-        cmocka_unit_test(a_copy_ends_to_the_millisecond),
-        cmocka_unit_test(what_was_confirmed_later_stays),
-        cmocka_unit_test(those_that_end_first_make_way),
-        cmocka_unit_test(what_is_too_large_is_left_out),
-        cmocka_unit_test(a_call_is_bounded_work_however_many_copies_there_are),
-        cmocka_unit_test(the_cache_does_as_a_map),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

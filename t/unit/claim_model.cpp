@@ -334,7 +334,7 @@ private:
 };
 
 // That the search comes to what it is about: not one state, and not for ever.
-void two_hosts_and_a_stray_command(void **)
+UNIT_TEST(two_hosts_and_a_stray_command)
 {
     std::size_t states = Search(2, 4, 1).run();
 
@@ -342,7 +342,7 @@ void two_hosts_and_a_stray_command(void **)
     assert_in_range(states, 10000, 10000000);
 }
 
-void three_hosts(void **)
+UNIT_TEST(three_hosts)
 {
     std::size_t states = Search(3, 3, 0).run();
 
@@ -351,13 +351,3 @@ void three_hosts(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(two_hosts_and_a_stray_command),
-        cmocka_unit_test(three_hosts),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

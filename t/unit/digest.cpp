@@ -16,7 +16,7 @@ std::string hex(const Digest &digest)
     return std::string(out, sizeof(out));
 }
 
-void sha256_is_the_standard_s(void **)
+UNIT_TEST(sha256_is_the_standard_s)
 {
     Digester digester;
     Sha256 sha(digester.method());
@@ -31,7 +31,7 @@ void sha256_is_the_standard_s(void **)
     assert_false(sha.finish(digest));
 }
 
-void scopes_keep_equal_keys_apart(void **)
+UNIT_TEST(scopes_keep_equal_keys_apart)
 {
     Digester digester;
     KeyId ab_c, a_bc, global, empty_owner, again;
@@ -62,7 +62,7 @@ Fingerprint fingerprint(std::string_view value, const char *body)
     return out;
 }
 
-void fingerprints_differ_by_value_and_body(void **)
+UNIT_TEST(fingerprints_differ_by_value_and_body)
 {
     Fingerprint with = fingerprint("POST /a", "body");
 
@@ -79,14 +79,3 @@ void fingerprints_differ_by_value_and_body(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(sha256_is_the_standard_s),
-        cmocka_unit_test(scopes_keep_equal_keys_apart),
-        cmocka_unit_test(fingerprints_differ_by_value_and_body),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -32,7 +32,7 @@ void expect(const std::string &bytes, unsigned begun, unsigned whole)
     }
 }
 
-void messages_are_counted(void **)
+UNIT_TEST(messages_are_counted)
 {
     expect(message(300), 1, 1);
     expect(message(0), 1, 1);
@@ -44,10 +44,3 @@ void messages_are_counted(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {cmocka_unit_test(messages_are_counted)};
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -93,6 +93,14 @@ struct Fault {
     }
 };
 
+// What a key holds, and, while a call is under way, what it may hold instead.
+template <class State>
+struct Expected {
+    State states[2];
+    unsigned current;
+    unsigned pending;
+};
+
 // So many are killed, and more until enough of them were within a call, which is a matter of luck; then it is given up.
 constexpr unsigned kKills = 300;
 constexpr unsigned kMostKills = 20 * kKills;

@@ -1,7 +1,7 @@
 #include "model.h"
+#include "records.h"
+#include "zone_fixture.h"
 
-#include <cstring>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -13,41 +13,12 @@ namespace {
 
 constexpr std::uint64_t kClock = 1700000000000000;
 
-// A zone of its own, with time under the test's hand.
-struct Fixture {
-    std::vector<std::uint64_t> memory;
-    MemoryZone zone;
-    Millis now = 1000000;
-
-    explicit Fixture(std::size_t size = 256 * 1024)
-        : memory(size / 8), zone(memory.data(), size)
-    {
-        assert_true(zone.format());
-        assert_true(zone.valid() && zone.sound());
-    }
-
-    static KeyId id(unsigned n)
-    {
-        KeyId id{};
-
-        for (std::size_t i = 0; i < id.bytes.size(); i++) {
-            id.bytes[i] = static_cast<unsigned char>((n * 2654435761u) >> (8 * (i % 4)));
-        }
-        return id;
-    }
-
-    static std::string claim_record(unsigned n)
-    {
-        unsigned char out[kRecordHeadSize];
-        RecordWriter writer(out, RecordHead{});
-
-        writer.finish(id(n));
-        return std::string(reinterpret_cast<char *>(out), writer.size());
-    }
+struct Fixture : ZoneFixture<MemoryZone> {
+    explicit Fixture(std::size_t size = 256 * 1024) : ZoneFixture(size) {}
 
     MemoryZone::Found claim(unsigned n, Millis lease = 30000)
     {
-        return zone.claim(id(n), claim_record(n), lease, now, kClock);
+        return zone.claim(id(n), claim_record_of(id(n)), lease, now, kClock);
     }
 
     Verdict settle(unsigned n, Token token, const std::string &value, Millis lifetime = 86400000)
@@ -68,7 +39,19 @@ struct Fixture {
 
 void expect(Verdict seen, Verdict expected) { assert_int_equal(int(seen), int(expected)); }
 
-void a_claim_excludes_and_a_result_is_found(void **)
+// Keeps a result of one key after another until the zone is full; how many keys it has then.
+unsigned fill(Fixture &f, const std::function<Millis(unsigned key)> &lifetime)
+{
+    for (unsigned n = 0; ; n++) {
+        auto found = f.claim(n);
+        if (found.reply.verdict == Verdict::full) {
+            return n;
+        }
+        expect(f.settle(n, found.reply.token, "kept", lifetime(n)), Verdict::done);
+    }
+}
+
+UNIT_TEST(a_claim_excludes_and_a_result_is_found)
 {
     Fixture f;
     auto first = f.claim(1);
@@ -92,7 +75,7 @@ void a_claim_excludes_and_a_result_is_found(void **)
     }
 }
 
-void tokens_fence(void **)
+UNIT_TEST(tokens_fence)
 {
     Fixture f;
     Token old = f.claim(1, 100).reply.token;
@@ -109,7 +92,7 @@ void tokens_fence(void **)
     assert_string_equal(f.value(f.claim(1)).c_str(), "result");
 }
 
-void a_lapsed_claim_without_successor_keeps_its_result(void **)
+UNIT_TEST(a_lapsed_claim_without_successor_keeps_its_result)
 {
     Fixture f;
     Token token = f.claim(1, 100).reply.token;
@@ -119,7 +102,7 @@ void a_lapsed_claim_without_successor_keeps_its_result(void **)
     assert_string_equal(f.value(f.claim(1)).c_str(), "late but only");
 }
 
-void leases_end_on_time_and_are_renewed(void **)
+UNIT_TEST(leases_end_on_time_and_are_renewed)
 {
     Fixture f;
     Token token = f.claim(1, 1000).reply.token;
@@ -139,7 +122,7 @@ void leases_end_on_time_and_are_renewed(void **)
     expect(f.claim(1).reply.verdict, Verdict::claimed);
 }
 
-void a_full_zone_refuses_forgets_nothing_and_recovers(void **)
+UNIT_TEST(a_full_zone_refuses_forgets_nothing_and_recovers)
 {
     Fixture f(kZoneMinimum);
     std::vector<Token> tokens;
@@ -172,7 +155,7 @@ void a_full_zone_refuses_forgets_nothing_and_recovers(void **)
 }
 
 // Expiry of every length, over idle times of every length.
-void room_of_the_expired_is_used_again(void **)
+UNIT_TEST(room_of_the_expired_is_used_again)
 {
     Fixture f;
     const Millis lives[] = {1, 127, 128, 32767, 32768, 32896, 3600000, 86400000, 8388608, 8388736, 2147483648};
@@ -245,66 +228,40 @@ private:
     Fixture fixture_;
 };
 
-void the_zone_does_as_the_model(void **)
+UNIT_TEST(the_zone_does_as_the_model)
 {
-    for (unsigned seed = 0; seed < 20; seed++) {
-        ZoneEngine engine;
-
-        follow_model(engine, seed, 10000);
-    }
-}
-
-// How many stretches of a block's size a call has changed: what it did, whatever
-// the machine's speed.
-std::size_t changed(Fixture &f, const std::function<void()> &call)
-{
-    auto before = f.memory;
-    std::size_t count = 0;
-    constexpr std::size_t words = kZoneBlockSize / 8;
-
-    call();
-    for (std::size_t at = 0; at + words <= before.size(); at += words) {
-        count += std::memcmp(&before[at], &f.memory[at], kZoneBlockSize) != 0;
-    }
-    return count;
+    follow_model_in_runs<ZoneEngine>(20, 10000);
 }
 
 // All of a full zone's keys expire at a time.
-void a_call_is_bounded_work_however_many_keys_there_are(void **)
+UNIT_TEST(a_call_is_bounded_work_however_many_keys_there_are)
 {
     constexpr unsigned kKeys = 200000;
     constexpr Millis kLife = 100000;
     constexpr std::size_t kBound = 500;         // some stretches for each step of kExpiryBudget
     Fixture f(kKeys * (kZoneBlockSize + 10));
-    unsigned n = 0;
+    unsigned n = fill(f, [](unsigned) { return kLife; });
 
-    for ( ;; n++) {
-        auto found = f.claim(n);
-        if (found.reply.verdict == Verdict::full) {
-            break;
-        }
-        expect(f.settle(n, found.reply.token, "kept", kLife), Verdict::done);
-    }
     assert_true(n > kKeys - 1000);
     assert_int_equal(f.zone.entries(), n);
 
     // it is full, and nothing has expired
-    assert_true(changed(f, [&] { expect(f.claim(n).reply.verdict, Verdict::full); }) < kBound);
-    assert_true(changed(f, [&] { expect(f.claim(n / 2).reply.verdict, Verdict::found); }) < kBound);
+    assert_true(f.changed_by([&] { expect(f.claim(n).reply.verdict, Verdict::full); }) < kBound);
+    assert_true(f.changed_by([&] { expect(f.claim(n / 2).reply.verdict, Verdict::found); }) < kBound);
 
     // one tick after another up to the end of them and over it
     f.now += kLife - 40000;
     for (int i = 0; i < 8; i++) {
         f.now += 4900;
-        assert_true(changed(f, [&] { expect(f.claim(n / 2).reply.verdict, Verdict::found); }) < kBound);
-        assert_true(changed(f, [&] { expect(f.claim(n).reply.verdict, Verdict::full); }) < kBound);
+        assert_true(f.changed_by([&] { expect(f.claim(n / 2).reply.verdict, Verdict::found); }) < kBound);
+        assert_true(f.changed_by([&] { expect(f.claim(n).reply.verdict, Verdict::full); }) < kBound);
     }
     f.now += 5000;
 
     // all have expired: a call takes as many away as it needs, and some more
     for (int i = 0; i < 8; i++) {
         std::size_t before = f.zone.entries();
-        assert_true(changed(f, [&] { expect(f.claim(n + i, 1000).reply.verdict, Verdict::claimed); }) < kBound);
+        assert_true(f.changed_by([&] { expect(f.claim(n + i, 1000).reply.verdict, Verdict::claimed); }) < kBound);
         assert_true(before - f.zone.entries() < 100);
     }
     assert_true(f.zone.sound());
@@ -319,7 +276,7 @@ void a_call_is_bounded_work_however_many_keys_there_are(void **)
 }
 
 // However many are still needed and end soon after, whatever their order: what has expired makes room at once.
-void a_zone_is_full_only_of_what_is_needed(void **)
+UNIT_TEST(a_zone_is_full_only_of_what_is_needed)
 {
     constexpr unsigned kKeys = 30000;
     constexpr unsigned kBrief = 20;
@@ -327,16 +284,11 @@ void a_zone_is_full_only_of_what_is_needed(void **)
     for (Millis life : {Millis(1000), Millis(33000), Millis(60000), Millis(8400000), Millis(86400000)}) {
         for (unsigned first : {0u, kKeys / 2, kKeys - 2 * kBrief}) {
             Fixture f(kKeys * (kZoneBlockSize + 10));
-            unsigned n = 0;
+            unsigned n = fill(f, [&](unsigned key) {
+                bool brief = key >= first && key < first + kBrief;
+                return brief ? life : life + 1000;
+            });
 
-            for ( ;; n++) {
-                auto found = f.claim(n);
-                if (found.reply.verdict == Verdict::full) {
-                    break;
-                }
-                bool brief = n >= first && n < first + kBrief;
-                expect(f.settle(n, found.reply.token, "kept", brief ? life : life + 1000), Verdict::done);
-            }
             assert_true(n > kKeys - kBrief);
 
             f.now += life + 256;
@@ -353,7 +305,7 @@ void a_zone_is_full_only_of_what_is_needed(void **)
 }
 
 // A claim whose lease is renewed is no obstacle to the expiry of others, nor is it counted as expired.
-void renewed_leases_hinder_nobody(void **)
+UNIT_TEST(renewed_leases_hinder_nobody)
 {
     constexpr unsigned kKeys = 5000;
     Fixture f(kKeys * 3 * kZoneBlockSize);
@@ -380,7 +332,7 @@ void renewed_leases_hinder_nobody(void **)
 // All of them are kept and found, each with its own result, and their room is
 // used again.  What a call may do is counted above, with fewer of them: here each
 // count would copy and compare half a gigabyte.
-void a_million_keys_are_kept(void **)
+UNIT_TEST(a_million_keys_are_kept)
 {
     constexpr unsigned kKeys = 1000000;
     constexpr unsigned kMore = 100000;
@@ -418,22 +370,3 @@ void a_million_keys_are_kept(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_claim_excludes_and_a_result_is_found),
-        cmocka_unit_test(tokens_fence),
-        cmocka_unit_test(a_lapsed_claim_without_successor_keeps_its_result),
-        cmocka_unit_test(leases_end_on_time_and_are_renewed),
-        cmocka_unit_test(a_full_zone_refuses_forgets_nothing_and_recovers),
-        cmocka_unit_test(room_of_the_expired_is_used_again),
-        cmocka_unit_test(a_call_is_bounded_work_however_many_keys_there_are),
-        cmocka_unit_test(a_zone_is_full_only_of_what_is_needed),
-        cmocka_unit_test(renewed_leases_hinder_nobody),
-        cmocka_unit_test(a_million_keys_are_kept),
-        cmocka_unit_test(the_zone_does_as_the_model),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -180,4 +180,15 @@ inline void follow_model(Engine &engine, unsigned seed, int steps)
     }
 }
 
+// The same for an engine of its own for each seed.
+template <class TestedEngine>
+void follow_model_in_runs(unsigned runs, int steps)
+{
+    for (unsigned seed = 0; seed < runs; seed++) {
+        TestedEngine engine;
+
+        follow_model(engine, seed, steps);
+    }
+}
+
 }  // namespace idempotency

@@ -1,6 +1,7 @@
 // A near cache before the embedded engine: what it answers by itself, what it learns, and for how long.
 
 #include "model.h"
+#include "records.h"
 
 #include <deque>
 #include <functional>
@@ -26,23 +27,9 @@ KeyId id_of(unsigned n)
     return id;
 }
 
-// A whole record, as a request or its end makes it.
 std::string record(unsigned n, State state, Token token = 1, const std::string &body = "")
 {
-    unsigned char out[256];
-    RecordHead head;
-
-    head.state = state;
-    head.token = token;
-    RecordWriter writer(out, head);
-
-    if (state == State::kept) {
-        writer.start_result(200, "200 OK");
-        writer.add_body(body);
-    }
-
-    writer.finish(id_of(n));
-    return std::string(reinterpret_cast<char *>(out), writer.size()) + body;
+    return record_of(id_of(n), state, token, body, 0, "200 OK");
 }
 
 class Time {
@@ -289,11 +276,20 @@ struct Scene {
         assert_true(value == expected);
         assert_int_equal(behind.asked - before, times_asked);
     }
+
+    // The reply of the store behind is still to come.
+    void starts_before_the_key_is_forgotten(Request &slow)
+    {
+        behind.late = true;
+        assert_false(host.store.start(slow));
+        behind.late = false;
+        behind.forget(1);
+    }
 };
 
 void expect(Verdict seen, Verdict expected) { assert_int_equal(int(seen), int(expected)); }
 
-void what_was_settled_is_found_without_the_store(void **)
+UNIT_TEST(what_was_settled_is_found_without_the_store)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
@@ -311,7 +307,7 @@ void what_was_settled_is_found_without_the_store(void **)
     s.finds(2, not_kept, 0);
 }
 
-void what_another_host_settled_is_asked_for_once(void **)
+UNIT_TEST(what_another_host_settled_is_asked_for_once)
 {
     Scene s;
     Host other(s.behind, s.time);
@@ -324,7 +320,7 @@ void what_another_host_settled_is_asked_for_once(void **)
     assert_int_equal(s.host.claim(1).remaining, 3000);
 }
 
-void claims_and_unknown_outcomes_are_always_asked_for(void **)
+UNIT_TEST(claims_and_unknown_outcomes_are_always_asked_for)
 {
     Scene s;
     Reply claimed = s.host.claim(1);
@@ -350,7 +346,7 @@ void claims_and_unknown_outcomes_are_always_asked_for(void **)
     expect(s.host.claim(1).verdict, Verdict::unavailable);
 }
 
-void what_the_store_did_not_take_is_not_kept_here(void **)
+UNIT_TEST(what_the_store_did_not_take_is_not_kept_here)
 {
     Scene s;
     Token token = s.host.claim(1).token;
@@ -362,7 +358,7 @@ void what_the_store_did_not_take_is_not_kept_here(void **)
     assert_false(s.host.has(1));
 }
 
-void a_copy_is_confirmed_each_time_it_is_no_longer_fresh(void **)
+UNIT_TEST(a_copy_is_confirmed_each_time_it_is_no_longer_fresh)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
@@ -376,7 +372,7 @@ void a_copy_is_confirmed_each_time_it_is_no_longer_fresh(void **)
     }
 }
 
-void what_was_forgotten_is_gone_when_its_copy_is_no_longer_fresh(void **)
+UNIT_TEST(what_was_forgotten_is_gone_when_its_copy_is_no_longer_fresh)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
@@ -399,7 +395,7 @@ void what_was_forgotten_is_gone_when_its_copy_is_no_longer_fresh(void **)
     s.finds(1, second, 0);
 }
 
-void what_was_replaced_is_replaced_here(void **)
+UNIT_TEST(what_was_replaced_is_replaced_here)
 {
     Scene s;
     std::string result = s.host.keep(1, "result"), other = record(1, State::not_kept, 9);
@@ -417,7 +413,7 @@ void what_was_replaced_is_replaced_here(void **)
     assert_false(s.host.has(1));
 }
 
-void an_outage_is_survived_to_the_end_of_the_result(void **)
+UNIT_TEST(an_outage_is_survived_to_the_end_of_the_result)
 {
     Scene s;
     std::string result = s.host.keep(1, "result", 500000);
@@ -435,7 +431,7 @@ void an_outage_is_survived_to_the_end_of_the_result(void **)
     expect(s.host.claim(1).verdict, Verdict::unavailable);
 }
 
-void what_is_no_whole_record_is_handed_on_and_not_kept(void **)
+UNIT_TEST(what_is_no_whole_record_is_handed_on_and_not_kept)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
@@ -458,16 +454,13 @@ void what_is_no_whole_record_is_handed_on_and_not_kept(void **)
     expect(s.host.claim(1).verdict, Verdict::claimed);
 }
 
-void an_answer_counts_as_of_when_it_was_asked_for(void **)
+UNIT_TEST(an_answer_counts_as_of_when_it_was_asked_for)
 {
     Scene s;
     std::string result = Host(s.behind, s.time).keep(1, "result", 86400000);
     Request slow(Call::Kind::claim, 1, 0, record(1, State::running), 30000);
 
-    s.behind.late = true;
-    assert_false(s.host.store.start(slow));
-    s.behind.late = false;
-    s.behind.forget(1);
+    s.starts_before_the_key_is_forgotten(slow);
     s.time.now += 700;
     s.behind.answer(0);
     assert_int_equal(slow.ends, 1);
@@ -479,17 +472,14 @@ void an_answer_counts_as_of_when_it_was_asked_for(void **)
     expect(s.host.claim(1).verdict, Verdict::claimed);
 }
 
-void a_late_answer_does_not_undo_a_newer_one(void **)
+UNIT_TEST(a_late_answer_does_not_undo_a_newer_one)
 {
     Scene s;
     Host other(s.behind, s.time);
     std::string first = other.keep(1, "first");
     Request slow(Call::Kind::claim, 1, 0, record(1, State::running), 30000);
 
-    s.behind.late = true;
-    assert_false(s.host.store.start(slow));
-    s.behind.late = false;
-    s.behind.forget(1);
+    s.starts_before_the_key_is_forgotten(slow);
     s.time.now += 1;
     std::string second = s.host.keep(1, "second");
     s.time.now += 1;
@@ -498,7 +488,7 @@ void a_late_answer_does_not_undo_a_newer_one(void **)
     s.finds(1, second, 0);
 }
 
-void calls_end_in_any_order_each_with_its_own(void **)
+UNIT_TEST(calls_end_in_any_order_each_with_its_own)
 {
     Scene s;
     std::vector<std::unique_ptr<Request>> requests;
@@ -527,7 +517,7 @@ void calls_end_in_any_order_each_with_its_own(void **)
     }
 }
 
-void without_room_for_it_a_call_is_unavailable(void **)
+UNIT_TEST(without_room_for_it_a_call_is_unavailable)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
@@ -543,7 +533,7 @@ void without_room_for_it_a_call_is_unavailable(void **)
     s.finds(1, result, 1);
 }
 
-void what_has_no_place_here_is_asked_for(void **)
+UNIT_TEST(what_has_no_place_here_is_asked_for)
 {
     Time time;
     Behind behind(time);
@@ -612,13 +602,9 @@ private:
     Scene scene_;
 };
 
-void a_near_cache_does_as_the_model(void **)
+UNIT_TEST(a_near_cache_does_as_the_model)
 {
-    for (unsigned seed = 0; seed < 20; seed++) {
-        NearEngine engine;
-
-        follow_model(engine, seed, 5000);
-    }
+    follow_model_in_runs<NearEngine>(20, 5000);
 }
 
 // Two hosts, an operator who forgets, outages, answers that come late, processes that are killed: whatever a host finds was
@@ -798,7 +784,7 @@ private:
     unsigned survived_ = 0;
 };
 
-void whatever_happens_it_is_the_result_or_was_a_minute_ago(void **)
+UNIT_TEST(whatever_happens_it_is_the_result_or_was_a_minute_ago)
 {
     unsigned near_hits = 0, survived = 0;
 
@@ -817,27 +803,3 @@ void whatever_happens_it_is_the_result_or_was_a_minute_ago(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(what_was_settled_is_found_without_the_store),
-        cmocka_unit_test(what_another_host_settled_is_asked_for_once),
-        cmocka_unit_test(claims_and_unknown_outcomes_are_always_asked_for),
-        cmocka_unit_test(what_the_store_did_not_take_is_not_kept_here),
-        cmocka_unit_test(a_copy_is_confirmed_each_time_it_is_no_longer_fresh),
-        cmocka_unit_test(what_was_forgotten_is_gone_when_its_copy_is_no_longer_fresh),
-        cmocka_unit_test(what_was_replaced_is_replaced_here),
-        cmocka_unit_test(an_outage_is_survived_to_the_end_of_the_result),
-        cmocka_unit_test(what_is_no_whole_record_is_handed_on_and_not_kept),
-        cmocka_unit_test(an_answer_counts_as_of_when_it_was_asked_for),
-        cmocka_unit_test(a_late_answer_does_not_undo_a_newer_one),
-        cmocka_unit_test(calls_end_in_any_order_each_with_its_own),
-        cmocka_unit_test(without_room_for_it_a_call_is_unavailable),
-        cmocka_unit_test(what_has_no_place_here_is_asked_for),
-        cmocka_unit_test(a_near_cache_does_as_the_model),
-        cmocka_unit_test(whatever_happens_it_is_the_result_or_was_a_minute_ago),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -150,6 +150,16 @@ struct Harness : RedisPipeline::Events {
         return written();
     }
 
+    // Starts a claim whose token comes when it has ended at its deadline.
+    void grant_too_late(Call &claim)
+    {
+        greet();
+        send(claim);
+        now += kTimeout;
+        pipeline.expire(now);
+        answer(":258\r\n");
+    }
+
     RedisScripts scripts;
     std::string errors;
     std::string redirects;

@@ -72,7 +72,7 @@ struct Harness : RedisDialogue::Events {
     RedisDialogue dialogue{kMost, *this};
 };
 
-void answers_come_in_order(void **)
+UNIT_TEST(answers_come_in_order)
 {
     Harness server;
 
@@ -91,7 +91,7 @@ void answers_come_in_order(void **)
     assert_null(server.dialogue.fault());
 }
 
-void a_password_goes_first(void **)
+UNIT_TEST(a_password_goes_first)
 {
     Harness server;
 
@@ -107,7 +107,7 @@ void a_password_goes_first(void **)
     assert_string_equal(server.written().c_str(), "*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n");
 }
 
-void errors_are_faults(void **)
+UNIT_TEST(errors_are_faults)
 {
     Harness server;
 
@@ -132,7 +132,7 @@ void errors_are_faults(void **)
     assert_true(std::string(server.dialogue.fault()).size() < 100);
 }
 
-void answers_are_bounded(void **)
+UNIT_TEST(answers_are_bounded)
 {
     Harness server;
 
@@ -175,7 +175,7 @@ void answers_are_bounded(void **)
     assert_non_null(server.dialogue.fault());
 }
 
-void nothing_comes_before_it_is_open(void **)
+UNIT_TEST(nothing_comes_before_it_is_open)
 {
     Harness server;
 
@@ -188,16 +188,3 @@ void nothing_comes_before_it_is_open(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(answers_come_in_order),
-        cmocka_unit_test(a_password_goes_first),
-        cmocka_unit_test(errors_are_faults),
-        cmocka_unit_test(answers_are_bounded),
-        cmocka_unit_test(nothing_comes_before_it_is_open),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

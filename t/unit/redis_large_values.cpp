@@ -9,7 +9,7 @@ using namespace idempotency;
 
 namespace {
 
-void a_large_value_is_told_of_and_not_sent(void **)
+UNIT_TEST(a_large_value_is_told_of_and_not_sent)
 {
     RedisManner manner = Harness::manner_of_tests();
 
@@ -69,7 +69,7 @@ void tell_of(TestCall &claim, Harness &redis, std::size_t size)
     claim.large_until = redis.now + 60000;
 }
 
-void a_large_value_is_fetched_for_itself(void **)
+UNIT_TEST(a_large_value_is_fetched_for_itself)
 {
     for (std::size_t size : {std::size_t(5000), std::size_t(500000)}) {
         Harness redis;
@@ -102,7 +102,7 @@ void a_large_value_is_fetched_for_itself(void **)
     }
 }
 
-void a_value_that_is_large_no_more_is_claimed_again(void **)
+UNIT_TEST(a_value_that_is_large_no_more_is_claimed_again)
 {
     for (std::string answer : {std::string("$-1\r\n"), bulk("small"), bulk(""), bulk(value_of(4999)), bulk(value_of(300000))}) {
         Harness redis;
@@ -122,7 +122,7 @@ void a_value_that_is_large_no_more_is_claimed_again(void **)
     }
 }
 
-void what_comes_of_a_fetch_otherwise(void **)
+UNIT_TEST(what_comes_of_a_fetch_otherwise)
 {
     Harness redis;
     TestCall late(Call::Kind::claim, 'a'), full(Call::Kind::claim, 'b'), error(Call::Kind::claim, 'c'),
@@ -158,7 +158,7 @@ void what_comes_of_a_fetch_otherwise(void **)
 }
 
 // What is under way is bounded, so that Redis need not keep many large answers.
-void no_more_than_so_many_are_under_way(void **)
+UNIT_TEST(no_more_than_so_many_are_under_way)
 {
     RedisManner manner = Harness::manner_of_tests();
 
@@ -209,7 +209,7 @@ void no_more_than_so_many_are_under_way(void **)
     assert_true(six.ended_as(Verdict::unavailable));
 }
 
-void what_waits_for_room_goes_to_the_next_connection(void **)
+UNIT_TEST(what_waits_for_room_goes_to_the_next_connection)
 {
     RedisManner manner = Harness::manner_of_tests();
 
@@ -238,17 +238,3 @@ void what_waits_for_room_goes_to_the_next_connection(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_large_value_is_told_of_and_not_sent),
-        cmocka_unit_test(a_large_value_is_fetched_for_itself),
-        cmocka_unit_test(a_value_that_is_large_no_more_is_claimed_again),
-        cmocka_unit_test(what_comes_of_a_fetch_otherwise),
-        cmocka_unit_test(no_more_than_so_many_are_under_way),
-        cmocka_unit_test(what_waits_for_room_goes_to_the_next_connection),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -17,7 +17,7 @@ std::uint32_t any()
     return static_cast<std::uint32_t>(engine()) >> 1;
 }
 
-void the_first_time_is_at_once(void **)
+UNIT_TEST(the_first_time_is_at_once)
 {
     for (int i = 0; i < 1000; i++) {
         RedisPace pace;
@@ -34,7 +34,7 @@ void the_first_time_is_at_once(void **)
 }
 
 // Ten seconds in which each question has a reason.
-void many_reasons_make_few_questions(void **)
+UNIT_TEST(many_reasons_make_few_questions)
 {
     for (int run = 0; run < 100; run++) {
         RedisPace pace;
@@ -51,7 +51,7 @@ void many_reasons_make_few_questions(void **)
     }
 }
 
-void pauses_grow_and_end(void **)
+UNIT_TEST(pauses_grow_and_end)
 {
     RedisPace pace;
     const Millis most[] = {100, 200, 400, 800, 1000, 1000, 1000};
@@ -72,7 +72,7 @@ void pauses_grow_and_end(void **)
     assert_in_range(pace.hurry(now, any()), 50, 100);
 }
 
-void without_a_reason_it_is_seldom(void **)
+UNIT_TEST(without_a_reason_it_is_seldom)
 {
     for (int i = 0; i < 1000; i++) {
         assert_in_range(RedisPace::term(any()), 15000, 30000);
@@ -80,15 +80,3 @@ void without_a_reason_it_is_seldom(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(the_first_time_is_at_once),
-        cmocka_unit_test(many_reasons_make_few_questions),
-        cmocka_unit_test(pauses_grow_and_end),
-        cmocka_unit_test(without_a_reason_it_is_seldom),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -10,7 +10,7 @@ using namespace idempotency;
 
 namespace {
 
-void calls_wait_for_the_greeting(void **)
+UNIT_TEST(calls_wait_for_the_greeting)
 {
     Harness redis;
     TestCall call(Call::Kind::release, 'a');
@@ -40,7 +40,7 @@ void calls_wait_for_the_greeting(void **)
     assert_true(redis.pipeline.idle());
 }
 
-void a_refused_greeting_is_a_fault_and_sends_nothing(void **)
+UNIT_TEST(a_refused_greeting_is_a_fault_and_sends_nothing)
 {
     Harness redis;
     TestCall call(Call::Kind::release, 'a');
@@ -62,7 +62,7 @@ void a_refused_greeting_is_a_fault_and_sends_nothing(void **)
     assert_true(call.ended_as(Verdict::unavailable));
 }
 
-void a_connection_that_is_left_ends_what_it_has_begun(void **)
+UNIT_TEST(a_connection_that_is_left_ends_what_it_has_begun)
 {
     Harness redis;
     TestCall sent(Call::Kind::release, 'a'), late(Call::Kind::release, 'b'),
@@ -97,7 +97,7 @@ void a_connection_that_is_left_ends_what_it_has_begun(void **)
     assert_true(kept.ended_as(Verdict::done));
 }
 
-void a_master_is_greeted_where_one_is_wanted(void **)
+UNIT_TEST(a_master_is_greeted_where_one_is_wanted)
 {
     const struct {
         const char *answer;
@@ -137,7 +137,7 @@ void a_master_is_greeted_where_one_is_wanted(void **)
     }
 }
 
-void an_error_is_named_without_its_text(void **)
+UNIT_TEST(an_error_is_named_without_its_text)
 {
     Harness redis;
     TestCall one(Call::Kind::release, 'a'), two(Call::Kind::release, 'b');
@@ -155,7 +155,7 @@ void an_error_is_named_without_its_text(void **)
 }
 
 // What a user may not call has the code of an error of the script.
-void a_command_that_is_forbidden_in_a_script_is_named(void **)
+UNIT_TEST(a_command_that_is_forbidden_in_a_script_is_named)
 {
     Harness redis;
     TestCall one(Call::Kind::release, 'a'), two(Call::Kind::release, 'b');
@@ -170,7 +170,7 @@ void a_command_that_is_forbidden_in_a_script_is_named(void **)
     assert_string_equal(redis.errors.c_str(), "release NOPERM key;release NOPERM key;");
 }
 
-void answers_go_to_their_calls_in_order(void **)
+UNIT_TEST(answers_go_to_their_calls_in_order)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), taken(Call::Kind::claim, 'b'),
@@ -204,7 +204,7 @@ void answers_go_to_their_calls_in_order(void **)
     assert_true(release.ended_as(Verdict::done));
 }
 
-void a_value_without_room_is_unavailable(void **)
+UNIT_TEST(a_value_without_room_is_unavailable)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
@@ -217,7 +217,7 @@ void a_value_without_room_is_unavailable(void **)
     assert_null(redis.pipeline.fault());
 }
 
-void a_key_without_expiry_is_found(void **)
+UNIT_TEST(a_key_without_expiry_is_found)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
@@ -230,7 +230,7 @@ void a_key_without_expiry_is_found(void **)
     assert_true(claim.reply.remaining == 0);
 }
 
-void a_claim_may_want_its_token(void **)
+UNIT_TEST(a_claim_may_want_its_token)
 {
     Harness redis;
     TestCall plain(Call::Kind::claim, 'a'), wants(Call::Kind::claim, 'b'),
@@ -256,7 +256,7 @@ void a_claim_may_want_its_token(void **)
     assert_true(redis.written().find(bytes) != std::string::npos);
 }
 
-void large_pieces_are_sent_in_place(void **)
+UNIT_TEST(large_pieces_are_sent_in_place)
 {
     Harness redis;
     TestCall settle(Call::Kind::settle, 'a');
@@ -285,7 +285,7 @@ void large_pieces_are_sent_in_place(void **)
     assert_true(bytes.compare(bytes.size() - expected.size(), expected.size(), expected) == 0);
 }
 
-void a_late_answer_is_read_and_dropped(void **)
+UNIT_TEST(a_late_answer_is_read_and_dropped)
 {
     Harness redis;
     TestCall early(Call::Kind::claim, 'a'), late(Call::Kind::release, 'b'),
@@ -318,16 +318,12 @@ void a_late_answer_is_read_and_dropped(void **)
     assert_true(after.ended_as(Verdict::lost));
 }
 
-void a_claim_that_is_granted_late_is_released(void **)
+UNIT_TEST(a_claim_that_is_granted_late_is_released)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
 
-    redis.greet();
-    redis.send(claim);
-    redis.now += kTimeout;
-    redis.pipeline.expire(redis.now);
-    redis.answer(":258\r\n");
+    redis.grant_too_late(claim);
 
     std::string bytes = redis.written();
 
@@ -340,7 +336,7 @@ void a_claim_that_is_granted_late_is_released(void **)
 }
 
 // Its value came in time, the rest of it when the call and its room were gone.
-void half_an_answer_does_not_outlive_its_call(void **)
+UNIT_TEST(half_an_answer_does_not_outlive_its_call)
 {
     Harness redis;
     auto *claim = new TestCall(Call::Kind::claim, 'a');
@@ -365,7 +361,7 @@ void half_an_answer_does_not_outlive_its_call(void **)
 }
 
 // The rest of a value must not go where its first half went.
-void half_a_value_does_not_outlive_its_call(void **)
+UNIT_TEST(half_a_value_does_not_outlive_its_call)
 {
     for (bool closed : {false, true}) {
         Harness redis;
@@ -397,7 +393,7 @@ void half_a_value_does_not_outlive_its_call(void **)
     }
 }
 
-void a_stall_ends_with_the_connection(void **)
+UNIT_TEST(a_stall_ends_with_the_connection)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
@@ -417,7 +413,7 @@ void a_stall_ends_with_the_connection(void **)
     assert_int_equal(claim.ends, 1);
 }
 
-void what_could_not_be_written_in_time_is_not_left_half_written(void **)
+UNIT_TEST(what_could_not_be_written_in_time_is_not_left_half_written)
 {
     Harness redis;
     TestCall settle(Call::Kind::settle, 'a');
@@ -436,7 +432,7 @@ void what_could_not_be_written_in_time_is_not_left_half_written(void **)
     assert_true(settle.ended_as(Verdict::unavailable));
 }
 
-void a_waiting_call_ends_at_its_deadline(void **)
+UNIT_TEST(a_waiting_call_ends_at_its_deadline)
 {
     Harness redis;
     TestCall early(Call::Kind::release, 'a'), later(Call::Kind::release, 'b');
@@ -452,7 +448,7 @@ void a_waiting_call_ends_at_its_deadline(void **)
     assert_false(redis.pipeline.stalled());
 }
 
-void a_missing_script_is_sent_along(void **)
+UNIT_TEST(a_missing_script_is_sent_along)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), release(Call::Kind::release, 'b');
@@ -478,7 +474,7 @@ void a_missing_script_is_sent_along(void **)
     assert_string_equal(redis.errors.c_str(), "");
 }
 
-void a_script_is_sent_along_once(void **)
+UNIT_TEST(a_script_is_sent_along_once)
 {
     Harness redis;
     TestCall release(Call::Kind::release, 'b');
@@ -493,7 +489,7 @@ void a_script_is_sent_along_once(void **)
     assert_string_equal(redis.errors.c_str(), "release NOSCRIPT key;");
 }
 
-void a_late_command_is_not_sent_again(void **)
+UNIT_TEST(a_late_command_is_not_sent_again)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
@@ -506,7 +502,7 @@ void a_late_command_is_not_sent_again(void **)
     assert_true(redis.pipeline.idle());
 }
 
-void garbage_ends_everything(void **)
+UNIT_TEST(garbage_ends_everything)
 {
     const std::string garbage[] = {
         "hello\r\n", "$-2\r\n", "*3\r\n:1\r\n:2\r\n:3\r\n", "*2\r\n*2\r\n", "*0\r\n", "+OK\r\n",
@@ -535,7 +531,7 @@ void garbage_ends_everything(void **)
     }
 }
 
-void an_answer_that_nobody_asked_for_is_garbage(void **)
+UNIT_TEST(an_answer_that_nobody_asked_for_is_garbage)
 {
     Harness redis;
     TestCall release(Call::Kind::release, 'b');
@@ -546,7 +542,7 @@ void an_answer_that_nobody_asked_for_is_garbage(void **)
     assert_true(redis.start(release));
 }
 
-void an_answer_before_its_command_is_garbage(void **)
+UNIT_TEST(an_answer_before_its_command_is_garbage)
 {
     Harness redis;
     TestCall release(Call::Kind::release, 'b');
@@ -559,7 +555,7 @@ void an_answer_before_its_command_is_garbage(void **)
     assert_true(redis.written().empty());
 }
 
-void half_an_answer_is_nothing(void **)
+UNIT_TEST(half_an_answer_is_nothing)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), next(Call::Kind::release, 'b');
@@ -578,7 +574,7 @@ void half_an_answer_is_nothing(void **)
     assert_true(next.ended_as(Verdict::done));
 }
 
-void a_call_may_start_another_from_its_end(void **)
+UNIT_TEST(a_call_may_start_another_from_its_end)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), release(Call::Kind::release, 'a');
@@ -612,7 +608,7 @@ void a_call_may_start_another_from_its_end(void **)
     assert_true(waits.ended_as(Verdict::unavailable));
 }
 
-void renewals_share_commands(void **)
+UNIT_TEST(renewals_share_commands)
 {
     Harness redis;
     std::vector<Lease> leases(kRenewedAtOnce + 1);
@@ -639,7 +635,7 @@ void renewals_share_commands(void **)
     assert_null(redis.pipeline.fault());
 }
 
-void a_renewal_is_for_one_key_where_there_are_slots(void **)
+UNIT_TEST(a_renewal_is_for_one_key_where_there_are_slots)
 {
     RedisManner manner = Harness::manner_of_tests();
 
@@ -660,39 +656,3 @@ void a_renewal_is_for_one_key_where_there_are_slots(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(calls_wait_for_the_greeting),
-        cmocka_unit_test(a_refused_greeting_is_a_fault_and_sends_nothing),
-        cmocka_unit_test(a_connection_that_is_left_ends_what_it_has_begun),
-        cmocka_unit_test(a_master_is_greeted_where_one_is_wanted),
-        cmocka_unit_test(an_error_is_named_without_its_text),
-        cmocka_unit_test(a_command_that_is_forbidden_in_a_script_is_named),
-        cmocka_unit_test(answers_go_to_their_calls_in_order),
-        cmocka_unit_test(a_value_without_room_is_unavailable),
-        cmocka_unit_test(a_key_without_expiry_is_found),
-        cmocka_unit_test(a_claim_may_want_its_token),
-        cmocka_unit_test(large_pieces_are_sent_in_place),
-        cmocka_unit_test(a_late_answer_is_read_and_dropped),
-        cmocka_unit_test(a_claim_that_is_granted_late_is_released),
-        cmocka_unit_test(half_an_answer_does_not_outlive_its_call),
-        cmocka_unit_test(half_a_value_does_not_outlive_its_call),
-        cmocka_unit_test(a_stall_ends_with_the_connection),
-        cmocka_unit_test(what_could_not_be_written_in_time_is_not_left_half_written),
-        cmocka_unit_test(a_waiting_call_ends_at_its_deadline),
-        cmocka_unit_test(a_missing_script_is_sent_along),
-        cmocka_unit_test(a_script_is_sent_along_once),
-        cmocka_unit_test(a_late_command_is_not_sent_again),
-        cmocka_unit_test(garbage_ends_everything),
-        cmocka_unit_test(an_answer_that_nobody_asked_for_is_garbage),
-        cmocka_unit_test(an_answer_before_its_command_is_garbage),
-        cmocka_unit_test(half_an_answer_is_nothing),
-        cmocka_unit_test(a_call_may_start_another_from_its_end),
-        cmocka_unit_test(renewals_share_commands),
-        cmocka_unit_test(a_renewal_is_for_one_key_where_there_are_slots),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

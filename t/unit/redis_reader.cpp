@@ -165,7 +165,7 @@ void expect(const Harness &harness, const Stream &stream)
     assert_true(harness.values == stream.values);
 }
 
-void answers_come_in_two_pieces(void **)
+UNIT_TEST(answers_come_in_two_pieces)
 {
     Stream stream = short_stream();
 
@@ -178,7 +178,7 @@ void answers_come_in_two_pieces(void **)
     }
 }
 
-void answers_come_byte_by_byte(void **)
+UNIT_TEST(answers_come_byte_by_byte)
 {
     Stream stream = long_stream();
     Harness harness;
@@ -190,7 +190,7 @@ void answers_come_byte_by_byte(void **)
     expect(harness, stream);
 }
 
-void answers_come_in_any_pieces(void **)
+UNIT_TEST(answers_come_in_any_pieces)
 {
     Stream stream = long_stream();
     std::mt19937 random(20251130);
@@ -211,7 +211,7 @@ void answers_come_in_any_pieces(void **)
     }
 }
 
-void a_refused_value_is_passed_over(void **)
+UNIT_TEST(a_refused_value_is_passed_over)
 {
     for (std::size_t size : {std::size_t(0), std::size_t(100), kLarge - 1, kLarge, 10 * kLarge}) {
         Harness harness;
@@ -224,7 +224,7 @@ void a_refused_value_is_passed_over(void **)
 }
 
 // The rest of the value must not touch what is gone.
-void a_value_may_lose_its_place(void **)
+UNIT_TEST(a_value_may_lose_its_place)
 {
     Harness harness;
     std::string answer = pair_of(bytes_of(2 * kLarge), 3);
@@ -242,7 +242,7 @@ void a_value_may_lose_its_place(void **)
     assert_true(harness.values.back() == bytes_of(2 * kLarge));
 }
 
-void a_new_stream_begins_anew(void **)
+UNIT_TEST(a_new_stream_begins_anew)
 {
     Stream stream = long_stream();
 
@@ -259,7 +259,7 @@ void a_new_stream_begins_anew(void **)
     }
 }
 
-void what_is_not_the_protocol(void **)
+UNIT_TEST(what_is_not_the_protocol)
 {
     const std::string garbage[] = {
         "hello\r\n", "*0\r\n", "*1\r\n:1\r\n", "*2\r\n:1\r\n", "*2\r\n*2\r\n", "*2\r\n$-1\r\n:1\r\n", "*2\r\n+a\r\n",
@@ -296,7 +296,7 @@ std::size_t memory_in_use()
 }
 
 // A stream that has no end costs no memory.
-void only_so_much_is_kept(void **)
+UNIT_TEST(only_so_much_is_kept)
 {
     const std::string endless[] = {
         "-", "+", ":", "*2\r\n$3\r\nabc\r\n:", "*3\r\n$9999999\r\n", "*2\r\n$7\r\nvalue: \r\n$9999999\r\n",
@@ -320,7 +320,7 @@ void only_so_much_is_kept(void **)
     }
 }
 
-void a_large_value_is_in_memory_once_or_not_at_all(void **)
+UNIT_TEST(a_large_value_is_in_memory_once_or_not_at_all)
 {
     constexpr std::size_t size = 64 * 1024 * 1024;
     const std::string piece(16 * 1024, 'x');
@@ -347,20 +347,3 @@ void a_large_value_is_in_memory_once_or_not_at_all(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(answers_come_in_two_pieces),
-        cmocka_unit_test(answers_come_byte_by_byte),
-        cmocka_unit_test(answers_come_in_any_pieces),
-        cmocka_unit_test(a_refused_value_is_passed_over),
-        cmocka_unit_test(a_value_may_lose_its_place),
-        cmocka_unit_test(a_new_stream_begins_anew),
-        cmocka_unit_test(what_is_not_the_protocol),
-        cmocka_unit_test(only_so_much_is_kept),
-        cmocka_unit_test(a_large_value_is_in_memory_once_or_not_at_all),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -10,7 +10,7 @@ using namespace idempotency;
 
 namespace {
 
-void the_forms_of_a_redirection(void **)
+UNIT_TEST(the_forms_of_a_redirection)
 {
     const struct {
         const char *error;
@@ -43,7 +43,7 @@ void the_forms_of_a_redirection(void **)
     }
 }
 
-void the_longest_host(void **)
+UNIT_TEST(the_longest_host)
 {
     RedisRedirect read;
     std::string host(kLongestRedisHost, 'h');
@@ -54,7 +54,7 @@ void the_longest_host(void **)
     assert_false(parse_redis_redirect("MOVED 1 h" + host + ":6379", read));
 }
 
-void what_is_no_redirection(void **)
+UNIT_TEST(what_is_no_redirection)
 {
     const std::string cases[] = {
         "", "MOVED", "MOVED ", "MOVED 1", "MOVED 1 ", "MOVED 1 host", "MOVED 1 host:",
@@ -76,14 +76,3 @@ void what_is_no_redirection(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(the_forms_of_a_redirection),
-        cmocka_unit_test(the_longest_host),
-        cmocka_unit_test(what_is_no_redirection),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

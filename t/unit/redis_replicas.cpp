@@ -41,7 +41,7 @@ void greet_with_replicas(Harness &redis)
     assert_true(claim.ended_as(Verdict::claimed));
 }
 
-void what_changes_a_key_waits_for_the_replicas(void **)
+UNIT_TEST(what_changes_a_key_waits_for_the_replicas)
 {
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), found(Call::Kind::claim, 'c'),
@@ -83,7 +83,7 @@ void what_changes_a_key_waits_for_the_replicas(void **)
 }
 
 // With too few replicas each one blocks the connection: they must not add up.
-void one_wait_is_under_way_at_a_time(void **)
+UNIT_TEST(one_wait_is_under_way_at_a_time)
 {
     Harness redis(manner_with_replicas());
     TestCall first(Call::Kind::claim, 'a'), second(Call::Kind::claim, 'b'), third(Call::Kind::settle, 'c');
@@ -107,7 +107,7 @@ void one_wait_is_under_way_at_a_time(void **)
     assert_true(redis.pipeline.idle());
 }
 
-void a_claim_that_too_few_replicas_have_is_taken_back(void **)
+UNIT_TEST(a_claim_that_too_few_replicas_have_is_taken_back)
 {
     const struct {
         const char *answer;
@@ -145,7 +145,7 @@ void a_claim_that_too_few_replicas_have_is_taken_back(void **)
     }
 }
 
-void that_replicas_are_too_few_for_nothing_is_not_told(void **)
+UNIT_TEST(that_replicas_are_too_few_for_nothing_is_not_told)
 {
     Harness redis(manner_with_replicas());
     TestCall found(Call::Kind::claim, 'a'), claim(Call::Kind::claim, 'b');
@@ -166,7 +166,7 @@ void that_replicas_are_too_few_for_nothing_is_not_told(void **)
     assert_true(claim.ended_as(Verdict::claimed));
 }
 
-void a_call_that_is_held_ends_at_its_deadline(void **)
+UNIT_TEST(a_call_that_is_held_ends_at_its_deadline)
 {
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), later(Call::Kind::settle, 'c');
@@ -212,7 +212,7 @@ void is_released_next(Harness &redis)
 }
 
 // A release is owed to a claim whoever is on the other side by then.
-void a_claim_that_is_held_as_the_connection_ends_is_taken_back(void **)
+UNIT_TEST(a_claim_that_is_held_as_the_connection_ends_is_taken_back)
 {
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), next(Call::Kind::claim, 'c');
@@ -247,16 +247,12 @@ void a_claim_that_is_held_as_the_connection_ends_is_taken_back(void **)
     assert_true(redis.written().empty());
 }
 
-void a_release_is_owed_until_it_is_done(void **)
+UNIT_TEST(a_release_is_owed_until_it_is_done)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
 
-    redis.greet();
-    redis.send(claim);
-    redis.now += kTimeout;
-    redis.pipeline.expire(redis.now);
-    redis.answer(":258\r\n");
+    redis.grant_too_late(claim);
     assert_int_equal(count_of(redis.written(), "EVALSHA"), 1);
 
     // the connection ends before the answer; the next one is to a replica
@@ -284,7 +280,7 @@ void a_release_is_owed_until_it_is_done(void **)
     assert_string_equal(redis.errors.c_str(), "release READONLY key;release NOPERM key;");
 }
 
-void a_wait_that_is_not_answered_is_a_stall(void **)
+UNIT_TEST(a_wait_that_is_not_answered_is_a_stall)
 {
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), refused(Call::Kind::claim, 'b');
@@ -307,7 +303,7 @@ void a_wait_that_is_not_answered_is_a_stall(void **)
     assert_non_null(redis.pipeline.fault());
 }
 
-void a_wait_is_answered_with_a_number(void **)
+UNIT_TEST(a_wait_is_answered_with_a_number)
 {
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a');
@@ -323,7 +319,7 @@ void a_wait_is_answered_with_a_number(void **)
 }
 
 // The release of a claim that was granted off the slot's own node, too.
-void what_was_asked_for_is_taken_back_there(void **)
+UNIT_TEST(what_was_asked_for_is_taken_back_there)
 {
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a');
@@ -338,7 +334,7 @@ void what_was_asked_for_is_taken_back_there(void **)
     assert_true(redis.pipeline.idle());
 }
 
-void a_call_may_start_another_when_the_replicas_have_it(void **)
+UNIT_TEST(a_call_may_start_another_when_the_replicas_have_it)
 {
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'a');
@@ -358,7 +354,7 @@ void a_call_may_start_another_when_the_replicas_have_it(void **)
 }
 
 // With too few replicas a WAIT takes all of its time: who changes nothing must not stand behind one.
-void what_is_found_waits_for_nobody(void **)
+UNIT_TEST(what_is_found_waits_for_nobody)
 {
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), found(Call::Kind::claim, 'b'), lost(Call::Kind::settle, 'c');
@@ -379,23 +375,3 @@ void what_is_found_waits_for_nobody(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(what_changes_a_key_waits_for_the_replicas),
-        cmocka_unit_test(one_wait_is_under_way_at_a_time),
-        cmocka_unit_test(a_claim_that_too_few_replicas_have_is_taken_back),
-        cmocka_unit_test(that_replicas_are_too_few_for_nothing_is_not_told),
-        cmocka_unit_test(what_is_found_waits_for_nobody),
-        cmocka_unit_test(a_call_that_is_held_ends_at_its_deadline),
-        cmocka_unit_test(a_claim_that_is_held_as_the_connection_ends_is_taken_back),
-        cmocka_unit_test(a_release_is_owed_until_it_is_done),
-        cmocka_unit_test(a_wait_that_is_not_answered_is_a_stall),
-        cmocka_unit_test(a_wait_is_answered_with_a_number),
-        cmocka_unit_test(what_was_asked_for_is_taken_back_there),
-        cmocka_unit_test(a_call_may_start_another_when_the_replicas_have_it),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -22,7 +22,7 @@ struct Parsed {
     const char *fault;
 };
 
-void well_formed_urls_are_taken_apart(void **)
+UNIT_TEST(well_formed_urls_are_taken_apart)
 {
     struct {
         const char *text;
@@ -58,14 +58,14 @@ void well_formed_urls_are_taken_apart(void **)
     }
 }
 
-void a_database_that_is_named_is_told_from_the_default(void **)
+UNIT_TEST(a_database_that_is_named_is_told_from_the_default)
 {
     assert_false(Parsed("redis://h").url.has_database);
     assert_false(Parsed("redis://h/").url.has_database);
     assert_true(Parsed("redis://h/0").url.has_database);
 }
 
-void sockets_are_paths(void **)
+UNIT_TEST(sockets_are_paths)
 {
     Parsed plain("unix:/run/redis/redis.sock");
     Parsed numbered("unix:/run/redis.sock?db=7");
@@ -80,7 +80,7 @@ void sockets_are_paths(void **)
     assert_int_equal(numbered.url.database, 7);
 }
 
-void a_fault_tells_what_would_be_right(void **)
+UNIT_TEST(a_fault_tells_what_would_be_right)
 {
     struct {
         const char *text;
@@ -134,15 +134,3 @@ void a_fault_tells_what_would_be_right(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(well_formed_urls_are_taken_apart),
-        cmocka_unit_test(a_database_that_is_named_is_told_from_the_default),
-        cmocka_unit_test(sockets_are_paths),
-        cmocka_unit_test(a_fault_tells_what_would_be_right),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

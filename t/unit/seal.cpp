@@ -1,4 +1,5 @@
 #include "cmocka.h"
+#include "records.h"
 
 #include <algorithm>
 #include <cstring>
@@ -58,25 +59,7 @@ void add(KeyRing &keys, int from)
 
 const KeyId kRaw = {{1, 2, 3}};
 
-std::string record(State state, Token token, const std::string &body = "")
-{
-    unsigned char out[kRecordHeadSize + 2];
-    RecordHead head;
-
-    head.state = state;
-    head.token = token;
-    head.fingerprint.bytes.fill(0xab);
-
-    RecordWriter writer(out, head);
-
-    if (state == State::kept) {
-        writer.start_result(200, "");
-        writer.add_body(body);
-    }
-
-    writer.finish(kRaw);
-    return std::string(reinterpret_cast<char *>(out), writer.size()) + body;
-}
+std::string record(State state, Token token, const std::string &body = "") { return record_of(kRaw, state, token, body, 0xab); }
 
 std::string seal(KeyRing &keys, const KeyId &id, const std::string &plain)
 {
@@ -104,7 +87,7 @@ SealFault open(KeyRing &keys, const KeyId &id, std::string sealed, std::string *
 
 void expect(SealFault seen, SealFault expected) { assert_int_equal(int(seen), int(expected)); }
 
-void key_files_are_read(void **)
+UNIT_TEST(key_files_are_read)
 {
     const std::string raw = counting(32, 0x70);
     const std::string hex = hex_of(raw);
@@ -140,7 +123,7 @@ void key_files_are_read(void **)
 }
 
 // t/unit/seal_vectors.py made them.
-void a_record_that_another_implementation_sealed_opens(void **)
+UNIT_TEST(a_record_that_another_implementation_sealed_opens)
 {
     KeyRing keys;
     KeyId raw, known_as;
@@ -172,7 +155,7 @@ void a_record_that_another_implementation_sealed_opens(void **)
     assert_true(seal(keys, known_as, plain).substr(16, 8) == sealed.substr(16, 8));
 }
 
-void what_is_sealed_opens_and_tells_nothing(void **)
+UNIT_TEST(what_is_sealed_opens_and_tells_nothing)
 {
     KeyRing keys;
 
@@ -192,7 +175,7 @@ void what_is_sealed_opens_and_tells_nothing(void **)
     }
 }
 
-void a_claim_has_the_token_that_the_store_gave(void **)
+UNIT_TEST(a_claim_has_the_token_that_the_store_gave)
 {
     KeyRing keys;
     std::string sealed, opened;
@@ -207,7 +190,7 @@ void a_claim_has_the_token_that_the_store_gave(void **)
     assert_int_equal(int(read.head.state), int(State::running));
 }
 
-void each_byte_of_it_counts(void **)
+UNIT_TEST(each_byte_of_it_counts)
 {
     KeyRing keys;
 
@@ -234,7 +217,7 @@ void each_byte_of_it_counts(void **)
     }
 }
 
-void faults_are_told_apart(void **)
+UNIT_TEST(faults_are_told_apart)
 {
     KeyRing keys, others;
     KeyId stranger = kRaw;
@@ -267,7 +250,7 @@ void faults_are_told_apart(void **)
     }
 }
 
-void no_nonce_comes_twice(void **)
+UNIT_TEST(no_nonce_comes_twice)
 {
     KeyRing keys, others;
     std::set<std::string> nonces;
@@ -281,7 +264,7 @@ void no_nonce_comes_twice(void **)
     }
 }
 
-void the_first_key_seals_and_each_opens(void **)
+UNIT_TEST(the_first_key_seals_and_each_opens)
 {
     for (int first : {1, 2, 3}) {
         KeyRing alone, several;
@@ -307,7 +290,7 @@ void the_first_key_seals_and_each_opens(void **)
     }
 }
 
-void keys_have_one_order_however_they_are_listed(void **)
+UNIT_TEST(keys_have_one_order_however_they_are_listed)
 {
     KeyId expected[3];
     int order[] = {1, 2, 3};
@@ -335,7 +318,7 @@ void keys_have_one_order_however_they_are_listed(void **)
 }
 
 // While a store that did not seal begins to.
-void a_plain_key_leaves_things_as_they_are(void **)
+UNIT_TEST(a_plain_key_leaves_things_as_they_are)
 {
     KeyRing begins, ends, sealed;
     std::string plain = record(State::kept, 5, "body"), opened;
@@ -374,7 +357,7 @@ void a_plain_key_leaves_things_as_they_are(void **)
     expect(open(sealed, kRaw, plain), SealFault::plain);
 }
 
-void a_key_is_added_once(void **)
+UNIT_TEST(a_key_is_added_once)
 {
     KeyRing keys;
     Secret secret;
@@ -393,22 +376,3 @@ void a_key_is_added_once(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(key_files_are_read),
-        cmocka_unit_test(a_record_that_another_implementation_sealed_opens),
-        cmocka_unit_test(what_is_sealed_opens_and_tells_nothing),
-        cmocka_unit_test(a_claim_has_the_token_that_the_store_gave),
-        cmocka_unit_test(each_byte_of_it_counts),
-        cmocka_unit_test(faults_are_told_apart),
-        cmocka_unit_test(no_nonce_comes_twice),
-        cmocka_unit_test(the_first_key_seals_and_each_opens),
-        cmocka_unit_test(keys_have_one_order_however_they_are_listed),
-        cmocka_unit_test(a_plain_key_leaves_things_as_they_are),
-        cmocka_unit_test(a_key_is_added_once),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "model.h"
+#include "records.h"
 #include "store/sealed_store.h"
 
 using namespace idempotency;
@@ -177,27 +178,6 @@ KeyId raw_id(unsigned n)
     return id;
 }
 
-std::string record_of(const KeyId &id, State state, Token token, const std::string &body = "",
-                      unsigned char fingerprint = 0xab)
-{
-    unsigned char out[kRecordHeadSize + 2];
-    RecordHead head;
-
-    head.state = state;
-    head.token = token;
-    head.fingerprint.bytes.fill(fingerprint);
-
-    RecordWriter writer(out, head);
-
-    if (state == State::kept) {
-        writer.start_result(200, "");
-        writer.add_body(body);
-    }
-
-    writer.finish(id);
-    return std::string(reinterpret_cast<char *>(out), writer.size()) + body;
-}
-
 // A caller, as an exchange is one.
 struct Request : Call {
     explicit Request(const KeyId &key, unsigned char fingerprint = 0xab) : fingerprint(fingerprint)
@@ -299,7 +279,7 @@ void keep(Request &request, Host &host, const std::string &body)
 
 // One key
 
-void one_key_makes_one_call_of_each(void **)
+UNIT_TEST(one_key_makes_one_call_of_each)
 {
     Backend backend;
     Host host(backend, {1});
@@ -332,7 +312,7 @@ void one_key_makes_one_call_of_each(void **)
     assert_true(host.refusals.empty());
 }
 
-void the_inner_store_sees_neither_key_nor_record(void **)
+UNIT_TEST(the_inner_store_sees_neither_key_nor_record)
 {
     Backend backend;
     Host host(backend, {1});
@@ -351,7 +331,7 @@ void the_inner_store_sees_neither_key_nor_record(void **)
     assert_true(backend.keys.begin()->second.value.find("\xab\xab\xab") == std::string::npos);
 }
 
-void what_does_not_open_is_unavailable_and_told(void **)
+UNIT_TEST(what_does_not_open_is_unavailable_and_told)
 {
     Backend backend;
     Host host(backend, {1}), other(backend, {2});
@@ -380,7 +360,7 @@ void what_does_not_open_is_unavailable_and_told(void **)
 
     for (const Case &each : {Case{"of another key", second}, Case{"it was changed", changed},
                              Case{"not among", backend[other.known_as(0, one.id)].value},
-                             Case{"is not sealed", record_of(one.id, State::kept, 5, "x")},
+                             Case{"is not sealed", record_of(one.id, State::kept, 5, "x", 0xab)},
                              Case{"not a record", "hello, world"}, Case{"not a record", ""}})
     {
         first = each.value;
@@ -399,7 +379,7 @@ void what_does_not_open_is_unavailable_and_told(void **)
     assert_true(one.found().body == "the answer");
 }
 
-void calls_that_end_later_end_once(void **)
+UNIT_TEST(calls_that_end_later_end_once)
 {
     Backend backend;
     Host host(backend, {1, 2});
@@ -423,7 +403,7 @@ void calls_that_end_later_end_once(void **)
     }
 }
 
-void no_memory_is_unavailable(void **)
+UNIT_TEST(no_memory_is_unavailable)
 {
     Backend backend;
     Host host(backend, {1, 2});
@@ -436,7 +416,7 @@ void no_memory_is_unavailable(void **)
     assert_int_equal(int(backend.taken()), 2);
 }
 
-void large_results_are_whole(void **)
+UNIT_TEST(large_results_are_whole)
 {
     Backend backend;
     Host host(backend, {1});
@@ -454,7 +434,7 @@ void large_results_are_whole(void **)
 
 // Several keys
 
-void several_keys_are_taken_with_one_token(void **)
+UNIT_TEST(several_keys_are_taken_with_one_token)
 {
     Backend backend;
     Host host(backend, {1, 2, 3});
@@ -494,7 +474,7 @@ void with_two_keys(Test test)
     test(1, 0);
 }
 
-void a_claim_of_a_neighbour_is_heeded(void **)
+UNIT_TEST(a_claim_of_a_neighbour_is_heeded)
 {
     with_two_keys([](int mine, int other) {
         Backend backend;
@@ -514,7 +494,7 @@ void a_claim_of_a_neighbour_is_heeded(void **)
     });
 }
 
-void a_result_is_found_on_the_way_to_other_keys_and_back(void **)
+UNIT_TEST(a_result_is_found_on_the_way_to_other_keys_and_back)
 {
     with_two_keys([](int from, int to) {
         Backend backend;
@@ -552,7 +532,7 @@ void a_result_is_found_on_the_way_to_other_keys_and_back(void **)
 }
 
 // Somebody is about to give back what he has: that hides no result.
-void a_result_counts_more_than_a_claim(void **)
+UNIT_TEST(a_result_counts_more_than_a_claim)
 {
     with_two_keys([](int mine, int other) {
         Backend backend;
@@ -578,7 +558,7 @@ void a_result_counts_more_than_a_claim(void **)
     });
 }
 
-void of_two_claims_that_of_the_request_is_told(void **)
+UNIT_TEST(of_two_claims_that_of_the_request_is_told)
 {
     with_two_keys([](int mine, int other) {
         Backend backend;
@@ -608,7 +588,7 @@ void of_two_claims_that_of_the_request_is_told(void **)
     });
 }
 
-void a_claim_that_fails_on_the_way_is_given_back(void **)
+UNIT_TEST(a_claim_that_fails_on_the_way_is_given_back)
 {
     Backend backend;
     Host host(backend, {1, 2, 3});
@@ -635,7 +615,7 @@ void a_claim_that_fails_on_the_way_is_given_back(void **)
     assert_int_equal(int(host.refusals.size()), 1);
 }
 
-void an_end_that_is_not_told_everywhere_is_told_again(void **)
+UNIT_TEST(an_end_that_is_not_told_everywhere_is_told_again)
 {
     Backend backend;
     Host host(backend, {1, 2});
@@ -658,7 +638,7 @@ void an_end_that_is_not_told_everywhere_is_told_again(void **)
     }
 }
 
-void a_claim_that_is_lost_in_part_is_lost(void **)
+UNIT_TEST(a_claim_that_is_lost_in_part_is_lost)
 {
     Backend backend;
     Host host(backend, {1, 2});
@@ -674,7 +654,7 @@ void a_claim_that_is_lost_in_part_is_lost(void **)
     }
 }
 
-void renewals_go_to_each_key(void **)
+UNIT_TEST(renewals_go_to_each_key)
 {
     Backend backend;
     Host host(backend, {1, 2});
@@ -860,7 +840,7 @@ private:
     unsigned executions_ = 0;
 };
 
-void neighbours_never_both_hold_a_key(void **)
+UNIT_TEST(neighbours_never_both_hold_a_key)
 {
     with_two_keys([](int from, int to) {
         for (int step = 0; step < 3; step++) {
@@ -903,27 +883,3 @@ void neighbours_never_both_hold_a_key(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(one_key_makes_one_call_of_each),
-        cmocka_unit_test(the_inner_store_sees_neither_key_nor_record),
-        cmocka_unit_test(what_does_not_open_is_unavailable_and_told),
-        cmocka_unit_test(calls_that_end_later_end_once),
-        cmocka_unit_test(no_memory_is_unavailable),
-        cmocka_unit_test(large_results_are_whole),
-        cmocka_unit_test(several_keys_are_taken_with_one_token),
-        cmocka_unit_test(a_claim_of_a_neighbour_is_heeded),
-        cmocka_unit_test(a_result_is_found_on_the_way_to_other_keys_and_back),
-        cmocka_unit_test(a_result_counts_more_than_a_claim),
-        cmocka_unit_test(of_two_claims_that_of_the_request_is_told),
-        cmocka_unit_test(a_claim_that_fails_on_the_way_is_given_back),
-        cmocka_unit_test(an_end_that_is_not_told_everywhere_is_told_again),
-        cmocka_unit_test(a_claim_that_is_lost_in_part_is_lost),
-        cmocka_unit_test(renewals_go_to_each_key),
-        cmocka_unit_test(neighbours_never_both_hold_a_key),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

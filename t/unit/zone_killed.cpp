@@ -3,6 +3,7 @@
 // is found afterwards.
 
 #include "killed.h"
+#include "records.h"
 
 #include <new>
 
@@ -28,33 +29,17 @@ struct State {
     char fill;
 };
 
-// What a key holds, and, while a call is under way, what it may hold instead.
-struct Expected {
-    State states[2];
-    unsigned current;
-    unsigned pending;
-};
-
 struct Shared {
     Lock lock;
     std::atomic<unsigned> calls;
     Fault fault;
-    Expected keys[kKeys];
+    Expected<State> keys[kKeys];
 };
-
-std::string claim_record()
-{
-    unsigned char out[kRecordHeadSize];
-    RecordWriter writer(out, RecordHead{});
-
-    writer.finish(KeyId{});
-    return std::string(reinterpret_cast<char *>(out), writer.size());
-}
 
 class Worker {
 public:
     Worker(Shared &shared, MemoryZone zone, unsigned seed)
-        : shared_(shared), zone_(zone), random_(seed), record_(claim_record())
+        : shared_(shared), zone_(zone), random_(seed), record_(claim_record_of(KeyId{}))
     {
     }
 
@@ -78,7 +63,7 @@ public:
 private:
     State &begin(unsigned n)
     {
-        Expected &key = shared_.keys[n];
+        Expected<State> &key = shared_.keys[n];
         State &next = key.states[1 - key.current];
 
         next = key.states[key.current];
@@ -238,7 +223,7 @@ private:
 
     void check(unsigned n, Millis now)
     {
-        Expected &key = shared_.keys[n];
+        Expected<State> &key = shared_.keys[n];
         MemoryZone::Found found = zone_.claim(id_of(n), record_, kLease, now, kClock);
         const State *seen = nullptr;
 
@@ -293,12 +278,12 @@ private:
 
     MemoryZone zone_;
     Shared &shared_;
-    std::string record_ = claim_record();
+    std::string record_ = claim_record_of(KeyId{});
     unsigned within_call_ = 0;
     Victims victims_;
 };
 
-void the_zone_survives_those_who_use_it(void **)
+UNIT_TEST(the_zone_survives_those_who_use_it)
 {
     Scene scene;
     unsigned kills = 0;
@@ -319,7 +304,7 @@ struct Steps {
     void *memory = map_shared(kZoneMinimum);
     std::vector<std::uint64_t> copy = std::vector<std::uint64_t>(kZoneMinimum / 8);
     MemoryZone zone{memory, kZoneMinimum};
-    std::string record = claim_record();
+    std::string record = claim_record_of(KeyId{});
     std::string result = std::string(1000, 'r');
     std::string answer = std::string(1200, 'a');
     Millis now = 1000000;
@@ -365,7 +350,7 @@ struct Steps {
     }
 };
 
-void a_claim_is_there_or_not(void **)
+UNIT_TEST(a_claim_is_there_or_not)
 {
     Steps steps;
 
@@ -384,7 +369,7 @@ void a_claim_is_there_or_not(void **)
         });
 }
 
-void a_settled_claim_is_never_free(void **)
+UNIT_TEST(a_settled_claim_is_never_free)
 {
     Steps steps;
 
@@ -408,7 +393,7 @@ void a_settled_claim_is_never_free(void **)
 }
 
 // What was told to be kept is not undone by what its process leaves half done.
-void a_result_that_replaces_a_claim_is_found(void **)
+UNIT_TEST(a_result_that_replaces_a_claim_is_found)
 {
     Steps steps;
     auto *told = static_cast<std::atomic<bool> *>(map_shared(sizeof(std::atomic<bool>)));
@@ -427,7 +412,7 @@ void a_result_that_replaces_a_claim_is_found(void **)
         });
 }
 
-void a_released_claim_is_there_or_not(void **)
+UNIT_TEST(a_released_claim_is_there_or_not)
 {
     Steps steps;
 
@@ -446,7 +431,7 @@ void a_released_claim_is_there_or_not(void **)
         });
 }
 
-void a_renewed_claim_has_its_old_end_or_its_new_one(void **)
+UNIT_TEST(a_renewed_claim_has_its_old_end_or_its_new_one)
 {
     Steps steps;
 
@@ -463,7 +448,7 @@ void a_renewed_claim_has_its_old_end_or_its_new_one(void **)
 }
 
 // A second one dies while it makes whole what the first has left.
-void a_rebuild_that_dies_is_begun_again(void **)
+UNIT_TEST(a_rebuild_that_dies_is_begun_again)
 {
     Steps steps;
 
@@ -482,18 +467,3 @@ void a_rebuild_that_dies_is_begun_again(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_claim_is_there_or_not),
-        cmocka_unit_test(a_settled_claim_is_never_free),
-        cmocka_unit_test(a_result_that_replaces_a_claim_is_found),
-        cmocka_unit_test(a_released_claim_is_there_or_not),
-        cmocka_unit_test(a_renewed_claim_has_its_old_end_or_its_new_one),
-        cmocka_unit_test(a_rebuild_that_dies_is_begun_again),
-        cmocka_unit_test(the_zone_survives_those_who_use_it),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}
