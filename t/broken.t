@@ -12,6 +12,7 @@ use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Leave qw(leave_listeners leave_ways);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await dead_port free_port);
+use IdempotencyTest::Requests qw(@who);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
@@ -50,7 +51,6 @@ END
     'location /mended/ { proxy_pass http://app; }',
 )->start;
 
-my @who = (headers => ['X-API-Key: alice']);
 my $n = 0;
 
 # A server that can't be reached: nothing was acted on.

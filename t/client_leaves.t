@@ -13,6 +13,7 @@ use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Http2;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who await_outcome);
 
 my $nginx = IdempotencyTest::Nginx->new(workers => 1, log_format => '$request_uri $status [$idempotency_status]');
 my $h2 = $nginx->directory . '/h2.sock';
@@ -42,15 +43,8 @@ $nginx->set(server => <<"END")->start;
         location /plain/ { idempotency off; proxy_pass http://app; }
 END
 
-my @who = (headers => ['X-API-Key: alice']);
-
 # What a retry gets once the answer is kept.
-sub retry {
-    my ($path, $key, %request) = @_;
-    my $answer;
-    await(sub { $answer = $nginx->request(path => $path, key => $key, @who, %request); $answer->code ne 'request_in_progress' });
-    return $answer;
-}
+sub retry { return await_outcome($nginx, @_) }
 
 my %leave = (
     'HTTP/1.1' => sub {

@@ -11,6 +11,7 @@ use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who);
 
 my $nginx = IdempotencyTest::Nginx->start(
     log_format => '$request_uri $idempotency_status $idempotency_store_time $pid',
@@ -21,8 +22,6 @@ my $nginx = IdempotencyTest::Nginx->start(
         location /impatient/ { idempotency_conflict wait 300ms; proxy_pass http://app; }
         location /lease/ { idempotency_lease 1s; proxy_pass http://app; }
 END
-
-my @who = (headers => ['X-API-Key: alice']);
 
 sub send_to {
     my ($path, $key, %request) = @_;

@@ -14,6 +14,7 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await temporary_directory);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisCluster;
+use IdempotencyTest::Requests qw(@who ask await_status begin);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
@@ -61,12 +62,8 @@ sub start_nginx {
         log_format => '$request_uri $status [$idempotency_status] $idempotency_key_id', %options);
 }
 
-my @who = (headers => ['X-API-Key: alice-credential']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
+# a word that the tests look for in places where no credential may be
+@who = (headers => ['X-API-Key: alice-credential']);
 
 # What $idempotency_key_id was of the last request for a path.
 sub known_as {
@@ -202,8 +199,7 @@ subtest 'What was changed is not replayed' => sub {
 
 subtest 'A claim was changed' => sub {
     my $nginx = start_nginx(['one']);
-    my $running = $nginx->send_request(path => '/claimed?gate=claimed', key => 'claimed', @who);
-    app()->await_arrival('/claimed');
+    my $running = begin($nginx, '/claimed', 'claimed');
     my ($name) = keys_of($nginx);
     my $good = $redis->command('GET', $name);
     is length $good, 80 + 52, 'a claim is a sealed record of 80 bytes';
@@ -234,8 +230,7 @@ subtest 'Large answers and many' => sub {
 
 subtest 'Leases are renewed' => sub {
     my $nginx = start_nginx(['one', 'two'], workers => 1);
-    my $running = $nginx->send_request(path => '/short/renewed?gate=renewed', key => 'renewed', @who);
-    app()->await_arrival('/short/renewed');
+    my $running = begin($nginx, '/short/renewed', 'renewed');
     my @names = keys_of($nginx);
     is scalar(@names), 2, 'a claim is there under each key';
     is substr($redis->command('GET', $names[0]), 8, 8), substr($redis->command('GET', $names[1]), 8, 8), 'with one token';
@@ -344,8 +339,7 @@ subtest 'Hosts with neighbouring keys' => sub {
 
 subtest 'Redis stalls while there are two keys' => sub {
     my $nginx = start_nginx(['one', 'two'], workers => 1, store => 'timeout 300ms; connect_timeout 300ms;');
-    my $running = $nginx->send_request(path => '/stalls?gate=stalls', key => 'stalls', @who);
-    app()->await_arrival('/stalls');
+    my $running = begin($nginx, '/stalls', 'stalls');
     $redis->stall;
     is_problem ask($nginx, '/other', 'other'), 503, 'store_unavailable', 'a request is refused';
     app()->open_gate('stalls');
@@ -357,16 +351,9 @@ subtest 'Redis stalls while there are two keys' => sub {
     await(sub { $retry = ask($nginx, '/stalls?gate=stalls', 'stalls'); $retry->status == 201 });
     is_replay_of $retry, $first, 'and kept when Redis goes on';
     ok await(sub { 2 == grep { $redis->command('GET', $_) =~ /^IDM\x02\0\0\0K/ } keys_of($nginx) }), 'under each key';
-    is_first await_answer($nginx, '/other', 'other'), 201, 1, 'what was refused runs';
+    is_first await_status($nginx, '/other', 'other', 201), 201, 1, 'what was refused runs';
     $nginx->stop;
 };
-
-sub await_answer {
-    my ($nginx, $path, $key) = @_;
-    my $answer;
-    await(sub { $answer = ask($nginx, $path, $key); $answer->status == 201 });
-    return $answer;
-}
 
 # The identities of one key are in different slots, and mostly at different nodes.
 subtest 'In a cluster' => sub {

@@ -11,6 +11,7 @@ use IdempotencyTest::Environment qw(app redis store_mode);
 use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who);
 use Time::HiRes qw(sleep);
 
 my $is_redis = store_mode() eq 'redis';
@@ -26,7 +27,6 @@ my $nginx = IdempotencyTest::Nginx->start(
         location / { proxy_pass http://app; }
 END
 
-my @who = (headers => ['X-API-Key: alice']);
 my ($old, $young) = $nginx->workers;
 
 sub ask {

@@ -12,6 +12,7 @@ use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app redis store_directives store_mode);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who);
 
 my $prefix = "hostile-$$-" . int(time) . ':';
 my $store = store_mode() eq 'redis' ? 'redis unix:' . redis()->socket . "; prefix $prefix;" : store_directives();
@@ -36,8 +37,6 @@ my $nginx = IdempotencyTest::Nginx->start(
         location = /figures { idempotency_status; }
         location /plain/ { proxy_pass http://app; add_header X-Id ''; }
 END
-
-my @who = (headers => ['X-API-Key: alice']);
 
 sub ask {
     my ($path, $key, %request) = @_;

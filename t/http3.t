@@ -14,6 +14,7 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who await_outcome);
 
 my $nginx = IdempotencyTest::Nginx->new(workers => 1, log_format => '$server_protocol $request_uri $status [$idempotency_status]');
 my $listener = IdempotencyTest::Http3->listener($nginx);
@@ -46,17 +47,10 @@ $nginx->set(server => $listener . $locations)->start;
 # (RFC 9000, 10.2), which on a busy machine grows to many seconds: for so long a worker does not end.
 my $draining = 300;
 
-my @who = (headers => ['X-API-Key: alice']);
-
 sub client { return IdempotencyTest::Http3->connect($nginx, @_) }
 
 # What a retry over HTTP/1.1 gets once the first request is no longer at work.
-sub retry {
-    my ($path, $key, %request) = @_;
-    my $answer;
-    await(sub { $answer = $nginx->request(path => $path, key => $key, @who, %request); $answer->code ne 'request_in_progress' });
-    return $answer;
-}
+sub retry { return await_outcome($nginx, @_) }
 
 # nginx has seen what was sent to it before.
 sub nginx_goes_on {

@@ -11,6 +11,7 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
@@ -34,7 +35,6 @@ $nginx->set(server => <<"END")->start;
         location = /large.txt { internal; root $root; }
 END
 
-my @who = (headers => ['X-API-Key: alice']);
 my $n = 0;
 my @places = ('', 'unbuffered/', 'fastcgi/', 'fastcgi-unbuffered/');
 

@@ -10,10 +10,10 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app redis store_mode);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who ask begin other_outcomes);
 use Time::HiRes qw(sleep time);
 
 my $is_redis = store_mode() eq 'redis';
-my $prefixes = 0;
 
 my $server = <<'END';
         add_header X-Id $idempotency_key_id always;
@@ -23,27 +23,9 @@ my $server = <<'END';
         location /many/ { idempotency_lease 3s; proxy_pass http://app; }
 END
 
-my @who = (headers => ['X-API-Key: alice']);
-
 sub start_nginx {
     my (%options) = @_;
-    my $prefix = $options{prefix} || "leases:$$:" . ++$prefixes . ':';
-    my $store = $is_redis ? 'redis unix:' . redis()->socket . "; prefix $prefix;" : 'memory 1m;';
-    return IdempotencyTest::Nginx->start(
-        server => $server, prefix => $prefix, stores => "idempotency_store main { $store }", %options);
-}
-
-sub ask {
-    my ($nginx, $path, $key) = @_;
-    return $nginx->request(path => $path, key => $key, @who);
-}
-
-# Begins a request that runs until its gate opens.
-sub begin {
-    my ($nginx, $path, $key) = @_;
-    my $running = $nginx->send_request(path => "$path?gate=$key", key => $key, @who);
-    app()->await_arrival($path);
-    return $running;
+    return IdempotencyTest::Nginx->start(server => $server, memory => '1m', %options);
 }
 
 # Asks again and again until the answer is no 409; when, and the answer.
@@ -57,16 +39,7 @@ sub await_end_of_claim {
 subtest 'A request that runs for several leases' => sub {
     my $nginx = start_nginx();
     my $running = begin($nginx, '/long', 'long');
-    my $until = time + 3.5;
-    my @other;
-
-    while (time < $until) {
-        my $answer = ask($nginx, '/long?gate=long', 'long');
-        push @other, $answer->status_line if $answer->code ne 'request_in_progress';
-        sleep 0.05;
-    }
-
-    is "@other", '', 'each retry is told that it is running';
+    is join(', ', other_outcomes($nginx, '/long?gate=long', 'long', 3.5)), '', 'each retry is told that it is running';
     is app()->count('/long'), 1, 'it runs once';
     app()->open_gate('long');
     my $first = $running->response;

@@ -12,6 +12,7 @@ use IdempotencyTest::Environment qw(app nginx_binary redis store_mode);
 use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who ask begin other_outcomes);
 use Time::HiRes qw(sleep time);
 
 # an upgrade executes the binary by the name under which it was started
@@ -19,7 +20,6 @@ $ENV{TEST_NGINX_BINARY} = (grep { -x } nginx_binary(), map { "$_/" . nginx_binar
     if nginx_binary() !~ m{/};
 
 my $is_redis = store_mode() eq 'redis';
-my $prefixes = 0;
 
 my $server = <<'END';
         idempotency main;
@@ -29,45 +29,18 @@ my $server = <<'END';
         location /load/ { idempotency_lease 500ms; proxy_pass http://app; }
 END
 
-my @who = (headers => ['X-API-Key: alice']);
-
 sub new_nginx {
     my (%options) = @_;
-    my $prefix = $options{prefix} || "lifecycle:$$:" . ++$prefixes . ':';
-    my $store = $is_redis ? 'redis unix:' . redis()->socket . "; prefix $prefix;" : 'memory 4m;';
-    return IdempotencyTest::Nginx->new(
-        server => $server, prefix => $prefix, stores => "idempotency_store main { $store }", %options);
+    return IdempotencyTest::Nginx->new(server => $server, memory => '4m', %options);
 }
 
 sub start_nginx { return new_nginx(@_)->start }
-
-sub ask {
-    my ($nginx, $path, $key) = @_;
-    return $nginx->request(path => $path, key => $key, @who);
-}
-
-# Begins a request that runs until its gate opens.
-sub begin {
-    my ($nginx, $path, $key, $n) = @_;
-    my $running = $nginx->send_request(path => "$path?gate=$key", key => $key, @who);
-    app()->await_arrival($path, $n // 1);
-    return $running;
-}
 
 subtest 'A reload, and a request that goes on for longer than its lease' => sub {
     my $nginx = start_nginx();
     my $running = begin($nginx, '/reload', 'reload');
     $nginx->reload(requests_run => 1);
-    my $until = time + 2.5;
-    my @other;
-
-    while (time < $until) {
-        my $answer = ask($nginx, '/reload?gate=reload', 'reload');
-        push @other, $answer->status_line if $answer->code ne 'request_in_progress';
-        sleep 0.05;
-    }
-
-    is "@other", '', 'the worker that is shutting down renews its claim';
+    is join(', ', other_outcomes($nginx, '/reload?gate=reload', 'reload', 2.5)), '', 'the worker that is shutting down renews its claim';
     app()->open_gate('reload');
     my $first = $running->response;
     is_first $first, 201, 1, 'and answers';

@@ -13,6 +13,7 @@ use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who);
 
 use constant {DUPLICATES => 1000, KEYS => 100, LARGE => 50, SIZE => 1 << 20};
 
@@ -39,8 +40,6 @@ $nginx->configure;
 $nginx->set(configuration => slurp($nginx->directory . '/nginx.conf') =~ s/worker_connections \d+/worker_connections 3000/r);
 $nginx->start;
 my ($worker) = $nginx->workers;
-
-my @who = (headers => ['X-API-Key: alice']);
 
 # What the worker has for itself, in bytes: the zone is shared and is no part of it.
 sub memory {

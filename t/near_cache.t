@@ -12,6 +12,7 @@ use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
+use IdempotencyTest::Requests qw(@who ask begin);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
@@ -42,13 +43,7 @@ sub start_nginx {
         log_format => '$request_uri $status [$idempotency_status] $pid', prefix => $prefix, %options);
 }
 
-my @who = (headers => ['X-API-Key: alice']);
 my $redis_was_down = qr/\[crit\].*connect\(\)/;
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
 
 # An answer that passes is there before Redis has been told what became of it.
 sub is_told_as_not_kept {
@@ -98,8 +93,7 @@ subtest 'A replay needs no Redis' => sub {
 
 subtest 'What runs is not in it' => sub {
     my $nginx = start_nginx('1m');
-    my $running = $nginx->send_request(path => '/runs?gate=runs', key => 'runs', @who);
-    app()->await_arrival('/runs');
+    my $running = begin($nginx, '/runs', 'runs');
     is_problem ask($nginx, '/runs?gate=runs', 'runs'), 409, 'request_in_progress', 'a duplicate is refused' for 1 .. 2;
     app()->open_gate('runs');
     my $first = $running->response;
@@ -133,8 +127,7 @@ subtest 'Redis is down' => sub {
 
 subtest 'What Redis was not told is not in it' => sub {
     my $nginx = start_nginx('1m');
-    my $running = $nginx->send_request(path => '/lease/untold?gate=untold', key => 'untold', @who);
-    app()->await_arrival('/lease/untold');
+    my $running = begin($nginx, '/lease/untold', 'untold');
     $redis->kill;
     app()->open_gate('untold');
     is_first $running->response, 201, 1, 'an answer is delivered though Redis is gone';

@@ -12,6 +12,7 @@ use IdempotencyTest::Environment qw(app);
 use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(first_and_retry);
 
 my @modules = IdempotencyTest::Nginx->debian_modules(
     qw(ndk_http_module ngx_http_lua_module ngx_http_headers_more_filter_module ngx_http_echo_module ngx_http_js_module));
@@ -162,11 +163,7 @@ sub ask {
 
 sub pair {
     my ($path, %request) = @_;
-    my $key = 'key-' . ++$keys;
-    my ($first, $retry) = ask($path, $key, %request);
-    # an answer that passes may be whole before the store has been told
-    await(sub { $retry = ask($path, $key, %request); $retry->code ne 'request_in_progress' });
-    return $first, $retry;
+    return first_and_retry($nginx, $path, 'key-' . ++$keys, %request, headers => ['X-API-Key: alice', @{$request{headers} || []}]);
 }
 
 # A client leaves while the subrequest's Nth execution runs; what its retry gets in the end.

@@ -10,6 +10,7 @@ use IdempotencyTest::App;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(dead_port);
+use IdempotencyTest::Requests qw(@who);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
@@ -44,7 +45,6 @@ $nginx->set(http => join("\n", @upstreams), server => join "\n        ", 'idempo
     'location /unbuffered/ { proxy_buffering off; ' . pass_to('proxy', 'two') . '}',
 )->start;
 
-my @who = (headers => ['X-API-Key: alice']);
 my $n = 0;
 
 my %failure = (

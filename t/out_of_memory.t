@@ -14,6 +14,7 @@ use IdempotencyTest::Environment qw(app redis store_directives store_mode);
 use IdempotencyTest::Faults;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who);
 
 my $faults = IdempotencyTest::Faults->new('failing_malloc');
 
@@ -32,8 +33,6 @@ END
 $faults->preloaded(sub { $nginx->start });
 
 my ($worker) = $nginx->workers;
-my @who = (headers => ['X-API-Key: alice']);
-
 # What the module and nginx say when they have no memory; 0, where the connection was closed.
 my %is_failure = map { $_ => 1 } 0, 500, 502, 503;
 my $long = 'b' x 40_000;

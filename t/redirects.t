@@ -10,6 +10,7 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app store_directives);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await dead_port);
+use IdempotencyTest::Requests qw(first_and_retry);
 
 my $dead = dead_port();
 my $other = 'idempotency_store other { ' . store_directives() . ' }';
@@ -99,11 +100,7 @@ sub ask {
 
 sub pair {
     my ($path, %request) = @_;
-    my $key = 'key-' . ++$keys;
-    my ($first, $retry) = ask($path, $key, %request);
-    # an answer that passes may be whole before the store has been told
-    await(sub { $retry = ask($path, $key, %request); $retry->code ne 'request_in_progress' });
-    return $first, $retry;
+    return first_and_retry($nginx, $path, 'key-' . ++$keys, %request);
 }
 
 # The first request is answered so, and its retry is the same to the byte, though neither reaches the application again.

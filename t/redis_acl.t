@@ -15,6 +15,7 @@ use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisCluster;
 use IdempotencyTest::RedisSentinel;
+use IdempotencyTest::Requests qw(@who ask);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
@@ -28,13 +29,6 @@ my %more = map { my ($with, $more) = /^\| (.*?) \| (.*) \|$/; $more =~ s/\\\|/|/
 my @commands = $line =~ /(\+\S+)/g;
 
 my $places = 0;
-my @who = (headers => ['X-API-Key: alice']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
-
 sub locations {
     my ($store) = @_;
     return <<"END";

@@ -15,6 +15,7 @@ use IdempotencyTest::Names;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await dead_port);
 use IdempotencyTest::RedisCluster;
+use IdempotencyTest::Requests qw(@who ask);
 use Time::HiRes qw(sleep time);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
@@ -24,7 +25,6 @@ my $timeout = 1;
 my $slack = 2;
 
 my $cluster = IdempotencyTest::RedisCluster->new(timeout => 2000);
-my $prefixes = 0;
 my $allowed = qr/\[crit\].*connect\(\)/;
 
 my $server = <<'END';
@@ -37,19 +37,8 @@ END
 
 sub start_nginx {
     my (%options) = @_;
-    my $prefix = delete $options{prefix} // 'c' . ++$prefixes . ':';
-    my $urls = delete $options{urls} // $cluster->urls;
-    my $store = delete $options{store} // '';
-    return IdempotencyTest::Nginx->start(
-        stores => qq[idempotency_store main { redis $urls; topology cluster; prefix "$prefix"; $store }],
-        server => $server, workers => 1, prefix => $prefix, %options);
-}
-
-my @who = (headers => ['X-API-Key: alice']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
+    my $store = join ' ', 'topology cluster;', delete $options{store} // ();
+    return IdempotencyTest::Nginx->start(redis => $cluster->urls, store => $store, server => $server, workers => 1, %options);
 }
 
 # The key of a request in Redis, once it was answered.
@@ -72,7 +61,7 @@ sub another_master { my ($node) = @_; my ($other) = grep { $_ != $node } $cluste
 
 subtest 'The map comes from any node' => sub {
     for my $node ($cluster->nodes) {
-        my $nginx = start_nginx(urls => 'redis://' . $node->address);
+        my $nginx = start_nginx(redis => 'redis://' . $node->address);
         my $before = moved();
         my @known = prepare($nginx, 'seed' . $node->port);
         are_replayed($nginx, $node->port, @known);
@@ -83,14 +72,14 @@ subtest 'The map comes from any node' => sub {
     }
 
     my $dead = join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 3;
-    my $nginx = start_nginx(urls => $dead . ' ' . $cluster->urls(1));
+    my $nginx = start_nginx(redis => $dead . ' ' . $cluster->urls(1));
     are_replayed($nginx, 'dead seeds', prepare($nginx, 'dead'));
     $nginx->stop(allowed => $allowed);
 };
 
 subtest 'One name for all of it' => sub {
     my ($node) = $cluster->nodes;
-    my $nginx = start_nginx(urls => 'redis://localhost:' . $node->port);
+    my $nginx = start_nginx(redis => 'redis://localhost:' . $node->port);
     are_replayed($nginx, 'endpoint', prepare($nginx, 'endpoint'));
     $nginx->stop(allowed => $allowed);
 };
@@ -99,7 +88,7 @@ subtest 'One name for all of it' => sub {
 subtest 'Nodes that do not tell their host' => sub {
     plan skip_all => 'this server always tells it' if !eval { $_->command('CONFIG', 'SET', 'cluster-preferred-endpoint-type', 'unknown-endpoint') for $cluster->nodes; 1 };
     my ($node) = $cluster->nodes;
-    my $nginx = start_nginx(urls => 'redis://localhost:' . $node->port);
+    my $nginx = start_nginx(redis => 'redis://localhost:' . $node->port);
     my @known = prepare($nginx, 'unknown');
     are_replayed($nginx, 'unknown', @known);
 
@@ -122,18 +111,18 @@ subtest 'Nodes with names' => sub {
 
     plan skip_all => 'this server tells no names' if !eval { $call->('localhost'); 1 };
     $are_called->('localhost');
-    my $nginx = start_nginx(urls => 'redis://localhost:' . $node->port);
+    my $nginx = start_nginx(redis => 'redis://localhost:' . $node->port);
     are_replayed($nginx, 'a name of the configuration', prepare($nginx, 'names'));
     $nginx->stop(allowed => $allowed);
 
     $call->('nodes.test');
     $are_called->('nodes.test');
     my $names = IdempotencyTest::Names->new('nodes.test' => ['127.0.0.1']);
-    $nginx = start_nginx(urls => 'redis://' . $node->address, http => $names->directive);
+    $nginx = start_nginx(redis => 'redis://' . $node->address, http => $names->directive);
     are_replayed($nginx, 'a name that the resolver knows', prepare($nginx, 'resolved'));
     $nginx->stop(allowed => $allowed);
 
-    $nginx = start_nginx(urls => 'redis://' . $node->address);
+    $nginx = start_nginx(redis => 'redis://' . $node->address);
     is_problem ask($nginx, '/unresolved', 'unresolved'), 503, 'store_unavailable', 'without a resolver requests are refused';
     ok $nginx->await_error_log(qr/\[error\].*"nodes\.test:\d+" is unavailable/), 'the error log says why';
     $nginx->stop(allowed => $allowed);
@@ -479,7 +468,7 @@ subtest 'The cluster is down' => sub {
 };
 
 subtest 'No server is there' => sub {
-    my $nginx = start_nginx(urls => join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 2);
+    my $nginx = start_nginx(redis => join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 2);
     ok $nginx->await_error_log(qr/\[error\].*no node of the cluster of store "main" tells its map/), 'the error log says so';
     for (1 .. 3) {
         my $answer = ask($nginx, '/nobody', 'nobody');
@@ -491,7 +480,7 @@ subtest 'No server is there' => sub {
 
 subtest 'A server that is no cluster' => sub {
     my $redis = IdempotencyTest::Redis->new;
-    my $nginx = start_nginx(urls => 'redis://127.0.0.1:' . $redis->port);
+    my $nginx = start_nginx(redis => 'redis://127.0.0.1:' . $redis->port);
     is_problem ask($nginx, '/single', 'single'), 503, 'store_unavailable', 'requests are refused';
     ok $nginx->await_error_log(qr/\[error\].*cluster support disabled/), 'the error log says why';
     $nginx->stop(allowed => $allowed);

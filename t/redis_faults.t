@@ -15,6 +15,7 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
 use IdempotencyTest::Relay;
+use IdempotencyTest::Requests qw(@who ask);
 use Time::HiRes qw(sleep time);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
@@ -25,7 +26,6 @@ my $slack = 2;
 
 my $redis = IdempotencyTest::Redis->new;
 my $relay = IdempotencyTest::Relay->new(to => $redis->socket);
-my $prefixes = 0;
 my $runs = 0;
 
 my $server = <<'END';
@@ -38,19 +38,9 @@ END
 
 sub start_nginx {
     my (%options) = @_;
-    my $url = delete $options{url} // $relay->url;
-    my $prefix = 'p' . ++$prefixes . ':';
-    my $store = delete $options{store} // 'timeout 300ms; connect_timeout 300ms;';
     return IdempotencyTest::Nginx->start(
-        stores => "idempotency_store main { redis $url; prefix $prefix; $store } idempotency_store other { memory 1m; }",
-        server => $server, log_format => '$request_uri $status [$idempotency_status]', workers => 1, prefix => $prefix, %options);
-}
-
-my @who = (headers => ['X-API-Key: alice']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
+        redis => $relay->url, store => 'timeout 300ms; connect_timeout 300ms;', http => 'idempotency_store other { memory 1m; }',
+        server => $server, log_format => '$request_uri $status [$idempotency_status]', workers => 1, %options);
 }
 
 # From the time that Redis is back.
@@ -143,7 +133,7 @@ sub has_error {
     my ($name, $code, $begin, $end, %options) = @_;
 
     subtest $name => sub {
-        my $nginx = start_nginx(url => $options{url} // 'redis://127.0.0.1:' . $redis->port);
+        my $nginx = start_nginx(redis => $options{redis} // 'redis://127.0.0.1:' . $redis->port);
         my ($path, $key) = ("/$code/new", "$code-new");
         my $first = ask($nginx, "/$code/kept", "$code-kept");
         is_first $first, 201, 1, 'a request runs';
@@ -202,9 +192,9 @@ has_error 'Redis wants a password', 'NOAUTH',
 $redis->command(qw(ACL SETUSER shop on >word ~* &* +@all));
 has_error 'Redis knows another password', 'WRONGPASS',
     sub { $redis->command(qw(ACL SETUSER shop resetpass >another)); $redis->command('CLIENT', 'KILL', 'TYPE', 'normal') },
-    sub { $redis->command(qw(ACL SETUSER shop resetpass >word)) }, url => "redis://shop:word\@$address";
+    sub { $redis->command(qw(ACL SETUSER shop resetpass >word)) }, redis => "redis://shop:word\@$address";
 has_error 'Redis forbids scripts', 'NOPERM', sub { $redis->command(qw(ACL SETUSER shop -evalsha -eval)) },
-    sub { $redis->command(qw(ACL SETUSER shop +@all)) }, url => "redis://shop:word\@$address";
+    sub { $redis->command(qw(ACL SETUSER shop +@all)) }, redis => "redis://shop:word\@$address";
 
 {
     my $spins = IdempotencyTest::Redis->new(socket => $redis->socket);
@@ -231,7 +221,7 @@ has_error 'Redis forbids scripts', 'NOPERM', sub { $redis->command(qw(ACL SETUSE
 }
 
 subtest 'All connections of Redis are closed' => sub {
-    my $nginx = start_nginx(url => "redis://$address");
+    my $nginx = start_nginx(redis => "redis://$address");
     my @known = prepare($nginx);
 
     for my $n (1 .. 5) {
@@ -254,7 +244,7 @@ subtest 'All connections of Redis are closed' => sub {
 };
 
 subtest 'Redis restarts empty' => sub {
-    my $nginx = start_nginx(url => "redis://$address");
+    my $nginx = start_nginx(redis => "redis://$address");
     my $first = ask($nginx, '/empty', 'empty');
     $redis->kill;
     is_problem ask($nginx, '/empty', 'empty'), 503, 'store_unavailable', 'while it is away requests are refused' for 1 .. 3;

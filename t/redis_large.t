@@ -13,18 +13,12 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
 use IdempotencyTest::Relay;
+use IdempotencyTest::Requests qw(@who ask);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
 my $megabyte = 1024 * 1024;
 my $redis = IdempotencyTest::Redis->new;
-my @who = (headers => ['X-API-Key: alice']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
-
 my $server = 'idempotency main; idempotency_max_body 2m; location / { proxy_pass http://app; }';
 my $nginx = IdempotencyTest::Nginx->start(workers => 1, server => $server,
     stores => 'idempotency_store main { redis redis://' . $redis->address . '; timeout 20s; }');

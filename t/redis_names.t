@@ -15,6 +15,7 @@ use IdempotencyTest::Names;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
+use IdempotencyTest::Requests qw(@who);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
@@ -26,8 +27,6 @@ for (1 .. 5) {
 }
 my $port = $one->port;
 my $names = IdempotencyTest::Names->new;
-my @who = (headers => ['X-API-Key: alice']);
-
 sub new_nginx {
     my ($url, %options) = @_;
     my $store = delete $options{store} // 'timeout 2s; connect_timeout 2s;';

@@ -19,6 +19,7 @@ use IdempotencyTest::Process qw(await temporary_directory);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisCluster;
 use IdempotencyTest::RedisSentinel;
+use IdempotencyTest::Requests qw(@who);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
@@ -28,7 +29,6 @@ use constant {
 };
 
 my $faults = IdempotencyTest::Faults->new('failing_malloc');
-my @who = (headers => ['X-API-Key: alice']);
 my $n = 0;
 
 my $directory = temporary_directory();

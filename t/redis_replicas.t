@@ -14,15 +14,9 @@ use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisCluster;
 use IdempotencyTest::RedisSentinel;
+use IdempotencyTest::Requests qw(@who ask begin);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
-
-my @who = (headers => ['X-API-Key: alice']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
 
 sub start_nginx {
     my ($redis, $wait, %options) = @_;
@@ -58,8 +52,7 @@ subtest 'Replicas that follow' => sub {
     is state_at($replica, name_of($first)), 'K', 'and its answer is at the replica when the client has it';
     is_replay_of ask($nginx, '/follows', 'follows'), $first, 'a retry is replayed';
 
-    my $running = $nginx->send_request(path => '/claimed?gate=claimed', key => 'claimed', @who);
-    app()->await_arrival('/claimed');
+    my $running = begin($nginx, '/claimed', 'claimed');
     my ($claim) = grep { state_at($replica, $_) eq 'R' } @{$replica->command('KEYS', '*')};
     ok defined $claim, 'a claim is at the replica when the application has the request';
     app()->open_gate('claimed');

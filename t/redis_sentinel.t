@@ -17,6 +17,7 @@ use IdempotencyTest::Process qw(await dead_port temporary_directory);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisSentinel;
 use IdempotencyTest::Relay;
+use IdempotencyTest::Requests qw(@who ask);
 use Time::HiRes qw(sleep time);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
@@ -25,7 +26,6 @@ plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 my $timeout = 1;
 my $slack = 2;
 
-my $prefixes = 0;
 my $allowed = qr/\[crit\].*connect\(\)/;
 
 my $server = <<'END';
@@ -36,19 +36,8 @@ END
 
 sub start_nginx {
     my (%options) = @_;
-    my $prefix = 's' . ++$prefixes . ':';
-    my $urls = delete $options{urls};
-    my $store = delete $options{store} // '';
-    return IdempotencyTest::Nginx->start(
-        stores => "idempotency_store main { redis $urls; topology sentinel shop; prefix $prefix; $store }",
-        server => $server, workers => 1, prefix => $prefix, %options);
-}
-
-my @who = (headers => ['X-API-Key: alice']);
-
-sub ask {
-    my ($nginx, $path, $key) = @_;
-    return $nginx->request(path => $path, key => $key, @who);
+    my $store = join ' ', 'topology sentinel shop;', delete $options{store} // ();
+    return IdempotencyTest::Nginx->start(store => $store, server => $server, workers => 1, %options);
 }
 
 # Asks for what was kept until it is replayed; how long it was refused, and the slowest answer.
@@ -116,16 +105,17 @@ sub revive {
 subtest 'The master is found' => sub {
     my $dead = 'redis://127.0.0.1:' . dead_port();
     my ($one) = $watched->sentinels;
+    my $found = 0;
     for my $urls ($watched->urls, url($one), "$dead $dead " . url($one), 'redis://localhost:' . $one->port) {
-        my $nginx = start_nginx(urls => $urls);
-        are_replayed($nginx, 'found', prepare($nginx, 'found' . $prefixes));
+        my $nginx = start_nginx(redis => $urls);
+        are_replayed($nginx, 'found', prepare($nginx, 'found' . ++$found));
         is scalar(@{command($watched->master, 'KEYS', "$nginx->{prefix}*")}), 24, 'the master has the keys';
         $nginx->stop(allowed => $allowed);
     }
 };
 
 subtest 'The master is killed' => sub {
-    my $nginx = start_nginx(urls => $watched->urls, workers => 2);
+    my $nginx = start_nginx(redis => $watched->urls, workers => 2);
     my @known = prepare($nginx, 'killed', 40);
     my $running = $nginx->send_request(path => '/killed/running?gate=killed', key => 'killed-running', @who);
     app()->await_arrival('/killed/running');
@@ -155,7 +145,7 @@ subtest 'The master is killed' => sub {
 
 # The old master goes on as a replica: what tells is the sentinel, or READONLY.
 subtest 'Another one becomes the master' => sub {
-    my $nginx = start_nginx(urls => $watched->urls);
+    my $nginx = start_nginx(redis => $watched->urls);
     my @known = prepare($nginx, 'orderly');
     await_replication();
     my $old = $watched->master;
@@ -172,7 +162,7 @@ subtest 'Another one becomes the master' => sub {
 subtest 'READONLY tells' => sub {
     my ($one) = $watched->sentinels;
     my $relay = IdempotencyTest::Relay->new(to => $one->address);
-    my $nginx = start_nginx(urls => 'redis://127.0.0.1:' . $relay->port);
+    my $nginx = start_nginx(redis => 'redis://127.0.0.1:' . $relay->port);
     my @known = prepare($nginx, 'readonly');
     await_replication();
     $relay->do('hold');
@@ -192,7 +182,7 @@ subtest 'READONLY tells' => sub {
 
 # The master goes while nobody looks, and nginx hears of it by the channel alone: it asks for nothing meanwhile.
 subtest 'The channel tells' => sub {
-    my $nginx = start_nginx(urls => $watched->urls);
+    my $nginx = start_nginx(redis => $watched->urls);
     my @known = prepare($nginx, 'channel');
     await_replication();
     my $new = $watched->failover;
@@ -212,12 +202,12 @@ subtest 'Sentinels that lie' => sub {
     for my $round (1 .. 6) {
         my @urls = $round % 2 ? @false : reverse @false;
         splice @urls, $round % 3, 0, url($good);
-        my $nginx = start_nginx(urls => "@urls");
+        my $nginx = start_nginx(redis => "@urls");
         are_replayed($nginx, "lies $round", prepare($nginx, "lies$round", 4));
         $nginx->stop(allowed => $allowed);
     }
 
-    my $nginx = start_nginx(urls => $false[0]);
+    my $nginx = start_nginx(redis => $false[0]);
     ok $nginx->await_error_log(qr/\[error\].*no sentinel of store "main" names a master "shop" that is one.*it is no master/), 'a replica is not taken for a master';
     is_problem ask($nginx, '/lies/alone', 'lies-alone'), 503, 'store_unavailable', 'requests are refused';
     cmp_ok ask($nginx, '/lies/alone', 'lies-alone')->elapsed, '<', $slack, 'at once';
@@ -233,7 +223,7 @@ subtest 'A sentinel that is wrong' => sub {
     for my $round (0 .. 2) {
         my @urls = (url($one), url($two));
         splice @urls, $round, 0, liar($other->port);
-        my $nginx = start_nginx(urls => "@urls");
+        my $nginx = start_nginx(redis => "@urls");
         are_replayed($nginx, "wrong $round", prepare($nginx, "wrong$round", 4));
         $nginx->stop(allowed => $allowed);
     }
@@ -243,7 +233,7 @@ subtest 'A sentinel that is wrong' => sub {
 
 # It keeps its connections, and answers nothing.
 subtest 'The master stands still' => sub {
-    my $nginx = start_nginx(urls => $watched->urls);
+    my $nginx = start_nginx(redis => $watched->urls);
     my @known = prepare($nginx, 'still');
     await_replication();
     my $old = $watched->master;
@@ -259,7 +249,7 @@ subtest 'The master stands still' => sub {
 };
 
 subtest 'No sentinel is there' => sub {
-    my $nginx = start_nginx(urls => join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 2);
+    my $nginx = start_nginx(redis => join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 2);
     ok $nginx->await_error_log(qr/\[error\].*no sentinel of store "main"/), 'the error log says so';
     for (1 .. 3) {
         my $answer = ask($nginx, '/nobody', 'nobody');
@@ -279,7 +269,7 @@ subtest 'A name that no sentinel knows' => sub {
 
 # All of them are stopped, as by a network that is cut; the master stays.
 subtest 'Sentinels go and come' => sub {
-    my $nginx = start_nginx(urls => $watched->urls);
+    my $nginx = start_nginx(redis => $watched->urls);
     my @known = prepare($nginx, 'stalled');
     $_->stall for $watched->sentinels;
     are_replayed($nginx, 'without sentinels', @known);
@@ -294,7 +284,7 @@ subtest 'Passwords of both kinds' => sub {
     my $closed = IdempotencyTest::RedisSentinel->new(sentinel_user => 'watcher', sentinel_password => 'sesame',
         server => {password => 'opensesame', arguments => ['--requirepass', 'opensesame']});
     my $urls = join ' ', map { 'redis://watcher:sesame@' . $_->address } $closed->sentinels;
-    my $nginx = start_nginx(urls => $urls, store => 'password opensesame;');
+    my $nginx = start_nginx(redis => $urls, store => 'password opensesame;');
     my @known = prepare($nginx, 'closed');
     are_replayed($nginx, 'closed', @known);
     $closed->master->await_replication(2);
@@ -304,12 +294,12 @@ subtest 'Passwords of both kinds' => sub {
     unlike $nginx->error_log, qr/sesame/, 'no password is in the log';
     $nginx->stop(allowed => $allowed);
 
-    $nginx = start_nginx(urls => $urls =~ s/:sesame/:wrong/gr, store => 'password opensesame;');
+    $nginx = start_nginx(redis => $urls =~ s/:sesame/:wrong/gr, store => 'password opensesame;');
     ok $nginx->await_error_log(qr/\[error\].*no sentinel.*WRONGPASS/), 'a wrong one is named in the log';
     is_problem ask($nginx, '/closed/wrong', 'closed-wrong'), 503, 'store_unavailable', 'and requests are refused';
     $nginx->stop(allowed => $allowed);
 
-    $nginx = start_nginx(urls => $urls, store => 'password wrong;');
+    $nginx = start_nginx(redis => $urls, store => 'password wrong;');
     ok $nginx->await_error_log(qr/\[error\].*no sentinel.*WRONGPASS/), 'likewise that of the master';
     $nginx->stop(allowed => $allowed);
 };

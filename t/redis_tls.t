@@ -17,6 +17,7 @@ use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisCluster;
 use IdempotencyTest::RedisSentinel;
+use IdempotencyTest::Requests qw(@who ask);
 use IdempotencyTest::TlsFront;
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
@@ -26,13 +27,6 @@ my $other_authority = IdempotencyTest::Certificates->new(name => 'Another author
 my $trusted = 'ssl_trusted_certificate ' . $authority->authority . ';';
 my $certificate = $authority->server;
 my $redis = IdempotencyTest::Redis->new(tls => $certificate, bind => ['127.0.0.1', '::1']);
-
-my @who = (headers => ['X-API-Key: alice']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
 
 # One worker with these stores, each with a location of its name.
 sub start_nginx {

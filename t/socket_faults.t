@@ -14,6 +14,7 @@ use IdempotencyTest::Faults;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
+use IdempotencyTest::Requests qw(@who);
 
 my $faults = IdempotencyTest::Faults->new('failing_sockets');
 my $redis = store_mode() eq 'redis' ? IdempotencyTest::Redis->new : undef;
@@ -27,7 +28,6 @@ my $longest = 5;
 my $lease = 5;
 
 my %is_failure = map { $_ => 1 } 0, 500, 502, 503;
-my @who = (headers => ['X-API-Key: alice']);
 my @cases;
 
 sub case {

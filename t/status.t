@@ -12,6 +12,7 @@ use IdempotencyTest::Environment qw(app redis store_mode);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
+use IdempotencyTest::Requests qw(@who);
 use Time::HiRes qw(sleep);
 
 my $is_redis = store_mode() eq 'redis';
@@ -42,8 +43,6 @@ sub start_nginx {
         stores => "idempotency_store main { $store } idempotency_store other { memory 256k; }", server => $server,
         log_format => '$uri $idempotency_status', prefix => $prefix, %options);
 }
-
-my @who = (headers => ['X-API-Key: alice']);
 
 sub begin { my ($nginx, $path, $key, %request) = @_; return $nginx->send_request(path => $path, key => $key, @who, %request) }
 sub ask { return begin(@_)->response }

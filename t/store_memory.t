@@ -12,6 +12,7 @@ use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who ask);
 use Time::HiRes qw(time);
 
 plan skip_all => 'is about the memory store' if store_mode() ne 'memory';
@@ -32,12 +33,8 @@ sub start_nginx {
         log_format => '$request_uri $status [$idempotency_status] $pid', %options);
 }
 
-my @who = (headers => ['X-API-Key: alice-credential']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
+# a word that the tests look for in places where no credential may be
+@who = (headers => ['X-API-Key: alice-credential']);
 
 subtest 'Workers share it' => sub {
     my $nginx = start_nginx('1m', workers => 4);

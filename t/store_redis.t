@@ -13,13 +13,13 @@ use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
+use IdempotencyTest::Requests qw(@who ask await_status begin);
 use Time::HiRes qw(time);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
 my $redis = IdempotencyTest::Redis->new;
 my $socket = $redis->socket;
-my $prefixes = 0;
 
 my $server = <<'END';
         add_header X-Id $idempotency_key_id always;
@@ -35,26 +35,12 @@ END
 # An nginx over this Redis; `store`: more directives of its store.
 sub start_nginx {
     my (%options) = @_;
-    my $prefix = 'p' . ++$prefixes . ':';
-    my $store = $options{store} // '';
     return IdempotencyTest::Nginx->start(
-        stores => "idempotency_store main { redis unix:$socket; prefix $prefix; $store }",
-        server => $server, log_format => '$request_uri $status [$idempotency_status]', prefix => $prefix, %options);
+        redis => "unix:$socket", server => $server, log_format => '$request_uri $status [$idempotency_status]', %options);
 }
 
-my @who = (headers => ['X-API-Key: alice-credential']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
-
-sub await_answer {
-    my ($nginx, $path, $key, $status) = @_;
-    my $answer;
-    await(sub { $answer = ask($nginx, $path, $key); $answer->status == $status });
-    return $answer;
-}
+# a word that the tests look for in places where no credential may be
+@who = (headers => ['X-API-Key: alice-credential']);
 
 subtest 'What is kept' => sub {
     my $nginx = start_nginx();
@@ -260,8 +246,7 @@ subtest 'Values of other keys' => sub {
 
 subtest 'An answer is delivered only after it is kept' => sub {
     my $nginx = start_nginx(store => 'timeout 15s;');
-    my $running = $nginx->send_request(path => '/after?gate=after', key => 'after', @who);
-    app()->await_arrival('/after');
+    my $running = begin($nginx, '/after', 'after');
     $redis->stall;
     app()->open_gate('after');
     app()->await_answer('/after');
@@ -298,7 +283,7 @@ subtest 'Redis stalls' => sub {
     is $answer->header('X-Status'), 'STORE_ERROR', 'with $idempotency_status STORE_ERROR';
 
     $redis->resume;
-    is_replay_of await_answer($nginx, '/stalled', 'before', 201), $first, 'when Redis is back a retry is replayed';
+    is_replay_of await_status($nginx, '/stalled', 'before', 201), $first, 'when Redis is back a retry is replayed';
     $nginx->stop;
 };
 
@@ -311,7 +296,7 @@ subtest 'Answers that come too late go to nobody else' => sub {
     is scalar(grep { $_->status == 503 } @late), 10, 'requests whose answers do not come are refused';
     $redis->resume;
 
-    await_answer($nginx, '/late/11', 'late-11', 201);
+    await_status($nginx, '/late/11', 'late-11', 201);
     my @wrong = grep { my $answer = ask($nginx, "/late/$_", "late-$_"); $answer->lasting ne $first{$_}->lasting } reverse 1 .. 20;
     is "@wrong", '', 'each request gets its own answer afterwards';
     $nginx->stop;
@@ -331,7 +316,7 @@ subtest 'Redis goes and comes back' => sub {
     is_first ask($nginx, '/pass/down', 'during'), 201, 1, 'where requests pass, they run';
 
     $redis->start;
-    my $next = await_answer($nginx, '/down', 'after', 201);
+    my $next = await_status($nginx, '/down', 'after', 201);
     is_first $next, 201, 2, 'when Redis is back requests run, without a reload';
     is_replay_of ask($nginx, '/down', 'after'), $next, 'and their retries are replayed';
     $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
@@ -339,8 +324,7 @@ subtest 'Redis goes and comes back' => sub {
 
 subtest 'Redis goes between a claim and its answer' => sub {
     my $nginx = start_nginx(workers => 1, store => 'timeout 300ms; connect_timeout 300ms;');
-    my $running = $nginx->send_request(path => '/lost?gate=lost', key => 'lost', @who);
-    app()->await_arrival('/lost');
+    my $running = begin($nginx, '/lost', 'lost');
     $redis->kill;
     app()->open_gate('lost');
 
@@ -349,7 +333,7 @@ subtest 'Redis goes between a claim and its answer' => sub {
     ok $nginx->await_access_log(qr{^/lost\S* 201 \[STORE_ERROR\]}), '$idempotency_status is STORE_ERROR';
     ok $nginx->await_error_log(qr/\[error\]/), 'the error log tells of it';
     $redis->start;
-    await_answer($nginx, '/found', 'found', 201);
+    await_status($nginx, '/found', 'found', 201);
 
     # one that goes on as it comes: the store fails meanwhile, and is known to be down when it begins
     for my $known (0, 1) {
@@ -368,15 +352,14 @@ subtest 'Redis goes between a claim and its answer' => sub {
         is $answer->header('X-Status'), $known ? 'STORE_ERROR' : 'NEW', '$idempotency_status is what is known by then';
         ok $nginx->await_access_log(qr{^\Q$path\E\S* 201 \[STORE_ERROR\]}), 'and STORE_ERROR in the end';
         $known ? $redis->start : $redis->resume;
-        await_answer($nginx, "/found$known", "found$known", 201);
+        await_status($nginx, "/found$known", "found$known", 201);
     }
     $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
 };
 
 subtest 'An answer that could not be kept at once is kept later' => sub {
     my $nginx = start_nginx(store => 'timeout 300ms; connect_timeout 300ms;');
-    my $running = $nginx->send_request(path => '/later?gate=later', key => 'later', @who);
-    app()->await_arrival('/later');
+    my $running = begin($nginx, '/later', 'later');
     $redis->stall;
     app()->open_gate('later');
     my $first = $running->response;
@@ -395,7 +378,7 @@ subtest 'A Redis that is not there at the start' => sub {
     my $nginx = start_nginx(store => 'timeout 500ms; connect_timeout 500ms;');
     is_problem ask($nginx, '/never', 'never'), 503, 'store_unavailable', 'nginx starts and refuses';
     $redis->start;
-    is_first await_answer($nginx, '/never', 'never', 201), 201, 1, 'until Redis is there';
+    is_first await_status($nginx, '/never', 'never', 201), 201, 1, 'until Redis is there';
     $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
 };
 
@@ -413,8 +396,8 @@ subtest 'Errors of Redis' => sub {
     $redis->command('REPLICAOF', 'NO', 'ONE');
     is app()->count('/errors'), 1, 'neither request runs';
 
-    is_replay_of await_answer($nginx, '/errors', 'kept', 201), $first, 'what was kept is still replayed';
-    is_first await_answer($nginx, '/errors', 'full', 201), 201, 2, 'and the refused request runs now';
+    is_replay_of await_status($nginx, '/errors', 'kept', 201), $first, 'what was kept is still replayed';
+    is_first await_status($nginx, '/errors', 'full', 201), 201, 2, 'and the refused request runs now';
     $nginx->stop;
 };
 

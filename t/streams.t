@@ -13,6 +13,7 @@ use IdempotencyTest::Http2;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Python qw(python_command);
+use IdempotencyTest::Requests qw(@who);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
@@ -33,7 +34,6 @@ $nginx->set(server => <<"END")->start;
         location /plain/ { idempotency off; $grpc }
 END
 
-my @who = (headers => ['X-API-Key: alice']);
 my $n = 0;
 my $events = 'header=Content-Type:text/event-stream';
 

@@ -11,6 +11,7 @@ use IdempotencyTest::Environment qw(app);
 use IdempotencyTest::Leave qw(leave_listeners upload_ways);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who);
 
 my $nginx = IdempotencyTest::Nginx->new;
 my $leave = leave_listeners($nginx);
@@ -27,8 +28,6 @@ $nginx->set(server => "$leave\n" . <<'END')->start;
         location /off/ { idempotency_fingerprint $request_uri body=off; proxy_pass http://app; }
         location /limited/ { client_max_body_size 1k; proxy_pass http://app; }
 END
-
-my @who = (headers => ['X-API-Key: alice']);
 
 {
     my $body = join '', map { "$_," } 1 .. 5000;

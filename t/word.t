@@ -10,6 +10,7 @@ use IdempotencyTest::App;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
@@ -27,7 +28,6 @@ $nginx->set(server => join "\n        ", "listen unix:$h2 http2;", 'idempotency 
     'location /grpc/ { grpc_pass grpc://' . $app->gateway('grpc') . "; grpc_set_header App-Space $space; }",
     map { my $p = $_; "location /$p/ { ${p}_pass " . $app->gateway($p) . '; ' . ($cgi =~ s/PROTOCOL/$p/gr) . ' }' } qw(fastcgi scgi uwsgi))->start;
 
-my @who = (headers => ['X-API-Key: alice']);
 my $n = 0;
 
 sub ask { my ($path, $key, $query) = @_; return $nginx->request(path => "$path?$query", key => $key, @who) }

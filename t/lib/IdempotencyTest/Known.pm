@@ -10,13 +10,12 @@ use List::Util qw(min);
 use Test::More;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app);
+use IdempotencyTest::Requests qw(@who);
 
 our @EXPORT_OK = qw(prepare are_replayed);
 
 # There can't be more sockets than so many.
 use constant AT_ONCE => 200;
-
-my @who = (headers => ['X-API-Key: alice']);
 
 # Answers of an nginx to requests that are known by `path`, of the application, `query` and `key`.
 sub answers {

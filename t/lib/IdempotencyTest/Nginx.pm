@@ -10,13 +10,13 @@ use Test::More ();
 use Time::HiRes qw(sleep);
 
 use IdempotencyTest::Client ();
-use IdempotencyTest::Environment qw(app bad_log_lines module nginx_binary store_directives);
+use IdempotencyTest::Environment qw(app bad_log_lines module new_prefix nginx_binary store_directives);
 use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Process qw(await temporary_directory);
 
-# Parts of the configuration, or the whole of it as `configuration`: main, http, server; `stores` in place of the store
-# `main`, `workers`, `log_level`, `application` in place of the shared one; `modules`, files that are loaded ahead of the module, which
-# `without_module` leaves out.
+# Parts of the configuration: `main`, `http`, `server`, `workers`, `log_level`; or the whole of it as `configuration`. The store `main`
+# is of the kind that the run uses: `prefix`, `redis`, `memory` and `store` are for store_directives, or `stores` replaces it.
+# `application` replaces the shared one. `modules` are files that are loaded before the module; `without_module` leaves the module out.
 sub new {
     my ($class, %options) = @_;
     my $self = bless {
@@ -28,7 +28,8 @@ sub new {
     }, $class;
 
     # the same prefix over all reloads
-    $self->{stores} //= 'idempotency_store main { ' . store_directives() . ' }';
+    $self->{prefix} //= new_prefix();
+    $self->{stores} //= 'idempotency_store main { ' . store_directives(%$self) . ' }';
     $self->{space} = $self->{application}->space;
 
     mkdir "$self->{directory}/logs" or die "mkdir: $!\n";
