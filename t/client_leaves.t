@@ -11,24 +11,16 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app);
 use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Http2;
+use IdempotencyTest::Leave qw(leave_locations);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Requests qw(@who await_outcome);
 
 my $nginx = IdempotencyTest::Nginx->new(workers => 1, log_format => '$request_uri $status [$idempotency_status]');
 my $h2 = $nginx->directory . '/h2.sock';
-$nginx->set(server => <<"END")->start;
+$nginx->set(server => leave_locations() . <<"END")->start;
         listen unix:$h2 http2;
         idempotency main;
-        location / { proxy_pass http://app; }
-        location /unbuffered/ { proxy_buffering off; proxy_pass http://app; }
-        location /streaming/ {
-            idempotency_fingerprint "\$request_method \$request_uri" body=off;
-            proxy_request_buffering off;
-            proxy_pass http://app;
-        }
-        location /small/ { idempotency_max_body 1k; proxy_pass http://app; }
-        location /small-unbuffered/ { idempotency_max_body 1k; proxy_buffering off; proxy_pass http://app; }
         location /mirrored/ { mirror /mirror; location /mirrored/small/ { mirror /mirror; idempotency_max_body 1k; proxy_pass http://app; } proxy_pass http://app; }
         location = /mirror { internal; proxy_pass http://app/mirror?gate=mirror-\$http_idempotency_key; }
         location /s/ { ssi on; ssi_types *; idempotency_max_body 20; proxy_buffering off; proxy_pass http://app; }
@@ -40,7 +32,6 @@ $nginx->set(server => <<"END")->start;
         }
         location /intercepted/ { proxy_intercept_errors on; error_page 404 = \@app; proxy_pass http://app; }
         location \@app { proxy_pass http://app; }
-        location /plain/ { idempotency off; proxy_pass http://app; }
 END
 
 # What a retry gets once the answer is kept.

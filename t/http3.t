@@ -12,6 +12,7 @@ use IdempotencyTest::Http3;
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app);
+use IdempotencyTest::Leave qw(leave_locations);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Requests qw(@who await_outcome);
@@ -22,15 +23,6 @@ my $locations = <<'END';
         idempotency main;
         # QUIC's idle timeout too
         keepalive_timeout 5s;
-        location / { proxy_pass http://app; }
-        location /unbuffered/ { proxy_buffering off; proxy_pass http://app; }
-        location /streaming/ {
-            idempotency_fingerprint "$request_method $request_uri" body=off;
-            proxy_request_buffering off;
-            proxy_pass http://app;
-        }
-        location /small/ { idempotency_max_body 1k; proxy_pass http://app; }
-        location /small-unbuffered/ { idempotency_max_body 1k; proxy_buffering off; proxy_pass http://app; }
         location /inside/ {
             error_page 418 = @app;
             try_files /nothing @app;
@@ -39,9 +31,8 @@ my $locations = <<'END';
         location /once-more/ { proxy_intercept_errors on; error_page 404 = @app; proxy_pass http://app; }
         location /error/ { proxy_intercept_errors on; error_page 404 /page; proxy_pass http://app; }
         location = /page { internal; return 404 "a page\n"; }
-        location /plain/ { idempotency off; proxy_pass http://app; }
 END
-$nginx->set(server => $listener . $locations)->start;
+$nginx->set(server => $listener . leave_locations() . $locations)->start;
 
 # nginx remembers a connection that was closed for three times as long as it would wait for an acknowledgement
 # (RFC 9000, 10.2), which on a busy machine grows to many seconds: for so long a worker does not end.

@@ -87,9 +87,7 @@ location = /custom.html { root html; }
 --- user_files
 >>> custom.html
 a page of the user
---- more_headers
-X-API-Key: alice
-Idempotency-Key: a b
+--- key: a b
 --- request
 POST /orders
 --- error_code: 400
@@ -115,9 +113,7 @@ idempotency_scope $http_x_tenant;
 === TEST 7: headers that a user adds to every answer are on a problem
 --- location
 add_header X-Always yes always;
---- more_headers
-X-API-Key: alice
-Idempotency-Key: a b
+--- key: a b
 --- request
 POST /orders
 --- error_code: 400
@@ -130,9 +126,7 @@ X-Always: yes
 === TEST 8: a refused request with a body leaves its connection usable
 --- pipelined_requests eval
 ["POST /orders\n" . "x" x 100000, "POST /orders\n" . "x" x 100000]
---- more_headers
-X-API-Key: alice
-Idempotency-Key: a b
+--- key: a b
 --- error_code eval
 [400, 400]
 --- response_body eval

@@ -280,6 +280,15 @@ sub lua_ran {
     is $nginx->request(method => 'GET', path => "/executions?name=$name")->body, $n, $what;
 }
 
+# The first request gets this status, its retry is a replay, and the handler ran once.
+sub lua_is_kept {
+    my ($path, $status, $what) = @_;
+    my ($first, $retry) = pair($path);
+    is $first->status, $status, $what;
+    is_replay_of $retry, $first, 'is replayed';
+    lua_ran $path, 1, 'it ran once';
+}
+
 SKIP: {
     skip 'no Lua module for this nginx', 1 if !$has{lua};
 
@@ -295,18 +304,12 @@ SKIP: {
     ok await(sub { $nginx->request(method => 'GET', path => '/executions?name=/lua/after-eof')->body == 1 }), 'to its end';
     lua_ran '/lua/eof', 1, 'it ran once';
 
-    ($first, $retry) = pair('/lua/silent');
-    is $first->status, 204, 'content_by_lua without a body';
-    is_replay_of $retry, $first, 'is replayed';
-    lua_ran '/lua/silent', 1, 'it ran once';
+    lua_is_kept '/lua/silent', 204, 'content_by_lua without a body';
 
     pair('/lua/busy');
     lua_ran '/lua/busy', 2, 'a 503 of content_by_lua frees the key';
 
-    ($first, $retry) = pair('/lua/error');
-    is $first->status, 500, 'content_by_lua with an error';
-    is_replay_of $retry, $first, 'is replayed';
-    lua_ran '/lua/error', 1, 'it ran once';
+    lua_is_kept '/lua/error', 500, 'content_by_lua with an error';
 
     ($first, $retry) = pair('/lua/exec');
     is_first $first, 201, 1, 'ngx.exec';
@@ -314,10 +317,7 @@ SKIP: {
     lua_ran '/lua/exec', 1, 'it ran once';
     ran '/lua/exec', 1, 'and so did the application';
 
-    ($first, $retry) = pair('/lua/exec-file');
-    is $first->status, 201, 'ngx.exec to another content_by_lua';
-    is_replay_of $retry, $first, 'is replayed';
-    lua_ran '/lua/exec-file', 1, 'it ran once';
+    lua_is_kept '/lua/exec-file', 201, 'ngx.exec to another content_by_lua';
 
     # the upstream that the redirect leaves behind has ended; a flush is no end of this answer
     ($first, $retry) = pair('/lua/redirected/a?header=X-Accel-Redirect:/lua/say');

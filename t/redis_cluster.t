@@ -16,6 +16,7 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await dead_port);
 use IdempotencyTest::RedisCluster;
 use IdempotencyTest::Requests qw(@who ask);
+use IdempotencyTest::Scenarios qw(is_refused_at_once);
 use Time::HiRes qw(sleep time);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
@@ -469,12 +470,7 @@ subtest 'The cluster is down' => sub {
 
 subtest 'No server is there' => sub {
     my $nginx = start_nginx(redis => join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 2);
-    ok $nginx->await_error_log(qr/\[error\].*no node of the cluster of store "main" tells its map/), 'the error log says so';
-    for (1 .. 3) {
-        my $answer = ask($nginx, '/nobody', 'nobody');
-        is_problem $answer, 503, 'store_unavailable', 'requests are refused';
-        cmp_ok $answer->elapsed, '<', $slack, 'at once';
-    }
+    is_refused_at_once($nginx, qr/\[error\].*no node of the cluster of store "main" tells its map/, $slack);
     $nginx->stop(allowed => $allowed);
 };
 

@@ -18,6 +18,7 @@ use IdempotencyTest::Redis;
 use IdempotencyTest::RedisSentinel;
 use IdempotencyTest::Relay;
 use IdempotencyTest::Requests qw(@who ask);
+use IdempotencyTest::Scenarios qw(is_refused_at_once);
 use Time::HiRes qw(sleep time);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
@@ -250,12 +251,7 @@ subtest 'The master stands still' => sub {
 
 subtest 'No sentinel is there' => sub {
     my $nginx = start_nginx(redis => join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 2);
-    ok $nginx->await_error_log(qr/\[error\].*no sentinel of store "main"/), 'the error log says so';
-    for (1 .. 3) {
-        my $answer = ask($nginx, '/nobody', 'nobody');
-        is_problem $answer, 503, 'store_unavailable', 'requests are refused';
-        cmp_ok $answer->elapsed, '<', $slack, 'at once';
-    }
+    is_refused_at_once($nginx, qr/\[error\].*no sentinel of store "main"/, $slack);
     $nginx->stop(allowed => $allowed);
 };
 

@@ -13,6 +13,7 @@ use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Requests qw(@who ask);
+use IdempotencyTest::Scenarios qw(is_kept_over_a_reload);
 use Time::HiRes qw(time);
 
 plan skip_all => 'is about the memory store' if store_mode() ne 'memory';
@@ -73,18 +74,7 @@ subtest 'Nothing is in the clear' => sub {
 
 subtest 'A reload' => sub {
     my $nginx = start_nginx('1m');
-    my $first = ask($nginx, '/reload', 'one');
-    my $running = $nginx->send_request(path => '/reload?gate=reload', key => 'two', @who);
-    app()->await_arrival('/reload', 2);
-
-    $nginx->reload(requests_run => 1);
-    is_replay_of ask($nginx, '/reload', 'one'), $first, 'a result is kept over a reload';
-    is_problem ask($nginx, '/reload?gate=reload', 'two'), 409, 'request_in_progress', 'so is the claim of a request that runs';
-
-    app()->open_gate('reload');
-    my $second = $running->response;
-    is_first $second, 201, 2, 'which is answered by the old worker';
-    is_replay_of ask($nginx, '/reload?gate=reload', 'two'), $second, 'and is replayed by the new ones';
+    my ($first) = is_kept_over_a_reload($nginx);
 
     $nginx->reload;
     is_replay_of ask($nginx, '/reload', 'one'), $first, 'and over another reload';

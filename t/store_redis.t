@@ -14,6 +14,7 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
 use IdempotencyTest::Requests qw(@who ask await_status begin);
+use IdempotencyTest::Scenarios qw(is_kept_over_a_reload);
 use Time::HiRes qw(time);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
@@ -456,17 +457,7 @@ subtest 'Ways to a Redis' => sub {
 
 subtest 'A reload' => sub {
     my $nginx = start_nginx();
-    my $first = ask($nginx, '/reload', 'one');
-    my $running = $nginx->send_request(path => '/reload?gate=reload', key => 'two', @who);
-    app()->await_arrival('/reload', 2);
-    $nginx->reload(requests_run => 1);
-
-    is_replay_of ask($nginx, '/reload', 'one'), $first, 'a result is replayed after a reload';
-    is_problem ask($nginx, '/reload?gate=reload', 'two'), 409, 'request_in_progress', 'a request of an old worker is still running';
-    app()->open_gate('reload');
-    my $second = $running->response;
-    is_first $second, 201, 2, 'and is answered';
-    is_replay_of ask($nginx, '/reload?gate=reload', 'two'), $second, 'and kept';
+    is_kept_over_a_reload($nginx);
     $nginx->stop;
 };
 

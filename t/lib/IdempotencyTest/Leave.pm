@@ -11,7 +11,7 @@ use IdempotencyTest::Client;
 use IdempotencyTest::Http2;
 use IdempotencyTest::Process qw(free_port);
 
-our @EXPORT_OK = qw(leave_ways leave_listeners upload_ways);
+our @EXPORT_OK = qw(leave_ways leave_listeners leave_locations upload_ways);
 
 # Directives for the server, once for each nginx.
 sub leave_listeners {
@@ -19,6 +19,23 @@ sub leave_listeners {
     $nginx->{leave_port} //= free_port();
     my $h2 = $nginx->directory . '/h2.sock';
     return "listen unix:$h2 http2; listen 127.0.0.1:$nginx->{leave_port};";
+}
+
+# Locations in which the client of a request may leave: a response of any size is kept, or passed through, or its request is passed
+# through, or nothing is covered.
+sub leave_locations {
+    return <<'END';
+        location / { proxy_pass http://app; }
+        location /unbuffered/ { proxy_buffering off; proxy_pass http://app; }
+        location /streaming/ {
+            idempotency_fingerprint "$request_method $request_uri" body=off;
+            proxy_request_buffering off;
+            proxy_pass http://app;
+        }
+        location /small/ { idempotency_max_body 1k; proxy_pass http://app; }
+        location /small-unbuffered/ { idempotency_max_body 1k; proxy_buffering off; proxy_pass http://app; }
+        location /plain/ { idempotency off; proxy_pass http://app; }
+END
 }
 
 # By name: what sends a request (method, path, key, headers by name) and gives a client with
@@ -41,12 +58,7 @@ sub leave_ways {
         return IdempotencyTest::Leave->new($client, sub { $client->$leave($stream) });
     };
 
-    return (
-        'HTTP/1.1' => sub { $http1->('close', @_) },
-        'HTTP/1.1, its connection reset' => sub { $http1->('close_with_reset', @_) },
-        'HTTP/2, its stream reset' => sub { $http2->('reset', @_) },
-        'HTTP/2, its connection closed' => sub { $http2->('close', @_) },
-    );
+    return ways($http1, $http2);
 }
 
 # The same for a client that leaves within its upload: path, key, what of the body is sent, and
@@ -74,6 +86,12 @@ sub upload_ways {
         return IdempotencyTest::Leave->new($client, sub { $client->$leave($stream) });
     };
 
+    return ways($http1, $http2);
+}
+
+# The ways to leave, by name; the arguments begin a request that is left by the named method of its client.
+sub ways {
+    my ($http1, $http2) = @_;
     return (
         'HTTP/1.1' => sub { $http1->('close', @_) },
         'HTTP/1.1, its connection reset' => sub { $http1->('close_with_reset', @_) },
