@@ -77,7 +77,7 @@ idempotency_scope off;
 
 
 
-=== TEST 2: a missing password is asked for, whatever the key
+=== TEST 2: a missing password is refused, with any key
 --- location
 idempotency_scope off;
 --- checks: password
@@ -131,7 +131,7 @@ auth_request /auth;
 
 
 
-=== TEST 6: satisfy any: who is refused by all checks gets no replay and claims nothing
+=== TEST 6: satisfy any: a request that all checks refuse gets no replay and claims nothing
 --- location
 idempotency_scope off;
 satisfy any;
@@ -149,7 +149,7 @@ satisfy any;
 
 
 
-=== TEST 7: satisfy any: one check that lets in is enough to be covered
+=== TEST 7: satisfy any: a request that one check allows is covered
 --- location
 idempotency_scope off;
 satisfy any;
@@ -163,7 +163,7 @@ satisfy any;
 
 
 
-=== TEST 8: satisfy any with auth_request alone refuses and lets in
+=== TEST 8: satisfy any with auth_request alone refuses and allows
 --- location
 satisfy any;
 deny all;
@@ -187,7 +187,7 @@ location / {
 
 
 
-=== TEST 10: limit_req counts a retry too
+=== TEST 10: limit_req also counts a retry
 --- http_config
 limit_req_zone all zone=once:1m rate=1r/m;
 --- location
@@ -203,7 +203,7 @@ limit_req_status 429;
 
 
 
-=== TEST 11: an auth_request that can't be answered refuses too
+=== TEST 11: an auth_request whose subrequest fails refuses too
 --- config
 location = /auth {
     internal;
@@ -226,7 +226,7 @@ auth_request /auth;
 
 
 
-=== TEST 12: satisfy any with all three checks: each of them lets in to the same answer
+=== TEST 12: satisfy any with all three checks: each of them allows a replay of the same response
 --- location
 idempotency_scope off;
 satisfy any;
@@ -246,7 +246,7 @@ satisfy any;
 
 
 
-=== TEST 13: satisfy all: each check that refuses is enough
+=== TEST 13: satisfy all: one check that refuses is enough
 --- location
 idempotency_scope off;
 satisfy all;
@@ -264,7 +264,7 @@ satisfy all;
 
 
 
-=== TEST 14: an error page in place of a refusal is a request of its own
+=== TEST 14: an error page for a refusal is a separate request
 --- config
 location @guests {
     rewrite ^ /guests? break;
@@ -308,7 +308,7 @@ rewrite ^/orders$ /closed last;
 
 
 
-=== TEST 16: a location for nginx alone claims nothing for a client
+=== TEST 16: an internal location claims nothing for a client
 --- location
 internal;
 --- key: k

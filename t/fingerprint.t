@@ -1,4 +1,4 @@
-# What makes two requests the same.
+# The fingerprint: when two requests are the same.
 
 use strict;
 use warnings;
@@ -10,7 +10,7 @@ run_tests();
 
 __DATA__
 
-=== TEST 1: another body under a kept key is refused and spoils nothing
+=== TEST 1: another body with a kept key is refused and changes nothing
 --- key: k
 --- request eval
 ["POST /orders\none", "POST /orders\ntwo", "POST /orders", "POST /orders\none", "GET /count/orders"]
@@ -21,7 +21,7 @@ __DATA__
 
 
 
-=== TEST 2: another path, query or method under a kept key is refused and spoils nothing
+=== TEST 2: another path, query or method with a kept key is refused and changes nothing
 --- key: k
 --- request eval
 ["POST /orders?a=1", "POST /others?a=1", "POST /orders?a=2", "POST /orders", "PUT /orders?a=1", "POST /orders?a=1",
@@ -33,7 +33,7 @@ __DATA__
 
 
 
-=== TEST 3: another host under a kept key is refused
+=== TEST 3: another host with a kept key is refused
 --- more_headers eval
 ["Host: one.example\nX-API-Key: alice\nIdempotency-Key: k", "Host: two.example\nX-API-Key: alice\nIdempotency-Key: k"]
 --- request eval
@@ -45,7 +45,7 @@ __DATA__
 
 
 
-=== TEST 4: with body=off the body does not count
+=== TEST 4: with body=off the body is not part of the fingerprint
 --- location
 idempotency_fingerprint "$request_method $request_uri" body=off;
 --- key: k
@@ -58,7 +58,7 @@ idempotency_fingerprint "$request_method $request_uri" body=off;
 
 
 
-=== TEST 5: body=on is what is meant without a word
+=== TEST 5: body=on is the default
 --- config
 idempotency main;
 location /on { idempotency_fingerprint same body=on; proxy_pass http://app; }
@@ -74,7 +74,7 @@ location /default { idempotency_fingerprint same; proxy_pass http://app; }
 
 
 
-=== TEST 6: a fingerprint of one's own replaces the default
+=== TEST 6: a configured fingerprint replaces the default
 --- location
 idempotency_fingerprint $arg_order;
 --- key: k
@@ -87,7 +87,7 @@ idempotency_fingerprint $arg_order;
 
 
 
-=== TEST 7: a body that is spooled to a file counts to its last byte
+=== TEST 7: all bytes of a body that is buffered in a file are in the fingerprint
 --- config
 client_body_buffer_size 1k;
 --- location
@@ -101,14 +101,14 @@ client_body_buffer_size 1k;
 
 
 
-=== TEST 8: headers that are not in the fingerprint do not count
+=== TEST 8: headers that are not in the fingerprint are ignored
 --- more_headers eval
 [map { "X-API-Key: alice\nIdempotency-Key: k\nUser-Agent: $_" } qw(a b)]
 --- executions: 1 1
 
 
 
-=== TEST 9: the fingerprint and the body do not run together
+=== TEST 9: the fingerprint and the body are separated
 --- location
 idempotency_fingerprint $arg_f;
 --- key: k

@@ -1,4 +1,4 @@
-# The main job: the first request runs, its retries get the kept answer.
+# The first request runs, its retries get the kept response.
 
 use strict;
 use warnings;
@@ -10,7 +10,7 @@ run_tests();
 
 __DATA__
 
-=== TEST 1: a retry is answered with the kept answer and the application acts once
+=== TEST 1: a retry gets the kept response and the application executes the request once
 --- more_headers
 X-API-Key: alice
 Idempotency-Key: uuid-abc-123
@@ -26,7 +26,7 @@ Content-Type: application/json
 
 
 
-=== TEST 2: another key is another request
+=== TEST 2: another key means another request
 --- more_headers eval
 ["X-API-Key: alice\nIdempotency-Key: one", "X-API-Key: alice\nIdempotency-Key: two", "X-API-Key: alice\nIdempotency-Key: one"]
 --- executions: 1 2 1
@@ -50,7 +50,7 @@ location / { proxy_pass http://app; }
 
 
 
-=== TEST 5: a server's directive is inherited, and `off` takes it back
+=== TEST 5: the directive of a server is inherited, and `off` disables it
 --- config
 idempotency main;
 location / { proxy_pass http://app; }
@@ -92,7 +92,7 @@ location /other { idempotency other; proxy_pass http://app; }
 
 
 
-=== TEST 8: an error of the application is an answer too
+=== TEST 8: an error of the application is kept too
 --- key: k
 --- request eval
 ["POST /orders?status=422,201", "POST /orders?status=422,201", "GET /count/orders"]
@@ -103,7 +103,7 @@ location /other { idempotency other; proxy_pass http://app; }
 
 
 
-=== TEST 9: what nginx adds downstream is added anew to a replay
+=== TEST 9: fields that nginx adds are added to a replay again
 --- location
 add_header X-Asked $http_x_ask always;
 --- more_headers eval
@@ -117,7 +117,7 @@ add_header X-Asked $http_x_ask always;
 
 
 
-=== TEST 10: a filter of nginx changes what is delivered, not what is kept
+=== TEST 10: a filter of nginx changes the delivered response, not the kept one
 --- location
 sub_filter_types *;
 sub_filter POST $http_x_word;
@@ -132,7 +132,7 @@ sub_filter POST $http_x_word;
 
 
 
-=== TEST 11: a request that ends up at another location through X-Accel-Redirect runs once
+=== TEST 11: a request with an X-Accel-Redirect to another location runs once
 --- config
 location /inside/ { internal; idempotency main; rewrite ^ /inside/?status=200 break; proxy_method GET; proxy_pass http://app; }
 --- location
@@ -148,7 +148,7 @@ location /inside/ { internal; idempotency main; rewrite ^ /inside/?status=200 br
 
 
 
-=== TEST 12: an answer that error_page replaces is kept as one, and the application acts once
+=== TEST 12: the response of an error_page is kept, and the application executes the request once
 --- config
 location = /sorry { internal; return 500 "sorry\n"; }
 --- location
@@ -173,7 +173,7 @@ location @app { idempotency main; proxy_pass http://app; }
 
 
 
-=== TEST 14: the body reaches the application whole
+=== TEST 14: the application gets the complete body
 --- config
 client_body_buffer_size 1k;
 --- location

@@ -1,4 +1,4 @@
-# Which methods are covered, and what is let by.
+# Which methods are covered, and idempotency_bypass.
 
 use strict;
 use warnings;
@@ -35,7 +35,7 @@ __DATA__
 
 
 
-=== TEST 3: any method can be covered, known to nginx or not, and the list replaces the default
+=== TEST 3: any method can be covered, whether nginx knows it or not, and the list replaces the default
 --- location
 idempotency_methods GET FROB M-SEARCH;
 --- more_headers eval
@@ -67,7 +67,7 @@ location /put { idempotency_methods PUT; proxy_pass http://app; }
 
 
 
-=== TEST 5: what is let by is neither looked up nor kept
+=== TEST 5: a bypassed request is neither looked up nor kept
 --- location
 idempotency_bypass $http_x_bypass $http_x_other;
 --- more_headers eval
@@ -78,7 +78,7 @@ idempotency_bypass $http_x_bypass $http_x_other;
 
 
 
-=== TEST 6: an empty value and "0" let nothing by
+=== TEST 6: an empty value and "0" do not bypass
 --- location
 idempotency_bypass $http_x_bypass $http_x_other;
 --- more_headers eval
@@ -87,7 +87,7 @@ idempotency_bypass $http_x_bypass $http_x_other;
 
 
 
-=== TEST 7: a request that is let by is not refused for its key
+=== TEST 7: a bypassed request is not refused because of its key
 --- config
 location / {
     idempotency main required;
@@ -102,7 +102,7 @@ Idempotency-Key: a b
 
 
 
-=== TEST 8: a location that answers by itself is never covered
+=== TEST 8: a location with `return` is never covered
 --- config
 location / {
     idempotency main required;

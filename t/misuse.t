@@ -1,4 +1,4 @@
-# The module's own answers: problems, and what a user makes of them.
+# Problem responses, and how a user can change them.
 
 use strict;
 use warnings;
@@ -10,7 +10,7 @@ run_tests();
 
 __DATA__
 
-=== TEST 1: a refusal is a problem in JSON
+=== TEST 1: a refusal is a problem response in JSON
 --- config
 location / { idempotency main required; proxy_pass http://app; }
 --- more_headers
@@ -27,7 +27,7 @@ qr/\A\{"type":\s*"about:blank",\s*"title":\s*"[^"]+",\s*"status":\s*400,\s*"deta
 
 
 
-=== TEST 2: a key that is used for another request is a 422 with its code
+=== TEST 2: another request with a used key gets a 422 with its code
 --- key: k
 --- request eval
 ["POST /orders\none", "POST /orders\ntwo"]
@@ -61,7 +61,7 @@ location / {
 
 
 
-=== TEST 4: an error_page of the user wins
+=== TEST 4: an error_page replaces the problem response
 --- config
 error_page 400 /custom;
 error_page 422 =409 @named;
@@ -79,7 +79,7 @@ location @named { return 409 "named\n"; }
 
 
 
-=== TEST 5: an error_page that is a file wins too
+=== TEST 5: a file as error_page replaces the problem response too
 --- config
 error_page 400 /custom.html;
 location / { idempotency main; proxy_pass http://app; }
@@ -110,7 +110,7 @@ idempotency_scope $http_x_tenant;
 
 
 
-=== TEST 7: headers that a user adds to every answer are on a problem
+=== TEST 7: headers of add_header are on a problem response
 --- location
 add_header X-Always yes always;
 --- key: a b

@@ -1,4 +1,4 @@
-# Whose key it is.
+# Scopes.
 
 use strict;
 use warnings;
@@ -10,7 +10,7 @@ run_tests();
 
 __DATA__
 
-=== TEST 1: equal keys of different API keys never meet
+=== TEST 1: equal keys of different API keys are independent
 --- more_headers eval
 [map { "X-API-Key: $_\nIdempotency-Key: k" } qw(alice bob alice bob)]
 --- executions: 1 2 1 2
@@ -19,7 +19,7 @@ __DATA__
 
 
 
-=== TEST 2: equal keys of different credentials never meet
+=== TEST 2: equal keys of different credentials are independent
 --- more_headers eval
 [map { "Authorization: Bearer $_\nIdempotency-Key: k" } qw(alice bob alice)]
 --- executions: 1 2 1
@@ -35,7 +35,7 @@ Idempotency-Key: k
 
 
 
-=== TEST 4: an anonymous request never gets an answer that has an owner
+=== TEST 4: an anonymous request never gets the response of a client with credentials
 --- more_headers eval
 ["X-API-Key: alice\nIdempotency-Key: k", "Idempotency-Key: k"]
 --- executions: 1 2
@@ -81,7 +81,7 @@ Idempotency-Key: k
 
 
 
-=== TEST 8: a scope of one's own replaces the default
+=== TEST 8: a configured scope replaces the default
 --- location
 idempotency_scope $http_x_tenant;
 --- more_headers eval
@@ -91,14 +91,14 @@ idempotency_scope $http_x_tenant;
 
 
 
-=== TEST 9: a scope and a key do not run together into another pair
+=== TEST 9: a scope and a key are separated
 --- more_headers eval
 ["X-API-Key: ab\nIdempotency-Key: c", "X-API-Key: a\nIdempotency-Key: bc"]
 --- executions: 1 2
 
 
 
-=== TEST 10: a global key meets no scoped one
+=== TEST 10: a global key is independent of keys with a scope
 --- config
 idempotency main;
 idempotency_fingerprint same;
