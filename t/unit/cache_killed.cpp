@@ -1,5 +1,5 @@
-// Processes that share a cache are killed. A copy may be gone at any time; one that is there is whole, and is what was put
-// last: neither what it replaced nor what was dropped comes back.
+// Processes that share a cache are killed. A copy may be missing at any time; an existing copy is complete and is the last
+// value: neither a replaced nor a dropped value comes back.
 
 #include "killed.h"
 
@@ -87,7 +87,7 @@ void check(Shared &shared, CacheZone &zone, unsigned n, Millis now)
         Expected<State> &key = shared.keys[n];
         State &next = key.states[1 - key.current];
 
-        // what a dead one has left undecided is for the parent to find out
+        // the parent decides calls that a killed process has left unfinished
         if (key.pending != 0) {
             shared.lock.give();
             continue;
@@ -126,7 +126,7 @@ void check(Shared &shared, CacheZone &zone, unsigned n, Millis now)
     }
 }
 
-UNIT_TEST(the_cache_survives_those_who_use_it)
+UNIT_TEST(the_cache_survives_killed_processes)
 {
     CacheZone zone = new_zone<CacheZone>(kZoneSize);
     Shared &shared = *new (map_shared(sizeof(Shared))) Shared();
@@ -199,7 +199,7 @@ struct Steps {
     }
 };
 
-UNIT_TEST(a_copy_is_there_whole_or_not)
+UNIT_TEST(a_copy_is_complete_or_missing)
 {
     for (bool full : {false, true}) {
         Steps steps;
@@ -212,7 +212,7 @@ UNIT_TEST(a_copy_is_there_whole_or_not)
                     assert_true(steps.value(Steps::kFree) == steps.answer);
                     assert_int_equal(steps.look_up(Steps::kFree).expires - steps.now, 20000);
                 }
-                // and can be put again
+                // the copy can be put again
                 put(steps.zone, Steps::kFree, steps.old, steps.now + 30000, steps.now);
                 assert_true(steps.value(Steps::kFree) == steps.old);
             });
@@ -241,7 +241,7 @@ UNIT_TEST(a_copy_that_is_replaced_does_not_come_back)
     }
 }
 
-UNIT_TEST(a_copy_that_is_dropped_stays_away)
+UNIT_TEST(a_dropped_copy_does_not_come_back)
 {
     Steps steps;
     auto *told = static_cast<std::atomic<bool> *>(map_shared(sizeof(std::atomic<bool>)));

@@ -98,7 +98,7 @@ UNIT_TEST(a_copy_ends_to_the_millisecond)
     assert_true(f.zone.sound());
 }
 
-UNIT_TEST(what_was_confirmed_later_stays)
+UNIT_TEST(a_copy_that_was_confirmed_later_stays)
 {
     Fixture f;
 
@@ -109,12 +109,12 @@ UNIT_TEST(what_was_confirmed_later_stays)
     assert_string_equal(f.value(1).c_str(), "as late");
 }
 
-UNIT_TEST(those_that_end_first_make_way)
+UNIT_TEST(copies_that_expire_first_are_evicted_first)
 {
     Fixture f(kZoneMinimum);
     unsigned n = 0;
 
-    // the later ones end sooner
+    // later copies expire earlier
     while (f.zone.free_blocks() > 0) {
         f.put(n, std::to_string(n), 10000000 - n * 1000);
         n++;
@@ -129,7 +129,7 @@ UNIT_TEST(those_that_end_first_make_way)
         assert_int_equal(f.has(i), i < n - gone);
     }
 
-    // what comes is there, whatever its end, and again and again
+    // a new copy is always stored, whatever its expiry
     for (unsigned i = 0; i < 1000; i++) {
         f.put(2000 + i, pattern(i * 5, i), 1000 + i % 7 * 1000000);
         assert_true(f.value(2000 + i) == pattern(i * 5, i));
@@ -137,7 +137,7 @@ UNIT_TEST(those_that_end_first_make_way)
     }
 }
 
-UNIT_TEST(what_is_too_large_is_left_out)
+UNIT_TEST(a_value_that_is_too_large_is_not_stored)
 {
     Fixture f;
     std::size_t most = f.zone.blocks() / 4 * 504 - 88;
@@ -151,8 +151,8 @@ UNIT_TEST(what_is_too_large_is_left_out)
     assert_true(f.zone.sound());
 }
 
-// Full or not, expired or not: what a call does is bounded by what it writes.
-UNIT_TEST(a_call_is_bounded_work_however_many_copies_there_are)
+// The work of a call is limited by the size of its value, in a full zone and with expired copies.
+UNIT_TEST(the_work_of_a_call_is_bounded_with_many_copies)
 {
     constexpr unsigned kKeys = 50000;
     Fixture f(kKeys * (kZoneBlockSize + 10));
@@ -171,7 +171,7 @@ UNIT_TEST(a_call_is_bounded_work_however_many_copies_there_are)
 }
 
 // Random calls against a map; now and then a process is killed and the next call rebuilds.
-UNIT_TEST(the_cache_does_as_a_map)
+UNIT_TEST(the_cache_behaves_like_a_map)
 {
     struct Kept {
         std::string value;
@@ -209,7 +209,7 @@ UNIT_TEST(the_cache_does_as_a_map)
                     bool lives = at != kept.end() && at->second.expires > f.now;
                     bool has = f.has(n);
 
-                    // a small one may have lost it
+                    // a small zone may have evicted it
                     assert_true(has == lives || (small && lives));
                     if (has) {
                         assert_true(f.value(n) == at->second.value);

@@ -41,7 +41,7 @@ Settlement settle(AnswerFacts facts) { return decide_settlement(facts); }
 
 void expect(Settlement seen, Settlement expected) { assert_int_equal(int(seen), int(expected)); }
 
-UNIT_TEST(an_answer_is_kept_unless_it_says_otherwise)
+UNIT_TEST(a_response_is_kept_unless_it_says_otherwise)
 {
     AnswerFacts facts;
 
@@ -60,7 +60,7 @@ UNIT_TEST(an_answer_is_kept_unless_it_says_otherwise)
     expect(settle(facts), Settlement::release);
 }
 
-UNIT_TEST(what_never_reached_the_application_frees_the_key)
+UNIT_TEST(a_request_that_never_reached_the_application_frees_the_key)
 {
     for (UnknownPolicy policy : {UnknownPolicy::hold, UnknownPolicy::release, UnknownPolicy::store}) {
         AnswerFacts facts;
@@ -88,13 +88,13 @@ UNIT_TEST(a_broken_exchange_follows_the_policy)
     facts.unknown = UnknownPolicy::store;
     expect(settle(facts), Settlement::keep);
 
-    // nothing is there that could be stored
+    // there is nothing to store
     expect(decide_without_answer(Origin::broken, UnknownPolicy::store), Settlement::unknown);
     expect(decide_without_answer(Origin::broken, UnknownPolicy::hold), Settlement::unknown);
     expect(decide_without_answer(Origin::broken, UnknownPolicy::release), Settlement::release);
 }
 
-UNIT_TEST(the_applications_word_is_read)
+UNIT_TEST(the_response_header_of_the_application_is_parsed)
 {
     Word word;
 

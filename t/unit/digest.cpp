@@ -16,7 +16,7 @@ std::string hex(const Digest &digest)
     return std::string(out, sizeof(out));
 }
 
-UNIT_TEST(sha256_is_the_standard_s)
+UNIT_TEST(sha256_matches_the_standard)
 {
     Digester digester;
     Sha256 sha(digester.method());
@@ -47,7 +47,7 @@ UNIT_TEST(scopes_keep_equal_keys_apart)
     assert_true(global != empty_owner);
 }
 
-// What `value` and `body` come to; no body: it does not count.
+// The fingerprint of `value` and `body`; without a body it is not included.
 Fingerprint fingerprint(std::string_view value, const char *body)
 {
     Digester digester;
@@ -72,7 +72,7 @@ UNIT_TEST(fingerprints_differ_by_value_and_body)
     assert_true(with != fingerprint("POST /a", "bodY"));
     assert_true(with != fingerprint("POST /b", "body"));
 
-    // what runs together is told apart
+    // the value and the body are separated
     assert_true(fingerprint("ab", "c") != fingerprint("b", "ca"));
     assert_true(fingerprint("", "ab") != fingerprint("ab", ""));
     assert_true(fingerprint("ab", "") != fingerprint("ab", nullptr));

@@ -18,7 +18,7 @@ std::string message(std::size_t size)
     return head + std::string(size, 'x');
 }
 
-// However the bytes are cut, they are the same messages.
+// The messages are the same for all pieces of the bytes.
 void expect(const std::string &bytes, unsigned begun, unsigned whole)
 {
     for (std::size_t step = 1; step <= bytes.size(); step++) {

@@ -34,7 +34,7 @@ void expect_fault(const std::string &field, KeyFault expected)
     assert_int_equal(int(fault_of(field)), int(expected));
 }
 
-UNIT_TEST(bare_and_quoted_name_one_key)
+UNIT_TEST(a_bare_and_a_quoted_key_are_equal)
 {
     assert_string_equal(value_of("uuid-abc-123").c_str(), "uuid-abc-123");
     assert_string_equal(value_of("\"uuid-abc-123\"").c_str(), "uuid-abc-123");
@@ -52,7 +52,7 @@ UNIT_TEST(parameters_are_ignored)
     }
 }
 
-UNIT_TEST(ill_formed_fields_are_told)
+UNIT_TEST(faults_of_malformed_fields_are_named)
 {
     for (const char *field : {"a b", "a\tb", "\x7f", "caf\xc3\xa9", "\"", "\"a", "\"a\\", "\"a\\n\"",
                               "\"a\"b", "\"a\", \"b\"", "\"a\" ;b", "\"a\";", "\"a\";A", "\"a\";b=",

@@ -63,7 +63,7 @@ inline KeyId id_of(unsigned n)
 
 inline void compiler_keeps_order() { std::atomic_signal_fence(std::memory_order_seq_cst); }
 
-// As that of nginx: the holder's pid, which the parent takes away from the dead.
+// Like the lock of nginx: the pid of the holder; the parent unlocks it for a killed process.
 class Lock {
 public:
     void take()
@@ -81,7 +81,7 @@ private:
     std::atomic<pid_t> holder_{0};
 };
 
-// What somebody complains of first.
+// The first fault.
 struct Fault {
     char text[256];
 
@@ -101,7 +101,7 @@ struct Expected {
     unsigned pending;
 };
 
-// So many are killed, and more until enough of them were within a call, which is a matter of luck; then it is given up.
+// The number of killed processes. More are killed until enough of them were within a call, up to a limit.
 constexpr unsigned kKills = 300;
 constexpr unsigned kMostKills = 20 * kKills;
 constexpr unsigned kWithinCall = 10;
@@ -116,7 +116,7 @@ class Victims {
 public:
     static constexpr unsigned kWorkers = 4;
 
-    // `work` does not return; it is given the seed of its choices.
+    // `work` does not return; its argument is the seed of its choices.
     Victims(Lock &lock, std::function<void(unsigned seed)> work) : lock_(lock), work_(std::move(work)), random_(20)
     {
         for (pid_t &worker : workers_) {
@@ -132,7 +132,7 @@ public:
         }
     }
 
-    // Kills one, mostly the one that is within the lock; `look` is called within it. Another takes its place.
+    // Kills a process, usually the one that holds the lock; `look` is called with the lock held. A new process replaces it.
     void kill_one(unsigned round, const std::function<void()> &look)
     {
         usleep(random_() % 3000);
@@ -183,10 +183,10 @@ private:
     unsigned within_lock_ = 0;
 };
 
-// Makes a child go through the call, instruction by instruction. What it would leave if it were
+// Executes the call in a child, instruction by instruction. The state that would remain if it were
 // killed after each of them is checked in a copy of the zone.
-// `steps` has `memory` of kZoneMinimum with its `zone`, room for a `copy`, the time `now`, `set`, which makes the scene, and
-// `check_result`, which checks what no call may touch.
+// `steps` has `memory` of kZoneMinimum with its `zone`, memory for a `copy`, the time `now`, `set`, which prepares the zone, and
+// `check_result`, which checks the state that no call may change.
 template <typename Steps, typename Call, typename Check>
 void kill_at_each_instruction(Steps &steps, Call call, Check check)
 {

@@ -92,7 +92,7 @@ UNIT_TEST(tokens_fence)
     assert_string_equal(f.value(f.claim(1)).c_str(), "result");
 }
 
-UNIT_TEST(a_lapsed_claim_without_successor_keeps_its_result)
+UNIT_TEST(an_expired_claim_without_a_successor_keeps_its_result)
 {
     Fixture f;
     Token token = f.claim(1, 100).reply.token;
@@ -122,7 +122,7 @@ UNIT_TEST(leases_end_on_time_and_are_renewed)
     expect(f.claim(1).reply.verdict, Verdict::claimed);
 }
 
-UNIT_TEST(a_full_zone_refuses_forgets_nothing_and_recovers)
+UNIT_TEST(a_full_zone_refuses_keeps_its_results_and_recovers)
 {
     Fixture f(kZoneMinimum);
     std::vector<Token> tokens;
@@ -137,7 +137,7 @@ UNIT_TEST(a_full_zone_refuses_forgets_nothing_and_recovers)
     }
     assert_true(n > 10);
 
-    // no room for answers, yet each claim can be told as not kept
+    // no memory for responses, but each claim can be recorded as not kept
     for (unsigned i = 0; i < n; i++) {
         expect(f.settle(i, tokens[i], std::string(60000, 'x'), 1000), Verdict::full);
         expect(f.settle(i, tokens[i], "not kept", 1000), Verdict::done);
@@ -155,7 +155,7 @@ UNIT_TEST(a_full_zone_refuses_forgets_nothing_and_recovers)
 }
 
 // Expiry of every length, over idle times of every length.
-UNIT_TEST(room_of_the_expired_is_used_again)
+UNIT_TEST(memory_of_expired_keys_is_used_again)
 {
     Fixture f;
     const Millis lives[] = {1, 127, 128, 32767, 32768, 32896, 3600000, 86400000, 8388608, 8388736, 2147483648};
@@ -169,7 +169,7 @@ UNIT_TEST(room_of_the_expired_is_used_again)
             f.now += life - 1;
             expect(f.claim(7).reply.verdict, Verdict::found);
 
-            // another key's calls do the work, a bounded part of it each
+            // each call of another key does a limited part of the work
             f.now += 300;
             std::size_t free_before = f.zone.free_blocks();
             for (int calls = 0; f.zone.free_blocks() <= free_before; calls++) {
@@ -212,7 +212,7 @@ public:
         fixture_.zone.renew(Fixture::id(n), by, lease, fixture_.now);
     }
 
-    // A lifetime ends on the millisecond; room is made by ticks.
+    // A lifetime ends on the millisecond; memory is freed by ticks.
     void pass(Millis time) override { fixture_.now += time; }
 
     void disturb(std::mt19937 &random) override
@@ -228,13 +228,13 @@ private:
     Fixture fixture_;
 };
 
-UNIT_TEST(the_zone_does_as_the_model)
+UNIT_TEST(the_zone_behaves_like_the_model)
 {
     follow_model_in_runs<ZoneEngine>(20, 10000);
 }
 
 // All of a full zone's keys expire at a time.
-UNIT_TEST(a_call_is_bounded_work_however_many_keys_there_are)
+UNIT_TEST(the_work_of_a_call_is_bounded_with_many_keys)
 {
     constexpr unsigned kKeys = 200000;
     constexpr Millis kLife = 100000;
@@ -258,7 +258,7 @@ UNIT_TEST(a_call_is_bounded_work_however_many_keys_there_are)
     }
     f.now += 5000;
 
-    // all have expired: a call takes as many away as it needs, and some more
+    // all have expired: a call removes as many as it needs, and a few more
     for (int i = 0; i < 8; i++) {
         std::size_t before = f.zone.entries();
         assert_true(f.changed_by([&] { expect(f.claim(n + i, 1000).reply.verdict, Verdict::claimed); }) < kBound);
@@ -266,7 +266,7 @@ UNIT_TEST(a_call_is_bounded_work_however_many_keys_there_are)
     }
     assert_true(f.zone.sound());
 
-    // and in the end all are gone
+    // at the end all are removed
     for (unsigned i = 0; f.zone.free_blocks() + 1 < f.zone.blocks(); i++) {
         assert_true(i < kKeys);
         f.now += 300;
@@ -275,8 +275,8 @@ UNIT_TEST(a_call_is_bounded_work_however_many_keys_there_are)
     assert_true(f.zone.sound());
 }
 
-// However many are still needed and end soon after, whatever their order: what has expired makes room at once.
-UNIT_TEST(a_zone_is_full_only_of_what_is_needed)
+// The memory of expired results is available at once, whatever the number and the order of results that are still valid.
+UNIT_TEST(a_zone_is_full_only_of_valid_results)
 {
     constexpr unsigned kKeys = 30000;
     constexpr unsigned kBrief = 20;
@@ -305,7 +305,7 @@ UNIT_TEST(a_zone_is_full_only_of_what_is_needed)
 }
 
 // A claim whose lease is renewed is no obstacle to the expiry of others, nor is it counted as expired.
-UNIT_TEST(renewed_leases_hinder_nobody)
+UNIT_TEST(renewed_leases_do_not_block_the_expiry_of_others)
 {
     constexpr unsigned kKeys = 5000;
     Fixture f(kKeys * 3 * kZoneBlockSize);
@@ -329,7 +329,7 @@ UNIT_TEST(renewed_leases_hinder_nobody)
     assert_int_equal(f.zone.entries(), kKeys - kKeys / 10 + 100);
 }
 
-// All of them are kept and found, each with its own result, and their room is
+// All of them are kept and found, each with its own result, and their memory is
 // used again.  What a call may do is counted above, with fewer of them: here each
 // count would copy and compare half a gigabyte.
 UNIT_TEST(a_million_keys_are_kept)

@@ -1,4 +1,4 @@
-// A near cache before the embedded engine: what it answers by itself, what it learns, and for how long.
+// A near cache in front of the embedded engine: which calls it replies to, which results it stores, and for how long.
 
 #include "model.h"
 #include "records.h"
@@ -37,7 +37,7 @@ public:
     Millis now = 1000000;
 };
 
-// The store behind: the embedded engine, which can be away, forget, and answer late.
+// The store behind: the embedded engine, which can be unavailable, lose keys, and reply late.
 class Behind final : public Store {
 public:
     explicit Behind(Time &time) : time_(time), memory_(4 * 1024 * 1024 / 8), zone_(memory_.data(), memory_.size() * 8)
@@ -83,12 +83,12 @@ public:
         call->ended(*call);
     }
 
-    // As an operator would.
+    // As an operator could delete a key.
     void forget(unsigned n)
     {
         Token token = peek(n).reply.token;
 
-        // a result is not released; nothing is there for longer than it lasts
+        // a result can't be released; no copy exists after its expiry
         zone_.settle(id_of(n), token, {}, 0, time_.now);
         assert_true(peek(n).reply.verdict != Verdict::found);
     }
@@ -100,7 +100,7 @@ public:
         zone_.settle(id_of(n), peek(n).reply.token, {&piece, 1}, lifetime, time_.now);
     }
 
-    // What it holds, if anything.
+    // The stored value, if any.
     MemoryZone::Found peek(unsigned n)
     {
         MemoryZone::Found found = zone_.claim(id_of(n), record(n, State::running), 1, time_.now, kClock);
@@ -248,7 +248,7 @@ struct Host {
         return request.reply.verdict;
     }
 
-    // A request and its answer.
+    // A request and its response.
     std::string keep(unsigned n, const std::string &body, Millis lifetime = 86400000)
     {
         Reply reply = claim(n);
@@ -266,7 +266,7 @@ struct Scene {
     Behind behind{time};
     Host host{behind, time};
 
-    // What it takes of the store behind to answer a claim that finds this.
+    // A claim finds this value, with so many calls to the store behind.
     void finds(unsigned n, const std::string &expected, unsigned times_asked)
     {
         unsigned before = behind.asked;
@@ -289,7 +289,7 @@ struct Scene {
 
 void expect(Verdict seen, Verdict expected) { assert_int_equal(int(seen), int(expected)); }
 
-UNIT_TEST(what_was_settled_is_found_without_the_store)
+UNIT_TEST(a_settled_result_is_found_without_the_store)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
@@ -307,7 +307,7 @@ UNIT_TEST(what_was_settled_is_found_without_the_store)
     s.finds(2, not_kept, 0);
 }
 
-UNIT_TEST(what_another_host_settled_is_asked_for_once)
+UNIT_TEST(a_result_of_another_host_is_requested_once)
 {
     Scene s;
     Host other(s.behind, s.time);
@@ -320,7 +320,7 @@ UNIT_TEST(what_another_host_settled_is_asked_for_once)
     assert_int_equal(s.host.claim(1).remaining, 3000);
 }
 
-UNIT_TEST(claims_and_unknown_outcomes_are_always_asked_for)
+UNIT_TEST(claims_and_unknown_outcomes_are_always_requested)
 {
     Scene s;
     Reply claimed = s.host.claim(1);
@@ -346,7 +346,7 @@ UNIT_TEST(claims_and_unknown_outcomes_are_always_asked_for)
     expect(s.host.claim(1).verdict, Verdict::unavailable);
 }
 
-UNIT_TEST(what_the_store_did_not_take_is_not_kept_here)
+UNIT_TEST(a_result_that_the_store_refused_is_not_cached)
 {
     Scene s;
     Token token = s.host.claim(1).token;
@@ -372,7 +372,7 @@ UNIT_TEST(a_copy_is_confirmed_each_time_it_is_no_longer_fresh)
     }
 }
 
-UNIT_TEST(what_was_forgotten_is_gone_when_its_copy_is_no_longer_fresh)
+UNIT_TEST(a_deleted_result_is_not_found_when_its_copy_is_no_longer_fresh)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
@@ -385,7 +385,7 @@ UNIT_TEST(what_was_forgotten_is_gone_when_its_copy_is_no_longer_fresh)
     expect(again.verdict, Verdict::claimed);
     assert_false(s.host.has(1));
 
-    // nor does an outage bring it back
+    // an outage does not bring it back
     s.behind.reachable = false;
     expect(s.host.claim(1).verdict, Verdict::unavailable);
     s.behind.reachable = true;
@@ -395,7 +395,7 @@ UNIT_TEST(what_was_forgotten_is_gone_when_its_copy_is_no_longer_fresh)
     s.finds(1, second, 0);
 }
 
-UNIT_TEST(what_was_replaced_is_replaced_here)
+UNIT_TEST(a_replaced_result_is_replaced_in_the_cache)
 {
     Scene s;
     std::string result = s.host.keep(1, "result"), other = record(1, State::not_kept, 9);
@@ -413,7 +413,7 @@ UNIT_TEST(what_was_replaced_is_replaced_here)
     assert_false(s.host.has(1));
 }
 
-UNIT_TEST(an_outage_is_survived_to_the_end_of_the_result)
+UNIT_TEST(a_result_is_found_during_an_outage_until_it_expires)
 {
     Scene s;
     std::string result = s.host.keep(1, "result", 500000);
@@ -431,7 +431,7 @@ UNIT_TEST(an_outage_is_survived_to_the_end_of_the_result)
     expect(s.host.claim(1).verdict, Verdict::unavailable);
 }
 
-UNIT_TEST(what_is_no_whole_record_is_handed_on_and_not_kept)
+UNIT_TEST(an_incomplete_record_is_passed_on_and_not_cached)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
@@ -448,13 +448,13 @@ UNIT_TEST(what_is_no_whole_record_is_handed_on_and_not_kept)
         s.finds(1, result, 0);
     }
 
-    // an end that nobody knows: the store has taken it away
+    // the store has deleted the key without notice
     s.behind.write(1, result, 1);
     s.time.now += kNearFresh;
     expect(s.host.claim(1).verdict, Verdict::claimed);
 }
 
-UNIT_TEST(an_answer_counts_as_of_when_it_was_asked_for)
+UNIT_TEST(a_reply_counts_from_the_time_of_its_request)
 {
     Scene s;
     std::string result = Host(s.behind, s.time).keep(1, "result", 86400000);
@@ -472,7 +472,7 @@ UNIT_TEST(an_answer_counts_as_of_when_it_was_asked_for)
     expect(s.host.claim(1).verdict, Verdict::claimed);
 }
 
-UNIT_TEST(a_late_answer_does_not_undo_a_newer_one)
+UNIT_TEST(a_late_reply_does_not_replace_a_newer_one)
 {
     Scene s;
     Host other(s.behind, s.time);
@@ -488,7 +488,7 @@ UNIT_TEST(a_late_answer_does_not_undo_a_newer_one)
     s.finds(1, second, 0);
 }
 
-UNIT_TEST(calls_end_in_any_order_each_with_its_own)
+UNIT_TEST(calls_end_in_any_order_with_their_own_replies)
 {
     Scene s;
     std::vector<std::unique_ptr<Request>> requests;
@@ -517,7 +517,7 @@ UNIT_TEST(calls_end_in_any_order_each_with_its_own)
     }
 }
 
-UNIT_TEST(without_room_for_it_a_call_is_unavailable)
+UNIT_TEST(a_call_without_memory_is_unavailable)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
@@ -533,7 +533,7 @@ UNIT_TEST(without_room_for_it_a_call_is_unavailable)
     s.finds(1, result, 1);
 }
 
-UNIT_TEST(what_has_no_place_here_is_asked_for)
+UNIT_TEST(a_result_that_does_not_fit_is_requested)
 {
     Time time;
     Behind behind(time);
@@ -550,7 +550,7 @@ UNIT_TEST(what_has_no_place_here_is_asked_for)
         assert_int_equal(behind.asked - before, 1);
     }
 
-    // many more than it can hold: each is found, here or there
+    // many more results than fit: each is found in the cache or in the store
     for (unsigned n = 10; n < 400; n++) {
         host.keep(n, std::string(n * 10, 'y'));
     }
@@ -562,7 +562,7 @@ UNIT_TEST(what_has_no_place_here_is_asked_for)
     }
 }
 
-// One host with a near cache does as a store without.
+// One host with a near cache behaves like a store without it.
 class NearEngine : public Engine {
 public:
     Outcome claim(unsigned n, const std::string &claim, Millis lease) override
@@ -602,12 +602,12 @@ private:
     Scene scene_;
 };
 
-UNIT_TEST(a_near_cache_does_as_the_model)
+UNIT_TEST(a_near_cache_behaves_like_the_model)
 {
     follow_model_in_runs<NearEngine>(20, 5000);
 }
 
-// Two hosts, an operator who forgets, outages, answers that come late, processes that are killed: whatever a host finds was
+// Two hosts, deletions by an operator, outages, late replies, killed processes: each found result was
 // in the store within the last kNearFresh, or the store can't be reached; and it ends no later than it does there.
 class Life {
 public:
@@ -696,7 +696,7 @@ private:
         pending_.push_back({std::move(request), n, host, time_.now, behind_.reachable, at_once});
     }
 
-    // What the engine holds now is what counts, whenever its answer comes.
+    // The value that the engine holds now counts, whenever its reply arrives.
     void note_settled(const Request &request, unsigned n)
     {
         MemoryZone::Found found = behind_.peek(n);
@@ -784,7 +784,7 @@ private:
     unsigned survived_ = 0;
 };
 
-UNIT_TEST(whatever_happens_it_is_the_result_or_was_a_minute_ago)
+UNIT_TEST(a_found_result_is_or_was_in_the_store_within_a_minute)
 {
     unsigned near_hits = 0, survived = 0;
 

@@ -1,4 +1,4 @@
-// The pipeline alone: what a Redis would answer is written by hand in the tests that include this.
+// The pipeline without a Redis: the tests contain the replies of Redis.
 
 #pragma once
 
@@ -115,11 +115,11 @@ struct Harness : RedisPipeline::Events {
     {
         pipeline.open(RedisLogin(), now);
         written();
-        answer(kPong);
+        receive(kPong);
         assert_true(pipeline.ready());
     }
 
-    // What there is to write, all of it.
+    // All bytes that are to be written.
     std::string written()
     {
         std::string bytes;
@@ -139,11 +139,12 @@ struct Harness : RedisPipeline::Events {
         return bytes;
     }
 
-    void answer(std::string_view bytes) { pipeline.input(bytes, now); }
+    // Passes bytes of a reply to the pipeline.
+    void receive(std::string_view bytes) { pipeline.input(bytes, now); }
 
     bool start(Call &call) { return pipeline.start(call, now + kTimeout); }
 
-    // Starts a call and has it written.
+    // Starts a call and writes it.
     std::string send(Call &call)
     {
         assert_false(start(call));
@@ -157,7 +158,7 @@ struct Harness : RedisPipeline::Events {
         send(claim);
         now += kTimeout;
         pipeline.expire(now);
-        answer(":258\r\n");
+        receive(":258\r\n");
     }
 
     RedisScripts scripts;
@@ -171,7 +172,7 @@ struct Harness : RedisPipeline::Events {
     RedisPipeline pipeline;
 };
 
-inline std::string found_answer(const std::string &value, long long ttl)
+inline std::string found_reply(const std::string &value, long long ttl)
 {
     return "*2\r\n$" + std::to_string(value.size()) + "\r\n" + value + "\r\n:"
            + std::to_string(ttl) + "\r\n";

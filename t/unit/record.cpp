@@ -143,7 +143,7 @@ UNIT_TEST(every_shorter_or_longer_record_is_refused)
     assert_int_equal(int(fault_of(bytes + "x")), int(RecordFault::truncated));
 }
 
-UNIT_TEST(every_flipped_bit_is_noticed)
+UNIT_TEST(every_flipped_bit_is_detected)
 {
     std::string bytes = result("body", "");
 
@@ -160,7 +160,7 @@ UNIT_TEST(every_flipped_bit_is_noticed)
     }
 }
 
-// A checksum is no signature, but whoever moves a value moves it as it is.
+// A checksum is not a signature, but a moved value is moved unchanged.
 UNIT_TEST(a_record_of_another_key_is_refused)
 {
     KeyId other = kId;
@@ -189,8 +189,8 @@ UNIT_TEST(faults_have_names)
     assert_int_equal(int(fault_of(bytes.substr(0, 40))), int(RecordFault::truncated));
 }
 
-// A checksum is no signature: what could split a response is refused even
-// where the sum is right.
+// A checksum is not a signature: bytes that could split a response are refused even
+// if the checksum is correct.
 UNIT_TEST(header_injection_is_refused)
 {
     const Header bad[] = {

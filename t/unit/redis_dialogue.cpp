@@ -1,4 +1,4 @@
-// Questions to a server: what a Redis would answer is written here by hand.
+// Commands to a server: the test contains the replies of Redis.
 
 #include "cmocka.h"
 
@@ -72,7 +72,7 @@ struct Harness : RedisDialogue::Events {
     RedisDialogue dialogue{kMost, *this};
 };
 
-UNIT_TEST(answers_come_in_order)
+UNIT_TEST(replies_arrive_in_order)
 {
     Harness server;
 
@@ -132,7 +132,7 @@ UNIT_TEST(errors_are_faults)
     assert_true(std::string(server.dialogue.fault()).size() < 100);
 }
 
-UNIT_TEST(answers_are_bounded)
+UNIT_TEST(replies_are_bounded)
 {
     Harness server;
 
@@ -142,7 +142,7 @@ UNIT_TEST(answers_are_bounded)
     server.dialogue.input("a");
     assert_string_equal(server.dialogue.fault(), "its answer is too long");
 
-    // each answer anew
+    // for each reply again
     server.dialogue.open("", "");
 
     for (int i = 0; i < 10; i++) {
@@ -175,7 +175,7 @@ UNIT_TEST(answers_are_bounded)
     assert_non_null(server.dialogue.fault());
 }
 
-UNIT_TEST(nothing_comes_before_it_is_open)
+UNIT_TEST(no_reply_is_accepted_before_the_opening)
 {
     Harness server;
 

@@ -1,4 +1,4 @@
-// Large values that the pipeline to Redis tells of and fetches, and how many calls are under way at a time.
+// Large values that the pipeline to Redis announces and fetches, and how many calls are pending at a time.
 
 #include "pipeline_harness.h"
 
@@ -9,7 +9,7 @@ using namespace idempotency;
 
 namespace {
 
-UNIT_TEST(a_large_value_is_told_of_and_not_sent)
+UNIT_TEST(a_large_value_is_announced_and_not_sent)
 {
     RedisManner manner = Harness::manner_of_tests();
 
@@ -21,7 +21,7 @@ UNIT_TEST(a_large_value_is_told_of_and_not_sent)
 
     redis.greet();
     assert_true(redis.send(claim).find("$4\r\n4711\r\n") != std::string::npos);
-    redis.answer("*2\r\n$5\r\n60000\r\n:-4712\r\n");
+    redis.receive("*2\r\n$5\r\n60000\r\n:-4712\r\n");
     assert_ptr_equal(redis.rerouted_call, &claim);
     assert_int_equal(claim.found.size(), 4712);
     assert_true(redis.rerouted_deadline == redis.now + kTimeout);
@@ -35,23 +35,23 @@ UNIT_TEST(a_large_value_is_told_of_and_not_sent)
     redis.now += 1;
     assert_false(redis.pipeline.stalled());
     redis.pipeline.expire(redis.now + kTimeout - 1);
-    redis.answer("*2\r\n$5\r\n60000\r\n:-5000\r\n:0\r\n");
+    redis.receive("*2\r\n$5\r\n60000\r\n:-5000\r\n:0\r\n");
     assert_null(redis.rerouted_call);
     assert_true(late.ended_as(Verdict::unavailable));
     assert_null(redis.pipeline.fault());
 
-    // who has no room for it does not ask for it
+    // a call without memory for it does not fetch it
     TestCall refuses(Call::Kind::claim, 'd'), wrong(Call::Kind::claim, 'e');
 
     refuses.no_room = true;
     redis.send(refuses);
-    redis.answer("*2\r\n$5\r\n60000\r\n:-1000000000000\r\n");
+    redis.receive("*2\r\n$5\r\n60000\r\n:-1000000000000\r\n");
     assert_null(redis.rerouted_call);
     assert_true(refuses.ended_as(Verdict::unavailable));
     assert_null(redis.pipeline.fault());
 
     redis.send(wrong);
-    redis.answer("*2\r\n$5\r\n60000\r\n:-4711\r\n");
+    redis.receive("*2\r\n$5\r\n60000\r\n:-4711\r\n");
     assert_non_null(redis.pipeline.fault());
 }
 
@@ -62,14 +62,14 @@ std::string bulk(const std::string &value)
     return "$" + std::to_string(value.size()) + "\r\n" + value + "\r\n";
 }
 
-// A claim that has been told of a large value.
+// A claim whose reply announces a large value.
 void tell_of(TestCall &claim, Harness &redis, std::size_t size)
 {
     claim.large = size;
     claim.large_until = redis.now + 60000;
 }
 
-UNIT_TEST(a_large_value_is_fetched_for_itself)
+UNIT_TEST(a_large_value_is_fetched_by_its_own_command)
 {
     for (std::size_t size : {std::size_t(5000), std::size_t(500000)}) {
         Harness redis;
@@ -81,7 +81,7 @@ UNIT_TEST(a_large_value_is_fetched_for_itself)
         assert_true(redis.send(claim).find("*2\r\n$3\r\nGET\r\n") == 0);
         redis.send(settle);
         redis.now += 7;
-        redis.answer(bulk(value) + ":1\r\n");
+        redis.receive(bulk(value) + ":1\r\n");
         assert_true(claim.ended_as(Verdict::found));
         assert_true(claim.reply.value == value);
         assert_int_equal(claim.reply.remaining, 60000 - 7);
@@ -95,14 +95,14 @@ UNIT_TEST(a_large_value_is_fetched_for_itself)
         tell_of(slow, redis, size);
         redis.send(slow);
         for (char byte : bulk(value)) {
-            redis.answer({&byte, 1});
+            redis.receive({&byte, 1});
         }
         assert_true(slow.ended_as(Verdict::found));
         assert_true(slow.reply.value == value);
     }
 }
 
-UNIT_TEST(a_value_that_is_large_no_more_is_claimed_again)
+UNIT_TEST(a_value_that_is_no_longer_large_is_claimed_again)
 {
     for (std::string answer : {std::string("$-1\r\n"), bulk("small"), bulk(""), bulk(value_of(4999)), bulk(value_of(300000))}) {
         Harness redis;
@@ -112,7 +112,7 @@ UNIT_TEST(a_value_that_is_large_no_more_is_claimed_again)
         tell_of(claim, redis, 5000);
         redis.send(claim);
         redis.send(next);
-        redis.answer(answer + ":1\r\n");
+        redis.receive(answer + ":1\r\n");
         assert_ptr_equal(redis.rerouted_call, &claim);
         assert_int_equal(claim.large, 0);
         assert_int_equal(claim.ends, 0);
@@ -122,7 +122,7 @@ UNIT_TEST(a_value_that_is_large_no_more_is_claimed_again)
     }
 }
 
-UNIT_TEST(what_comes_of_a_fetch_otherwise)
+UNIT_TEST(other_outcomes_of_a_fetch)
 {
     Harness redis;
     TestCall late(Call::Kind::claim, 'a'), full(Call::Kind::claim, 'b'), error(Call::Kind::claim, 'c'),
@@ -136,29 +136,29 @@ UNIT_TEST(what_comes_of_a_fetch_otherwise)
     redis.send(late);
     redis.pipeline.expire(redis.now + kTimeout);
     assert_true(late.ended_as(Verdict::unavailable));
-    redis.answer(bulk(value_of(5000)));
+    redis.receive(bulk(value_of(5000)));
     assert_int_equal(late.ends, 1);
     assert_null(redis.rerouted_call);
 
     full.no_room = true;
     redis.send(full);
-    redis.answer(bulk(value_of(5000)));
+    redis.receive(bulk(value_of(5000)));
     assert_true(full.ended_as(Verdict::unavailable));
 
     redis.send(error);
-    redis.answer("-WRONGTYPE Operation against a key\r\n");
+    redis.receive("-WRONGTYPE Operation against a key\r\n");
     assert_true(error.ended_as(Verdict::unavailable));
     assert_null(redis.rerouted_call);
     assert_null(redis.pipeline.fault());
 
     redis.send(wrong);
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_true(wrong.ended_as(Verdict::unavailable));
     assert_non_null(redis.pipeline.fault());
 }
 
-// What is under way is bounded, so that Redis need not keep many large answers.
-UNIT_TEST(no_more_than_so_many_are_under_way)
+// The number of pending calls is limited, so that Redis need not keep many large replies.
+UNIT_TEST(the_number_of_pending_calls_is_limited)
 {
     RedisManner manner = Harness::manner_of_tests();
 
@@ -177,11 +177,11 @@ UNIT_TEST(no_more_than_so_many_are_under_way)
     assert_int_equal(count_of(redis.written(), "EVALSHA"), 2);
 
     // a script that is to be sent along takes the place that it had
-    redis.answer(kNoScript);
+    redis.receive(kNoScript);
     assert_int_equal(count_of(redis.written(), "$4\r\nEVAL\r\n"), 1);
 
-    // "three", and "four", which comes behind it but needs no room
-    redis.answer(":0\r\n");
+    // "three", and "four", which follows it but needs no slot
+    redis.receive(":0\r\n");
     assert_true(two.ended_as(Verdict::lost));
     assert_int_equal(count_of(redis.written(), "EVALSHA"), 2);
 
@@ -189,27 +189,27 @@ UNIT_TEST(no_more_than_so_many_are_under_way)
     assert_false(redis.start(six));
     assert_true(redis.written().empty());
 
-    // one that waits ends at its deadline, like any; one that is late is still under way
+    // a waiting call ends at its deadline, like any call; a late call is still pending
     redis.pipeline.expire(1100);
     assert_true(one.ended_as(Verdict::unavailable));
     assert_true(three.ended_as(Verdict::unavailable));
     assert_true(five.ended_as(Verdict::unavailable));
     assert_int_equal(six.ends, 0);
 
-    redis.answer(":7\r\n");
+    redis.receive(":7\r\n");
 
     std::string bytes = redis.written();
 
     assert_int_equal(count_of(bytes, "EVALSHA"), 2);
     assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
 
-    redis.answer(":0\r\n");
+    redis.receive(":0\r\n");
     assert_non_null(redis.pipeline.fault());
     redis.pipeline.close();
     assert_true(six.ended_as(Verdict::unavailable));
 }
 
-UNIT_TEST(what_waits_for_room_goes_to_the_next_connection)
+UNIT_TEST(a_call_that_waits_for_its_turn_goes_to_the_next_connection)
 {
     RedisManner manner = Harness::manner_of_tests();
 
@@ -228,12 +228,12 @@ UNIT_TEST(what_waits_for_room_goes_to_the_next_connection)
     redis.pipeline.open(RedisLogin(), redis.now);
     redis.written();
     redis.start(three);
-    redis.answer(kPong);
+    redis.receive(kPong);
     assert_int_equal(count_of(redis.written(), "EVALSHA"), 1);
-    redis.answer(":5\r\n");
+    redis.receive(":5\r\n");
     assert_true(two.ended_as(Verdict::claimed));
     assert_int_equal(count_of(redis.written(), "EVALSHA"), 1);
-    redis.answer(":6\r\n");
+    redis.receive(":6\r\n");
     assert_true(three.ended_as(Verdict::claimed));
 }
 

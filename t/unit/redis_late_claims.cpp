@@ -16,12 +16,12 @@ using namespace idempotency;
 
 namespace {
 
-// A Redis that does what the scripts would do, answers when it is told to, and fails as it likes.
+// A simulated Redis with the effects of the scripts, which replies on command and fails at random.
 class Stranger {
 public:
     Stranger(const RedisScripts &scripts, std::mt19937 &random) : scripts_(scripts), random_(random) {}
 
-    // Carries out what has come whole.
+    // Executes the complete commands.
     void take(const std::string &bytes)
     {
         input_ += bytes;
@@ -33,7 +33,7 @@ public:
         }
     }
 
-    // Some of the bytes that it has to say.
+    // Some of the bytes of its replies.
     std::string say(std::size_t most)
     {
         std::string bytes;
@@ -146,7 +146,7 @@ private:
         }
 
         if (fault <= 5) {
-            return {fault == 5 ? found_answer(std::string(random_() % 40000, 'v'), 5) : "*2\r\n$2\r\n30\r\n:-2\r\n"};
+            return {fault == 5 ? found_reply(std::string(random_() % 40000, 'v'), 5) : "*2\r\n$2\r\n30\r\n:-2\r\n"};
         }
 
         Token token = words[6].empty() ? ++last_ : token_in(words[6]);
@@ -198,9 +198,9 @@ UNIT_TEST(a_claim_that_was_granted_is_held_or_released)
         auto hear = [&](std::size_t most) {
             std::string bytes = stranger.say(most);
 
-            // in pieces: an event that hands a call back is told of before the next one
+            // in pieces: an event that returns a call is reported before the next one
             for (char byte : bytes) {
-                redis.answer({&byte, 1});
+                redis.receive({&byte, 1});
                 hand_back();
             }
         };
@@ -257,7 +257,7 @@ UNIT_TEST(a_claim_that_was_granted_is_held_or_released)
             }
         }
 
-        // Redis comes to itself
+        // Redis recovers
         stranger.behaves = true;
 
         for (int i = 0; i < 10 || !redis.pipeline.idle(); i++) {
@@ -292,7 +292,7 @@ UNIT_TEST(a_claim_that_was_granted_is_held_or_released)
         released += stranger.told.size() - got.size();
     }
 
-    // that it comes to what it is about
+    // the test has covered the interesting cases
     print_message("%zu held, %zu released\n", held, released);
     assert_true(held > 3000 && released > 1000);
 }

@@ -1,4 +1,4 @@
-// Calls of the pipeline to Redis that another node of a cluster is to have.
+// Calls of the pipeline to Redis that are redirected to another node of a cluster.
 
 #include "pipeline_harness.h"
 
@@ -22,11 +22,11 @@ UNIT_TEST(a_redirected_call_is_handed_over)
     redis.send(settle);
     redis.send(release);
 
-    redis.answer("-MOVED 3999 127.0.0.1:6381\r\n");
+    redis.receive("-MOVED 3999 127.0.0.1:6381\r\n");
     assert_ptr_equal(redis.redirected_call, &claim);
-    redis.answer("-ASK 16383 ::1:6382\r\n");
+    redis.receive("-ASK 16383 ::1:6382\r\n");
     assert_ptr_equal(redis.redirected_call, &settle);
-    redis.answer("-MOVED 5 :6383\r\n");
+    redis.receive("-MOVED 5 :6383\r\n");
     assert_ptr_equal(redis.redirected_call, &release);
 
     assert_string_equal(redis.redirects.c_str(),
@@ -47,7 +47,7 @@ UNIT_TEST(a_redirection_without_a_target_is_an_error)
     redis.greet();
     redis.send(claim);
     redis.send(other);
-    redis.answer("-MOVED 16384 host:1\r\n-MOVED 1 " + std::string(300, 'h') + ":1\r\n");
+    redis.receive("-MOVED 16384 host:1\r\n-MOVED 1 " + std::string(300, 'h') + ":1\r\n");
     assert_true(claim.ended_as(Verdict::unavailable));
     assert_true(other.ended_as(Verdict::unavailable));
     assert_string_equal(redis.errors.c_str(), "claim MOVED key;claim MOVED key;");
@@ -55,7 +55,7 @@ UNIT_TEST(a_redirection_without_a_target_is_an_error)
     assert_null(redis.pipeline.fault());
 }
 
-// It was not carried out, and nobody waits for it.
+// It was not executed, and no call waits for it.
 UNIT_TEST(a_late_redirection_is_dropped)
 {
     RedisManner manner = Harness::manner_of_tests();
@@ -71,7 +71,7 @@ UNIT_TEST(a_late_redirection_is_dropped)
     redis.send(claim);
     redis.pipeline.expire(redis.now + kTimeout);
     assert_true(claim.ended_as(Verdict::unavailable));
-    redis.answer("-MOVED 1 host:7\r\n-MOVED 1 host:7\r\n");
+    redis.receive("-MOVED 1 host:7\r\n-MOVED 1 host:7\r\n");
     assert_string_equal(redis.redirects.c_str(), "");
     assert_string_equal(redis.errors.c_str(), "");
     assert_true(redis.pipeline.idle() && !redis.pipeline.stalled());
@@ -87,32 +87,32 @@ UNIT_TEST(asking_comes_before_each_command)
     assert_false(redis.pipeline.start(waits, redis.now + kTimeout, true));
     redis.pipeline.open(RedisLogin(), redis.now);
     redis.written();
-    redis.answer(kPong);
+    redis.receive(kPong);
     assert_int_equal(redis.written().rfind(asking + "*5\r\n$7\r\nEVALSHA\r\n", 0), 0);
-    redis.answer("+OK\r\n");
+    redis.receive("+OK\r\n");
     assert_int_equal(waits.ends, 0);
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_true(waits.ended_as(Verdict::done));
 
     assert_false(redis.pipeline.start(claim, redis.now + kTimeout, true));
     assert_int_equal(redis.written().rfind(asking + "*8\r\n$7\r\nEVALSHA\r\n", 0), 0);
-    redis.answer("+OK\r\n");
-    redis.answer(kNoScript);
+    redis.receive("+OK\r\n");
+    redis.receive(kNoScript);
     assert_int_equal(redis.written().rfind(asking + "*8\r\n$4\r\nEVAL\r\n", 0), 0);
-    redis.answer("+OK\r\n:7\r\n");
+    redis.receive("+OK\r\n:7\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
     assert_string_equal(redis.errors.c_str(), "");
 
     assert_false(redis.pipeline.start(refused, redis.now + kTimeout, true));
     redis.written();
-    redis.answer("-NOPERM no permissions\r\n-MOVED 1 host:7\r\n");
+    redis.receive("-NOPERM no permissions\r\n-MOVED 1 host:7\r\n");
     assert_ptr_equal(redis.redirected_call, &refused);
     assert_string_equal(redis.errors.c_str(), "ASKING NOPERM;");
     assert_true(redis.pipeline.idle());
     assert_null(redis.pipeline.fault());
 }
 
-UNIT_TEST(an_asking_is_answered_with_a_status_after_it_was_sent)
+UNIT_TEST(the_reply_to_asking_is_a_status_after_it_was_sent)
 {
     for (bool early : {false, true}) {
         Harness redis;
@@ -125,7 +125,7 @@ UNIT_TEST(an_asking_is_answered_with_a_status_after_it_was_sent)
             redis.written();
         }
 
-        redis.answer(early ? "+OK\r\n" : ":1\r\n");
+        redis.receive(early ? "+OK\r\n" : ":1\r\n");
         assert_non_null(redis.pipeline.fault());
         assert_int_equal(claim.ends, 0);
         redis.pipeline.close();

@@ -1,4 +1,4 @@
-// When a question is asked again.
+// When a request to a server is repeated.
 
 #include "cmocka.h"
 
@@ -25,16 +25,16 @@ UNIT_TEST(the_first_time_is_at_once)
         assert_true(pace.hurry(5, any()) <= 10);
         pace.asked(10);
         assert_in_range(pace.hurry(10, any()), 50, 100);
-        // what has passed counts
+        // the time that has passed counts
         assert_in_range(pace.hurry(50, any()), 10, 60);
         assert_int_equal(pace.hurry(150, any()), 0);
-        // after a calm it is the first time again
+        // after a calm period the first request is made at once again
         assert_true(pace.hurry(3010, any()) <= 10);
     }
 }
 
-// Ten seconds in which each question has a reason.
-UNIT_TEST(many_reasons_make_few_questions)
+// Ten seconds with a reason at each time.
+UNIT_TEST(many_reasons_make_few_requests)
 {
     for (int run = 0; run < 100; run++) {
         RedisPace pace;
@@ -66,13 +66,13 @@ UNIT_TEST(pauses_grow_and_end)
         now += pause;
     }
 
-    // the pauses start over after a calm
+    // the pauses start again after a calm period
     now += 3000;
     pace.asked(now);
     assert_in_range(pace.hurry(now, any()), 50, 100);
 }
 
-UNIT_TEST(without_a_reason_it_is_seldom)
+UNIT_TEST(without_a_reason_requests_are_rare)
 {
     for (int i = 0; i < 1000; i++) {
         assert_in_range(RedisPace::term(any()), 15000, 30000);

@@ -1,4 +1,4 @@
-// The pipeline to Redis: greetings, calls and their answers, what is late, what is garbage.
+// The pipeline to Redis: greetings, calls and their replies, late replies, and garbage.
 
 #include "pipeline_harness.h"
 
@@ -27,15 +27,15 @@ UNIT_TEST(calls_wait_for_the_greeting)
     assert_true(redis.written() == "*3\r\n$4\r\nAUTH\r\n$3\r\napp\r\n$7\r\nse cret\r\n"
                                    "*2\r\n$6\r\nSELECT\r\n$2\r\n12\r\n"
                                    "*1\r\n$4\r\nPING\r\n");
-    redis.answer("+OK\r\n+OK\r\n");
+    redis.receive("+OK\r\n+OK\r\n");
     assert_true(redis.written().empty());
     assert_int_equal(redis.greetings, 0);
 
-    redis.answer(kPong);
+    redis.receive(kPong);
     assert_int_equal(redis.greetings, 1);
     assert_true(redis.written().find("EVALSHA") != std::string::npos);
 
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_true(call.ended_as(Verdict::done));
     assert_true(redis.pipeline.idle());
 }
@@ -50,7 +50,7 @@ UNIT_TEST(a_refused_greeting_is_a_fault_and_sends_nothing)
     assert_false(redis.start(call));
     redis.pipeline.open(login, redis.now);
     redis.written();
-    redis.answer("-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+    redis.receive("-WRONGPASS invalid username-password pair or user is disabled.\r\n");
 
     assert_non_null(redis.pipeline.fault());
     assert_string_equal(redis.errors.c_str(), "AUTH WRONGPASS;");
@@ -62,7 +62,7 @@ UNIT_TEST(a_refused_greeting_is_a_fault_and_sends_nothing)
     assert_true(call.ended_as(Verdict::unavailable));
 }
 
-UNIT_TEST(a_connection_that_is_left_ends_what_it_has_begun)
+UNIT_TEST(a_closed_connection_ends_the_calls_that_it_has_begun)
 {
     Harness redis;
     TestCall sent(Call::Kind::release, 'a'), late(Call::Kind::release, 'b'),
@@ -77,7 +77,7 @@ UNIT_TEST(a_connection_that_is_left_ends_what_it_has_begun)
     assert_true(redis.written().empty());
     assert_false(redis.pipeline.drained());
 
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_true(sent.ended_as(Verdict::done));
     assert_true(redis.written().empty());
     assert_false(redis.pipeline.drained());
@@ -87,17 +87,17 @@ UNIT_TEST(a_connection_that_is_left_ends_what_it_has_begun)
     assert_true(late.ended_as(Verdict::unavailable));
     assert_true(redis.pipeline.drained());
 
-    // what came later goes to the next one
+    // later calls go to the next connection
     redis.pipeline.close();
     redis.pipeline.open(RedisLogin(), redis.now);
     redis.written();
-    redis.answer(kPong);
+    redis.receive(kPong);
     assert_int_equal(count_of(redis.written(), "EVALSHA"), 1);
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_true(kept.ended_as(Verdict::done));
 }
 
-UNIT_TEST(a_master_is_greeted_where_one_is_wanted)
+UNIT_TEST(the_greeting_checks_for_a_master_if_required)
 {
     const struct {
         const char *answer;
@@ -124,7 +124,7 @@ UNIT_TEST(a_master_is_greeted_where_one_is_wanted)
         login.master_only = true;
         redis.pipeline.open(login, redis.now);
         assert_true(redis.written() == "*1\r\n$4\r\nROLE\r\n*1\r\n$4\r\nPING\r\n");
-        redis.answer(each.answer);
+        redis.receive(each.answer);
 
         if (each.fault != nullptr) {
             assert_string_equal(redis.pipeline.fault(), each.fault);
@@ -132,7 +132,7 @@ UNIT_TEST(a_master_is_greeted_where_one_is_wanted)
             assert_null(redis.pipeline.fault());
         }
 
-        redis.answer(kPong);
+        redis.receive(kPong);
         assert_int_equal(redis.greetings, each.fault == nullptr);
     }
 }
@@ -145,7 +145,7 @@ UNIT_TEST(an_error_is_named_without_its_text)
     redis.greet();
     redis.send(one);
     redis.send(two);
-    redis.answer("-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+    redis.receive("-OOM command not allowed when used memory > 'maxmemory'.\r\n"
                  "-secret arguments repeated\r\n");
 
     assert_true(one.ended_as(Verdict::unavailable));
@@ -154,7 +154,7 @@ UNIT_TEST(an_error_is_named_without_its_text)
     assert_null(redis.pipeline.fault());
 }
 
-// What a user may not call has the code of an error of the script.
+// A forbidden command has the code of an error of the script.
 UNIT_TEST(a_command_that_is_forbidden_in_a_script_is_named)
 {
     Harness redis;
@@ -163,14 +163,14 @@ UNIT_TEST(a_command_that_is_forbidden_in_a_script_is_named)
     redis.greet();
     redis.send(one);
     redis.send(two);
-    redis.answer("-ERR The user executing the script can't run this command or subcommand script: 1\r\n"
+    redis.receive("-ERR The user executing the script can't run this command or subcommand script: 1\r\n"
                  "-ERR ACL failure in script: User shop has no permissions to run the 'del' command\r\n");
 
     assert_true(one.ended_as(Verdict::unavailable));
     assert_string_equal(redis.errors.c_str(), "release NOPERM key;release NOPERM key;");
 }
 
-UNIT_TEST(answers_go_to_their_calls_in_order)
+UNIT_TEST(replies_go_to_their_calls_in_order)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), taken(Call::Kind::claim, 'b'),
@@ -188,9 +188,9 @@ UNIT_TEST(answers_go_to_their_calls_in_order)
 
     redis.written();
 
-    // byte by byte: an answer may come in any pieces
-    for (char byte : ":1700000000000001\r\n" + found_answer(value, 4321) + ":0\r\n:1\r\n") {
-        redis.answer({&byte, 1});
+    // byte by byte: a reply may arrive in any pieces
+    for (char byte : ":1700000000000001\r\n" + found_reply(value, 4321) + ":0\r\n:1\r\n") {
+        redis.receive({&byte, 1});
     }
 
     assert_true(claim.ended_as(Verdict::claimed));
@@ -204,7 +204,7 @@ UNIT_TEST(answers_go_to_their_calls_in_order)
     assert_true(release.ended_as(Verdict::done));
 }
 
-UNIT_TEST(a_value_without_room_is_unavailable)
+UNIT_TEST(a_value_without_memory_is_unavailable)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
@@ -212,7 +212,7 @@ UNIT_TEST(a_value_without_room_is_unavailable)
     redis.greet();
     claim.no_room = true;
     redis.send(claim);
-    redis.answer(found_answer("value", 1));
+    redis.receive(found_reply("value", 1));
     assert_true(claim.ended_as(Verdict::unavailable));
     assert_null(redis.pipeline.fault());
 }
@@ -224,13 +224,13 @@ UNIT_TEST(a_key_without_expiry_is_found)
 
     redis.greet();
     redis.send(claim);
-    redis.answer(found_answer("", -1));
+    redis.receive(found_reply("", -1));
     assert_true(claim.ended_as(Verdict::found));
     assert_true(claim.reply.value.empty());
     assert_true(claim.reply.remaining == 0);
 }
 
-UNIT_TEST(a_claim_may_want_its_token)
+UNIT_TEST(a_claim_may_name_its_token)
 {
     Harness redis;
     TestCall plain(Call::Kind::claim, 'a'), wants(Call::Kind::claim, 'b'),
@@ -244,15 +244,15 @@ UNIT_TEST(a_claim_may_want_its_token)
     wants.token = late.token = token;
     assert_true(redis.send(wants).find("$5\r\n30000\r\n" + bytes + "$1\r\n0\r\n")
                 != std::string::npos);
-    redis.answer(":1\r\n:1\r\n");
+    redis.receive(":1\r\n:1\r\n");
     assert_true(plain.reply.token == 1);
     assert_true(wants.ended_as(Verdict::claimed));
     assert_true(wants.reply.token == token);
 
-    // it is known even where the call is not any more
+    // the token is known even if the call no longer exists
     redis.send(late);
     redis.pipeline.expire(redis.now + kTimeout);
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_true(redis.written().find(bytes) != std::string::npos);
 }
 
@@ -285,7 +285,7 @@ UNIT_TEST(large_pieces_are_sent_in_place)
     assert_true(bytes.compare(bytes.size() - expected.size(), expected.size(), expected) == 0);
 }
 
-UNIT_TEST(a_late_answer_is_read_and_dropped)
+UNIT_TEST(a_late_reply_is_read_and_dropped)
 {
     Harness redis;
     TestCall early(Call::Kind::claim, 'a'), late(Call::Kind::release, 'b'),
@@ -306,15 +306,15 @@ UNIT_TEST(a_late_answer_is_read_and_dropped)
     assert_true(redis.start(refused));
     assert_true(refused.reply.verdict == Verdict::unavailable);
 
-    // the first call is gone by now: its answer must not touch it
+    // the first call no longer exists: its reply must not access it
     early.found = "untouched";
-    redis.answer(found_answer("somebody's", 9) + ":1\r\n");
+    redis.receive(found_reply("somebody's", 9) + ":1\r\n");
     assert_string_equal(early.found.c_str(), "untouched");
     assert_true(late.ended_as(Verdict::done));
     assert_false(redis.pipeline.stalled());
 
     redis.send(after);
-    redis.answer(":0\r\n");
+    redis.receive(":0\r\n");
     assert_true(after.ended_as(Verdict::lost));
 }
 
@@ -331,21 +331,21 @@ UNIT_TEST(a_claim_that_is_granted_late_is_released)
                 != std::string::npos);
     assert_true(bytes.find(std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)) != std::string::npos);
     assert_false(redis.pipeline.idle());
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_true(redis.pipeline.idle());
 }
 
-// Its value came in time, the rest of it when the call and its room were gone.
-UNIT_TEST(half_an_answer_does_not_outlive_its_call)
+// Its value arrived in time, the rest of the reply when the call and its memory no longer existed.
+UNIT_TEST(the_rest_of_a_reply_is_dropped_after_the_end_of_its_call)
 {
     Harness redis;
     auto *claim = new TestCall(Call::Kind::claim, 'a');
     TestCall next(Call::Kind::release, 'b');
-    std::string answer = found_answer(std::string(300000, 'x'), 9);
+    std::string answer = found_reply(std::string(300000, 'x'), 9);
 
     redis.greet();
     redis.send(*claim);
-    redis.answer(answer.substr(0, answer.size() - 4));
+    redis.receive(answer.substr(0, answer.size() - 4));
     assert_int_equal(claim->found.size(), 300000);
 
     redis.now += kTimeout;
@@ -353,37 +353,37 @@ UNIT_TEST(half_an_answer_does_not_outlive_its_call)
     assert_true(claim->ended_as(Verdict::unavailable));
     delete claim;
 
-    redis.answer(answer.substr(answer.size() - 4));
+    redis.receive(answer.substr(answer.size() - 4));
     assert_null(redis.pipeline.fault());
     redis.send(next);
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_true(next.ended_as(Verdict::done));
 }
 
-// The rest of a value must not go where its first half went.
-UNIT_TEST(half_a_value_does_not_outlive_its_call)
+// The rest of a value must not be written behind its first half.
+UNIT_TEST(the_rest_of_a_value_is_dropped_after_the_end_of_its_call)
 {
     for (bool closed : {false, true}) {
         Harness redis;
         TestCall claim(Call::Kind::claim, 'a'), next(Call::Kind::claim, 'b');
         std::string value = std::string(50000, 'x') + std::string(50000, 'y');
-        std::string answer = found_answer(value, 9);
+        std::string answer = found_reply(value, 9);
 
         redis.greet();
         redis.send(claim);
-        redis.answer(answer.substr(0, 50000));
+        redis.receive(answer.substr(0, 50000));
         assert_true(claim.found.size() == value.size() && claim.found[0] == 'x');
 
         if (closed) {
             redis.pipeline.close();
             redis.greet();
             redis.send(next);
-            redis.answer(answer);
+            redis.receive(answer);
         } else {
             redis.pipeline.expire(redis.now + kTimeout);
-            redis.answer(answer.substr(50000));
+            redis.receive(answer.substr(50000));
             redis.send(next);
-            redis.answer(answer);
+            redis.receive(answer);
         }
 
         assert_true(claim.ended_as(Verdict::unavailable));
@@ -413,7 +413,7 @@ UNIT_TEST(a_stall_ends_with_the_connection)
     assert_int_equal(claim.ends, 1);
 }
 
-UNIT_TEST(what_could_not_be_written_in_time_is_not_left_half_written)
+UNIT_TEST(a_command_that_was_not_written_in_time_is_not_sent_partially)
 {
     Harness redis;
     TestCall settle(Call::Kind::settle, 'a');
@@ -457,7 +457,7 @@ UNIT_TEST(a_missing_script_is_sent_along)
     claim.set_value("the claim");
     redis.send(claim);
     redis.send(release);
-    redis.answer(kNoScript);
+    redis.receive(kNoScript);
 
     std::string bytes = redis.written();
 
@@ -465,11 +465,11 @@ UNIT_TEST(a_missing_script_is_sent_along)
     assert_true(bytes.find(std::string(script_text(RedisScript::claim))) != std::string::npos);
     assert_true(bytes.find("$9\r\nthe claim\r\n") != std::string::npos);
 
-    redis.answer(":0\r\n");
+    redis.receive(":0\r\n");
     assert_true(release.ended_as(Verdict::lost));
     assert_int_equal(claim.ends, 0);
 
-    redis.answer(":7\r\n");
+    redis.receive(":7\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
     assert_string_equal(redis.errors.c_str(), "");
 }
@@ -481,9 +481,9 @@ UNIT_TEST(a_script_is_sent_along_once)
 
     redis.greet();
     redis.send(release);
-    redis.answer(kNoScript);
+    redis.receive(kNoScript);
     redis.written();
-    redis.answer(kNoScript);
+    redis.receive(kNoScript);
     assert_true(release.ended_as(Verdict::unavailable));
     assert_true(redis.written().empty());
     assert_string_equal(redis.errors.c_str(), "release NOSCRIPT key;");
@@ -497,7 +497,7 @@ UNIT_TEST(a_late_command_is_not_sent_again)
     redis.greet();
     redis.send(claim);
     redis.pipeline.expire(1100);
-    redis.answer(kNoScript);
+    redis.receive(kNoScript);
     assert_true(redis.written().empty());
     assert_true(redis.pipeline.idle());
 }
@@ -518,59 +518,59 @@ UNIT_TEST(garbage_ends_everything)
         redis.greet();
         redis.send(first);
         redis.send(second);
-        redis.answer(bytes);
+        redis.receive(bytes);
 
         if (redis.pipeline.fault() == nullptr) {
             fail_msg("taken for an answer: %s", bytes.c_str());
         }
 
-        redis.answer(":1\r\n");
+        redis.receive(":1\r\n");
         redis.pipeline.close();
         assert_true(first.ended_as(Verdict::unavailable));
         assert_true(second.ended_as(Verdict::unavailable));
     }
 }
 
-UNIT_TEST(an_answer_that_nobody_asked_for_is_garbage)
+UNIT_TEST(a_reply_without_a_command_is_garbage)
 {
     Harness redis;
     TestCall release(Call::Kind::release, 'b');
 
     redis.greet();
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_non_null(redis.pipeline.fault());
     assert_true(redis.start(release));
 }
 
-UNIT_TEST(an_answer_before_its_command_is_garbage)
+UNIT_TEST(a_reply_before_its_command_is_garbage)
 {
     Harness redis;
     TestCall release(Call::Kind::release, 'b');
 
     redis.greet();
     assert_false(redis.start(release));
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_non_null(redis.pipeline.fault());
     assert_true(release.ended_as(Verdict::unavailable));
     assert_true(redis.written().empty());
 }
 
-UNIT_TEST(half_an_answer_is_nothing)
+UNIT_TEST(an_incomplete_reply_has_no_effect)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), next(Call::Kind::release, 'b');
 
     redis.greet();
     redis.send(claim);
-    redis.answer("*2\r\n$5\r\nval");
+    redis.receive("*2\r\n$5\r\nval");
     redis.pipeline.close();
     assert_true(claim.ended_as(Verdict::unavailable));
     assert_true(claim.reply.value.empty());
 
-    // the next connection begins with a clean slate
+    // the next connection begins with a new parser
     redis.greet();
     redis.send(next);
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_true(next.ended_as(Verdict::done));
 }
 
@@ -588,10 +588,10 @@ UNIT_TEST(a_call_may_start_another_from_its_end)
 
     redis.greet();
     redis.send(claim);
-    redis.answer(":9\r\n");
+    redis.receive(":9\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
     redis.written();
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_true(release.ended_as(Verdict::done));
 
     // at the end of a connection it waits for the next one
@@ -628,14 +628,14 @@ UNIT_TEST(renewals_share_commands)
     assert_true(bytes.find("*6\r\n$7\r\nEVALSHA") != std::string::npos);
 
     // without the script the leases are still known
-    redis.answer(kNoScript);
+    redis.receive(kNoScript);
     assert_int_equal(redis.written().rfind(head + "$4\r\nEVAL\r\n", 0), 0);
-    redis.answer(":1\r\n:64\r\n");
+    redis.receive(":1\r\n:64\r\n");
     assert_true(redis.pipeline.idle());
     assert_null(redis.pipeline.fault());
 }
 
-UNIT_TEST(a_renewal_is_for_one_key_where_there_are_slots)
+UNIT_TEST(a_renewal_is_for_one_key_in_a_cluster)
 {
     RedisManner manner = Harness::manner_of_tests();
 
@@ -649,7 +649,7 @@ UNIT_TEST(a_renewal_is_for_one_key_where_there_are_slots)
     redis.pipeline.renew(leases.data(), leases.size(), redis.now);
     assert_int_equal(count_of(redis.written(), "*6\r\n$7\r\nEVALSHA"), 3);
 
-    redis.answer(":1\r\n-MOVED 3 host:7\r\n:0\r\n");
+    redis.receive(":1\r\n-MOVED 3 host:7\r\n:0\r\n");
     assert_string_equal(redis.redirects.c_str(), "moved 3 to host 7 lease 7;");
     assert_true(redis.pipeline.idle());
     assert_null(redis.pipeline.fault());

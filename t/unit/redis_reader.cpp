@@ -1,4 +1,4 @@
-// The reader alone: streams of answers, cut in every way.
+// The reader: streams of replies, cut in every way.
 
 #include "cmocka.h"
 
@@ -35,12 +35,12 @@ struct Harness : RedisReader::Sink {
         return place.get();
     }
 
-    // False where it is not the protocol.
+    // False if the bytes violate the protocol.
     bool feed(std::string_view bytes)
     {
         RedisReader::Result result;
 
-        // a copy of its own: nothing may hold on to it
+        // a separate copy: no pointer to it may be kept
         std::vector<char> copy(bytes.begin(), bytes.end());
 
         bytes = {copy.data(), copy.size()};
@@ -145,7 +145,7 @@ Stream short_stream()
     return stream;
 }
 
-// With values on both sides of what is large.
+// With values below and above the limit of large values.
 Stream long_stream()
 {
     Stream stream = short_stream();
@@ -165,7 +165,7 @@ void expect(const Harness &harness, const Stream &stream)
     assert_true(harness.values == stream.values);
 }
 
-UNIT_TEST(answers_come_in_two_pieces)
+UNIT_TEST(replies_in_two_pieces_are_read)
 {
     Stream stream = short_stream();
 
@@ -178,7 +178,7 @@ UNIT_TEST(answers_come_in_two_pieces)
     }
 }
 
-UNIT_TEST(answers_come_byte_by_byte)
+UNIT_TEST(replies_are_read_byte_by_byte)
 {
     Stream stream = long_stream();
     Harness harness;
@@ -190,7 +190,7 @@ UNIT_TEST(answers_come_byte_by_byte)
     expect(harness, stream);
 }
 
-UNIT_TEST(answers_come_in_any_pieces)
+UNIT_TEST(replies_in_any_pieces_are_read)
 {
     Stream stream = long_stream();
     std::mt19937 random(20251130);
@@ -211,7 +211,7 @@ UNIT_TEST(answers_come_in_any_pieces)
     }
 }
 
-UNIT_TEST(a_refused_value_is_passed_over)
+UNIT_TEST(a_refused_value_is_skipped)
 {
     for (std::size_t size : {std::size_t(0), std::size_t(100), kLarge - 1, kLarge, 10 * kLarge}) {
         Harness harness;
@@ -223,8 +223,8 @@ UNIT_TEST(a_refused_value_is_passed_over)
     }
 }
 
-// The rest of the value must not touch what is gone.
-UNIT_TEST(a_value_may_lose_its_place)
+// The rest of the value must not access removed memory.
+UNIT_TEST(the_memory_of_a_value_may_be_removed)
 {
     Harness harness;
     std::string answer = pair_of(bytes_of(2 * kLarge), 3);
@@ -259,7 +259,7 @@ UNIT_TEST(a_new_stream_begins_anew)
     }
 }
 
-UNIT_TEST(what_is_not_the_protocol)
+UNIT_TEST(bytes_that_violate_the_protocol)
 {
     const std::string garbage[] = {
         "hello\r\n", "*0\r\n", "*1\r\n:1\r\n", "*2\r\n:1\r\n", "*2\r\n*2\r\n", "*2\r\n$-1\r\n:1\r\n", "*2\r\n+a\r\n",
@@ -287,7 +287,7 @@ UNIT_TEST(what_is_not_the_protocol)
     }
 }
 
-// What is in use, also in pieces of memory of their own.
+// The used memory, also in separate allocations.
 std::size_t memory_in_use()
 {
     struct mallinfo2 info = mallinfo2();
@@ -295,8 +295,8 @@ std::size_t memory_in_use()
     return info.uordblks + info.hblkhd;
 }
 
-// A stream that has no end costs no memory.
-UNIT_TEST(only_so_much_is_kept)
+// An endless stream uses no memory.
+UNIT_TEST(the_used_memory_is_limited)
 {
     const std::string endless[] = {
         "-", "+", ":", "*2\r\n$3\r\nabc\r\n:", "*3\r\n$9999999\r\n", "*2\r\n$7\r\nvalue: \r\n$9999999\r\n",

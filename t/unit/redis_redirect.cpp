@@ -54,7 +54,7 @@ UNIT_TEST(the_longest_host)
     assert_false(parse_redis_redirect("MOVED 1 h" + host + ":6379", read));
 }
 
-UNIT_TEST(what_is_no_redirection)
+UNIT_TEST(replies_that_are_not_redirections)
 {
     const std::string cases[] = {
         "", "MOVED", "MOVED ", "MOVED 1", "MOVED 1 ", "MOVED 1 host", "MOVED 1 host:",

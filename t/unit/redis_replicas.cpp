@@ -1,4 +1,4 @@
-// What the pipeline to Redis holds until replicas have it.
+// Calls that the pipeline to Redis holds until replicas have them.
 
 #include "pipeline_harness.h"
 
@@ -25,23 +25,23 @@ bool ends_with(const std::string &text, const std::string &end)
     return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
-// A connection on which there have been replicas enough.
+// A connection on which there were enough replicas.
 void greet_with_replicas(Harness &redis)
 {
     TestCall claim(Call::Kind::claim, 'z');
 
     redis.greet();
 
-    // as long as that is not known
+    // while the number of replicas is not known
     assert_int_equal(count_of(redis.send(claim), "WAIT"), 0);
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_int_equal(claim.ends, 0);
     assert_true(redis.written() == kWait);
-    redis.answer(":2\r\n");
+    redis.receive(":2\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
 }
 
-UNIT_TEST(what_changes_a_key_waits_for_the_replicas)
+UNIT_TEST(calls_that_change_a_key_wait_for_the_replicas)
 {
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), found(Call::Kind::claim, 'c'),
@@ -50,14 +50,14 @@ UNIT_TEST(what_changes_a_key_waits_for_the_replicas)
 
     greet_with_replicas(redis);
 
-    // nobody waits for what these come to
+    // no call waits for the replies to these
     redis.pipeline.renew(&lease, 1, redis.now);
     redis.start(release);
     assert_int_equal(count_of(redis.written(), "WAIT"), 0);
-    redis.answer(":1\r\n:1\r\n");
+    redis.receive(":1\r\n:1\r\n");
     assert_true(release.ended_as(Verdict::done));
 
-    // one for all
+    // one WAIT for all
     for (TestCall *call : {&claim, &settle, &found, &lost}) {
         assert_false(redis.start(*call));
     }
@@ -67,13 +67,13 @@ UNIT_TEST(what_changes_a_key_waits_for_the_replicas)
     assert_true(ends_with(bytes, kWait));
     assert_int_equal(count_of(bytes, "WAIT"), 1);
 
-    redis.answer(":7\r\n:1\r\n" + found_answer("value", 9) + ":0\r\n");
+    redis.receive(":7\r\n:1\r\n" + found_reply("value", 9) + ":0\r\n");
     assert_true(found.ended_as(Verdict::found));
     assert_true(lost.ended_as(Verdict::lost));
     assert_int_equal(claim.ends + settle.ends, 0);
     assert_false(redis.pipeline.idle());
 
-    redis.answer(":2\r\n");
+    redis.receive(":2\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
     assert_true(claim.reply.token == 7);
     assert_true(settle.ended_as(Verdict::done));
@@ -83,7 +83,7 @@ UNIT_TEST(what_changes_a_key_waits_for_the_replicas)
 }
 
 // With too few replicas each one blocks the connection: they must not add up.
-UNIT_TEST(one_wait_is_under_way_at_a_time)
+UNIT_TEST(one_wait_is_pending_at_a_time)
 {
     Harness redis(manner_with_replicas());
     TestCall first(Call::Kind::claim, 'a'), second(Call::Kind::claim, 'b'), third(Call::Kind::settle, 'c');
@@ -93,21 +93,21 @@ UNIT_TEST(one_wait_is_under_way_at_a_time)
     assert_int_equal(count_of(redis.send(second), "WAIT"), 0);
     assert_int_equal(count_of(redis.send(third), "WAIT"), 0);
 
-    redis.answer(":5\r\n:3\r\n:6\r\n");
+    redis.receive(":5\r\n:3\r\n:6\r\n");
     assert_true(first.ended_as(Verdict::claimed));
     assert_int_equal(second.ends, 0);
     assert_true(redis.written() == kWait);
 
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_int_equal(third.ends, 0);
-    redis.answer(":2\r\n");
+    redis.receive(":2\r\n");
     assert_true(second.ended_as(Verdict::claimed));
     assert_true(second.reply.token == 6);
     assert_true(third.ended_as(Verdict::done));
     assert_true(redis.pipeline.idle());
 }
 
-UNIT_TEST(a_claim_that_too_few_replicas_have_is_taken_back)
+UNIT_TEST(a_claim_that_too_few_replicas_have_is_released)
 {
     const struct {
         const char *answer;
@@ -127,25 +127,25 @@ UNIT_TEST(a_claim_that_too_few_replicas_have_is_taken_back)
         redis.start(claim);
         redis.start(settle);
         redis.written();
-        redis.answer(":258\r\n:1\r\n");
-        redis.answer(each.answer);
+        redis.receive(":258\r\n:1\r\n");
+        redis.receive(each.answer);
         assert_true(claim.ended_as(Verdict::unavailable));
         assert_true(claim.reply.token == 0);
         assert_true(settle.ended_as(Verdict::unavailable));
         assert_string_equal(redis.errors.c_str(), each.error);
 
-        // its token, and nobody else's; no WAIT for that
+        // with its own token only; without a WAIT
         std::string bytes = redis.written();
 
         assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
         assert_true(ends_with(bytes, std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)));
-        redis.answer(":1\r\n");
+        redis.receive(":1\r\n");
         assert_true(redis.pipeline.idle());
         assert_null(redis.pipeline.fault());
     }
 }
 
-UNIT_TEST(that_replicas_are_too_few_for_nothing_is_not_told)
+UNIT_TEST(missing_replicas_without_a_change_are_not_reported)
 {
     Harness redis(manner_with_replicas());
     TestCall found(Call::Kind::claim, 'a'), claim(Call::Kind::claim, 'b');
@@ -154,15 +154,15 @@ UNIT_TEST(that_replicas_are_too_few_for_nothing_is_not_told)
     redis.start(found);
     redis.start(claim);
     redis.written();
-    redis.answer(found_answer("value", 9) + kNoScript + ":0\r\n");
+    redis.receive(found_reply("value", 9) + kNoScript + ":0\r\n");
     assert_string_equal(redis.errors.c_str(), "");
 
-    // the script was sent again: so is the WAIT, when there is something to wait for
+    // the script was sent again: so is the WAIT, if a key was changed
     assert_int_equal(count_of(redis.written(), "WAIT"), 0);
-    redis.answer(":7\r\n");
+    redis.receive(":7\r\n");
     assert_int_equal(claim.ends, 0);
     assert_true(redis.written() == kWait);
-    redis.answer(":4\r\n");
+    redis.receive(":4\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
 }
 
@@ -177,7 +177,7 @@ UNIT_TEST(a_call_that_is_held_ends_at_its_deadline)
     redis.now += 30;
     redis.start(later);
     redis.written();
-    redis.answer(":258\r\n:1\r\n:1\r\n");
+    redis.receive(":258\r\n:1\r\n:1\r\n");
     assert_true(redis.pipeline.next_deadline() == 1100);
 
     redis.pipeline.expire(1100);
@@ -191,8 +191,8 @@ UNIT_TEST(a_call_that_is_held_ends_at_its_deadline)
     assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
     assert_true(ends_with(bytes, std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)));
 
-    // now they have it, which is too late for the two
-    redis.answer(":2\r\n:1\r\n");
+    // now the replicas have the changes, which is too late for the two
+    redis.receive(":2\r\n:1\r\n");
     assert_true(later.ended_as(Verdict::done));
     assert_true(redis.pipeline.idle());
     assert_int_equal(claim.ends, 1);
@@ -202,7 +202,7 @@ void is_released_next(Harness &redis)
 {
     redis.pipeline.open(RedisLogin(), redis.now);
     redis.written();
-    redis.answer(kPong);
+    redis.receive(kPong);
 
     std::string bytes = redis.written();
 
@@ -211,8 +211,8 @@ void is_released_next(Harness &redis)
     assert_true(ends_with(bytes, std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)));
 }
 
-// A release is owed to a claim whoever is on the other side by then.
-UNIT_TEST(a_claim_that_is_held_as_the_connection_ends_is_taken_back)
+// A claim has to be released, whatever server the connection has then.
+UNIT_TEST(a_claim_that_is_held_when_the_connection_ends_is_released)
 {
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'), next(Call::Kind::claim, 'c');
@@ -221,7 +221,7 @@ UNIT_TEST(a_claim_that_is_held_as_the_connection_ends_is_taken_back)
     redis.start(claim);
     redis.start(settle);
     redis.written();
-    redis.answer(":258\r\n:1\r\n");
+    redis.receive(":258\r\n:1\r\n");
     redis.pipeline.close();
     assert_true(claim.ended_as(Verdict::unavailable));
     assert_true(settle.ended_as(Verdict::unavailable));
@@ -229,12 +229,12 @@ UNIT_TEST(a_claim_that_is_held_as_the_connection_ends_is_taken_back)
     redis.pipeline.give_up();
 
     is_released_next(redis);
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
     assert_true(redis.pipeline.idle());
 
-    // the new connection has a WAIT of its own
+    // the new connection has its own WAIT
     redis.send(next);
-    redis.answer(":9\r\n");
+    redis.receive(":9\r\n");
     assert_true(redis.written() == kWait);
     redis.pipeline.close();
     assert_true(next.ended_as(Verdict::unavailable));
@@ -243,11 +243,11 @@ UNIT_TEST(a_claim_that_is_held_as_the_connection_ends_is_taken_back)
     redis.now += kTimeout + next.lifetime;
     redis.pipeline.open(RedisLogin(), redis.now);
     redis.written();
-    redis.answer(kPong);
+    redis.receive(kPong);
     assert_true(redis.written().empty());
 }
 
-UNIT_TEST(a_release_is_owed_until_it_is_done)
+UNIT_TEST(a_release_is_repeated_until_it_is_done)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
@@ -255,11 +255,11 @@ UNIT_TEST(a_release_is_owed_until_it_is_done)
     redis.grant_too_late(claim);
     assert_int_equal(count_of(redis.written(), "EVALSHA"), 1);
 
-    // the connection ends before the answer; the next one is to a replica
+    // the connection ends before the reply; the next one is to a replica
     redis.pipeline.close();
     redis.pipeline.give_up();
     is_released_next(redis);
-    redis.answer("-READONLY You can't write against a read only replica.\r\n");
+    redis.receive("-READONLY You can't write against a read only replica.\r\n");
     redis.pipeline.close();
     is_released_next(redis);
 
@@ -269,25 +269,25 @@ UNIT_TEST(a_release_is_owed_until_it_is_done)
     redis.now += kTimeout;
     redis.pipeline.expire(redis.now);
     assert_true(redis.pipeline.stalled());
-    redis.answer(kNoScript);
+    redis.receive(kNoScript);
     assert_int_equal(count_of(redis.written(), "$4\r\nEVAL\r\n"), 1);
 
-    // what Redis refuses for another reason it would refuse again
-    redis.answer("-NOPERM no\r\n");
+    // a release that Redis refuses for another reason is not repeated
+    redis.receive("-NOPERM no\r\n");
     redis.pipeline.close();
     redis.greet();
     assert_true(redis.written().empty());
     assert_string_equal(redis.errors.c_str(), "release READONLY key;release NOPERM key;");
 }
 
-UNIT_TEST(a_wait_that_is_not_answered_is_a_stall)
+UNIT_TEST(a_wait_without_a_reply_is_a_stall)
 {
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), refused(Call::Kind::claim, 'b');
 
     greet_with_replicas(redis);
     redis.send(claim);
-    redis.answer(":258\r\n");
+    redis.receive(":258\r\n");
     redis.now = 1150;
     redis.pipeline.expire(redis.now);
     assert_true(claim.ended_as(Verdict::unavailable));
@@ -296,21 +296,21 @@ UNIT_TEST(a_wait_that_is_not_answered_is_a_stall)
 
     Millis end = redis.pipeline.next_deadline();
 
-    // that of the release, behind a WAIT of whatever length
+    // the deadline of the release, behind a WAIT of any length
     assert_true(end == 1150 + kTimeout + 50);
     redis.written();
     redis.pipeline.expire(1450);
     assert_non_null(redis.pipeline.fault());
 }
 
-UNIT_TEST(a_wait_is_answered_with_a_number)
+UNIT_TEST(the_reply_to_a_wait_is_a_number)
 {
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a');
 
     greet_with_replicas(redis);
     redis.send(claim);
-    redis.answer(":258\r\n+OK\r\n");
+    redis.receive(":258\r\n+OK\r\n");
     assert_non_null(redis.pipeline.fault());
     assert_int_equal(claim.ends, 0);
     redis.pipeline.close();
@@ -318,8 +318,8 @@ UNIT_TEST(a_wait_is_answered_with_a_number)
     assert_true(redis.pipeline.idle());
 }
 
-// The release of a claim that was granted off the slot's own node, too.
-UNIT_TEST(what_was_asked_for_is_taken_back_there)
+// The release of a claim that was granted by a node that does not own the slot yet.
+UNIT_TEST(a_claim_after_asking_is_released_at_the_same_node)
 {
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a');
@@ -327,10 +327,10 @@ UNIT_TEST(what_was_asked_for_is_taken_back_there)
     greet_with_replicas(redis);
     assert_false(redis.pipeline.start(claim, redis.now + kTimeout, true));
     redis.written();
-    redis.answer("+OK\r\n:7\r\n:0\r\n");
+    redis.receive("+OK\r\n:7\r\n:0\r\n");
     assert_true(claim.ended_as(Verdict::unavailable));
     assert_int_equal(redis.written().rfind("*1\r\n$6\r\nASKING\r\n*5\r\n", 0), 0);
-    redis.answer("+OK\r\n:1\r\n");
+    redis.receive("+OK\r\n:1\r\n");
     assert_true(redis.pipeline.idle());
 }
 
@@ -346,29 +346,29 @@ UNIT_TEST(a_call_may_start_another_when_the_replicas_have_it)
 
     greet_with_replicas(redis);
     redis.send(claim);
-    redis.answer(":9\r\n:2\r\n");
+    redis.receive(":9\r\n:2\r\n");
     assert_true(claim.ended_as(Verdict::claimed));
     assert_true(ends_with(redis.written(), kWait));
-    redis.answer(":1\r\n:2\r\n");
+    redis.receive(":1\r\n:2\r\n");
     assert_true(settle.ended_as(Verdict::done));
 }
 
-// With too few replicas a WAIT takes all of its time: who changes nothing must not stand behind one.
-UNIT_TEST(what_is_found_waits_for_nobody)
+// With too few replicas a WAIT takes its full timeout: a call without a change must not wait behind it.
+UNIT_TEST(a_found_result_does_not_wait_for_replicas)
 {
     Harness redis(manner_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), found(Call::Kind::claim, 'b'), lost(Call::Kind::settle, 'c');
 
     greet_with_replicas(redis);
     redis.send(claim);
-    redis.answer(":7\r\n:1\r\n");
+    redis.receive(":7\r\n:1\r\n");
     assert_true(claim.ended_as(Verdict::unavailable));
     redis.written();
-    redis.answer(":1\r\n");
+    redis.receive(":1\r\n");
 
     assert_int_equal(count_of(redis.send(found), "WAIT"), 0);
     assert_int_equal(count_of(redis.send(lost), "WAIT"), 0);
-    redis.answer(found_answer("value", 9) + ":0\r\n");
+    redis.receive(found_reply("value", 9) + ":0\r\n");
     assert_true(found.ended_as(Verdict::found));
     assert_true(lost.ended_as(Verdict::lost));
     assert_true(redis.written().empty());

@@ -37,7 +37,7 @@ Millis steady_now()
 
 void sleep_for(Millis length) { std::this_thread::sleep_for(std::chrono::milliseconds(length)); }
 
-// A port of the loopback that nobody has.
+// A free port of the loopback interface.
 int free_port()
 {
     int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -52,10 +52,10 @@ int free_port()
     return ntohs(address.sin_port);
 }
 
-// A Redis on a socket of its own, in a directory that goes away with it.
+// A Redis on its own socket, in a directory that is removed with it.
 class Server {
 public:
-    // `port` 0: no replica can come.  `master`: whose replica it is.
+    // `port` 0: no replica can connect.  `master`: the port of its master.
     explicit Server(int port = 0, int master = 0)
     {
         assert_non_null(mkdtemp(directory_));
@@ -117,7 +117,7 @@ private:
     pid_t pid_ = -1;
 };
 
-// A command of the test's own; the answer as it comes over the wire.
+// A command of the test; the reply with its bytes.
 std::string ask(int fd, const std::vector<std::string> &words)
 {
     std::string bytes = "*" + std::to_string(words.size()) + "\r\n";
@@ -209,7 +209,7 @@ public:
 
     bool start(TestCall &call) { return pipeline_.start(call, steady_now() + 5000); }
 
-    // Until nothing is waited for.
+    // Until no reply is missing.
     void pump()
     {
         while (!pipeline_.idle()) {
@@ -219,7 +219,7 @@ public:
         }
     }
 
-    // A command of the test's own.
+    // A command of the test.
     std::string raw(const std::vector<std::string> &words) { return ask(raw_, words); }
 
     static std::string name(const KeyId &id)
@@ -322,7 +322,7 @@ KeyId key(unsigned n)
     return id;
 }
 
-// Of key(1), where it is read again.
+// For key(1), to read the value again.
 std::string record_of(State state, Token token = 0)
 {
     unsigned char out[kRecordHeadSize];
@@ -377,7 +377,7 @@ UNIT_TEST(a_free_key_is_claimed)
     }
 }
 
-UNIT_TEST(a_claim_gets_the_token_that_it_wants)
+UNIT_TEST(a_claim_gets_the_token_that_it_names)
 {
     Client redis(server_of(state));
     std::string record = record_of(State::running);
@@ -393,7 +393,7 @@ UNIT_TEST(a_claim_gets_the_token_that_it_wants)
     assert_true(redis.settle(key(1), token, result_of(token, ""), 30000) == Verdict::done);
 }
 
-UNIT_TEST(a_value_above_the_limit_is_told_of)
+UNIT_TEST(a_value_above_the_limit_is_announced)
 {
     Client redis(server_of(state), 1000);
     Token token = redis.claim(key(1), record_of(State::running), 30000).token;
@@ -410,8 +410,8 @@ UNIT_TEST(a_value_above_the_limit_is_told_of)
     assert_true(other.claim(key(2), record_of(State::running), 30000).verdict == Verdict::claimed);
 }
 
-// A claim that somebody has made persistent would block its key for good.
-UNIT_TEST(a_persistent_claim_ends_all_the_same)
+// A claim that was made persistent would block its key for ever.
+UNIT_TEST(a_persistent_claim_still_expires)
 {
     Client redis(server_of(state));
 
@@ -444,7 +444,7 @@ UNIT_TEST(a_persistent_claim_ends_all_the_same)
     assert_string_equal(redis.raw({"PTTL", Client::name(key(1))}).c_str(), ":-1\r\n");
 }
 
-UNIT_TEST(a_result_replaces_its_claim_alone)
+UNIT_TEST(a_result_replaces_only_its_own_claim)
 {
     Client redis(server_of(state));
     Token token = redis.claim(key(1), record_of(State::running), 30000).token;
@@ -460,7 +460,7 @@ UNIT_TEST(a_result_replaces_its_claim_alone)
     assert_true(found.verdict == Verdict::found && found.value == result);
     assert_true(found.remaining > 55000 && found.remaining <= 60000);
 
-    // once more, as after a lost answer, is the same; another's is not
+    // again, as after a lost reply, has the same effect; a result of another claim has not
     assert_true(redis.settle(key(1), token, result, 60000) == Verdict::done);
     assert_true(redis.settle(key(1), token - 1, result, 60000) == Verdict::lost);
 }
@@ -478,14 +478,14 @@ UNIT_TEST(an_unknown_outcome_may_become_a_result)
     assert_true(redis.claim(key(1), "", 1).value == result_of(token, ""));
 }
 
-UNIT_TEST(a_lapsed_claim_is_fenced)
+UNIT_TEST(an_expired_claim_is_fenced)
 {
     Client redis(server_of(state));
     Token old = redis.claim(key(1), record_of(State::running), 20).token;
 
     sleep_for(40);
 
-    // nobody came since: the late result is as good as ever
+    // there was no other claim: the late result is valid
     assert_true(redis.settle(key(1), old, result_of(old, "late"), 20) == Verdict::done);
     sleep_for(40);
 
@@ -545,7 +545,7 @@ UNIT_TEST(renewal_is_for_running_claims)
     }
 }
 
-UNIT_TEST(keys_of_others_are_left_alone)
+UNIT_TEST(foreign_keys_are_not_changed)
 {
     Client redis(server_of(state));
     std::string name = Client::name(key(1));
@@ -626,7 +626,7 @@ UNIT_TEST(flushed_scripts_are_loaded_again)
     assert_string_equal(redis.take_errors().c_str(), "");
 }
 
-// One key has one holder, whoever asks how often at the same time.
+// One key has one holder, for any number of claims at the same time.
 UNIT_TEST(of_many_claims_one_is_granted)
 {
     Client redis(server_of(state));
@@ -677,13 +677,13 @@ UNIT_TEST(a_claim_counts_when_a_replica_has_it)
     assert_true(token > 0);
     assert_true(redis.settle(key(1), token, result_of(token, "made"), 30000) == Verdict::done);
 
-    // it has by then
+    // the replica has it by then
     int there = replica.connect();
 
     assert_true(ask(there, {"GET", Client::name(key(1))}).find("made") != std::string::npos);
     ::close(there);
 
-    // nobody else has to wait for that
+    // no other call has to wait for that
     assert_true(redis.claim(key(1), record, 30000).verdict == Verdict::found);
     assert_true(redis.release(key(1), token) == Verdict::lost);
     assert_string_equal(redis.take_errors().c_str(), "");
@@ -708,14 +708,14 @@ UNIT_TEST(a_claim_counts_when_a_replica_has_it)
     assert_string_equal(redis.take_errors().c_str(), "");
 }
 
-UNIT_TEST(what_too_few_replicas_have_is_taken_back)
+UNIT_TEST(a_claim_on_too_few_replicas_is_released)
 {
     int port = free_port();
     Server master(port), replica(0, port);
     Client two(master, 0, 2, 20), one(master, 0, 1, 20);
     std::string record = record_of(State::running);
 
-    // one that does not answer is as good as none
+    // a replica that does not reply counts as missing
     assert_true(has_replica(one));
     assert_true(two.claim(key(1), record, 30000).verdict == Verdict::unavailable);
     assert_string_equal(two.take_errors().c_str(), "WAIT NOREPLICAS;");
@@ -733,7 +733,7 @@ UNIT_TEST(what_too_few_replicas_have_is_taken_back)
 
     assert_true(token > 0);
 
-    // a result is there all the same: it may be told once more, and then counts
+    // the result is stored: it may be recorded again, and then counts
     replica.freeze();
     assert_true(one.settle(key(1), token, result_of(token, "made"), 30000) == Verdict::unavailable);
     replica.thaw();
@@ -741,7 +741,7 @@ UNIT_TEST(what_too_few_replicas_have_is_taken_back)
     assert_true(one.settle(key(1), token, result_of(token, "made"), 30000) == Verdict::done);
 }
 
-// What any sequence of calls comes to is what the model says, and so what it comes to in the embedded store.
+// Any sequence of calls has the results of the model, and so those of the embedded store.
 class ScriptEngine : public Engine {
 public:
     explicit ScriptEngine(const Server &server) : redis_(server) { slack = 120000; }
@@ -759,7 +759,7 @@ public:
     Verdict release(unsigned n, Token by) override { return redis_.release(key(n), by); }
     void renew(unsigned n, Token by, Millis lease) override { redis_.renew({{key(n), by, lease}}); }
 
-    // As if its clock had gone on.
+    // As if its clock had advanced.
     void pass(Millis time) override
     {
         for (unsigned n = 0; time > 0 && n < keys; n++) {
@@ -778,7 +778,7 @@ private:
     Client redis_;
 };
 
-UNIT_TEST(the_scripts_do_as_the_model)
+UNIT_TEST(the_scripts_behave_like_the_model)
 {
     ScriptEngine engine(server_of(state));
 

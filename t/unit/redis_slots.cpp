@@ -1,4 +1,4 @@
-// Slots of keys, and maps of slots as nodes tell them.
+// Slots of keys, and the maps of slots in the replies of nodes.
 
 #include "cmocka.h"
 
@@ -20,7 +20,7 @@ KeyId some_id(unsigned char byte)
     return id;
 }
 
-// What CLUSTER KEYSLOT says, by the specification's words.
+// CLUSTER KEYSLOT, as it is specified.
 unsigned slot_of(const std::string &key)
 {
     std::string hashed = key;
@@ -43,7 +43,7 @@ UNIT_TEST(the_checksum_is_the_specified_one)
     assert_int_equal(redis_crc16(""), 0);
     assert_int_equal(redis_crc16("6789", redis_crc16("12345")), 0x31c3);
 
-    // as a Redis 7.0 answers to CLUSTER KEYSLOT
+    // the replies of Redis 7.0 to CLUSTER KEYSLOT
     assert_int_equal(slot_of("foo"), 12182);
     assert_int_equal(slot_of("bar"), 5061);
     assert_int_equal(slot_of("{user1000}.following"), slot_of("{user1000}.followers"));
@@ -72,7 +72,7 @@ UNIT_TEST(a_prefix_may_hold_a_hash_tag)
     assert_int_equal(tagged.slot(some_id(1)), tagged.slot(some_id(2)));
 }
 
-// A reply as hiredis makes it of what stands in `protocol`.
+// The reply that hiredis parses from `protocol`.
 struct Reply {
     explicit Reply(const std::string &protocol) : reader(redisReaderCreate())
     {
@@ -146,7 +146,7 @@ UNIT_TEST(maps_are_read)
         assert_int_equal(map.owner(slot), wanted);
     }
 
-    // the next answer replaces it
+    // the next reply replaces it
     assert_null(map.read(*Reply(list({range(1, 1, node(bulk("::1"), 7001))}))));
     assert_int_equal(map.size(), 1);
     assert_string_equal(map.node(0).host, "::1");
@@ -197,7 +197,7 @@ UNIT_TEST(the_address_stands_in_for_a_missing_name)
     }
 }
 
-UNIT_TEST(garbage_is_no_map)
+UNIT_TEST(garbage_is_not_a_map)
 {
     std::string good = node(bulk("10.0.0.1"), 7001);
     std::string control = "10.0.0.1\n";

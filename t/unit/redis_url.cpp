@@ -58,7 +58,7 @@ UNIT_TEST(well_formed_urls_are_taken_apart)
     }
 }
 
-UNIT_TEST(a_database_that_is_named_is_told_from_the_default)
+UNIT_TEST(a_named_database_differs_from_the_default)
 {
     assert_false(Parsed("redis://h").url.has_database);
     assert_false(Parsed("redis://h/").url.has_database);
@@ -80,7 +80,7 @@ UNIT_TEST(sockets_are_paths)
     assert_int_equal(numbered.url.database, 7);
 }
 
-UNIT_TEST(a_fault_tells_what_would_be_right)
+UNIT_TEST(a_fault_names_the_valid_values)
 {
     struct {
         const char *text;

@@ -30,7 +30,7 @@ struct TestCall : Call {
     Millis again = 0;
 };
 
-UNIT_TEST(calls_come_back_in_order)
+UNIT_TEST(calls_are_returned_in_order)
 {
     RedisWaiting waiting;
     TestCall calls[3];
@@ -106,7 +106,7 @@ UNIT_TEST(an_ended_call_may_wait_again)
     assert_int_equal(calls[1].ends, 2);
 }
 
-UNIT_TEST(calls_end_with_what_they_wait_for)
+UNIT_TEST(calls_end_when_the_server_is_removed)
 {
     TestCall call;
 

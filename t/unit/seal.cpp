@@ -63,7 +63,7 @@ std::string record(State state, Token token, const std::string &body = "") { ret
 
 std::string seal(KeyRing &keys, const KeyId &id, const std::string &plain)
 {
-    // a piece that is empty may have no address
+    // an empty piece may have a null pointer
     std::string_view pieces[] = {std::string_view(plain).substr(0, kRecordHeadSize), {},
                                  std::string_view(plain).substr(kRecordHeadSize)};
     std::string out(plain.size() + kSealedExtra, '\xcc');
@@ -122,7 +122,7 @@ UNIT_TEST(key_files_are_read)
     }
 }
 
-// t/unit/seal_vectors.py made them.
+// They are from t/unit/seal_vectors.py.
 UNIT_TEST(a_record_that_another_implementation_sealed_opens)
 {
     KeyRing keys;
@@ -151,11 +151,11 @@ UNIT_TEST(a_record_that_another_implementation_sealed_opens)
     assert_int_equal(record.status, 201);
     assert_true(record.body == "{\"id\":1}");
 
-    // what this one seals has the same key's tag
+    // a record that this implementation seals has the tag of the same key
     assert_true(seal(keys, known_as, plain).substr(16, 8) == sealed.substr(16, 8));
 }
 
-UNIT_TEST(what_is_sealed_opens_and_tells_nothing)
+UNIT_TEST(a_sealed_record_opens_and_reveals_nothing)
 {
     KeyRing keys;
 
@@ -190,7 +190,7 @@ UNIT_TEST(a_claim_has_the_token_that_the_store_gave)
     assert_int_equal(int(read.head.state), int(State::running));
 }
 
-UNIT_TEST(each_byte_of_it_counts)
+UNIT_TEST(each_byte_of_a_sealed_record_is_authenticated)
 {
     KeyRing keys;
 
@@ -217,7 +217,7 @@ UNIT_TEST(each_byte_of_it_counts)
     }
 }
 
-UNIT_TEST(faults_are_told_apart)
+UNIT_TEST(faults_are_distinguished)
 {
     KeyRing keys, others;
     KeyId stranger = kRaw;
@@ -250,7 +250,7 @@ UNIT_TEST(faults_are_told_apart)
     }
 }
 
-UNIT_TEST(no_nonce_comes_twice)
+UNIT_TEST(no_nonce_is_used_twice)
 {
     KeyRing keys, others;
     std::set<std::string> nonces;
@@ -317,8 +317,8 @@ UNIT_TEST(keys_have_one_order_however_they_are_listed)
     assert_true(expected[0] != kRaw);
 }
 
-// While a store that did not seal begins to.
-UNIT_TEST(a_plain_key_leaves_things_as_they_are)
+// While encryption of a store is being enabled.
+UNIT_TEST(without_encryption_records_are_not_changed)
 {
     KeyRing begins, ends, sealed;
     std::string plain = record(State::kept, 5, "body"), opened;
@@ -349,7 +349,7 @@ UNIT_TEST(a_plain_key_leaves_things_as_they_are)
         expect(open(*keys, kRaw, plain.substr(0, 79)), SealFault::truncated);
     }
 
-    // no key sealed with it
+    // it was not sealed with any key
     std::string forged = seal(sealed, kRaw, plain);
 
     forged.replace(16, 8, 8, '\0');

@@ -1,4 +1,4 @@
-// The store that seals, over a model of another: what each of the two sees, and
+// The store that seals, over a model of another store: the data that each of them sees, and
 // that hosts whose keys are being changed never both hold one key.
 
 #include "cmocka.h"
@@ -20,7 +20,7 @@ namespace {
 
 using Key = ModelKey<std::string>;
 
-// What all hosts share.
+// The state that all hosts share.
 struct Backend {
     std::map<std::string, Key> keys;
     Token clock = 1000;
@@ -35,7 +35,7 @@ struct Backend {
     }
 };
 
-// A host's way there.  Calls wait to be let on where `held_back`.
+// The connection of a host.  With `held_back` calls wait until they are continued.
 class ModelStore final : public Store {
 public:
     explicit ModelStore(Backend &backend) : backend(backend) {}
@@ -139,7 +139,7 @@ private:
     }
 };
 
-// `files`: the numbers of its keys, the one that seals first; 0: none.
+// `files`: the numbers of its keys, first the key that seals; 0: no key.
 class Host : SealedStore::Events {
 public:
     Host(Backend &backend, std::initializer_list<int> files) : inner(backend), store(inner, keys, *this)
@@ -178,7 +178,7 @@ KeyId raw_id(unsigned n)
     return id;
 }
 
-// A caller, as an exchange is one.
+// A caller, like an exchange.
 struct Request : Call {
     explicit Request(const KeyId &key, unsigned char fingerprint = 0xab) : fingerprint(fingerprint)
     {
@@ -208,7 +208,7 @@ struct Request : Call {
 
     Request(const Request &) = delete;
 
-    // True where it has ended.
+    // True if it has ended.
     bool ask(Host &host, Kind what, const std::string &bytes, Millis time)
     {
         kind = what;
@@ -238,7 +238,7 @@ struct Request : Call {
 
     bool release(Host &host) { return ask(host, Kind::release, "", 0); }
 
-    // What the found record says; only after `found`.
+    // The content of the found record; only after `found`.
     Record found() const
     {
         Record out;
@@ -331,7 +331,7 @@ UNIT_TEST(the_inner_store_sees_neither_key_nor_record)
     assert_true(backend.keys.begin()->second.value.find("\xab\xab\xab") == std::string::npos);
 }
 
-UNIT_TEST(what_does_not_open_is_unavailable_and_told)
+UNIT_TEST(a_record_that_does_not_open_is_unavailable_and_reported)
 {
     Backend backend;
     Host host(backend, {1}), other(backend, {2});
@@ -403,7 +403,7 @@ UNIT_TEST(calls_that_end_later_end_once)
     }
 }
 
-UNIT_TEST(no_memory_is_unavailable)
+UNIT_TEST(a_call_without_memory_is_unavailable)
 {
     Backend backend;
     Host host(backend, {1, 2});
@@ -416,7 +416,7 @@ UNIT_TEST(no_memory_is_unavailable)
     assert_int_equal(int(backend.taken()), 2);
 }
 
-UNIT_TEST(large_results_are_whole)
+UNIT_TEST(large_results_are_complete)
 {
     Backend backend;
     Host host(backend, {1});
@@ -434,7 +434,7 @@ UNIT_TEST(large_results_are_whole)
 
 // Several keys
 
-UNIT_TEST(several_keys_are_taken_with_one_token)
+UNIT_TEST(several_keys_are_claimed_with_one_token)
 {
     Backend backend;
     Host host(backend, {1, 2, 3});
@@ -464,7 +464,7 @@ UNIT_TEST(several_keys_are_taken_with_one_token)
 }
 
 // Both orders of two keys: which of them comes first depends on their tags.  One
-// of them may be that there is none yet, or no more.
+// of them may stand for no encryption.
 template <class Test>
 void with_two_keys(Test test)
 {
@@ -474,7 +474,7 @@ void with_two_keys(Test test)
     test(1, 0);
 }
 
-UNIT_TEST(a_claim_of_a_neighbour_is_heeded)
+UNIT_TEST(a_claim_of_a_neighbour_is_respected)
 {
     with_two_keys([](int mine, int other) {
         Backend backend;
@@ -519,7 +519,7 @@ UNIT_TEST(a_result_is_found_on_the_way_to_other_keys_and_back)
             }
         }
 
-        // what a host kept that seals with the new key is all that is left in the end
+        // in the end only the result of the host that seals with the new key exists
         Request retry(raw_id(2));
 
         retry.claim(d);
@@ -531,7 +531,7 @@ UNIT_TEST(a_result_is_found_on_the_way_to_other_keys_and_back)
     });
 }
 
-// Somebody is about to give back what he has: that hides no result.
+// A claim that is about to be released hides no result.
 UNIT_TEST(a_result_counts_more_than_a_claim)
 {
     with_two_keys([](int mine, int other) {
@@ -558,7 +558,7 @@ UNIT_TEST(a_result_counts_more_than_a_claim)
     });
 }
 
-UNIT_TEST(of_two_claims_that_of_the_request_is_told)
+UNIT_TEST(of_two_claims_that_of_the_request_is_reported)
 {
     with_two_keys([](int mine, int other) {
         Backend backend;
@@ -588,7 +588,7 @@ UNIT_TEST(of_two_claims_that_of_the_request_is_told)
     });
 }
 
-UNIT_TEST(a_claim_that_fails_on_the_way_is_given_back)
+UNIT_TEST(a_claim_that_fails_partially_is_released)
 {
     Backend backend;
     Host host(backend, {1, 2, 3});
@@ -604,7 +604,7 @@ UNIT_TEST(a_claim_that_fails_on_the_way_is_given_back)
         assert_int_equal(int(backend.taken()), 0);
     }
 
-    // one that does not open stops it too
+    // a record that does not open stops it too
     Request other(raw_id(2));
 
     host.inner.fails = nullptr;
@@ -615,7 +615,7 @@ UNIT_TEST(a_claim_that_fails_on_the_way_is_given_back)
     assert_int_equal(int(host.refusals.size()), 1);
 }
 
-UNIT_TEST(an_end_that_is_not_told_everywhere_is_told_again)
+UNIT_TEST(an_outcome_that_is_not_recorded_everywhere_is_recorded_again)
 {
     Backend backend;
     Host host(backend, {1, 2});
@@ -679,7 +679,7 @@ UNIT_TEST(renewals_go_to_each_key)
 }
 
 // Requests in any order, one inner call after another, at hosts that are
-// neighbours on the way from one key to another.
+// at neighbouring steps from one key to another.
 class Crowd {
 public:
     Crowd(unsigned seed, std::vector<std::unique_ptr<Host>> hosts)
@@ -759,7 +759,7 @@ private:
     void heed(Member &member)
     {
         if (member.reply.verdict == Verdict::claimed) {
-            // the heart of it
+            // the main property
             assert_false(holder_[member.key]);
             assert_false(has_result_[member.key]);
             holder_[member.key] = true;
@@ -785,7 +785,7 @@ private:
     {
         if (random_() % 3 == 0) {
             member.stage = Member::releases;
-            // one key after the other is free from now on
+            // from now on one key after the other is free
             holder_[member.key] = false;
             assert_false(member.release(*member.host));
             return;

@@ -1,6 +1,6 @@
 // Processes that share a zone are killed: at random instants, most of them while they hold
-// its lock, and at each instruction of each call. What a call has said is compared with what
-// is found afterwards.
+// its lock, and at each instruction of each call. The result of each call is compared with the
+// state that is found afterwards.
 
 #include "killed.h"
 #include "records.h"
@@ -50,7 +50,7 @@ public:
 
             shared_.lock.take();
 
-            // what a dead one has left undecided is for the parent to find out
+            // the parent decides calls that a killed process has left unfinished
             if (shared_.keys[n].pending == 0) {
                 call(n);
             }
@@ -199,7 +199,7 @@ public:
     unsigned calls() const { return shared_.calls; }
 
 private:
-    // The first call after a kill, and what the dead one may have left.
+    // The first call after a kill, and the states that the killed process may have left.
     void look(bool at_all)
     {
         Millis now = now_ms();
@@ -254,7 +254,7 @@ private:
         key.pending = 0;
     }
 
-    // A claim or a result is there until its time has come, to the millisecond.
+    // A claim or a result exists until it expires, to the millisecond.
     bool is_of(const State &state, const MemoryZone::Found &found, Millis now)
     {
         bool lives = state.holds != Holds::nothing && state.expires > now;
@@ -283,7 +283,7 @@ private:
     Victims victims_;
 };
 
-UNIT_TEST(the_zone_survives_those_who_use_it)
+UNIT_TEST(the_zone_survives_killed_processes)
 {
     Scene scene;
     unsigned kills = 0;
@@ -336,7 +336,7 @@ struct Steps {
         return out;
     }
 
-    // What no call of another key may touch.
+    // The state that no call of another key may change.
     void check_result()
     {
         zone.renew(id_of(99), 1, 1, now);
@@ -350,7 +350,7 @@ struct Steps {
     }
 };
 
-UNIT_TEST(a_claim_is_there_or_not)
+UNIT_TEST(a_claim_is_complete_or_missing)
 {
     Steps steps;
 
@@ -392,7 +392,7 @@ UNIT_TEST(a_settled_claim_is_never_free)
         });
 }
 
-// What was told to be kept is not undone by what its process leaves half done.
+// A confirmed result is not lost if its process is killed during another call.
 UNIT_TEST(a_result_that_replaces_a_claim_is_found)
 {
     Steps steps;
@@ -412,7 +412,7 @@ UNIT_TEST(a_result_that_replaces_a_claim_is_found)
         });
 }
 
-UNIT_TEST(a_released_claim_is_there_or_not)
+UNIT_TEST(a_released_claim_is_complete_or_missing)
 {
     Steps steps;
 
@@ -431,7 +431,7 @@ UNIT_TEST(a_released_claim_is_there_or_not)
         });
 }
 
-UNIT_TEST(a_renewed_claim_has_its_old_end_or_its_new_one)
+UNIT_TEST(a_renewed_claim_has_its_old_or_its_new_expiry)
 {
     Steps steps;
 
@@ -447,8 +447,8 @@ UNIT_TEST(a_renewed_claim_has_its_old_end_or_its_new_one)
         });
 }
 
-// A second one dies while it makes whole what the first has left.
-UNIT_TEST(a_rebuild_that_dies_is_begun_again)
+// A second process is killed while it repairs the state after the first.
+UNIT_TEST(an_interrupted_rebuild_is_repeated)
 {
     Steps steps;
 
