@@ -122,7 +122,7 @@ for my $name (sort keys %case) {
         # the first request may be the one that fails
         my $right = $status == ($case->{status} // 201) || $failed && $case->{during} && $one->{answer}->code =~ /^(?:outcome_unknown|response_not_kept)$/;
         push @wrong, "allocation $nth: " . $one->{answer}->status_line . ' ' . $one->{answer}->code
-            if !$right && !$case->{leave} && !($failed && $is_failure{$status}) || $one->{answer}->status_line eq 'no answer in time';
+            if !$right && !$case->{leave} && !($failed && $is_failure{$status}) || $one->{answer}->status_line eq 'no response in time';
         last if !$failed || ($nginx->workers)[0] != $worker;
     }
 

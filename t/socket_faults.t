@@ -131,7 +131,7 @@ sub run_one {
     # the first request may be the one that fails
     my $right = $status == ($case->{status} // 201) || $one->{error} && $case->{during} && $code =~ /^(?:outcome_unknown|response_not_kept)$/;
     push @{$case->{wrong}}, describe($one) if !$right && !($one->{error} && $is_failure{$status})
-        || grep { defined && $_->status_line eq 'no answer in time' } @$one{qw(answer held)};
+        || grep { defined && $_->status_line eq 'no response in time' } @$one{qw(answer held)};
     return $one->{error} && ($nginx->workers)[0] == $case->{worker};
 }
 

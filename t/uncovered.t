@@ -100,7 +100,7 @@ sub is_same {
     my ($name, $ask) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     my %got = map { $_ => $ask->($nginx{$_}) } @both;
-    isnt $got{without}, 'no answer in time', "$name gets a response";
+    isnt $got{without}, 'no response in time', "$name gets a response";
     ok $got{on} eq $got{without}, "$name gets its response as without the module"
         or diag "with\n", substr($got{on}, 0, 2000), "\nwithout\n", substr($got{without}, 0, 2000);
 }

@@ -25,7 +25,7 @@ use IdempotencyTest::App;
 use IdempotencyTest::Environment;
 use IdempotencyTest::Process;
 
-# its end is that of the run
+# it exists until the run ends
 our $directory;
 
 BEGIN {
@@ -50,7 +50,7 @@ no_long_string();
 no_root_location();
 timeout(20);
 
-# The application's questions, never covered.
+# The questions to the application are never covered.
 config_preamble(<<'END');
         location ~ ^/(count|last|arrived|answered|open)/ {
             idempotency off;
@@ -96,21 +96,21 @@ add_block_preprocessor(sub {
     proxy_set_header App-Space $space;
 END
 
-    # looked for when nginx has ended: that is when leaks are reported
+    # checked after nginx has ended, because leaks are reported then
     $block->set_value('no_shutdown_error_log', IdempotencyTest::Environment::bad_log_lines());
 });
 
 # Perl in a block is evaluated in this package.
 package Test::Base::Filter;
 
-# The body that the application gives to the Nth execution of a request.
+# The body of the application's response to the Nth execution of a request.
 sub echo ($$;$) {
     my ($n, $request, $body) = @_;
     my $digest = defined $body ? substr(Digest::SHA::sha256_hex($body), 0, 12) : '-';
     return "#$n $request $digest\n";
 }
 
-# Matches the body of a problem with this code.
+# Matches the body of a problem response with this code.
 sub problem ($) {
     my ($code) = @_;
     return qr/\A\{.*"code"\s*:\s*"$code".*\}\s*\z/s;

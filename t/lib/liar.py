@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A sentinel that names who it is told to, whatever is true.
+"""A sentinel that always names the same master.
 
     liar.py --port PORT --names PORT [--tells]
-                        listens on 127.0.0.1:PORT, names 127.0.0.1:PORT as any master, to who asks
-                        and, with --tells, to who subscribes; prints 'ready' once it listens
+                        listens on 127.0.0.1:PORT, replies to queries with 127.0.0.1:PORT as any master,
+                        and, with --tells, publishes it to subscribers; prints 'ready' once it listens
 """
 
 import asyncio

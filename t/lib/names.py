@@ -2,10 +2,10 @@
 """A name server, over UDP.
 
     names.py --port PORT --zone FILE
-                        listens on 127.0.0.1:PORT; prints 'ready' once it does, and each name that it is asked for
+                        listens on 127.0.0.1:PORT; prints 'ready' once it does, and each queried name
 
-A line of the zone, which is read anew for each question, is `NAME ADDRESS ...`, of IPv4 and IPv6 as one likes, or
-`NAME SILENT`: no answer. Any other name does not exist. Answers are true for one second.
+A line of the zone, which is read again for each query, is `NAME ADDRESS ...`, with IPv4 and IPv6 addresses, or
+`NAME SILENT`: no response. Any other name does not exist. The TTL of responses is one second.
 """
 
 import ipaddress

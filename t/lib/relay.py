@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""A relay before Redis that does on command what networks and dying servers do.
+"""A relay in front of Redis that simulates faults of networks and servers on command.
 
     relay.py --port PORT --to PATH|HOST:PORT --control PATH
                         listens on 127.0.0.1:PORT, forwards to the socket of a Redis,
                         takes commands on the unix socket `control`; prints 'ready' once it listens
 
-A command is a line, its answer is a line:
+A command is a line, its reply is a line:
 
-    pass                forward all bytes, those that were held first
+    pass                forward all bytes, first those that were held
     hold                forward nothing, in both directions
     mute                forward no replies
     cut COUNT           forward so many bytes of the next reply, then mute
@@ -16,13 +16,13 @@ A command is a line, its answer is a line:
     sever COUNT         forward so many bytes of the next reply, then close its connection
     insert HEX          forward these bytes ahead of the next reply
     replace HEX         forward these bytes in place of the next reply
-    delay SECONDS       forward each piece of a reply so much later; 0 ends that
+    delay SECONDS       delay each piece of a reply by this time; 0 ends this
     close               close all connections
     refuse              listen no more, and close all connections
     accept              listen again
-    muted               answered once a cut, a cut-behind, a stop-behind or a sever has happened
-    connected           answered with how many connections there are
-    accepted            answered with how many there ever were
+    muted               the reply comes after a cut, a cut-behind, a stop-behind or a sever has happened
+    connected           the reply is the number of connections
+    accepted            the reply is the number of all connections so far
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 package IdempotencyTest::App;
 
-# The application (app.py) in a process of its own, and the questions to it.
+# The test application (app.py) in its own process, and the questions to it.
 
 use strict;
 use warnings;
@@ -13,7 +13,7 @@ use JSON::PP ();
 my $spaces = 0;
 
 # `port`: of an application that is running already, or the one to listen on.
-# `gateways`: it speaks FastCGI, SCGI, uwsgi and gRPC too, see gateway().
+# `gateways`: it serves FastCGI, SCGI, uwsgi and gRPC too, see gateway().
 sub new {
     my ($class, %options) = @_;
     my $self = bless {port => $options{port}, gateways => $options{gateways}, space => $class->new_space}, $class;
@@ -21,7 +21,7 @@ sub new {
     return $self;
 }
 
-# Tests that share an application count in spaces of their own.
+# Each test that shares an application has its own counts.
 sub new_space { return join '-', $$, int time, $spaces++ }
 
 sub start {
@@ -45,7 +45,7 @@ sub ask {
     my ($self, $question) = @_;
     my $answer = IdempotencyTest::Client::request("127.0.0.1:$self->{port}",
         method => 'GET', path => $question, headers => ["App-Space: $self->{space}"]);
-    die "the application does not say $question: " . $answer->status_line . "\n"
+    die "the application does not reply to $question: " . $answer->status_line . "\n"
         if $answer->status != 200;
     return $answer->body;
 }
@@ -54,7 +54,7 @@ sub count { my ($self, $path) = @_; return 0 + $self->ask("/count$path") }
 sub last_request { my ($self, $path) = @_; return JSON::PP::decode_json($self->ask("/last$path")) }
 sub open_gate { my ($self, $name) = @_; $self->ask("/open/$name") }
 
-# These return once it has happened.
+# These return when the event has happened.
 sub await_arrival { my ($self, $path, $n) = @_; $self->ask("/arrived$path?n=" . ($n // 1)) }
 sub await_answer { my ($self, $path, $n) = @_; $self->ask("/answered$path?n=" . ($n // 1)) }
 

@@ -1,7 +1,7 @@
 package IdempotencyTest::Certificates;
 
-# Certificates that a test makes on the spot, with openssl(1): an authority, and what it signs. Files are in a directory
-# that ends with the object.
+# Certificates that a test makes with openssl(1): an authority, and certificates that it signs. Files are in a directory
+# that is removed with the object.
 
 use strict;
 use warnings;
@@ -41,7 +41,7 @@ END
     return $self;
 }
 
-# What a client is to trust.
+# The certificate that a client has to trust.
 sub authority { "$_[0]{directory}/authority.pem" }
 
 # A reference to {certificate, key, authority}, each the name of a file. `names`: such as DNS:redis.test or IP:127.0.0.1;

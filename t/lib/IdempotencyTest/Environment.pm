@@ -1,6 +1,6 @@
 package IdempotencyTest::Environment;
 
-# What a test run is given by its environment, with a default for each, so that a
+# The environment of a test run, with defaults, so that a
 # single test file runs by itself:
 #
 #   IDEMPOTENCY_MODULE            the module; build/ngx_http_idempotency_module.so
@@ -65,7 +65,7 @@ sub store_directives {
     return join ' ', $directives, $options{store} // ();
 }
 
-# What an error log never holds, whatever a test does.
+# Lines that must never be in an error log.
 my $bad_log_lines = join '|', map { quotemeta } (
     '[alert]',
     '[crit]',

@@ -1,6 +1,6 @@
 package IdempotencyTest::Faults;
 
-# Makes one call of a process fail, or its clock be wrong: a library of t/lib that is preloaded into nginx, and its control file (fault.h).
+# Makes one call of a process fail, or shifts its clock: a library of t/lib that is preloaded into nginx, and its control file (fault.h).
 
 use strict;
 use warnings;
@@ -23,11 +23,11 @@ sub new {
     return $self;
 }
 
-# What is started by the code is started with the library.
+# Processes that the code starts have the library.
 sub preloaded {
     my ($self, $code) = @_;
     local @ENV{qw(LD_PRELOAD FAULT_CONTROL)} = ($self->{preload}, "$self->{directory}/control");
-    # a sanitizer's library, which wants to be the first, does without these calls
+    # the library of a sanitizer, which should be the first, does not use these calls
     local $ENV{ASAN_OPTIONS} = join ':', $ENV{ASAN_OPTIONS} // (), 'verify_asan_link_order=0';
     return $code->();
 }

@@ -1,7 +1,7 @@
 package IdempotencyTest::Leave;
 
-# The ways in which a client leaves. An nginx that is to be left listens on `h2`
-# in its directory too, and on tcp: only there is a reset one.
+# The ways in which a client disconnects. The nginx listens on `h2`
+# in its directory too, and on TCP: only there a connection can be reset.
 
 use strict;
 use warnings;
@@ -21,7 +21,7 @@ sub leave_listeners {
     return "listen unix:$h2 http2; listen 127.0.0.1:$nginx->{leave_port};";
 }
 
-# Locations in which the client of a request may leave: a response of any size is kept, or passed through, or its request is passed
+# Locations of requests whose client disconnects: the response is kept, or passed through, or the request body is passed
 # through, or nothing is covered.
 sub leave_locations {
     return <<'END';
@@ -61,7 +61,7 @@ sub leave_ways {
     return ways($http1, $http2);
 }
 
-# The same for a client that leaves within its upload: path, key, what of the body is sent, and
+# The same for a client that disconnects during its upload: path, key, the part of the body that is sent, and
 # the length that is promised, undef for chunks, headers by name.
 sub upload_ways {
     my ($nginx) = @_;
@@ -89,7 +89,7 @@ sub upload_ways {
     return ways($http1, $http2);
 }
 
-# The ways to leave, by name; the arguments begin a request that is left by the named method of its client.
+# The ways to disconnect, by name. The first argument of the code is the method of the client that disconnects.
 sub ways {
     my ($http1, $http2) = @_;
     return (

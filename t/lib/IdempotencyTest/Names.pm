@@ -1,6 +1,6 @@
 package IdempotencyTest::Names;
 
-# A name server (names.py) in a process of its own.
+# A name server (names.py) in its own process.
 
 use strict;
 use warnings;
@@ -9,7 +9,7 @@ use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Process qw(temporary_directory);
 use IdempotencyTest::Python qw(start_python_server);
 
-# What it knows: NAME => [ADDRESS, ...].
+# The zone: NAME => [ADDRESS, ...].
 sub new {
     my ($class, %zone) = @_;
     my $self = bless {directory => temporary_directory(), zone => {}}, $class;
@@ -30,10 +30,10 @@ sub start {
 sub stop { $_[0]{process}->stop }
 sub port { $_[0]{port} }
 
-# What nginx is to be told.
+# The directives for nginx.
 sub directive { "resolver 127.0.0.1:$_[0]{port}; resolver_timeout 1s;" }
 
-# undef for a name that is to exist no more.
+# undef for a name that no longer exists.
 sub set {
     my ($self, %zone) = @_;
     %{$self->{zone}} = (%{$self->{zone}}, %zone);
@@ -44,7 +44,7 @@ sub set {
     rename "$file.new", $file or die "$file: $!\n";
 }
 
-# How often it was asked for a name.
+# How often a name was queried.
 sub asked {
     my ($self, $name) = @_;
     return scalar(() = slurp($self->output) =~ /^\Q$name\E$/mg);

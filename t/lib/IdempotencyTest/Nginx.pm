@@ -1,7 +1,7 @@
 package IdempotencyTest::Nginx;
 
-# An nginx that a test starts, reloads and stops, for what Test::Nginx has no
-# words for. It listens on a unix socket in a directory of its own.
+# An nginx that a test starts, reloads and stops, for tests that Test::Nginx can't
+# express. It listens on a unix socket in its own directory.
 
 use strict;
 use warnings;
@@ -64,7 +64,7 @@ sub test_configuration {
 
     my $output = "$self->{directory}/logs/test";
     unlink $output;
-    # after a test nginx just ends, its configuration's pool with it
+    # nginx -t ends without destroying the pool of its configuration
     my $process = IdempotencyTest::Process->start(name => 'nginx -t', output => $output,
         environment => {ASAN_OPTIONS => join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0'},
         command => [$self->command, '-t']);
@@ -126,7 +126,7 @@ $main
 
 events {
     worker_connections 512;
-    # every worker takes its share, however few requests there are
+    # every worker gets its share of a few requests
     accept_mutex off;
 }
 
@@ -166,8 +166,8 @@ sub workers {
     return grep { is_worker($_) } split ' ', slurp("/proc/$pid/task/$pid/children");
 }
 
-# What the code gives while this worker alone takes connections: the others, which
-# have to be idle, are held.
+# Returns the result of the code, during which only this worker accepts connections: the other workers, which
+# have to be idle, are stopped.
 sub over {
     my ($self, $worker, $code) = @_;
     my @others = grep { $_ != $worker } $self->workers;
@@ -187,7 +187,7 @@ sub is_worker {
     return $title =~ /^nginx: worker process(?! is shutting down)/;
 }
 
-# Returns when new workers accept and the old ones do not; they are gone too
+# Returns when new workers accept connections and the old ones do not; the old ones have ended too
 # unless `requests_run`.
 sub reload {
     my ($self, %options) = @_;
@@ -214,7 +214,7 @@ sub reload {
     return $self;
 }
 
-# Ends nginx the graceful way, and looks through its log. `seconds`: how long that may take.
+# Ends nginx gracefully, and checks its log. `seconds`: how long that may take.
 sub stop {
     my ($self, %expected) = @_;
     my $pid = $self->pid;
@@ -223,7 +223,7 @@ sub stop {
     $self->check_error_log(%expected);
 }
 
-# `allowed`: a pattern of lines which the test itself brings about.
+# `allowed`: a pattern of lines that the test itself causes.
 sub check_error_log {
     my ($self, %expected) = @_;
     my @lines = split /\n/, $self->error_log . $self->output;
@@ -237,7 +237,7 @@ sub error_log { return slurp("$_[0]{directory}/logs/error.log") }
 sub output { return slurp("$_[0]{directory}/logs/stderr") }
 sub access_log { return split /\n/, slurp("$_[0]{directory}/logs/access.log") }
 
-# The line that the access log has for a request; it is written after the answer.
+# The line of a request in the access log; it is written after the response.
 sub await_access_log {
     my ($self, $pattern) = @_;
     return await(sub { (grep { /$pattern/ } $self->access_log)[0] });

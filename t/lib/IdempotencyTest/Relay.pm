@@ -1,6 +1,6 @@
 package IdempotencyTest::Relay;
 
-# The relay before a Redis (relay.py) in a process of its own, and the commands to it.
+# The relay in front of a Redis (relay.py) in its own process, and its commands.
 
 use strict;
 use warnings;
@@ -24,7 +24,7 @@ sub new {
 sub port { $_[0]{port} }
 sub url { "redis://127.0.0.1:$_[0]{port}" }
 
-# Gives back once it is done; the answer.
+# Runs a command of the relay. Returns its reply.
 sub do {
     my ($self, @words) = @_;
     print {$self->{control}} "@words\n";
@@ -32,7 +32,7 @@ sub do {
 
     my $answer = readline($self->{control}) // 'nothing';
     chomp $answer;
-    die "the relay answers '@words' with '$answer'\n" if $answer !~ /^(?:ok|\d+)$/;
+    die "the relay replies to '@words' with '$answer'\n" if $answer !~ /^(?:ok|\d+)$/;
     return $answer;
 }
 

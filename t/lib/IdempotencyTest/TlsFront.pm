@@ -1,6 +1,6 @@
 package IdempotencyTest::TlsFront;
 
-# TLS before a Redis (tls_front.py) in a process of its own, and what it has seen.
+# TLS in front of a Redis (tls_front.py) in its own process, and what it has reported.
 
 use strict;
 use warnings;
@@ -27,7 +27,7 @@ sub port { $_[0]{port} }
 sub output { "$_[0]{directory}/output" }
 sub text { slurp($_[0]->output) }
 
-# Of handshakes, from the first; those that failed have `failed`.
+# The reports of all handshakes; failed ones have `failed`.
 sub seen { my ($self) = @_; return map { JSON::PP::decode_json($_) } $self->text =~ /^(\{.*\})$/mg }
 
 # The Nth handshake that succeeded, once it is there.
