@@ -130,9 +130,9 @@ for my $where (@protocols, map { "$_-unbuffered" } grep { $_ ne 'grpc' } @protoc
             my $path = "/$where/store/b" . ++$n;
             my $answer = $nginx->request(path => "$path?$query", key => $path, @who);
             my $retry = $nginx->request(path => "$path?$query", key => $path, @who);
-            is $answer->status, $status, "store: the client gets the kept problem ($what)";
-            has_own_page($name) ? is_replay_of $retry, $answer, "store: and told again ($what)"
-                : is_problem $retry, 409, 'outcome_unknown', "store: no response is kept ($what)";
+            is $answer->status, $status, "store: the client gets a 502 or 504 ($what)";
+            has_own_page($name) ? is_replay_of $retry, $answer, "store: an error page is kept and replayed ($what)"
+                : is_problem $retry, 409, 'outcome_unknown', "store: without an error page there is no response to keep ($what)";
             is $app->count($path), 1, "store: the application executed the request once ($what)";
         }
     }

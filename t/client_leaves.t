@@ -107,7 +107,7 @@ for my $protocol (sort keys %leave) {
         ok $nginx->await_access_log(qr{^\Q$uri\E 201 \[NEW\]}), "an exchange continues after its mirror subrequest has ended ($what)";
 
         my $retry = retry($uri, $n);
-        $where ? is_problem $retry, 409, 'response_not_kept', "its retry is told that it was not kept ($what)"
+        $where ? is_problem $retry, 409, 'response_not_kept', "its retry gets response_not_kept ($what)"
             : ok $retry->is_replay && length $retry->body == 200_000, "its retry is replayed ($what)" || diag $retry->head;
         app()->await_answer($path);
         is app()->count($path), 1, "and the application executed the request once ($what)";

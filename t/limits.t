@@ -40,27 +40,27 @@ sub ask { return send_as(@_)->response }
 # limit_req
 
 is ask('alice', '/requests/used')->status, 201, 'alice has used up her limit';
-is ask('alice', '/requests/a', 'a')->status, 429, 'over it a request with a key is refused';
+is ask('alice', '/requests/a', 'a')->status, 429, 'over the limit a request with a key is refused';
 my $first = ask('bob', '/requests/a', 'a');
 is_first $first, 201, 1, 'and has claimed nothing';
-is ask($_, '/requests/a', 'a')->status, 429, 'nor is a kept response given over the limit' for qw(alice bob);
-is_replay_of ask('carol', '/requests/a', 'a'), $first, 'while who is within it is replayed to';
-is ask('carol', '/requests/a', 'a')->status, 429, 'which counts';
+is ask($_, '/requests/a', 'a')->status, 429, 'over the limit there is no replay either' for qw(alice bob);
+is_replay_of ask('carol', '/requests/a', 'a'), $first, 'while a client within its limit gets a replay';
+is ask('carol', '/requests/a', 'a')->status, 429, 'this replay is counted';
 is app()->count('/requests/a'), 1, 'the application ran once';
 
 my @answers = map { send_as('dave', '/delayed/a', 'delayed') } 1 .. 4;
 @answers = map { $_->response } @answers;
-is scalar(grep { $_->status == 201 && !$_->is_replay } @answers), 1, 'of requests that are delayed one runs';
-is scalar(grep { $_->is_replay || $_->code eq 'request_in_progress' } @answers), 3, 'and the others are replayed to, when their time has come';
+is scalar(grep { $_->status == 201 && !$_->is_replay } @answers), 1, 'one of several delayed requests runs';
+is scalar(grep { $_->is_replay || $_->code eq 'request_in_progress' } @answers), 3, 'and the other ones get a replay or request_in_progress after their delay';
 is app()->count('/delayed/a'), 1, 'the application ran once';
 
 # limit_conn
 
 my $running = send_as('alice', '/connections/a?gate=a', 'b');
 app()->await_arrival('/connections/a');
-is ask('alice', '/connections/a?gate=a', 'b')->status, 429, 'over a limit of connections a retry is refused, not told of the first';
+is ask('alice', '/connections/a?gate=a', 'b')->status, 429, 'over a limit of connections a retry is refused, without request_in_progress';
 is ask('alice', '/connections/b', 'c')->status, 429, 'and so is another key';
-is_problem ask('bob', '/connections/a?gate=a', 'b'), 409, 'request_in_progress', 'within it it is told';
+is_problem ask('bob', '/connections/a?gate=a', 'b'), 409, 'request_in_progress', 'within the limit it gets request_in_progress';
 is_first ask('bob', '/connections/b', 'c'), 201, 1, 'and the other key was not claimed';
 app()->open_gate('a');
 $first = $running->response;
@@ -80,7 +80,7 @@ $running = send_as('erin', '/waiting/a?gate=waiting', 'e');
 app()->await_arrival('/waiting/a');
 my $waiting = send_as('frank', '/waiting/a?gate=waiting', 'e');
 # this request gets its response at once, and so never causes the refusal of the other
-ok await(sub { $nginx->request(path => '/counted', method => 'GET', headers => ['X-Who: frank'])->status == 429 }), 'who waits is counted';
+ok await(sub { $nginx->request(path => '/counted', method => 'GET', headers => ['X-Who: frank'])->status == 429 }), 'a held request is counted';
 app()->open_gate('waiting');
 $first = $running->response;
 is_replay_of $waiting->response, $first, 'and gets the response';

@@ -32,7 +32,7 @@ struct Command {
 enum class Phase : unsigned char {
     idle,
     sent,           // its command is on the way
-    answered,       // the answer is
+    answered,       // its reply is on the way
     running,        // its request is at the application, by the claim `command.token`
 };
 
@@ -67,7 +67,7 @@ struct World {
     ModelKey<char> key;
     Token last = 0;
     std::array<Host, kHosts> hosts;
-    std::array<Command, kStrays> strays;    // on the way, and awaited by nobody
+    std::array<Command, kStrays> strays;    // on the way, no call waits for them
     Promise claim, result;
 };
 

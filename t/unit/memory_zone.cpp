@@ -147,7 +147,7 @@ UNIT_TEST(a_full_zone_refuses_keeps_its_results_and_recovers)
         assert_string_equal(f.value(f.claim(i)).c_str(), "not kept");
     }
 
-    f.now += 1000 + 256;        // the room is there within two ticks
+    f.now += 1000 + 256;        // the memory is free within two ticks
     for (unsigned i = 0; i < n; i++) {
         expect(f.claim(n + i).reply.verdict, Verdict::claimed);
     }

@@ -46,7 +46,7 @@ public:
     }
 
     bool reachable = true;
-    bool late = false;              // answers are held until `answer`
+    bool late = false;              // replies are held until `answer`
     unsigned asked = 0;
 
     bool open() override { return true; }

@@ -65,7 +65,7 @@ public:
 
     bool is_claimed(Token token) const { return claims_.count(token) != 0; }
 
-    std::set<Token> told;       // claims whose holder could know of it
+    std::set<Token> told;       // claims whose grant the holder could have received
     bool behaves = false;       // from now on
 
 private:

@@ -23,7 +23,7 @@ enum class Holds { nothing, claim, result };
 
 struct State {
     Holds holds;
-    Token token;        // 0: any, of a claim whose grant nobody has heard of
+    Token token;        // 0: any, of a claim whose grant was not received
     Millis expires;
     unsigned size;
     char fill;
