@@ -1,6 +1,6 @@
 // All interleavings of a few hosts that claim, renew, settle and release one key, over a network that delays commands
-// past everything and loses answers, with crashes and the passing of time between any two steps. `carry_out` and `check`
-// say what must be so.
+// arbitrarily and loses replies, with crashes and passing time between any two steps. `carry_out` and `check`
+// contain the required properties.
 
 #include "model.h"
 
@@ -32,7 +32,7 @@ struct Command {
 enum class Phase : unsigned char {
     idle,
     sent,           // its command is on the way
-    answered,       // the answer is
+    answered,       // its reply is on the way
     running,        // its request is at the application, by the claim `command.token`
 };
 
@@ -47,7 +47,7 @@ struct Host {
     }
 };
 
-// What the verdicts have promised, kept apart from the model.
+// The promises of the verdicts so far, separate from the model.
 struct Promise {
     Token token = 0;
     Millis left = 0;
@@ -67,7 +67,7 @@ struct World {
     ModelKey<char> key;
     Token last = 0;
     std::array<Host, kHosts> hosts;
-    std::array<Command, kStrays> strays;    // on the way, and awaited by nobody
+    std::array<Command, kStrays> strays;    // on the way, no call waits for them
     Promise claim, result;
 };
 
@@ -79,7 +79,7 @@ std::string packed(const World &world)
 
     put(world.key.holds), put(world.key.token), put(world.key.left), put(world.key.value), put(world.last);
 
-    // hosts differ in nothing but what they do
+    // hosts are interchangeable
     auto hosts = world.hosts;
     auto strays = world.strays;
 
@@ -101,7 +101,7 @@ std::string packed(const World &world)
     return out;
 }
 
-// The store carries a command out; every verdict is held against those before.
+// The store executes a command; each verdict is compared with those before.
 Verdict carry_out(World &world, Command &command)
 {
     Promise &claim = world.claim, &result = world.result;
@@ -112,7 +112,7 @@ Verdict carry_out(World &world, Command &command)
     case What::claim:
         verdict = world.key.claim(world.last + 1, 0, kLease);
 
-        // taken for as long as a claim or a result is promised to last, and not longer
+        // the key is taken exactly as long as a claim or a result is promised
         assert_int_equal(int(verdict), int(claim.left > 0 || result.left > 0 ? Verdict::found : Verdict::claimed));
 
         if (verdict == Verdict::claimed) {
@@ -131,7 +131,7 @@ Verdict carry_out(World &world, Command &command)
             claim = {};
             result = {token, kLifetime, command.value};
         } else {
-            // nobody's answer is refused but that of a claim which another has followed
+            // a result is refused only if another claim has followed its claim
             assert_true((claim.left > 0 && claim.token > token) || (result.left > 0 && result.token != token));
         }
         break;
@@ -156,7 +156,7 @@ Verdict carry_out(World &world, Command &command)
     return verdict;
 }
 
-// What must be so in every state.
+// The properties of every state.
 void check(World world)
 {
     using Holds = ModelKey<char>::Holds;
@@ -263,7 +263,7 @@ private:
             send(world, i, {What::settle, host.command.token, 'b'});
             send(world, i, {What::release, host.command.token, 0});
 
-            // nobody waits for the answer to a renewal
+            // no call waits for the reply to a renewal
             if (Command *stray = free_stray(next)) {
                 *stray = {What::renew, host.command.token, 0};
                 reach(next);
@@ -317,7 +317,7 @@ private:
             return;
         }
 
-        // an outcome that was not heard of is told once more, the same
+        // an outcome without a reply is recorded again, unchanged
         if (verdict == Verdict::unavailable && command.what != What::claim) {
             send(world, i, command);
         }
@@ -333,8 +333,8 @@ private:
     std::unordered_set<std::string> seen_;
 };
 
-// That the search comes to what it is about: not one state, and not for ever.
-void two_hosts_and_a_stray_command(void **)
+// The search covers the interesting states and ends.
+UNIT_TEST(two_hosts_and_a_stray_command)
 {
     std::size_t states = Search(2, 4, 1).run();
 
@@ -342,7 +342,7 @@ void two_hosts_and_a_stray_command(void **)
     assert_in_range(states, 10000, 10000000);
 }
 
-void three_hosts(void **)
+UNIT_TEST(three_hosts)
 {
     std::size_t states = Search(3, 3, 0).run();
 
@@ -351,13 +351,3 @@ void three_hosts(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(two_hosts_and_a_stray_command),
-        cmocka_unit_test(three_hosts),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

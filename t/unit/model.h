@@ -1,5 +1,5 @@
-// What a store does with one key, and nothing else: the model that claim_model.cpp checks in all its interleavings, and
-// that each engine is then held against with random calls (`follow_model`).
+// The behaviour of a store for one key: the model that claim_model.cpp checks in all its interleavings, and
+// with which each engine is compared in random calls (`follow_model`).
 
 #pragma once
 
@@ -36,7 +36,7 @@ struct ModelKey {
         return Verdict::claimed;
     }
 
-    // A key that nobody holds takes the late result: it is as good as ever.
+    // A key without a holder accepts the late result.
     Verdict settle(Token by, const Value &result, Millis lifetime)
     {
         if (holds != Holds::nothing && token != by) {
@@ -80,7 +80,7 @@ private:
     bool is_claim_of(Token by) const { return holds == Holds::claim && token == by; }
 };
 
-// What a call came to.
+// The result of a call.
 struct Outcome {
     Verdict verdict = Verdict::unavailable;
     Token token = 0;
@@ -88,7 +88,7 @@ struct Outcome {
     std::string value;
 };
 
-// An engine whose keys are named by numbers, and whose time passes when it is told.
+// An engine whose keys have numbers, and whose time the test sets.
 class Engine {
 public:
     virtual ~Engine() = default;
@@ -113,7 +113,7 @@ inline std::string with_token(std::string record, Token token)
     return record;
 }
 
-// Random calls, by holders of now and of before and by nobody, and every answer as the model has it.
+// Random calls by current holders, earlier holders and without a claim; all results are those of the model.
 inline void follow_model(Engine &engine, unsigned seed, int steps)
 {
     constexpr Millis kUnit = 1000000;
@@ -163,7 +163,7 @@ inline void follow_model(Engine &engine, unsigned seed, int steps)
             assert_int_equal(int(engine.release(n, by)), int(key.release(by)));
             break;
 
-        // what it came to is seen by how long the key stays taken
+        // the time for which the key stays taken shows the result
         case 5:
             engine.renew(n, by, time);
             key.renew(by, time);
@@ -177,6 +177,17 @@ inline void follow_model(Engine &engine, unsigned seed, int steps)
                 each.pass(time);
             }
         }
+    }
+}
+
+// The same for an engine of its own for each seed.
+template <class TestedEngine>
+void follow_model_in_runs(unsigned runs, int steps)
+{
+    for (unsigned seed = 0; seed < runs; seed++) {
+        TestedEngine engine;
+
+        follow_model(engine, seed, steps);
     }
 }
 

@@ -67,7 +67,7 @@ RecordFault fault_of(const std::string &bytes)
     return read_record(bytes, kId, record);
 }
 
-void every_state_is_read_as_written(void **)
+UNIT_TEST(every_state_is_read_as_written)
 {
     for (State state : {State::running, State::unknown, State::not_kept}) {
         std::string bytes = claim(state);
@@ -82,7 +82,7 @@ void every_state_is_read_as_written(void **)
     }
 }
 
-void a_result_is_read_as_written(void **)
+UNIT_TEST(a_result_is_read_as_written)
 {
     std::string bytes = result(std::string("{\"a\":\0", 6), "1}");
     Record record;
@@ -105,7 +105,7 @@ void a_result_is_read_as_written(void **)
 }
 
 // nginx's last buffer often has no bytes and no address.
-void an_empty_view_may_be_null(void **)
+UNIT_TEST(an_empty_view_may_be_null)
 {
     unsigned char out[128];
     RecordWriter writer(out, head_of(State::kept));
@@ -123,7 +123,7 @@ void an_empty_view_may_be_null(void **)
     assert_true(record.body == "body");
 }
 
-void a_store_may_write_the_token(void **)
+UNIT_TEST(a_store_may_write_the_token)
 {
     std::string bytes = claim(State::running);
     Record record;
@@ -133,7 +133,7 @@ void a_store_may_write_the_token(void **)
     assert_true(record.head.token == 0x102);
 }
 
-void every_shorter_or_longer_record_is_refused(void **)
+UNIT_TEST(every_shorter_or_longer_record_is_refused)
 {
     std::string bytes = result("body", "");
 
@@ -143,7 +143,7 @@ void every_shorter_or_longer_record_is_refused(void **)
     assert_int_equal(int(fault_of(bytes + "x")), int(RecordFault::truncated));
 }
 
-void every_flipped_bit_is_noticed(void **)
+UNIT_TEST(every_flipped_bit_is_detected)
 {
     std::string bytes = result("body", "");
 
@@ -160,8 +160,8 @@ void every_flipped_bit_is_noticed(void **)
     }
 }
 
-// A checksum is no signature, but whoever moves a value moves it as it is.
-void a_record_of_another_key_is_refused(void **)
+// A checksum is not a signature, but a moved value is moved unchanged.
+UNIT_TEST(a_record_of_another_key_is_refused)
 {
     KeyId other = kId;
     Record record;
@@ -175,7 +175,7 @@ void a_record_of_another_key_is_refused(void **)
     }
 }
 
-void faults_have_names(void **)
+UNIT_TEST(faults_have_names)
 {
     std::string bytes = claim(State::running);
     std::string newer = bytes;
@@ -189,9 +189,9 @@ void faults_have_names(void **)
     assert_int_equal(int(fault_of(bytes.substr(0, 40))), int(RecordFault::truncated));
 }
 
-// A checksum is no signature: what could split a response is refused even
-// where the sum is right.
-void header_injection_is_refused(void **)
+// A checksum is not a signature: bytes that could split a response are refused even
+// if the checksum is correct.
+UNIT_TEST(header_injection_is_refused)
 {
     const Header bad[] = {
         {"X-A", "1\r\nSet-Cookie: b", 0}, {"X A", "1", 0}, {"", "1", 0}, {"X-A", {"\0", 1}, 0},
@@ -211,20 +211,3 @@ void header_injection_is_refused(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(every_state_is_read_as_written),
-        cmocka_unit_test(a_result_is_read_as_written),
-        cmocka_unit_test(an_empty_view_may_be_null),
-        cmocka_unit_test(a_store_may_write_the_token),
-        cmocka_unit_test(every_shorter_or_longer_record_is_refused),
-        cmocka_unit_test(every_flipped_bit_is_noticed),
-        cmocka_unit_test(a_record_of_another_key_is_refused),
-        cmocka_unit_test(faults_have_names),
-        cmocka_unit_test(header_injection_is_refused),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}
