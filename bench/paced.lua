@@ -1,4 +1,4 @@
--- For wrk: POSTs to the URL's path, PAUSE milliseconds after each answer. KEY=name sends that key each time, KEY=name- a new one.
+-- For wrk: POSTs to the path of the URL, PAUSE milliseconds after each response. KEY=name sends that key each time, KEY=name- a new one.
 
 local key = assert(os.getenv("KEY"))
 local pause = tonumber(os.getenv("PAUSE"))

@@ -5,7 +5,6 @@ Every contestant is an nginx of its own with one worker, made of front.conf and 
 same application. Needs what ./setup installs, and nothing outside of Python's standard library.
 """
 
-import argparse
 import http.client
 import itertools
 import json
@@ -14,88 +13,31 @@ import pathlib
 import re
 import resource
 import shutil
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-BENCH = pathlib.Path(__file__).resolve().parent
-ROOT = BENCH.parent
+sys.dont_write_bytecode = True
+from side_by_side import (BENCH, ROOT, Load, Server, Unusable, free_port, in_rounds, median_of, median_ratio, parser, post,
+                          print_table, progress, redis_command, require_tools, run, start_application, start_front)
+
 REFERENCES = ("limit", "plain")
 ORDER = REFERENCES + ("proxy_cache", "srcache", "lua", "ours-memory", "ours-near", "ours-redis", "ours-redis-tls", "ours-redis-cluster")
-# what is compared with what besides, where both are measured
+# pairs that are compared as well where both are measured
 BESIDE = {"ours-redis-tls": "ours-redis", "ours-redis-cluster": "ours-redis"}
 CLUSTER = 3         # masters
 SLOTS = 16384
-MODES = {"replay": "replay: one key, its answer is kept already",
+MODES = {"replay": "replay: one key, its response is already kept",
          "first": "first request: a new key each time"}
 LISTING = ('{"id":"%s","assetId":"model-123","title":"Model 123, as new","status":"active","price":{"amount":"49.00",'
            '"currency":"USD"},"seller":{"id":"user-9","name":"A. Seller"},"links":{"self":"/v1/marketplace/listings/%s"}}')
-DISTURBED = 0.15    # of a processor, by what is no part of the benchmark
+DISTURBED = 0.15    # of a processor, used by other processes than those of the benchmark
 MARK = "made-by-the-benchmark"
 A_LISTING_ID = "5b0fbd7d8a0f4bd0b1b5a58ae8a3d0f4"
-
-
-class Unusable(Exception):
-    """What the benchmark can't do without is missing or does not work."""
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def wait_for_port(port, process, name, log):
-    for _ in range(500):
-        if process.poll() is not None:
-            break
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.02)
-    text = log.read_text(errors="replace")[-2000:] if log.exists() else ""
-    raise Unusable(f"{name} does not start\n{text}")
-
-
-class Server:
-    """A process that listens on a port and is stopped at the end."""
-
-    def __init__(self, name, port, command, directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        self.name, self.port, self.directory = name, port, directory
-        log = directory / "stderr.log"
-        with open(log, "wb") as out:
-            self.process = subprocess.Popen(command, cwd=directory, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        try:
-            wait_for_port(port, self.process, name, log)
-        except BaseException:
-            self.stop()
-            raise
-
-    def say(self, text):
-        with socket.create_connection(("127.0.0.1", self.port), 5) as s:
-            s.sendall(text.encode())
-            return s.recv(4096).decode()
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-
-    def cpu(self):
-        return cpu_of(self.process.pid)
-
-
-def redis_command(binary, port, *more):
-    return [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *map(str, more)]
+COLUMNS = [("", 20, ""), ("req/s", 9, ".0f"), ("p50 ms", 9, ".2f"), ("p99 ms", 9, ".2f"), ("CPU us", 9, ".2f"),
+           *((f"/{name}", 8, ".2f") for name in REFERENCES),
+           ("store us", 10, ".2f"), ("busy", 7, ".0%"), ("others", 8, ".0%"), ("app/req", 9, ".2f"), ("errors", 8, "")]
 
 
 class TlsRedis(Server):
@@ -155,12 +97,6 @@ class RedisCluster:
         return sum(node.cpu() for node in self.nodes)
 
 
-def cpu_of(pid):
-    """Seconds that all threads of a process have run."""
-    return sum(int((task / "schedstat").read_text().split()[0])
-               for task in pathlib.Path(f"/proc/{pid}/task").iterdir()) / 1e9
-
-
 def busy_processors():
     """Seconds that all processors together have been busy."""
     user, nice, system, _, _, irq, softirq, *_ = map(int, pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:])
@@ -171,37 +107,6 @@ def own_children():
     """Seconds that ended children (wrk, and the servers that were stopped) have run."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-class Nginx(Server):
-    def __init__(self, name, port, config, directory, binary):
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "nginx.conf").write_text(config)
-        super().__init__(name, port, [binary, "-p", f"{directory}/", "-c", "nginx.conf", "-e", "start.log",
-                                      "-g", "daemon off;"], directory)
-
-    def children(self):
-        master = self.process.pid
-        return [int(pid) for pid in pathlib.Path(f"/proc/{master}/task/{master}/children").read_text().split()]
-
-    def worker(self):
-        for pid in self.children():
-            if b"worker process" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
-                return pid
-        raise Unusable(f"{self.name} has no worker")
-
-    def cpu(self):
-        return cpu_of(self.worker())
-
-    def cpu_of_helpers(self):
-        """What is neither the worker nor of use to anybody else, like the manager of a cache."""
-        worker, total = self.worker(), 0
-        for pid in self.children():
-            try:
-                total += cpu_of(pid) if pid != worker else 0
-            except FileNotFoundError:
-                pass    # the loader of a cache ends by itself
-        return total
 
 
 class Contestant:
@@ -224,29 +129,6 @@ class Contestant:
         return absent
 
 
-def post(port, key, path="/v1/marketplace/listings"):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("POST", path, '{"assetId":"model-123","note":""}',
-                       {"Content-Type": "application/json", "X-API-Key": "bench", "Idempotency-Key": key})
-    answer = connection.getresponse()
-    body = answer.read()
-    connection.close()
-    return answer.status, answer.getheader("Location"), body
-
-
-def fill(text, values):
-    def value(found):
-        if found.group(1) not in values:
-            raise Unusable(f"a configuration asks for an unknown @{found.group(1)}@")
-        return str(values[found.group(1)])
-    return re.sub(r"@(\w+)@", value, text)
-
-
-def milliseconds(text):
-    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s|m)", text).groups()
-    return float(number) * {"us": 1e-3, "ms": 1, "s": 1e3, "m": 6e4}[unit]
-
-
 class Bench:
     def __init__(self, options):
         self.options = options
@@ -254,9 +136,7 @@ class Bench:
         self.servers = {}
         self.cache = None
         self.runs = itertools.count(1)
-        for tool in (options.nginx, "wrk"):
-            if shutil.which(tool) is None:
-                raise Unusable(f"there is no {tool}; bench/setup installs it")
+        require_tools(options.nginx, "wrk")
         about = subprocess.run([options.nginx, "-V"], capture_output=True, text=True).stderr
         modules = re.search(r"--modules-path=(\S+)", about)
         self.modules = pathlib.Path(modules.group(1)) if modules else pathlib.Path("/usr/lib/nginx/modules")
@@ -297,14 +177,11 @@ class Bench:
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
         (self.work / MARK).touch()
-        self.user = "user root;\n" if os.geteuid() == 0 else ""
         self.cache = tempfile.mkdtemp(prefix="bench-cache-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else self.work)
         self.values = {"app": free_port(), "redis": free_port(), "memcached": free_port(), "bench": BENCH, "cache": self.cache,
                        "listing": LISTING % ("$request_id", "$request_id"),
                        "a_listing": LISTING % (A_LISTING_ID, A_LISTING_ID)}
-        self.servers["app"] = Nginx("app", self.values["app"],
-                                    self.user + fill((BENCH / "app.conf").read_text(), self.values),
-                                    self.work / "app", self.options.nginx)
+        self.servers["app"] = start_application((BENCH / "app.conf").read_text(), self.values, self.work / "app", self.options.nginx)
         needed = {service for contestant in contestants for service in contestant.services}
         if "redis" in needed:
             port = self.values["redis"]
@@ -338,33 +215,18 @@ class Bench:
 
     def front(self, contestant):
         directory = self.work / f"{next(self.runs):03}-{contestant.name}"
-        values = dict(self.values, front=free_port(),
-                      modules="\n".join(f"load_module {self.module_file(m)};" for m in contestant.modules))
-        directory.mkdir(parents=True)
-        (directory / "contestant.conf").write_text(fill(contestant.text, values))
-        return Nginx(contestant.name, values["front"], self.user + fill((BENCH / "front.conf").read_text(), values),
-                     directory, self.options.nginx)
+        return start_front(contestant.name, contestant.text, self.values, map(self.module_file, contestant.modules), directory,
+                           self.options.nginx)
 
     def wrk(self, front, mode, prefix, duration):
-        out = subprocess.run(["wrk", "-t1", f"-c{self.options.connections}", f"-d{duration}s", "--latency",
-                              "-s", str(BENCH / "load.lua"), f"http://127.0.0.1:{front.port}/v1/marketplace/listings"],
-                             env=dict(os.environ, MODE=mode, PREFIX=prefix, PADDING=str(self.options.padding)),
-                             capture_output=True, text=True, timeout=duration + 60)
-        if out.returncode != 0 or "requests in" not in out.stdout:
-            raise Unusable(f"wrk failed: {out.stdout}{out.stderr}")
-        refused = re.search(r"Non-2xx or 3xx responses: (\d+)", out.stdout)
-        broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", out.stdout)
-        return {"requests": int(re.search(r"(\d+) requests in", out.stdout).group(1)),
-                "rps": float(re.search(r"Requests/sec:\s*([\d.]+)", out.stdout).group(1)),
-                "p50": milliseconds(re.search(r"^\s+50%\s+(\S+)", out.stdout, re.M).group(1)),
-                "p99": milliseconds(re.search(r"^\s+99%\s+(\S+)", out.stdout, re.M).group(1)),
-                "errors": (int(refused.group(1)) if refused else 0) + (sum(map(int, broken.groups())) if broken else 0)}
+        return Load("load.lua", front.port, "/v1/marketplace/listings", self.options.connections, duration,
+                    MODE=mode, PREFIX=prefix, PADDING=self.options.padding).figures()
 
     def kept(self, contestant, front, key):
-        """Sends a key until its answer is kept; a contestant that never keeps it is no contestant."""
+        """Sends a key until its response is kept; a contestant that never keeps it can't be measured."""
         first = post(front.port, key)
         if first[0] != 201:
-            raise Unusable(f"{contestant.name}: answers a first request with {first[0]}")
+            raise Unusable(f"{contestant.name}: the response to a first request is {first[0]}")
         if not contestant.keeps_answers:
             return
         for _ in range(100):
@@ -372,9 +234,9 @@ class Bench:
             if again == first:
                 return
             if again[0] == 201:
-                raise Unusable(f"{contestant.name}: a retry got another answer than the first")
-            time.sleep(0.02)    # a contestant that keeps the answer a little later
-        raise Unusable(f"{contestant.name}: a retry is answered with {again[0]}")
+                raise Unusable(f"{contestant.name}: a retry got another response than the first request")
+            time.sleep(0.02)    # this contestant keeps the response a little later
+        raise Unusable(f"{contestant.name}: the response to a retry is {again[0]}")
 
     def clocks(self, front, services):
         return {"asked": self.asked(), "time": time.monotonic(), "all": busy_processors(), "children": own_children(),
@@ -393,7 +255,7 @@ class Bench:
 
         front = self.front(contestant)
         try:
-            # a load with a body of another length has a fingerprint of its own, so its key does too
+            # the body of the load may have another length, and so another fingerprint: its keys are others
             self.kept(contestant, front, "check")
             self.wrk(front, mode, "warm-", 1)
 
@@ -412,14 +274,14 @@ class Bench:
             front.stop()
 
         due = contestant.name == "plain" or (mode == "first" and contestant.name != "limit")
-        # a load's last requests reach the application without being counted
+        # wrk does not count its last requests, which reach the application
         if abs(row["asked"] - due) > 0.01 + 2 * self.options.connections / row["requests"]:
             row["errors"] += round(abs(row["asked"] - due) * row["requests"])
         shutil.rmtree(front.directory, ignore_errors=True)
         return row
 
-    def measure_in_peace(self, contestant, mode):
-        """The quietest of a few runs, of which one is enough where nothing else runs."""
+    def measure_undisturbed(self, contestant, mode):
+        """The least disturbed of a few runs; one run is enough where no other process is busy."""
         quietest = None
         for _ in range(self.options.tries):
             row = self.measure(contestant, mode)
@@ -432,72 +294,58 @@ class Bench:
 
 def table(mode, contestants, rows):
     print(f"\n{MODES[mode]}")
-    print(f"{'':<20}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'CPU us':>9}{'/limit':>8}{'/plain':>8}"
-          f"{'store us':>10}{'busy':>7}{'others':>8}{'app/req':>9}{'errors':>8}")
-    summary = {}
-    for contestant in contestants:
-        mine = rows[contestant.name]
-        middle = {key: statistics.median(row[key] for row in mine) for key in mine[0]}
-        middle["errors"] = sum(row["errors"] for row in mine)
-        ratios = ""
-        for reference in REFERENCES:
-            if reference in rows:
-                # of each round, since a round's runs are neighbours in time
-                ratio = statistics.median(a["cpu"] / b["cpu"] for a, b in zip(mine, rows[reference]))
-                middle[f"cpu/{reference}"] = ratio
-                ratios += f"{ratio:>8.2f}"
-            else:
-                ratios += f"{'-':>8}"
-        store = f"{middle['store']:>10.2f}" if contestant.services else f"{'-':>10}"
-        print(f"{contestant.name:<20}{middle['rps']:>9.0f}{middle['p50']:>9.2f}{middle['p99']:>9.2f}"
-              f"{middle['cpu']:>9.2f}{ratios}{store}{middle['busy']:>7.0%}{middle['others']:>8.0%}"
-              f"{middle['asked']:>9.2f}{middle['errors']:>8}")
-        summary[contestant.name] = middle
-    beside(rows, summary)
+    summary = {contestant.name: medians(rows, contestant.name) for contestant in contestants}
+    print_table(COLUMNS, [table_row(contestant, summary[contestant.name]) for contestant in contestants])
+    compare_pairs(rows, summary)
     return summary
 
 
-def beside(rows, summary):
-    """Ratios of each round, since a round's runs are neighbours in time."""
+def medians(rows, name):
+    mine = rows[name]
+    middle = {key: median_of(mine, lambda row: row[key]) for key in mine[0]}
+    middle["errors"] = sum(row["errors"] for row in mine)
+    for reference in REFERENCES:
+        if reference in rows:
+            middle[f"cpu/{reference}"] = median_ratio(mine, rows[reference], lambda row: row["cpu"])
+    return middle
+
+
+def table_row(contestant, middle):
+    return [contestant.name, middle["rps"], middle["p50"], middle["p99"], middle["cpu"],
+            *(middle.get(f"cpu/{reference}") for reference in REFERENCES),
+            middle["store"] if contestant.services else None, middle["busy"], middle["others"], middle["asked"], middle["errors"]]
+
+
+def compare_pairs(rows, summary):
     for name, other in BESIDE.items():
         if name in rows and other in rows:
-            ratio = {key: statistics.median(a[key] / b[key] for a, b in zip(rows[name], rows[other])) for key in ("cpu", "rps", "store")}
+            ratio = {key: median_ratio(rows[name], rows[other], lambda row: row[key]) for key in ("cpu", "rps", "store")}
             summary[name].update({f"{key}/{other}": value for key, value in ratio.items()})
             print(f"{name} / {other}: CPU {ratio['cpu']:.2f}, req/s {ratio['rps']:.2f}, store {ratio['store']:.2f}")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=4, help="of each run (default 4)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is run (default 3)")
-    parser.add_argument("--tries", type=int, default=3, help="how often a run is repeated that something else disturbs (default 3)")
-    parser.add_argument("--connections", type=int, default=32, help="of the load (default 32)")
-    parser.add_argument("--padding", type=int, default=0, metavar="BYTES", help="added to each request's body")
-    parser.add_argument("--mode", choices=[*MODES, "both"], default="both")
-    parser.add_argument("--only", metavar="NAME,...", help="these contestants, none of which may be missing")
-    parser.add_argument("--peers", action="store_true", help="all but this module")
-    parser.add_argument("--module", default=ROOT / "build/ngx_http_idempotency_module.so", metavar="FILE")
-    parser.add_argument("--nginx", default="nginx", metavar="BINARY")
-    parser.add_argument("--redis", default="redis-server", metavar="BINARY", help="or valkey-server")
-    parser.add_argument("--work", default=ROOT / "build-bench", metavar="DIRECTORY", help="is emptied first")
-    parser.add_argument("--json", metavar="FILE", help="also writes all figures there")
-    options = parser.parse_args()
+    arguments = parser(__doc__, 32, "of the load")
+    arguments.add_argument("--tries", type=int, default=3, help="how often a run is done at most if other processes disturb it (default 3)")
+    arguments.add_argument("--padding", type=int, default=0, metavar="BYTES", help="added to each request's body")
+    arguments.add_argument("--mode", choices=[*MODES, "both"], default="both")
+    arguments.add_argument("--only", metavar="NAME,...", help="these contestants, none of which may be missing")
+    arguments.add_argument("--peers", action="store_true", help="all but this module")
+    arguments.add_argument("--work", default=ROOT / "build-bench", metavar="DIRECTORY", help="is emptied first")
+    arguments.add_argument("--json", metavar="FILE", help="also writes all figures there")
+    options = arguments.parse_args()
 
-    os.environ["PATH"] += ":/usr/sbin:/usr/local/sbin"
     bench = Bench(options)
     try:
         contestants = bench.contestants()
         modes = list(MODES) if options.mode == "both" else [options.mode]
         bench.start(contestants)
         rows = {mode: {contestant.name: [] for contestant in contestants} for mode in modes}
-        for number in range(options.rounds):
-            for mode in modes:
-                for contestant in contestants:
-                    print(f"round {number + 1} of {options.rounds}, {mode}, {contestant.name} ...", end="",
-                          file=sys.stderr, flush=True)
-                    row = bench.measure_in_peace(contestant, mode)
-                    print(f" {row['rps']:.0f} req/s, {row['cpu']:.2f} us, others {row['others']:.0%}", file=sys.stderr)
-                    rows[mode][contestant.name].append(row)
+        for number, (mode, contestant) in in_rounds(options, [(mode, contestant) for mode in modes for contestant in contestants]):
+            progress(number, options, f"{mode}, {contestant.name} ...", end="")
+            row = bench.measure_undisturbed(contestant, mode)
+            print(f" {row['rps']:.0f} req/s, {row['cpu']:.2f} us, others {row['others']:.0%}", file=sys.stderr)
+            rows[mode][contestant.name].append(row)
     finally:
         bench.stop()
 
@@ -506,17 +354,11 @@ def main():
     summary = {mode: table(mode, contestants, rows[mode]) for mode in modes}
     disturbed = max(row["others"] for by_name in rows.values() for mine in by_name.values() for row in mine)
     if disturbed >= DISTURBED:
-        print(f"\nSomething else kept up to {disturbed:.0%} of a processor busy: do not trust these figures.")
+        print(f"\nOther processes used up to {disturbed:.0%} of a processor: do not trust these figures.")
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps({"medians": summary, "runs": rows}, indent=1) + "\n")
     return 1 if any(row["errors"] for by_name in summary.values() for row in by_name.values()) else 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Unusable as reason:
-        print(f"bench: {reason}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

@@ -1,4 +1,4 @@
-# What of an answer is kept: every kind of answer, and its replay to the byte.
+# What is kept of a response: responses of every kind, and their replays byte for byte.
 
 use strict;
 use warnings;
@@ -49,14 +49,14 @@ sub pair {
     my ($path, %request) = @_;
     my $key = 'key-' . ++$keys;
     my ($first, $retry) = ask($path, key => $key, %request);
-    # an answer that passes may be whole before the store has been told
+    # a response that is passed through may be complete before its outcome is recorded in the store
     await(sub { $retry = ask($path, key => $key, %request); $retry->code ne 'request_in_progress' });
     return $first, $retry;
 }
 
 sub count { return app()->count($_[0]) }
 
-# Every kind of answer, through both ways of proxying.
+# Responses of every kind, with and without buffering.
 
 my @kinds = (
     ['with a length', '', 201],
@@ -98,26 +98,26 @@ for my $way ('', 'unbuffered/') {
         my $path = "/${way}kind" . ++$keys;
         my ($first, $retry) = pair("$path?$query");
 
-        is $first->status, $status, "an answer $name$how is delivered";
-        is_replay_of $retry, $first, "an answer $name$how is replayed to the byte";
-        is count($path), 1, "the application acted once for an answer $name$how";
+        is $first->status, $status, "a response $name$how is delivered";
+        is_replay_of $retry, $first, "a response $name$how is replayed byte for byte";
+        is count($path), 1, "the application executed the request once for a response $name$how";
     }
 }
 
-# Against an answer that nothing was done to.
+# Compared with the response without the module.
 
 for my $query ('header=X-B:1&header=X-A:2&header=X-B:3&header=Set-Cookie:a&header=Set-Cookie:b&header=ETag:"e"', 'framing=chunked', 'framing=close', 'status=204&kind=none') {
     my ($first, $retry) = pair("/compared?$query");
     my $plain = ask("/plain/compared?$query");
     my @heads = map { my $fields = $_->lasting; $fields =~ s/\n\n.*//s; $fields } $plain, $first, $retry;
 
-    is $heads[1], $heads[0], "the first answer has the head that it has without the module ($query)";
-    is $heads[2], $heads[0], "the replay has the head that the answer has without the module ($query)";
+    is $heads[1], $heads[0], "the first response has the head that it has without the module ($query)";
+    is $heads[2], $heads[0], "the replay has the head that the response has without the module ($query)";
 }
 
 {
     my ($first, $retry) = pair('/hop?header=Keep-Alive:timeout=99&header=Proxy-Connection:close&header=Upgrade:h2c&header=TE:x&header=X-Kept:1');
-    is $first->header('X-Kept'), 1, 'an answer with hop-by-hop fields is delivered';
+    is $first->header('X-Kept'), 1, 'a response with hop-by-hop fields is delivered';
     is $retry->header('X-Kept'), 1, 'it is replayed';
     ok !(grep { /timeout=99/ } $retry->headers('Keep-Alive')), 'Keep-Alive is not kept';
     is scalar(grep { defined $retry->header($_) } qw(Proxy-Connection Upgrade TE)), 0, 'other hop-by-hop fields are not kept';
@@ -130,7 +130,7 @@ for my $query ('header=X-B:1&header=X-A:2&header=X-B:3&header=Set-Cookie:a&heade
     is $retry->header('Server'), $first->header('Server'), 'the Server is that of nginx';
 }
 
-# What is said to be left out.
+# Fields that are configured not to be kept.
 
 {
     my ($first, $retry) = pair('/hide/a?header=X-Secret:s&header=X-Open:o&header=Set-Cookie:c=1&header=Set-Cookie:c=2&header=x-secret:t');
@@ -141,44 +141,44 @@ for my $query ('header=X-B:1&header=X-A:2&header=X-B:3&header=Set-Cookie:a&heade
 
 {
     my ($first, $retry) = pair('/renamed/a');
-    is $first->header('X-From-Store'), undef, 'the first answer has no mark';
+    is $first->header('X-From-Store'), undef, 'the first response has no mark';
     is $retry->header('X-From-Store'), 'true', 'the mark of a replay has the name that it was given';
-    is $retry->header('Idempotent-Replayed'), undef, 'and no other';
+    is $retry->header('Idempotent-Replayed'), undef, 'and no other field has it';
 
     ($first, $retry) = pair('/unmarked/a');
     is $retry->body, $first->body, 'a replay without a mark is a replay';
     is $retry->header('Idempotent-Replayed'), undef, 'a replay has no mark where it is off';
 }
 
-# How long it is kept.
+# How long a response is kept.
 
 {
     my $start = time;
     my $key = 'brief';
     my $first = ask('/brief/a', key => $key);
-    is_replay_of ask('/brief/a', key => $key), $first, 'within its time a result is replayed';
+    is_replay_of ask('/brief/a', key => $key), $first, 'before it expires a result is replayed';
 
     my $next;
     await(sub { $next = ask('/brief/a', key => $key); !$next->is_replay });
-    is_first $next, 201, 2, 'after its time a result is forgotten and the request runs';
-    cmp_ok time() - $start, '>=', 0.9, 'a result is kept for its whole time';
-    is_replay_of ask('/brief/a', key => $key), $next, 'and its answer is kept in turn';
+    is_first $next, 201, 2, 'after it has expired a result is forgotten and the request runs';
+    cmp_ok time() - $start, '>=', 0.9, 'a result is kept until it expires';
+    is_replay_of ask('/brief/a', key => $key), $next, 'and the response of this execution is kept';
 }
 
-# How much is kept.
+# How large a kept response may be.
 
 for my $way ('small', 'small-unbuffered') {
     my ($first, $retry) = pair("/$way/fits?size=1024");
-    is_replay_of $retry, $first, "an answer as large as the limit is kept ($way)";
+    is_replay_of $retry, $first, "a response as large as the limit is kept ($way)";
 
     for my $framing (qw(length chunked close)) {
         for my $size (1025, 200_000) {
             my $path = "/$way/$framing$size";
             ($first, $retry) = pair("$path?kind=binary&size=$size&framing=$framing&pieces=3");
-            is length $first->body, $size, "an answer over the limit is delivered whole ($way, $framing, $size)";
-            is_problem $retry, 409, 'response_not_kept', "its retry is told so ($way, $framing, $size)";
-            is $retry->header('Retry-After'), undef, "and is not asked to come again ($way, $framing, $size)";
-            is count($path), 1, "the application acted once ($way, $framing, $size)";
+            is length $first->body, $size, "a response over the limit is delivered completely ($way, $framing, $size)";
+            is_problem $retry, 409, 'response_not_kept', "its retry gets response_not_kept ($way, $framing, $size)";
+            is $retry->header('Retry-After'), undef, "without Retry-After ($way, $framing, $size)";
+            is count($path), 1, "the application executed the request once ($way, $framing, $size)";
         }
     }
 }
@@ -186,11 +186,11 @@ ok $nginx->await_access_log(qr/^\[NOT_KEPT\]/), '$idempotency_status of such a r
 
 {
     my ($first, $retry) = pair('/over?kind=binary&size=1048577');
-    is length $first->body, 1048577, 'an answer over 1 MB is delivered whole';
-    is_problem $retry, 409, 'response_not_kept', 'and not kept unless the limit is another';
+    is length $first->body, 1048577, 'a response over 1 MB is delivered completely';
+    is_problem $retry, 409, 'response_not_kept', 'and not kept unless the limit is higher';
 }
 
-# Answers that mean: not acted on.
+# Responses that mean that the request was not executed.
 
 for my $status (401, 403, 408, 425, 429, 503) {
     my ($first, $retry) = pair("/retriable-$status?status=$status,201");
@@ -208,7 +208,7 @@ for my $status (404, 500, 503, 599) {
     is_replay_of $retry, $first, 'a list of retriable codes replaces the default';
 
     ($first, $retry) = pair('/none/503?status=503,201');
-    is_replay_of $retry, $first, 'with none every answer is kept';
+    is_replay_of $retry, $first, 'with `none` every response is kept';
 }
 
 # The variables in the access log.
@@ -220,17 +220,17 @@ ok $nginx->await_access_log(qr/^\[REPLAYED\] \[[0-9a-f]{64}\] \[\d+\.\d{3}\] \[\
 
 {
     my ($first, $retry) = map { ask('/ranges/a?status=200&size=100', key => 'ranges', headers => $_) } ['Range: bytes=0-3'], [];
-    is $retry->status, 200, 'a range does not make a kept answer a partial one';
-    is length $retry->body, 100, 'and does not cut it';
+    is $retry->status, 200, 'the replay of a kept response is not partial because of a Range';
+    is length $retry->body, 100, 'and it is not cut';
 }
 
 {
     my ($first, $retry, $plain) = map { ask('/gzip/a?status=200&size=5000', key => 'gzip', headers => $_) }
         ['Accept-Encoding: gzip'], ['Accept-Encoding: gzip'], [];
-    is $first->header('Content-Encoding'), 'gzip', 'an answer may be compressed';
-    is $retry->header('Content-Encoding'), 'gzip', 'a replay is compressed anew';
-    is $plain->header('Content-Encoding'), undef, 'and is not compressed for who does not ask for it';
-    is length $plain->body, 5000, 'then it is whole';
+    is $first->header('Content-Encoding'), 'gzip', 'a response is compressed';
+    is $retry->header('Content-Encoding'), 'gzip', 'a replay is compressed again';
+    is $plain->header('Content-Encoding'), undef, 'and is not compressed for a client that does not accept it';
+    is length $plain->body, 5000, 'this replay is complete';
 }
 
 # Connections.
@@ -249,30 +249,30 @@ ok $nginx->await_access_log(qr/^\[REPLAYED\] \[[0-9a-f]{64}\] \[\d+\.\d{3}\] \[\
     $client->send_raw("${request}body" x 5, ('POST') x 5);
     my @answers = map { $client->response } 1 .. 5;
     is_first $answers[0], 201, 1, 'the first of five pipelined requests runs';
-    is scalar(grep { $_->is_replay && $_->body eq $answers[0]->body } @answers), 4, 'and the others are replays of it';
+    is scalar(grep { $_->is_replay && $_->body eq $answers[0]->body } @answers), 4, 'and the other four get replays of its response';
 }
 
 {
     my ($first, $retry) = pair('/old?framing=chunked', version => 'HTTP/1.0');
-    is $first->status, 201, 'a client of HTTP/1.0 gets an answer';
+    is $first->status, 201, 'a client with HTTP/1.0 gets a response';
     is_replay_of $retry, $first, 'and its replay';
 }
 
-# Exchanges that break.
+# Broken exchanges.
 
 {
     my ($first, $retry) = (ask('/dead/a', key => 'dead', headers => ["X-Port: $dead"]),
         ask('/dead/a', key => 'dead', headers => ['X-Port: ' . app()->port]));
-    is $first->status, 502, 'an application that cannot be reached is a 502';
-    is_first $retry, 201, 1, 'and leaves the key free: a retry runs';
+    is $first->status, 502, 'an application that cannot be reached gives a 502';
+    is_first $retry, 201, 1, 'and its key is free: a retry runs';
 }
 
 for my $abort (qw(before mid)) {
     my ($first, $retry) = pair("/abort-$abort?abort=$abort&size=1000");
-    is $first->status, 502, "an answer that breaks off ($abort) is a 502";
+    is $first->status, 502, "a response that breaks off ($abort) gives a 502";
     unlike $first->body, qr/^#1/, "nothing of it is delivered ($abort)";
-    is_problem $retry, 409, 'outcome_unknown', "its retry is told that nobody knows ($abort)";
-    like $retry->header('Retry-After'), qr/^[1-9]\d*$/, "and when to come again ($abort)";
+    is_problem $retry, 409, 'outcome_unknown', "its retry gets outcome_unknown ($abort)";
+    like $retry->header('Retry-After'), qr/^[1-9]\d*$/, "with Retry-After ($abort)";
     is count("/abort-$abort"), 1, "and does not run ($abort)";
 }
 ok $nginx->await_access_log(qr/^\[UNKNOWN\]/), '$idempotency_status of such a retry is UNKNOWN';
@@ -280,7 +280,7 @@ ok $nginx->await_access_log(qr/^\[UNKNOWN\]/), '$idempotency_status of such a re
 {
     my $key = 'lease';
     my $path = '/lease/a?abort=before,no';
-    is ask($path, key => $key)->status, 502, 'an answer that never came is a 502';
+    is ask($path, key => $key)->status, 502, 'a missing response gives a 502';
     my $next;
     await(sub { $next = ask($path, key => $key); $next->status != 409 });
     is_first $next, 201, 2, 'after the lease the key is free again';

@@ -1,4 +1,4 @@
-# What the application can say about its answer, what it is told, and which of several it is.
+# Directives in the application's response, variables for the application, and several upstream servers.
 
 use strict;
 use warnings;
@@ -51,38 +51,38 @@ sub pair {
     return map { ask($path, $key) } 1, 2;
 }
 
-# Its word.
+# The response header X-Accel-Idempotency.
 
 {
     my ($first, $retry) = pair('/word/release?header=X-Accel-Idempotency:release');
-    is_first $first, 201, 1, 'an answer with `release` is delivered';
-    is $first->header('X-Accel-Idempotency'), undef, 'without the word';
+    is_first $first, 201, 1, 'a response with `release` is delivered';
+    is $first->header('X-Accel-Idempotency'), undef, 'without the header X-Accel-Idempotency';
     is_first $retry, 201, 2, 'and its key is free again';
 
     ($first, $retry) = pair('/word/no-store?header=X-Accel-Idempotency:no-store');
-    is_first $first, 201, 1, 'an answer with `no-store` is delivered';
-    is_problem $retry, 409, 'response_not_kept', 'and its retry is told that it is not kept';
+    is_first $first, 201, 1, 'a response with `no-store` is delivered';
+    is_problem $retry, 409, 'response_not_kept', 'and its retry gets response_not_kept';
     is app()->count('/word/no-store'), 1, 'and does not run';
 
     ($first, $retry) = pair('/word/none?header=X-Accel-Idempotency:');
-    is_replay_of $retry, $first, 'an answer with an empty word is kept';
+    is_replay_of $retry, $first, 'a response with an empty X-Accel-Idempotency is kept';
 }
 
 {
     my $path = '/word/ttl?header=X-Accel-Idempotency:ttl=1&header=X-Other:1';
     my ($first, $retry) = pair($path);
-    is_replay_of $retry, $first, 'an answer with `ttl=1` is kept';
+    is_replay_of $retry, $first, 'a response with `ttl=1` is kept';
     my $next;
     await(sub { $next = ask($path, "key-$keys"); !$next->is_replay });
-    is_first $next, 201, 2, 'for that long';
+    is_first $next, 201, 2, 'for one second';
 }
 
 {
     my ($first, $retry) = pair('/word/both?header=X-Accel-Idempotency:ttl=100,%20no-store');
-    is_problem $retry, 409, 'response_not_kept', 'several words are separated by commas';
+    is_problem $retry, 409, 'response_not_kept', 'several directives are separated by commas';
 }
 
-# What it is told.
+# What the application gets from the module.
 
 {
     my @tokens = map {
@@ -98,34 +98,34 @@ sub pair {
 
 {
     my ($first, $retry) = pair('/dead-first/a');
-    is_first $first, 201, 1, 'a server that cannot be reached is passed by';
-    is_replay_of $retry, $first, 'and the answer of the next is kept';
+    is_first $first, 201, 1, 'a server that cannot be reached is skipped';
+    is_replay_of $retry, $first, 'and the response of the next server is kept';
 }
 
 for my $case (['abort=before', 502], ['abort=mid&size=1000', 502]) {
     my ($query, $status) = @$case;
     my $path = "/two/" . ++$keys;
     my $first = ask("$path?$query", "two-$keys");
-    is $first->status, $status, "a server that may have acted and does not answer ($query) is the last";
-    is app()->count($path), 1, "it was asked once ($query)";
-    is $other->count($path), 0, "and no other ($query)";
-    is_problem ask("$path?$query", "two-$keys"), 409, 'outcome_unknown', "a retry is told that nobody knows ($query)";
+    is $first->status, $status, "after a server that may have executed the request and does not respond ($query) no other is tried";
+    is app()->count($path), 1, "this server got the request once ($query)";
+    is $other->count($path), 0, "no other server got it ($query)";
+    is_problem ask("$path?$query", "two-$keys"), 409, 'outcome_unknown', "a retry gets outcome_unknown ($query)";
 }
 
 {
     my $path = '/two/b';
-    is ask("$path?status=500", 'two-500')->status, 500, 'an error of the application is its answer';
-    is $other->count($path), 0, 'and no other server is asked';
+    is ask("$path?status=500", 'two-500')->status, 500, 'an error of the application is its response';
+    is $other->count($path), 0, 'and no other server gets the request';
 
     ask('/uncovered/a?abort=before', 'uncovered');
-    is $other->count('/uncovered/a'), 1, 'where requests are not covered nginx goes on to the next server as it is told';
+    is $other->count('/uncovered/a'), 1, 'a request that is not covered goes to the next server as configured';
 }
 
-# Outcomes that nobody knows.
+# Unknown outcomes.
 
 {
     my ($first, $retry) = pair('/release/a?abort=before,no');
-    is $first->status, 502, 'an answer that never came is a 502';
+    is $first->status, 502, 'a missing response gives a 502';
     is_first $retry, 201, 2, 'with `idempotency_unknown release` a retry runs';
 }
 

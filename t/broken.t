@@ -1,4 +1,4 @@
-# Exchanges with the application that do not come to a whole answer.
+# Exchanges with the application that end without a complete response.
 
 use strict;
 use warnings;
@@ -8,16 +8,18 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use IdempotencyTest::App;
 use IdempotencyTest::Assertions;
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Leave qw(leave_listeners leave_ways);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await dead_port free_port);
+use IdempotencyTest::Requests qw(@who);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
 my @protocols = qw(proxy fastcgi grpc scgi uwsgi);
 my $closed = "127.0.0.1:" . dead_port();
 
-# What it takes to pass on to `to`.
+# The directives that pass a request to `to`.
 sub pass_to {
     my ($protocol, $to) = @_;
     my $scheme = {proxy => 'http://', grpc => 'grpc://'}->{$protocol} // '';
@@ -49,10 +51,9 @@ END
     'location /mended/ { proxy_pass http://app; }',
 )->start;
 
-my @who = (headers => ['X-API-Key: alice']);
 my $n = 0;
 
-# A server that can't be reached: nothing was acted on.
+# A server that can't be reached: the request was not executed.
 for my $protocol (@protocols) {
     for my $why (qw(refused none)) {
         for my $policy ('', qw(hold/ release/ store/)) {
@@ -66,18 +67,18 @@ for my $protocol (@protocols) {
     }
 }
 
-# Once the server is back the request runs.
+# When the server is available again the request runs.
 {
     my $port = free_port();
     my $own = IdempotencyTest::Nginx->new(application => $app);
     $own->set(server => "idempotency main; location / { proxy_pass http://127.0.0.1:$port; }")->start;
     is $own->request(path => '/mended', key => 'mended', @who)->status, 502, 'refused';
     my $second = IdempotencyTest::App->new(port => $port);
-    is_first $own->request(path => '/mended', key => 'mended', @who), 201, 1, 'and run once the server is there';
+    is_first $own->request(path => '/mended', key => 'mended', @who), 201, 1, 'and run when the server is available';
     $own->stop;
 }
 
-# It went out, and no whole answer came.
+# The request was sent, and no complete response came.
 my %broken = (
     closed => ['abort=before', 502],
     reset => ['abort=reset', 502],
@@ -91,11 +92,11 @@ my %broken = (
 
 sub broken_names {
     my ($protocol) = @_;
-    # with these what has told no length ends where its connection ends; and not all have to be waited for
+    # with these protocols a response without a length ends with its connection; and not every test has to wait
     return grep { !(/chunks/ && $protocol !~ /proxy/ || /late/ && $protocol =~ /cgi-unbuffered/) } sort keys %broken;
 }
 
-# What nginx's own 502 and 504 are, and what this module's.
+# The 502 and 504 of nginx, and the problem responses of this module.
 sub has_own_page { return $_[0] !~ /truncated|middle|chunks/ }
 
 my @held;
@@ -108,11 +109,11 @@ for my $where (@protocols, map { "$_-unbuffered" } grep { $_ ne 'grpc' } @protoc
             my $path = "/$where/hold/b" . ++$n;
             my $answer = $nginx->request(path => "$path?$query", key => $path, @who);
             is $answer->status, $status, "the client is told ($what)" or diag $answer->status_line;
-            ok !$answer->is_replay, "in the first place ($what)";
+            ok !$answer->is_replay, "and it is the first execution ($what)";
             my $retry = $nginx->request(path => "$path?$query", key => $path, @who);
             is_problem $retry, 409, 'outcome_unknown', "hold: its outcome is unknown ($what)";
-            like $retry->header('Retry-After') // '', qr/^[123]$/, "and will be for so long ($what)";
-            is $app->count($path), 1, "hold: the application acted once ($what)";
+            like $retry->header('Retry-After') // '', qr/^[123]$/, "Retry-After is the rest of the lease ($what)";
+            is $app->count($path), 1, "hold: the application executed the request once ($what)";
             push @held, [$path, $query, $status, $what];
         }
 
@@ -129,15 +130,15 @@ for my $where (@protocols, map { "$_-unbuffered" } grep { $_ ne 'grpc' } @protoc
             my $path = "/$where/store/b" . ++$n;
             my $answer = $nginx->request(path => "$path?$query", key => $path, @who);
             my $retry = $nginx->request(path => "$path?$query", key => $path, @who);
-            is $answer->status, $status, "store: the client is told ($what)";
-            has_own_page($name) ? is_replay_of $retry, $answer, "store: and told again ($what)"
-                : is_problem $retry, 409, 'outcome_unknown', "store: there is nothing to keep ($what)";
-            is $app->count($path), 1, "store: the application acted once ($what)";
+            is $answer->status, $status, "store: the client gets a 502 or 504 ($what)";
+            has_own_page($name) ? is_replay_of $retry, $answer, "store: an error page is kept and replayed ($what)"
+                : is_problem $retry, 409, 'outcome_unknown', "store: without an error page there is no response to keep ($what)";
+            is $app->count($path), 1, "store: the application executed the request once ($what)";
         }
     }
 }
 
-# The lease of each ends.
+# All leases expire.
 for (@held) {
     my ($path, $query, $status, $what) = @$_;
     my $answer;
@@ -146,7 +147,7 @@ for (@held) {
     is $app->count($path), 2, "by the application ($what)";
 }
 
-# Over HTTP/2, and with nobody there to be told.
+# Over HTTP/2, and when the client has disconnected.
 {
     my %way = leave_ways($nginx);
     for my $way (sort keys %way) {
@@ -163,9 +164,9 @@ for (@held) {
         my @curl = ('curl', '-sS', '--http2-prior-knowledge', '--unix-socket', $nginx->directory . '/h2.sock', '-X', 'POST', '-H', 'X-API-Key: alice',
             '-H', "Idempotency-Key: h2$abort", '-o', $out, '-w', '%{http_code}', "http://localhost/proxy/hold/h2$abort?abort=$abort&size=50000");
         my @answers = map { open my $in, '-|', @curl or die "curl: $!\n"; scalar <$in> } 1, 2;
-        is "@answers", '502 409', "over HTTP/2 a broken exchange is told as well ($abort)";
-        like IdempotencyTest::App::slurp($out), qr/"outcome_unknown"/, "so is that its outcome is unknown ($abort)";
-        is $app->count("/proxy/hold/h2$abort"), 1, "the application acted once ($abort)";
+        is "@answers", '502 409', "over HTTP/2 a broken exchange gives a problem response too ($abort)";
+        like slurp($out), qr/"outcome_unknown"/, "its retry gets outcome_unknown ($abort)";
+        is $app->count("/proxy/hold/h2$abort"), 1, "the application executed the request once ($abort)";
     }
 }
 

@@ -1,4 +1,4 @@
-# Once a request is claimed a client that leaves changes nothing: the exchange goes on and its answer is kept.
+# A claimed request continues after its client has disconnected, and its response is kept.
 
 use strict;
 use warnings;
@@ -9,24 +9,18 @@ use Socket ();
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Http2;
+use IdempotencyTest::Leave qw(leave_locations);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who await_outcome);
 
 my $nginx = IdempotencyTest::Nginx->new(workers => 1, log_format => '$request_uri $status [$idempotency_status]');
 my $h2 = $nginx->directory . '/h2.sock';
-$nginx->set(server => <<"END")->start;
+$nginx->set(server => leave_locations() . <<"END")->start;
         listen unix:$h2 http2;
         idempotency main;
-        location / { proxy_pass http://app; }
-        location /unbuffered/ { proxy_buffering off; proxy_pass http://app; }
-        location /streaming/ {
-            idempotency_fingerprint "\$request_method \$request_uri" body=off;
-            proxy_request_buffering off;
-            proxy_pass http://app;
-        }
-        location /small/ { idempotency_max_body 1k; proxy_pass http://app; }
-        location /small-unbuffered/ { idempotency_max_body 1k; proxy_buffering off; proxy_pass http://app; }
         location /mirrored/ { mirror /mirror; location /mirrored/small/ { mirror /mirror; idempotency_max_body 1k; proxy_pass http://app; } proxy_pass http://app; }
         location = /mirror { internal; proxy_pass http://app/mirror?gate=mirror-\$http_idempotency_key; }
         location /s/ { ssi on; ssi_types *; idempotency_max_body 20; proxy_buffering off; proxy_pass http://app; }
@@ -38,18 +32,10 @@ $nginx->set(server => <<"END")->start;
         }
         location /intercepted/ { proxy_intercept_errors on; error_page 404 = \@app; proxy_pass http://app; }
         location \@app { proxy_pass http://app; }
-        location /plain/ { idempotency off; proxy_pass http://app; }
 END
 
-my @who = (headers => ['X-API-Key: alice']);
-
-# What a retry gets once the answer is kept.
-sub retry {
-    my ($path, $key, %request) = @_;
-    my $answer;
-    await(sub { $answer = $nginx->request(path => $path, key => $key, @who, %request); $answer->code ne 'request_in_progress' });
-    return $answer;
-}
+# The response to a retry when the first request is no longer in progress.
+sub retry { return await_outcome($nginx, @_) }
 
 my %leave = (
     'HTTP/1.1' => sub {
@@ -87,20 +73,20 @@ for my $protocol (sort keys %leave) {
             my $leave = $leave{$protocol}->("$path?$query&gate=$n&pause=0.01", $n);
             app()->await_arrival($path);
             my $kept_open = $leave->();
-            # its end is seen before the answer begins
-            ok await(sub { $nginx->request(path => '/plain/seen', method => 'GET')->status == 201 }), "nginx goes on ($what)";
+            # nginx sees that the client has disconnected before the response begins
+            ok await(sub { $nginx->request(path => '/plain/seen', method => 'GET')->status == 201 }), "nginx still runs ($what)";
             app()->open_gate($n);
             app()->await_answer($path);
 
             my $retry = retry("$path?$query&gate=$n&pause=0.01", $n);
             ok $retry->is_replay, "a retry after its client has left is a replay ($what)" or diag $retry->head;
-            is length $retry->body, $size, "and whole ($what)";
-            is app()->count($path), 1, "and the application acted once ($what)";
+            is length $retry->body, $size, "and complete ($what)";
+            is app()->count($path), 1, "and the application executed the request once ($what)";
         }
     }
 }
 
-# What the request is mirrored to ends when its client has left, within the answer: one that is held back, and one that goes on.
+# The mirror subrequest ends after the client has disconnected, during a response that is held or passed through.
 my $mirrored = 0;
 
 for my $protocol (sort keys %leave) {
@@ -118,17 +104,17 @@ for my $protocol (sort keys %leave) {
         app()->await_answer('/mirror', $mirrored);
         $nginx->request(path => '/plain/seen', method => 'GET');
         app()->open_gate($n);
-        ok $nginx->await_access_log(qr{^\Q$uri\E 201 \[NEW\]}), "an exchange outlasts what it is mirrored to ($what)";
+        ok $nginx->await_access_log(qr{^\Q$uri\E 201 \[NEW\]}), "an exchange continues after its mirror subrequest has ended ($what)";
 
         my $retry = retry($uri, $n);
-        $where ? is_problem $retry, 409, 'response_not_kept', "its retry is told that it was not kept ($what)"
+        $where ? is_problem $retry, 409, 'response_not_kept', "its retry gets response_not_kept ($what)"
             : ok $retry->is_replay && length $retry->body == 200_000, "its retry is replayed ($what)" || diag $retry->head;
         app()->await_answer($path);
-        is app()->count($path), 1, "and the application acted once ($what)";
+        is app()->count($path), 1, "and the application executed the request once ($what)";
     }
 }
 
-# What is included in an answer that goes on as it comes, and is at work when the client leaves.
+# An include of a response that is passed through is running when the client disconnects.
 for my $protocol (sort keys %leave) {
     my ($path, $included) = ('/s/' . ++$n, "/i/$n");
     my $uri = "$path?text=<!--%23include%20virtual=\"$included?gate=i$n\"%20-->" . '.' x 47 . "&pieces=2&middle=$n";
@@ -141,27 +127,27 @@ for my $protocol (sort keys %leave) {
     $nginx->request(path => '/plain/seen', method => 'GET');
     app()->open_gate($n);
     app()->await_answer($path);
-    ok $nginx->await_access_log(qr{^\Q$path\E\?\S* 201 \[NEW\]}), "an exchange outlasts what its answer includes ($protocol)";
-    is_problem retry($uri, $n), 409, 'response_not_kept', "its retry is told that it was not kept ($protocol)";
-    is app()->count($path), 1, "and the application acted once ($protocol)";
+    ok $nginx->await_access_log(qr{^\Q$path\E\?\S* 201 \[NEW\]}), "an exchange continues after the includes of its response have ended ($protocol)";
+    is_problem retry($uri, $n), 409, 'response_not_kept', "its retry gets response_not_kept ($protocol)";
+    is app()->count($path), 1, "and the application executed the request once ($protocol)";
 }
 
-# An error page is asked for when nobody listens any more.
+# An error page is requested after the client has disconnected.
 for my $protocol (sort keys %leave) {
     my $path = '/intercepted/' . ++$n;
     my $leave = $leave{$protocol}->("$path?status=404,201&gate=$n", $n);
     app()->await_arrival($path);
     my $kept_open = $leave->();
-    ok await(sub { $nginx->request(path => '/plain/seen', method => 'GET')->status == 201 }), "nginx goes on ($protocol, error page)";
+    ok await(sub { $nginx->request(path => '/plain/seen', method => 'GET')->status == 201 }), "nginx still runs ($protocol, error page)";
     app()->open_gate($n);
     app()->await_answer($path, 2);
 
     my $retry = retry("$path?status=404,201&gate=$n", $n);
     ok $retry->is_replay && $retry->status == 201, "what an error page came to is replayed ($protocol)" or diag $retry->head;
-    is app()->count($path), 2, "and nothing ran again ($protocol)";
+    is app()->count($path), 2, "and nothing was executed again ($protocol)";
 }
 
-# While the answer is on its way, over the limit of what is kept.
+# During the delivery of a response that is too large to be kept.
 for my $where ('small', 'small-unbuffered') {
     my $path = "/$where/passing";
     my $query = 'kind=binary&size=2000000&pieces=40&pause=0.02&framing=chunked';
@@ -170,29 +156,29 @@ for my $where ('small', 'small-unbuffered') {
     $client->close;
     app()->await_answer($path);
     my $retry = retry("$path?$query", $where);
-    is_problem $retry, 409, 'response_not_kept', "a client that leaves within a large answer leaves it `not kept` ($where)";
-    is app()->count($path), 1, "and the application acted once ($where)";
+    is_problem $retry, 409, 'response_not_kept', "a large response whose client disconnects is recorded as not kept ($where)";
+    is app()->count($path), 1, "and the application executed the request once ($where)";
 }
 
-# Before the request is whole: nothing is claimed with body=on (t/uploads.t); with body=off it is. What has come of the body is no request,
-# and the application is told so: its connection is closed. So the key is free.
+# Before the request is complete nothing is claimed with body=on (t/uploads.t). With body=off there is a claim, but an incomplete body is not a
+# request: the connection to the application is closed, and the key is free.
 {
     my $client = $nginx->connect->send_raw(join('', map { "$_\r\n" } 'POST /streaming/half HTTP/1.1', 'Host: localhost', 'X-API-Key: alice',
         'Idempotency-Key: half', 'Content-Length: 10', '') . 'half ', 'POST');
     app()->await_arrival('/streaming/half');
     $client->close;
-    ok $nginx->await_access_log(qr{^/streaming/half }), 'a client that leaves within a streamed body ends its exchange';
-    is_first retry('/streaming/half', 'half', body => 'half whole'), 201, 1, 'and its retry runs: the application has had no whole request before';
+    ok $nginx->await_access_log(qr{^/streaming/half }), 'a client that disconnects during a streamed body ends its exchange';
+    is_first retry('/streaming/half', 'half', body => 'half whole'), 201, 1, 'and its retry runs: the application had no complete request before';
 }
 
-# Retriable and broken answers while nobody listens.
+# Retriable and broken responses after the client has disconnected.
 {
     my $client = $nginx->send_request(path => '/busy?status=503,201&gate=busy', key => 'busy', @who);
     app()->await_arrival('/busy');
     $client->close;
     app()->open_gate('busy');
     app()->await_answer('/busy');
-    is_first retry('/busy?status=503,201&gate=busy', 'busy'), 201, 2, 'a retriable answer to a client that has left frees the key';
+    is_first retry('/busy?status=503,201&gate=busy', 'busy'), 201, 2, 'a retriable response whose client has disconnected frees the key';
 }
 
 for my $abort (qw(before mid)) {
@@ -206,7 +192,7 @@ for my $abort (qw(before mid)) {
         "an exchange that breaks ($abort) when its client has left has an unknown outcome";
 }
 
-# A connection of HTTP/2 with several streams, one of which is reset before it goes as a whole.
+# A connection of HTTP/2 with several streams: one stream is reset before the connection is closed.
 {
     my $client = IdempotencyTest::Http2->connect($h2);
     my @streams = map { $client->send("/stream$_?gate=streams", 'x-api-key' => 'alice', 'idempotency-key' => "stream$_") } 1 .. 5;
@@ -215,7 +201,7 @@ for my $abort (qw(before mid)) {
     $client->close;
     app()->open_gate('streams');
     app()->await_answer("/stream$_") for 1 .. 5;
-    ok retry("/stream$_?gate=streams", "stream$_")->is_replay, "stream $_ of a connection that is gone is kept" for 1 .. 5;
+    ok retry("/stream$_?gate=streams", "stream$_")->is_replay, "the response of stream $_ is kept though its connection is closed" for 1 .. 5;
     is app()->count("/stream$_"), 1, "and ran once ($_)" for 1 .. 5;
 }
 
@@ -227,12 +213,12 @@ for my $abort (qw(before mid)) {
             '-D', "$out-head$retry", '-o', "$out-body$retry", 'http://localhost/h2?kind=binary&size=300000&header=X-A:1&header=X-A:2'), 0,
             'a request of HTTP/2 is answered';
     }
-    my @heads = map { join "\n", grep { !/^(?:date|idempotent-replayed):/i } split /\r\n/, IdempotencyTest::App::slurp("$out-head$_") } 0, 1;
-    like $heads[0], qr{^HTTP/2 201}, 'over HTTP/2';
+    my @heads = map { join "\n", grep { !/^(?:date|idempotent-replayed):/i } split /\r\n/, slurp("$out-head$_") } 0, 1;
+    like $heads[0], qr{^HTTP/2 201}, 'the response comes over HTTP/2';
     is $heads[1], $heads[0], 'the head of its replay is the same';
-    like IdempotencyTest::App::slurp("$out-head1"), qr/^idempotent-replayed: true/mi, 'and marked';
-    ok IdempotencyTest::App::slurp("$out-body0") eq IdempotencyTest::App::slurp("$out-body1"), 'so is its body';
-    is -s "$out-body1", 300_000, 'which is whole';
+    like slurp("$out-head1"), qr/^idempotent-replayed: true/mi, 'and the replay is marked';
+    ok slurp("$out-body0") eq slurp("$out-body1"), 'its body is the same';
+    is -s "$out-body1", 300_000, 'the body is complete';
 }
 
 $nginx->stop;

@@ -1,4 +1,4 @@
-# The time of day of a host is not trusted: with a clock that is hours off, or jumps, leases, ages and times to live are right.
+# The time of day of a host is not trusted: leases, ages and times to live are correct with a clock that is wrong by hours, or jumps.
 
 use strict;
 use warnings;
@@ -7,15 +7,15 @@ use lib "$FindBin::Bin/lib";
 
 use Test::More;
 use IdempotencyTest::Assertions;
-use IdempotencyTest::Environment qw(app redis store_mode);
+use IdempotencyTest::Environment qw(app new_prefix redis store_mode);
 use IdempotencyTest::Faults;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who ask begin other_outcomes);
 use Time::HiRes qw(sleep time);
 
 my $is_redis = store_mode() eq 'redis';
 my $hours = 3600;
-my $prefixes = 0;
 
 my $server = <<'END';
         add_header X-Id $idempotency_key_id always;
@@ -27,33 +27,18 @@ my $server = <<'END';
         location /brief/ { idempotency_ttl 2s; proxy_pass http://app; }
 END
 
-sub new_prefix { return "clocks:$$:" . ++$prefixes . ':' }
-
-# An nginx with a clock of its own.
+# An nginx with a shifted clock.
 sub start_nginx {
     my ($seconds, %options) = @_;
-    my $prefix = $options{prefix} // new_prefix();
-    my $store = $is_redis ? 'redis unix:' . redis()->socket . "; prefix $prefix;" : 'memory 1m;';
     my $clock = IdempotencyTest::Faults->new('shifted_clock');
     $clock->shift_clock($seconds);
-    my $nginx = IdempotencyTest::Nginx->new(stores => "idempotency_store main { $store }", http => 'proxy_set_header Idempotency-Token $idempotency_token;',
-        server => $server, prefix => $prefix, clock => $clock, %options);
+    my $nginx = IdempotencyTest::Nginx->new(memory => '1m', http => 'proxy_set_header Idempotency-Token $idempotency_token;',
+        server => $server, clock => $clock, %options);
     $clock->preloaded(sub { $nginx->start });
     return $nginx;
 }
 
-my @who = (headers => ['X-API-Key: alice']);
-
-sub ask { my ($nginx, $path, $key) = @_; return $nginx->request(path => $path, key => $key, @who) }
-
-sub begin {
-    my ($nginx, $path, $key) = @_;
-    my $running = $nginx->send_request(path => "$path?gate=$path", key => $key, @who);
-    app()->await_arrival($path);
-    return $running;
-}
-
-# Its clock as nginx tells it, against that of this test.
+# The difference between the clock of nginx, from its Date, and that of this test.
 sub offset {
     my ($nginx) = @_;
     my $date = $nginx->request(method => 'GET', path => '/date')->header('Date');
@@ -66,39 +51,33 @@ sub offset {
 for my $off (5 * $hours, -5 * $hours) {
     subtest "A clock that is off by $off seconds" => sub {
         my $nginx = start_nginx($off);
-        cmp_ok abs(offset($nginx) - $off), '<', 60, 'nginx has that clock';
+        cmp_ok abs(offset($nginx) - $off), '<', 60, 'nginx uses the shifted clock';
 
         my $running = begin($nginx, "/lease/runs$off", "runs$off");
-        my ($until, @other) = time + 3;
-        while (time < $until) {
-            my $answer = ask($nginx, "/lease/runs$off?gate=/lease/runs$off", "runs$off");
-            push @other, $answer->status_line if $answer->code ne 'request_in_progress';
-            sleep 0.1;
-        }
-        is "@other", '', 'a lease is kept for several times its length';
+        is join(', ', other_outcomes($nginx, "/lease/runs$off?gate=runs$off", "runs$off", 3)), '', 'a lease is kept for several times its length';
         is app()->count("/lease/runs$off"), 1, 'and the request runs once';
-        app()->open_gate("/lease/runs$off");
+        app()->open_gate("runs$off");
         my $first = $running->response;
-        is_first $first, 201, 1, 'and is answered';
+        is_first $first, 201, 1, 'and gets its response';
 
         my $kept = time;
         sleep 1.2;
-        my $replay = ask($nginx, "/lease/runs$off?gate=/lease/runs$off", "runs$off");
+        my $replay = ask($nginx, "/lease/runs$off?gate=runs$off", "runs$off");
         ok $replay->is_replay && $replay->body eq $first->body, 'and replayed';
-        cmp_ok $replay->header('X-Age'), '>=', 1, 'with its age';
-        cmp_ok $replay->header('X-Age'), '<=', time - $kept + 1, 'in true seconds';
+        cmp_ok $replay->header('X-Age'), '>=', 1, 'the replay has an age';
+        cmp_ok $replay->header('X-Age'), '<=', time - $kept + 1, 'the age is the number of seconds that have passed';
 
         if ($is_redis) {
             my $left = redis()->command('PTTL', $nginx->{prefix} . $replay->header('X-Id')) / 1000;
             cmp_ok $left, '<=', 100, 'its time to live is not longer than it should be';
-            cmp_ok $left, '>=', 100 - 1 - (time - $kept), 'nor shorter';
+            cmp_ok $left, '>=', 100 - 1 - (time - $kept), 'and not shorter than it should be';
         }
 
         my $start = time;
-        is_first ask($nginx, "/brief/$off", "brief$off"), 201, 1, 'an answer is kept for two seconds';
+        is_first ask($nginx, "/brief/$off", "brief$off"), 201, 1, 'a response is kept for two seconds';
         my $again;
-        ok await(sub { $again = ask($nginx, "/brief/$off", "brief$off"); !$again->is_replay }, 10), 'and forgotten';
-        cmp_ok time - $start, '>=', 2, 'not before';
+        ok await(sub { $again = ask($nginx, "/brief/$off", "brief$off"); !$again->is_replay }, 10), 'and is then forgotten';
+        cmp_ok time - $start, '>=', 2, 'not earlier';
         $nginx->stop;
     };
 }
@@ -114,18 +93,18 @@ subtest 'A clock that jumps' => sub {
         ok await(sub { abs(offset($nginx) - $to) < 60 }), "the clock jumps to $to";
         my $replay = ask($nginx, '/jumps', 'jumps');
         cmp_ok $replay->header('X-Age'), '<=', 60, 'what is kept is no older';
-        is_replay_of bare($replay), bare($first), 'and is replayed';
+        is_replay_of bare($replay), bare($first), 'and its retry gets a replay';
         sleep 1.5;
-        is_problem ask($nginx, '/lease/jumps?gate=/lease/jumps', 'lease-jumps'), 409, 'request_in_progress', 'a lease goes on';
+        is_problem ask($nginx, '/lease/jumps?gate=lease-jumps', 'lease-jumps'), 409, 'request_in_progress', 'the lease is still valid';
         ask($nginx, "/token$to", "token$to");
         push @tokens, token("/token$to");
     }
 
-    is join(' ', map { $tokens[$_] > $tokens[$_ - 1] ? 'grows' : "@tokens[$_ - 1, $_]" } 1 .. $#tokens), 'grows grows grows', 'tokens grow all the same';
+    is join(' ', map { $tokens[$_] > $tokens[$_ - 1] ? 'grows' : "@tokens[$_ - 1, $_]" } 1 .. $#tokens), 'grows grows grows', 'tokens still grow';
     is app()->count('/lease/jumps'), 1, 'the request ran once';
-    app()->open_gate('/lease/jumps');
-    is_first $running->response, 201, 1, 'and is answered';
-    ok ask($nginx, '/lease/jumps?gate=/lease/jumps', 'lease-jumps')->is_replay, 'and kept';
+    app()->open_gate('lease-jumps');
+    is_first $running->response, 201, 1, 'and gets its response';
+    ok ask($nginx, '/lease/jumps?gate=lease-jumps', 'lease-jumps')->is_replay, 'and its response is kept';
     $nginx->stop;
 };
 
@@ -135,7 +114,7 @@ sub token {
     return $field{'idempotency-token'};
 }
 
-# Without what this test adds.
+# Without the fields that this test adds.
 sub bare {
     my ($answer) = @_;
     $answer->{fields} = [grep { $_->[0] ne 'X-Age' } @{$answer->{fields}}];
@@ -151,24 +130,24 @@ subtest 'Two hosts whose clocks differ by ten hours' => sub {
         my ($one, $other, $name) = @$pair;
         my $first = ask($one, "/hosts/$name", "hosts-$name");
         my $replay = ask($other, "/hosts/$name", "hosts-$name");
-        cmp_ok $replay->header('X-Age'), '<=', 60, "an answer has its true age elsewhere ($name)";
+        cmp_ok $replay->header('X-Age'), '<=', 60, "the other host gives the correct age of a response ($name)";
         is_replay_of bare($replay), bare($first), "and is replayed ($name)";
 
         my $running = begin($one, "/lease/$name", "lease-$name");
         my $begun = time;
         sleep 2;
-        my $refused = ask($other, "/lease/$name?gate=/lease/$name", "lease-$name");
+        my $refused = ask($other, "/lease/$name?gate=lease-$name", "lease-$name");
         is_problem $refused, 409, 'request_in_progress', "a claim is respected ($name)";
         my @workers = $one->workers;
         kill KILL => @workers;
         my $next;
         ok await(sub {
-            $next = $other->send_request(path => "/lease/$name?gate=/lease/$name", key => "lease-$name", @who);
+            $next = $other->send_request(path => "/lease/$name?gate=lease-$name", key => "lease-$name", @who);
             await(sub { app()->count("/lease/$name") > 1 || !$next->is_silent_for(0.01) });
             app()->count("/lease/$name") > 1;
-        }, 8), "and ends with its lease ($name)";
-        app()->open_gate("/lease/$name");
-        is_first $next->response, 201, 2, "for the next one ($name)";
+        }, 8), "until its lease has expired ($name)";
+        app()->open_gate("lease-$name");
+        is_first $next->response, 201, 2, "and the next request runs ($name)";
         await(sub { my ($new) = $one->workers; $new && $new != $workers[0] });
     }
 

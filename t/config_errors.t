@@ -1,4 +1,4 @@
-# A wrong configuration is an error of nginx -t that names the directive, the value and what would be right.
+# A wrong configuration is an error of nginx -t that names the directive, the value and valid values.
 
 use strict;
 use warnings;
@@ -24,7 +24,7 @@ sub is_right {
     unlike $output, qr/\[(?:warn|error|emerg)\]/, "$name, without a warning";
 }
 
-# `expected`: words that have to be in the one line of the error.
+# `expected`: texts that the only error line has to contain.
 sub is_wrong {
     my ($name, $parts, @expected) = @_;
     my ($status, $output) = nginx_says(@$parts);
@@ -35,7 +35,7 @@ sub is_wrong {
     ok !@missing, "$name: the message tells what is wrong" or diag "no @missing in: ", $line // $output;
 }
 
-# In a location: the directive, its wrong value, and what the message says would be right.
+# In a location: the directive, its wrong value, and the valid values in the message.
 sub is_wrong_value {
     my ($directive, $value, @right) = @_;
     is_wrong("$directive $value", [server => "location / { idempotency main; $directive $value; }"],
@@ -48,7 +48,7 @@ sub is_wrong_store {
     is_wrong("a store with '$directives'", [stores => "idempotency_store shop { $directives }"], @expected);
 }
 
-# What is right.
+# Valid configurations.
 
 is_right 'a configuration without the module', stores => '';
 is_right 'a store that is not used';
@@ -160,7 +160,7 @@ is_wrong_store "@tls ssl_protocols TLSv1.2 $_;", '"ssl_protocols"', $_, 'TLSv1.3
 is_wrong_store "@tls ssl_$_ \"\";", "\"ssl_$_\"", qr/it must be/ for qw(name certificate certificate_key trusted_certificate);
 is_wrong_store "@tls ssl_$_ a;", 'ssl_certificate', 'ssl_certificate_key', qr/together/ for qw(certificate certificate_key);
 
-# what is kept
+# limits
 is_wrong_store "@redis wait_replicas $_;", '"wait_replicas"', qr/number of replicas and a time/ for 1, 'on';
 is_wrong_store "@redis wait_replicas $_ 100ms;", '"wait_replicas"', $_, qr/number from 1/ for qw(0 -1 all 1000);
 is_wrong_store "@redis wait_replicas 1 $_;", '"wait_replicas"', $_, qr/time above 0/ for qw(0 soon);
@@ -203,7 +203,7 @@ is_wrong_value 'idempotency_replayed_header', $_, qr/name of a header/, '"off"' 
 is_wrong_value 'idempotency_status', $_, '"json", "prometheus" or "html"' for qw(xml JSON "");
 is_wrong_value 'idempotency_problem_base', $_, qr/URI/ for '"https://a b/"', '"<x>"', '""';
 
-# Twice, and in the wrong place.
+# Duplicate directives, and directives in the wrong place.
 
 for my $twice ('idempotency main', 'idempotency_key $arg_a', 'idempotency_methods POST', 'idempotency_scope $arg_a', 'idempotency_fingerprint $arg_a',
     'idempotency_ttl 1h', 'idempotency_lease 1s', 'idempotency_conflict reject', 'idempotency_unknown hold', 'idempotency_retriable 503',

@@ -1,4 +1,4 @@
-# WebDAV of nginx itself (`dav_methods`): what it does to files is done once.
+# WebDAV of nginx itself (`dav_methods`): changes of files are made once.
 
 use strict;
 use warnings;
@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Test::More;
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 
@@ -31,10 +32,10 @@ sub ask {
     return $nginx->request(method => $method, path => $path, key => $key, %request);
 }
 
-sub content { return IdempotencyTest::App::slurp("$directory/files$_[0]") }
+sub content { return slurp("$directory/files$_[0]") }
 
 for my $where (qw(on off)) {
-    # in memory, in a file, empty, in chunks
+    # a body in memory, in a file, an empty one, a chunked one
     my %body = (small => [body => 'small'], large => [body => 'large' x 10_000], empty => [body => ''],
         chunks => [chunks => ['one', 'two' x 5000]]);
 
@@ -44,18 +45,18 @@ for my $where (qw(on off)) {
 
         my $first = ask('PUT', $path, ++$n, @{$body{$name}});
         is $first->status, 201, "a file is put ($path)";
-        like $first->header('Location'), qr{\Q$path\E$}, "with its place ($path)";
-        ok content($path) eq $content, "and is there ($path)";
+        like $first->header('Location'), qr{\Q$path\E$}, "with a Location ($path)";
+        ok content($path) eq $content, "and the file exists ($path)";
 
         unlink "$directory/files$path";
         my $retry = ask('PUT', $path, $n, @{$body{$name}});
         ok $retry->is_replay && $retry->lasting eq $first->lasting, "its retry is replayed ($path)" or diag $first->head, $retry->head;
-        ok !-e "$directory/files$path", "and puts nothing ($path)";
+        ok !-e "$directory/files$path", "and writes no file ($path)";
         is ask('PUT', $path, $n, body => 'another')->code, $where eq 'on' ? 'idempotency_key_reused' : '', "another body ($path)";
 
         ask('PUT', $path, ++$n, @{$body{$name}});
         $first = ask('PUT', $path, ++$n, @{$body{$name}});
-        is $first->status, 204, "a file is put once more ($path)";
+        is $first->status, 204, "a file is put again ($path)";
         ok ask('PUT', $path, $n, @{$body{$name}})->is_replay, "its retry is replayed ($path)";
     }
 
@@ -70,10 +71,10 @@ for my $where (qw(on off)) {
     }
 }
 
-# What is put goes through a file of nginx, of which nothing is left.
+# nginx writes the body into a temporary file, which is removed.
 is_deeply [grep { -f } glob "$directory/files/temporary/*"], [], 'no file is left behind';
 
-# The connection goes on.
+# The connection is still usable.
 {
     my $client = $nginx->connect;
     my @statuses;
@@ -81,10 +82,10 @@ is_deeply [grep { -f } glob "$directory/files/temporary/*"], [], 'no file is lef
         push @statuses, $client->send(method => 'PUT', path => '/on/again', key => "again-$key", body => 'body', headers => ['X-API-Key: alice'])
             ->response->status;
     }
-    is "@statuses", '201 201 204', 'one request after the other over one connection';
+    is "@statuses", '201 201 204', 'several requests use one connection one after the other';
 }
 
-# Over HTTP/2 the end of such an answer is told with its head.
+# Over HTTP/2 the HEADERS frame of such a response has END_STREAM.
 {
     my $h2 = "$directory/h2.sock";
     $nginx->set(server => "listen unix:$h2 http2; $nginx->{server}")->reload;
@@ -94,14 +95,14 @@ is_deeply [grep { -f } glob "$directory/files/temporary/*"], [], 'no file is lef
     ok content('/on/h2') eq content('/../nginx.conf'), 'whole';
 }
 
-# A client that leaves while it uploads puts nothing, and its key works.
+# A client that disconnects during its upload puts no file, and its key still works.
 for my $where (qw(on off)) {
     my $client = $nginx->connect->send_raw(join("\r\n", "PUT /$where/left HTTP/1.1", 'Host: localhost', 'X-API-Key: alice', "Idempotency-Key: left-$where",
         'Content-Length: 10', '', 'half '), 'PUT');
     $client->close;
     my $retry;
-    ok await(sub { $retry = ask('PUT', "/$where/left", "left-$where", body => 'half whole'); $retry->status == 201 }), "who left half an upload puts it again ($where)";
-    is content("/$where/left"), 'half whole', "whole ($where)";
+    ok await(sub { $retry = ask('PUT', "/$where/left", "left-$where", body => 'half whole'); $retry->status == 201 }), "a client that disconnected during its upload puts the file again ($where)";
+    is content("/$where/left"), 'half whole', "the file is complete ($where)";
 }
 
 $nginx->stop;

@@ -1,4 +1,4 @@
-# encryption_key_file: what Redis has tells nothing and can't be changed unnoticed, and keys are changed while requests go on.
+# encryption_key_file: the values in Redis reveal nothing and can't be changed unnoticed, and keys are changed while requests run.
 
 use strict;
 use warnings;
@@ -14,6 +14,7 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await temporary_directory);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisCluster;
+use IdempotencyTest::Requests qw(@who ask await_status begin);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
@@ -61,12 +62,8 @@ sub start_nginx {
         log_format => '$request_uri $status [$idempotency_status] $idempotency_key_id', %options);
 }
 
-my @who = (headers => ['X-API-Key: alice-credential']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
+# a word that the tests look for in places where no credential may be
+@who = (headers => ['X-API-Key: alice-credential']);
 
 # What $idempotency_key_id was of the last request for a path.
 sub known_as {
@@ -81,18 +78,18 @@ sub keys_of {
     return @names;
 }
 
-subtest 'What is kept tells nothing' => sub {
+subtest 'Kept records reveal nothing' => sub {
     my $path = '/secret-path?text=precious-body&header=X-Precious:precious-header';
     my $words = qr/precious|secret-path|alice-credential|X-Precious|text\/plain/;
 
-    # the same without encryption, for what is in there
+    # the same without encryption, to compare
     my $plain = start_nginx([]);
     ask($plain, $path, 'precious-key', body => 'precious-upload');
     my ($name) = keys_of($plain);
     my $record = $redis->command('GET', $name);
     my $fingerprint = substr $record, 16, 32;
     my $raw_id = substr $name, length $plain->{prefix};
-    like $record, $words, 'a plain record has the answer';
+    like $record, $words, 'a plain record contains the response';
     $plain->stop;
 
     my $nginx = start_nginx(['one']);
@@ -104,8 +101,8 @@ subtest 'What is kept tells nothing' => sub {
     app()->open_gate('secret');
     is_first $running->response, 201, 2, 'a request runs';
     my $first = ask($nginx, $path, 'precious-key', body => 'precious-upload');
-    is_first $first, 201, 3, 'and another';
-    like $first->body, qr/precious-body/, 'with its answer';
+    is_first $first, 201, 3, 'another request runs';
+    like $first->body, qr/precious-body/, 'with its own response';
     is_replay_of ask($nginx, $path, 'precious-key', body => 'precious-upload'), $first, 'a retry is a replay';
     is_problem ask($nginx, $path, 'precious-key', body => 'other'), 422, 'idempotency_key_reused', 'another request is refused';
 
@@ -115,24 +112,24 @@ subtest 'What is kept tells nothing' => sub {
         $said .= "$line\n";
     }
     like $said, qr/EVALSHA/, 'what nginx says to Redis is seen';
-    unlike $said, $words, 'nothing of it is in the clear';
+    unlike $said, $words, 'no request data is in plain text in the commands';
 
     my $contents = $redis->contents;
     delete $contents->{$name};
     my $all = join "\n", $claims =~ s/\Q$record\E//r, %$contents;
-    unlike $all, $words, 'nor of what Redis keeps';
-    is index($all, $fingerprint), -1, 'nor the fingerprint';
-    is index(lc unpack('H*', $all), $raw_id), -1, 'nor the digest of the key, as bytes';
-    is scalar(grep { /$raw_id/ } keys %$contents), 0, 'or in the name of a key';
+    unlike $all, $words, 'no request data is in plain text in the values in Redis';
+    is index($all, $fingerprint), -1, 'the fingerprint is not in the values';
+    is index(lc unpack('H*', $all), $raw_id), -1, 'the digest of the key is not in the values';
+    is scalar(grep { /$raw_id/ } keys %$contents), 0, 'the digest of the key is not in the names of Redis keys';
 
     my $id = known_as($nginx, $path);
-    like $contents->{$nginx->{prefix} . $id}, qr/^IDM\x02\0\0\0K/, '$idempotency_key_id is what Redis knows a sealed result by';
+    like $contents->{$nginx->{prefix} . $id}, qr/^IDM\x02\0\0\0K/, '$idempotency_key_id is the name of a sealed result in Redis';
     $nginx->stop;
     unlike join("\n", $nginx->error_log, $nginx->access_log), qr/precious-key|running-key|alice-credential/,
         'neither key nor credential is in a log';
 };
 
-subtest 'Each secret has names of its own' => sub {
+subtest 'Each secret gives other names' => sub {
     my %known_as;
     for my $keys (['one'], ['two'], ['three'], ['one', 'two'], ['two', 'one']) {
         my $nginx = start_nginx($keys);
@@ -141,13 +138,13 @@ subtest 'Each secret has names of its own' => sub {
         is scalar(keys_of($nginx)), scalar(@$keys), 'a result is kept once for each key';
         $nginx->stop;
     }
-    isnt $known_as{one}, $known_as{two}, 'one key is known by one name under one secret and by another under another';
-    isnt $known_as{two}, $known_as{three}, 'under each';
-    is $known_as{'one two'}, $known_as{one}, 'with several the first gives the name';
-    is $known_as{'two one'}, $known_as{two}, 'whichever it is';
+    isnt $known_as{one}, $known_as{two}, 'two secrets give two names for one key';
+    isnt $known_as{two}, $known_as{three}, 'there is a name for each secret';
+    is $known_as{'one two'}, $known_as{one}, 'with several secrets the first one gives the name';
+    is $known_as{'two one'}, $known_as{two}, 'in any order';
 };
 
-subtest 'What was changed is not replayed' => sub {
+subtest 'A changed value is not replayed' => sub {
     my $nginx = start_nginx(['one']);
     my $path = '/changed';
     my %first = map { $_ => ask($nginx, $path, $_) } qw(a b);
@@ -185,25 +182,24 @@ subtest 'What was changed is not replayed' => sub {
         my $logged = length $nginx->error_log;
 
         is_problem ask($nginx, $path, 'a'), 503, 'store_unavailable', "$what: a 503";
-        like substr($nginx->error_log, $logged), qr/\[error\].*idempotency: the value of key $id in store "main" .*$why/, "$what: told in the error log";
-        is $redis->command('GET', $name{a}), $value, "$what: left as it is";
+        like substr($nginx->error_log, $logged), qr/\[error\].*idempotency: the value of key $id in store "main" .*$why/, "$what: the error log has a line about it";
+        is $redis->command('GET', $name{a}), $value, "$what: the value in Redis is not changed";
     }
 
-    is app()->count($path), 4, 'the application was not asked again';
+    is app()->count($path), 4, 'the application got no further request';
     $redis->command('SET', $name{a}, $good{a}, 'PX', 60_000);
     is_replay_of ask($nginx, $path, 'a'), $first{a}, 'the value itself is replayed';
-    is_replay_of ask($nginx, $path, 'b'), $first{b}, 'and so is the other';
+    is_replay_of ask($nginx, $path, 'b'), $first{b}, 'the other value is replayed too';
 
     $redis->command('SET', $plain_name, $good{a}, 'PX', 60_000);
-    is_problem ask($plain, $path, 'a'), 503, 'store_unavailable', 'a sealed value where nothing is sealed: a 503';
-    ok $plain->await_error_log(qr/\[error\].*is sealed, and the store has no "encryption_key_file"/), 'told in the error log';
+    is_problem ask($plain, $path, 'a'), 503, 'store_unavailable', 'a sealed value in a store without keys: a 503';
+    ok $plain->await_error_log(qr/\[error\].*is sealed, and the store has no "encryption_key_file"/), 'the error log has a line about it';
     $_->stop for $nginx, $plain;
 };
 
 subtest 'A claim was changed' => sub {
     my $nginx = start_nginx(['one']);
-    my $running = $nginx->send_request(path => '/claimed?gate=claimed', key => 'claimed', @who);
-    app()->await_arrival('/claimed');
+    my $running = begin($nginx, '/claimed', 'claimed');
     my ($name) = keys_of($nginx);
     my $good = $redis->command('GET', $name);
     is length $good, 80 + 52, 'a claim is a sealed record of 80 bytes';
@@ -216,11 +212,11 @@ subtest 'A claim was changed' => sub {
     $redis->command('SET', $name, $good, 'KEEPTTL');
     is_problem ask($nginx, '/claimed?gate=claimed', 'claimed'), 409, 'request_in_progress', 'with the claim itself it is in progress';
     app()->open_gate('claimed');
-    is_first $running->response, 201, 1, 'the request is answered';
+    is_first $running->response, 201, 1, 'the request gets its response';
     $nginx->stop;
 };
 
-subtest 'Large answers and many' => sub {
+subtest 'Large responses and many' => sub {
     my $nginx = start_nginx(['one']);
     my @paths = map { "/large/$_?size=$_" } 0, 1, 15, 16, 17, 4096, 16_384, 65_536, 1_000_000;
     my %first = map { $_ => ask($nginx, $_, $_) } @paths;
@@ -234,32 +230,31 @@ subtest 'Large answers and many' => sub {
 
 subtest 'Leases are renewed' => sub {
     my $nginx = start_nginx(['one', 'two'], workers => 1);
-    my $running = $nginx->send_request(path => '/short/renewed?gate=renewed', key => 'renewed', @who);
-    app()->await_arrival('/short/renewed');
+    my $running = begin($nginx, '/short/renewed', 'renewed');
     my @names = keys_of($nginx);
     is scalar(@names), 2, 'a claim is there under each key';
     is substr($redis->command('GET', $names[0]), 8, 8), substr($redis->command('GET', $names[1]), 8, 8), 'with one token';
 
     for my $name (@names) {
         my $left = 1e9;
-        ok await(sub { my $before = $left; $left = $redis->command('PTTL', $name); $left > $before }), 'and is renewed';
+        ok await(sub { my $before = $left; $left = $redis->command('PTTL', $name); $left > $before }), 'and it is renewed';
     }
     app()->open_gate('renewed');
-    is_first $running->response, 201, 1, 'the request is answered';
+    is_first $running->response, 201, 1, 'the request gets its response';
     $nginx->stop;
 };
 
-subtest 'What is not acted on leaves nothing under any key' => sub {
+subtest 'A retriable response leaves nothing under any key' => sub {
     my $nginx = start_nginx(['one', 'two']);
-    is ask($nginx, '/busy?status=503', 'busy')->status, 503, 'a retriable answer is delivered';
+    is ask($nginx, '/busy?status=503', 'busy')->status, 503, 'a retriable response is delivered';
     ok await(sub { !keys_of($nginx) }), 'and no key is left';
     $nginx->stop;
 };
 
-# The way from one key to another, over all hosts, one after the other.
+# The steps from one key to another, host by host.
 my @steps = (['one'], ['one', 'two'], ['two', 'one'], ['two']);
 
-# The same way from and to others.
+# The same steps with other keys.
 sub with {
     my %other = @_;
     return [map { [map { $other{$_} } @$_] } @steps];
@@ -268,7 +263,7 @@ sub with {
 subtest 'Keys are changed by reloads' => sub {
     for my $way (
         \@steps, with(one => 'three', two => 'one'),
-        # encryption comes and goes the same way
+        # encryption is enabled and disabled with the same steps
         with(one => 'off', two => 'one'), with(one => 'one', two => 'off'),
         [[], ['off', 'two'], ['two', 'off'], ['two']])
     {
@@ -281,23 +276,23 @@ subtest 'Keys are changed by reloads' => sub {
                 $nginx->set(stores => stores($nginx->{prefix}, $way->[$step]))->reload(requests_run => 1);
             }
 
-            # a request that is still at the application when the next step comes
+            # a request that still runs when the next step is made
             my $path = "/$step-runs$nginx->{prefix}";
             push @running, {path => $path, request => $nginx->send_request(path => "$path?gate=$path", key => $path, @who)};
             app()->await_arrival($path);
             if ($step > 0) {
                 my $before = $running[-2];
-                is_problem ask($nginx, "$before->{path}?gate=$before->{path}", $before->{path}), 409, 'request_in_progress', "$name, step $step: what began a step before is in progress";
+                is_problem ask($nginx, "$before->{path}?gate=$before->{path}", $before->{path}), 409, 'request_in_progress', "$name, step $step: a request from the step before is in progress";
                 app()->open_gate($before->{path});
                 my $answer = $before->{request}->response;
-                is_first $answer, 201, 1, "$name, step $step: it is answered";
+                is_first $answer, 201, 1, "$name, step $step: it gets its response";
                 is_replay_of ask($nginx, "$before->{path}?gate=$before->{path}", $before->{path}), $answer, "$name, step $step: and replayed";
             }
 
-            # the first step's are kept under the first key alone: the last step comes when they have expired
+            # results of the first step are kept with the first key only: the last step is made when they have expired
             for my $old (sort grep { $step < 3 || $kept{$_}{step} == 2 } keys %kept) {
-                is_replay_of ask($nginx, $old, $old), $kept{$old}{answer}, "$name, step $step: what was kept is replayed";
-                is app()->count($old), 1, "$name, step $step: the application acted once";
+                is_replay_of ask($nginx, $old, $old), $kept{$old}{answer}, "$name, step $step: kept responses are replayed";
+                is app()->count($old), 1, "$name, step $step: the application executed the request once";
             }
 
             my $new = "/$step-kept$nginx->{prefix}";
@@ -307,7 +302,7 @@ subtest 'Keys are changed by reloads' => sub {
         }
 
         app()->open_gate($running[-1]{path});
-        is_first $running[-1]{request}->response, 201, 1, "$name: the last request is answered";
+        is_first $running[-1]{request}->response, 201, 1, "$name: the last request gets its response";
         $nginx->stop;
     }
 };
@@ -325,50 +320,42 @@ subtest 'Hosts with neighbouring keys' => sub {
             my $path = "/$run-" . ($hosts->[0] == $one ? 'one' : 'two');
             my $running = $hosts->[0]->send_request(path => "$path?gate=$path", key => $path, @who);
             app()->await_arrival($path);
-            is_problem ask($hosts->[1], "$path?gate=$path", $path), 409, 'request_in_progress', "$name: what runs at one is in progress at the other";
+            is_problem ask($hosts->[1], "$path?gate=$path", $path), 409, 'request_in_progress', "$name: a request that runs at one host is in progress at the other";
             app()->open_gate($path);
             my $first = $running->response;
-            is_first $first, 201, 1, "$name: it is answered";
-            is_replay_of ask($_, "$path?gate=$path", $path), $first, "$name: and replayed by each" for @$hosts;
+            is_first $first, 201, 1, "$name: it gets its response";
+            is_replay_of ask($_, "$path?gate=$path", $path), $first, "$name: and both hosts replay it" for @$hosts;
         }
 
-        # many at once at both: each key runs once
+        # many requests at both hosts at once: each key runs once
         my @paths = map { "/wait/$run-$_" } 1 .. 25;
         my @answers = finish(map { my $path = $_; map { $_->send_request(path => $path, key => $path, @who) } $one, $two, $two, $one } @paths);
-        is scalar(grep { $_->status == 201 } @answers), 100, "$name: all are answered" or diag join ' ', map { $_->status } @answers;
+        is scalar(grep { $_->status == 201 } @answers), 100, "$name: all get their responses" or diag join ' ', map { $_->status } @answers;
         is join(' ', grep { app()->count($_) != 1 } @paths), '', "$name: no key ran twice";
-        is scalar(grep { !$_->is_replay } @answers), 25, "$name: all others are replays";
+        is scalar(grep { !$_->is_replay } @answers), 25, "$name: all other responses are replays";
         $_->stop for $one, $two;
     }
 };
 
 subtest 'Redis stalls while there are two keys' => sub {
     my $nginx = start_nginx(['one', 'two'], workers => 1, store => 'timeout 300ms; connect_timeout 300ms;');
-    my $running = $nginx->send_request(path => '/stalls?gate=stalls', key => 'stalls', @who);
-    app()->await_arrival('/stalls');
+    my $running = begin($nginx, '/stalls', 'stalls');
     $redis->stall;
     is_problem ask($nginx, '/other', 'other'), 503, 'store_unavailable', 'a request is refused';
     app()->open_gate('stalls');
     my $first = $running->response;
-    is_first $first, 201, 1, 'one that runs is answered';
+    is_first $first, 201, 1, 'a running request gets its response';
     $redis->resume;
 
     my $retry;
     await(sub { $retry = ask($nginx, '/stalls?gate=stalls', 'stalls'); $retry->status == 201 });
-    is_replay_of $retry, $first, 'and kept when Redis goes on';
+    is_replay_of $retry, $first, 'and the response is kept when Redis runs again';
     ok await(sub { 2 == grep { $redis->command('GET', $_) =~ /^IDM\x02\0\0\0K/ } keys_of($nginx) }), 'under each key';
-    is_first await_answer($nginx, '/other', 'other'), 201, 1, 'what was refused runs';
+    is_first await_status($nginx, '/other', 'other', 201), 201, 1, 'the refused request runs';
     $nginx->stop;
 };
 
-sub await_answer {
-    my ($nginx, $path, $key) = @_;
-    my $answer;
-    await(sub { $answer = ask($nginx, $path, $key); $answer->status == 201 });
-    return $answer;
-}
-
-# The identities of one key are in different slots, and mostly at different nodes.
+# The identities of one key are in different slots, and usually on different nodes.
 subtest 'In a cluster' => sub {
     my $cluster = IdempotencyTest::RedisCluster->new(replicas => 0);
     my $nodes = 'redis ' . $cluster->urls . '; topology cluster; prefix sealed:; encryption_key_file';
@@ -377,17 +364,17 @@ subtest 'In a cluster' => sub {
 
     my @paths = map { "/wait/cluster-$_" } 1 .. 20;
     my @answers = finish(map { my $path = $_; map { $_->send_request(path => $path, key => $path, @who) } @hosts, @hosts } @paths);
-    is scalar(grep { $_->status == 201 } @answers), 80, 'all requests are answered' or diag join ' ', map { $_->status } @answers;
+    is scalar(grep { $_->status == 201 } @answers), 80, 'all requests get their responses' or diag join ' ', map { $_->status } @answers;
     is join(' ', grep { app()->count($_) != 1 } @paths), '', 'no key ran twice';
-    is scalar(grep { !$_->is_replay } @answers), 20, 'all others are replays';
+    is scalar(grep { !$_->is_replay } @answers), 20, 'all other responses are replays';
 
     my $running = $hosts[0]->send_request(path => '/cluster?gate=cluster', key => 'cluster', @who);
     app()->await_arrival('/cluster');
-    is_problem ask($hosts[1], '/cluster?gate=cluster', 'cluster'), 409, 'request_in_progress', 'what runs at one is in progress at the other';
+    is_problem ask($hosts[1], '/cluster?gate=cluster', 'cluster'), 409, 'request_in_progress', 'a request that runs at one host is in progress at the other';
     app()->open_gate('cluster');
     my $first = $running->response;
-    is_first $first, 201, 1, 'it is answered';
-    is_replay_of ask($_, '/cluster?gate=cluster', 'cluster'), $first, 'and replayed by each' for @hosts;
+    is_first $first, 201, 1, 'it gets its response';
+    is_replay_of ask($_, '/cluster?gate=cluster', 'cluster'), $first, 'and both hosts replay it' for @hosts;
 
     my $contents = $cluster->contents;
     is scalar(grep { /^IDM\x02\0\0\0K/ } values %$contents), 42, 'a sealed result is there under each identity of each key';
@@ -399,11 +386,11 @@ subtest 'With a near cache' => sub {
     my $first = ask($nginx, '/near', 'near');
     is_replay_of ask($nginx, '/near', 'near'), $first, 'a retry is a replay';
     my $id = known_as($nginx, '/near');
-    ok defined $redis->command('GET', $nginx->{prefix} . $id), '$idempotency_key_id is what Redis knows the key by';
+    ok defined $redis->command('GET', $nginx->{prefix} . $id), '$idempotency_key_id is the name of the key in Redis';
     $nginx->stop;
 };
 
-subtest 'Files that are no keys' => sub {
+subtest 'Invalid key files' => sub {
     my $nginx = IdempotencyTest::Nginx->new;
     my $says = sub {
         my ($directive) = @_;
@@ -411,23 +398,23 @@ subtest 'Files that are no keys' => sub {
         return $status == 0 ? 'ok' : ($output =~ /^nginx: (\[emerg\] .*)$/m)[0] // $output;
     };
 
-    is $says->("encryption_key_file $file{$_};"), 'ok', "$_ is one" for sort keys %file;
-    like $says->("encryption_key_file $directory/missing.key;"), qr{"encryption_key_file" can't open "$directory/missing\.key" \(2: No such file or directory\)}, 'one that is missing';
+    is $says->("encryption_key_file $file{$_};"), 'ok', "$_ is a valid key" for sort keys %file;
+    like $says->("encryption_key_file $directory/missing.key;"), qr{"encryption_key_file" can't open "$directory/missing\.key" \(2: No such file or directory\)}, 'a missing file';
     like $says->("encryption_key_file $directory;"), qr{"encryption_key_file" can't read "$directory"}, 'a directory';
 
     my %bad = (empty => '', short => 'ab' x 31, long => 'ab' x 33, password => 'correct horse battery staple', hex32 => 'ab' x 16, bytes => "\xff" x 31, huge => "\xff" x 100_000);
     for my $name (sort keys %bad) {
         my $file = file_of("$name.bad", $bad{$name});
         my $said = $says->("encryption_key_file $file{one} $file;");
-        like $said, qr/invalid value "\Q$file\E" in "encryption_key_file": a key of 32 random bytes is needed.*openssl rand -hex 32/, "one that is $name";
-        unlike $said, qr/correct horse|abab/, 'its contents are not repeated';
+        like $said, qr/invalid value "\Q$file\E" in "encryption_key_file": a key of 32 random bytes is needed.*openssl rand -hex 32/, "a file that is $name";
+        unlike $said, qr/correct horse|abab/, 'the error does not contain the content of the file';
     }
 
     my $again = file_of('again.key', sha256('one'));
     like $says->("encryption_key_file $file{one} $again;"), qr/invalid value "\Q$again\E" in "encryption_key_file": it is the same key as an earlier one/, 'the same key twice';
     my @many = map { file_of("many-$_.key", sha256("many $_")) } 1 .. 9;
-    like $says->("encryption_key_file @many;"), qr/invalid number of arguments in "encryption_key_file"/, 'too many';
-    is $says->("encryption_key_file @many[0 .. 7];"), 'ok', 'as many as there may be';
+    like $says->("encryption_key_file @many;"), qr/invalid number of arguments in "encryption_key_file"/, 'too many keys';
+    is $says->("encryption_key_file @many[0 .. 7];"), 'ok', 'the highest number of keys';
     is $says->('encryption_key_file off;'), 'ok', 'off';
     is $says->("encryption_key_file off $file{one};"), 'ok', 'off before a key';
     like $says->("encryption_key_file off $file{one} off;"), qr/invalid value "off" in "encryption_key_file": it is the same key as an earlier one/, 'off twice';

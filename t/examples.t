@@ -1,4 +1,4 @@
-# Every example of the README and the reference is right: configurations start, the request is answered as they say.
+# Every example of the README and the reference is correct: nginx starts with the configurations, and the request gets the documented response.
 
 use strict;
 use warnings;
@@ -10,6 +10,7 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Certificates;
 use IdempotencyTest::Client;
 use IdempotencyTest::Environment qw(app module redis store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 
 plan skip_all => 'names its stores itself: run with the memory store alone' if store_mode() ne 'memory';
@@ -21,13 +22,13 @@ my $directory = $nginx->directory;
 # The indented blocks of a page, without their indentation.
 sub blocks_of {
     my ($page) = @_;
-    my $text = IdempotencyTest::App::slurp("$repository/$page");
+    my $text = slurp("$repository/$page");
     my @blocks = $text =~ /(?:\A|\n)\n((?:    .*\n|\n(?=    ))+)/g;
     s/^    //mg for @blocks;
     return @blocks;
 }
 
-# The blocks of all pages that begin so.
+# The blocks of all pages that begin with this text.
 my @pages = ('README.md', 'docs/directives.md', 'docs/responses.md', 'docs/redis.md', 'docs/encryption.md');
 sub examples { my ($beginning) = @_; return grep { /\A$beginning/ } map { blocks_of($_) } @pages }
 
@@ -41,13 +42,13 @@ is scalar(@stores), 10, 'the examples of stores are found';
 is scalar(@locations), 3, 'the examples of locations are found';
 is scalar(@formats), 1, 'the example of a log format is found';
 
-# What belongs to this machine; the rest is the reader's to copy.
+# The parts that depend on the machine are replaced; the rest is as a reader copies it.
 sub at_home {
     my ($configuration) = @_;
     my ($app, $redis, $module) = (app()->port, redis()->port, module());
     $configuration =~ s/127\.0\.0\.1:8080/127.0.0.1:$app/g;
     $configuration =~ s/127\.0\.0\.1:6379/127.0.0.1:$redis/g;
-    # no name server knows them
+    # no name server knows these names
     $configuration =~ s/[a-z0-9-]+\.internal\b/localhost/g;
     $configuration =~ s{/etc/nginx/}{$directory/}g;
     $configuration =~ s{modules/ngx_http_idempotency_module\.so}{$module};
@@ -55,10 +56,10 @@ sub at_home {
     return $configuration;
 }
 
-# The files that they name.
+# The files that the examples name.
 my $certificates = IdempotencyTest::Certificates->new;
 my $shown = $certificates->client;
-$nginx->write_file($_->[0], IdempotencyTest::App::slurp($_->[1])) for ['redis-ca.pem', $certificates->authority],
+$nginx->write_file($_->[0], slurp($_->[1])) for ['redis-ca.pem', $certificates->authority],
     ['client.pem', $shown->{certificate}], ['client.key', $shown->{key}];
 $nginx->write_file('redis.password', "word\n");
 $nginx->write_file($_, unpack 'H*', pack 'N8', map { int rand 2**32 } 1 .. 8) for 'idempotency.key';
@@ -79,16 +80,16 @@ $request =~ s/\r\n\r\n.*/\r\nContent-Length: $length\r\n\r\n$body/s;
 
 my $client = $nginx->connect;
 my $first = $client->send_raw($request, 'POST')->response;
-ok $first->status == 201 && $first->body =~ /^#\d+ POST / && !$first->is_replay, "the README's request is answered by the application";
+ok $first->status == 201 && $first->body =~ /^#\d+ POST / && !$first->is_replay, "the README's request gets the application's response";
 my $retry = $client->send_raw($request, 'POST')->response;
-is_replay_of $retry, $first, 'and sent again it is answered with the kept answer';
+is_replay_of $retry, $first, 'sent again it gets the kept response';
 $nginx->stop;
 
-# What a newcomer sees first.
+# The demo.
 for my $store ('memory', 'redis') {
     my $shown = qx(DEMO_BUILT=1 $repository/tools/demo $store 2>&1);
     is $?, 0, "tools/demo $store ends well" or diag $shown;
-    like $shown, qr/^Six requests; the application has created 2 listings:$/m, 'and shows that the application acted once for each key';
+    like $shown, qr/^Six requests; the application has created 2 listings:$/m, 'and shows one execution for each key';
     is scalar(() = $shown =~ /^    Idempotent-Replayed: true$/mg), 2, 'and two replays';
 }
 

@@ -1,4 +1,4 @@
-# Fencing: the late answer of a claim that has lapsed is delivered to its own client and replaces nothing.
+# Fencing: the late response of an expired claim is delivered to its own client and replaces nothing.
 
 use strict;
 use warnings;
@@ -8,8 +8,10 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app redis store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who);
 use Time::HiRes qw(sleep);
 
 my $is_redis = store_mode() eq 'redis';
@@ -25,7 +27,6 @@ my $nginx = IdempotencyTest::Nginx->start(
         location / { proxy_pass http://app; }
 END
 
-my @who = (headers => ['X-API-Key: alice']);
 my ($old, $young) = $nginx->workers;
 
 sub ask {
@@ -38,11 +39,11 @@ sub warnings { return scalar grep { /$lost/ } split /\n/, $nginx->error_log }
 sub halt {
     my ($worker) = @_;
     kill STOP => $worker;
-    await(sub { IdempotencyTest::App::slurp("/proc/$worker/stat") =~ /\) T / });
+    await(sub { slurp("/proc/$worker/stat") =~ /\) T / });
 }
 
-# A request that one worker holds, which stands still until its lease has ended; and, with the other worker, the next one
-# with its key. Both are at the application.
+# A request of a worker that is stopped until the lease has expired, and the next request with this key, which the other
+# worker has. The application has both.
 sub two_executions {
     my ($path, $key, $query) = @_;
     my $uri = "$path?gate=$key" . ($query // '');
@@ -56,60 +57,60 @@ sub two_executions {
     my $next;
     await(sub {
         $next = $nginx->send_request(path => $uri, key => $key, @who);
-        # refused at once, or at the application
+        # it is refused at once, or the application has it
         await(sub { app()->count($path) > 1 || !$next->is_silent_for(0.01) });
         app()->count($path) > 1;
     });
     return $uri, $late, $next;
 }
 
-subtest 'The next one has finished' => sub {
+subtest 'The next request has finished' => sub {
     my $before = warnings();
     my ($uri, $late, $next) = two_executions('/finished', 'finished');
     app()->open_gate('finished');
     my $second = $next->response;
-    is_first $second, 201, 2, 'the next request is answered';
-    is_replay_of ask($uri, 'finished'), $second, 'and kept';
+    is_first $second, 201, 2, 'the next request gets its response';
+    is_replay_of ask($uri, 'finished'), $second, 'and its response is kept';
 
     kill CONT => $old;
-    is_first $late->response, 201, 1, 'the late answer is delivered to its own client';
-    is_replay_of ask($uri, 'finished'), $second, 'and the newer one is what is kept';
+    is_first $late->response, 201, 1, 'the late response is delivered to its own client';
+    is_replay_of ask($uri, 'finished'), $second, 'and the newer response is kept';
     ok await(sub { warnings() == $before + 1 }), 'a warning is logged' or diag $nginx->error_log;
-    is app()->count('/finished'), 2, 'no third execution';
+    is app()->count('/finished'), 2, 'there is no third execution';
 };
 
-subtest 'The next one runs' => sub {
+subtest 'The next request runs' => sub {
     my $before = warnings();
     my ($uri, $late, $next) = two_executions('/runs', 'runs');
     halt($young);
     app()->open_gate('runs');
     app()->await_answer('/runs', 2);
     kill CONT => $old;
-    is_first $late->response, 201, 1, 'the late answer is delivered to its own client';
+    is_first $late->response, 201, 1, 'the late response is delivered to its own client';
     ok await(sub { warnings() == $before + 1 }), 'a warning is logged' or diag $nginx->error_log;
 
     kill CONT => $young;
     my $second = $next->response;
-    is_first $second, 201, 2, 'the next request is answered';
-    is_replay_of ask($uri, 'runs'), $second, 'and its answer is what is kept';
-    is app()->count('/runs'), 2, 'no third execution';
+    is_first $second, 201, 2, 'the next request gets its response';
+    is_replay_of ask($uri, 'runs'), $second, 'and its response is kept';
+    is app()->count('/runs'), 2, 'there is no third execution';
 };
 
-# `status` is that of the first execution: retriable, so that its key would be free again
+# `status` is that of the first execution: it is retriable, so that the key would be free again
 subtest 'A late release' => sub {
     my $before = warnings();
     my ($uri, $late, $next) = two_executions('/release', 'release', '&status=503,201');
     app()->open_gate('release');
     my $second = $next->response;
-    is_first $second, 201, 2, 'the next request is answered';
+    is_first $second, 201, 2, 'the next request gets its response';
 
     kill CONT => $old;
-    is_first $late->response, 503, 1, 'the late answer is delivered to its own client';
+    is_first $late->response, 503, 1, 'the late response is delivered to its own client';
     is_replay_of ask($uri, 'release'), $second, 'and the key is not free';
     ok await(sub { warnings() == $before + 1 }), 'a warning is logged' or diag $nginx->error_log;
 };
 
-subtest 'A lapsed claim without a successor' => sub {
+subtest 'An expired claim that no other claim follows' => sub {
     my $before = warnings();
     my $late = $nginx->over($old, sub {
         my $client = $nginx->send_request(path => '/alone?gate=alone', key => 'alone', @who);
@@ -123,8 +124,8 @@ subtest 'A lapsed claim without a successor' => sub {
     kill CONT => $old;
 
     my $first = $late->response;
-    is_first $first, 201, 1, 'its answer is delivered';
-    is_replay_of ask('/alone?gate=alone', 'alone'), $first, 'and kept all the same';
+    is_first $first, 201, 1, 'its response is delivered';
+    is_replay_of ask('/alone?gate=alone', 'alone'), $first, 'and is still kept';
     is warnings(), $before, 'no warning';
 };
 
@@ -143,9 +144,9 @@ subtest 'A claim that Redis forgets' => sub {
         app()->await_arrival($path, 2);
         app()->open_gate($key);
         my ($first, $second) = map { $_->response } $late, $next;
-        is_first $first, 201, 1, "the late answer is delivered (round $round)";
-        is_first $second, 201, 2, "and that of the next request (round $round)";
-        is_replay_of ask("$path?gate=$key", $key), $second, "which is kept (round $round)";
+        is_first $first, 201, 1, "the late response is delivered (round $round)";
+        is_first $second, 201, 2, "and the response of the next request (round $round)";
+        is_replay_of ask("$path?gate=$key", $key), $second, "the response of the next request is kept (round $round)";
         ok await(sub { warnings() == $before + 1 }), "a warning is logged (round $round)";
     }
 };

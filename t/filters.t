@@ -1,5 +1,5 @@
-# What nginx does to an answer on its way to the client is done anew, and once, to each replay, by what this client accepts. What this client has
-# or wants of the answer - a copy, a range, only the head - does not change what is kept.
+# The filters of nginx are applied again, and once, to each replay, as its client accepts. A copy that the client has, a range, or a request
+# for the head only do not change what is kept.
 
 use strict;
 use warnings;
@@ -24,7 +24,7 @@ $nginx->write_file('files/file.txt', "a file\n" x 100);
 
 my $brotli_location = $has_brotli ? 'location /brotli/ { brotli on; brotli_types *; brotli_min_length 1; proxy_pass http://app; }' : '';
 
-# the server `encoder` makes of `app` an application that compresses
+# the server `encoder` makes `app` an application that compresses
 $nginx->set(http => <<"END", server => <<"END")->start;
     server {
         listen unix:$directory/encoder.sock;
@@ -78,7 +78,7 @@ sub ask {
     return $nginx->request(path => $path, key => $key, headers => ['X-API-Key: alice', @headers]);
 }
 
-# A request and its retry, each with headers of its own.
+# A request and its retry with different headers.
 sub pair {
     my ($path, @headers) = @_;
     my $key = 'key-' . ++$keys;
@@ -104,21 +104,21 @@ sub encoding { return join ',', $_[0]->headers('Content-Encoding') }
 
 {
     my ($first, $retry) = pair('/added/a');
-    ok $retry->is_replay, 'an answer with add_header is replayed';
-    is scalar($_->headers('X-Added')), 1, 'add_header adds one field' for $first, $retry;
-    isnt $retry->header('X-Added'), $first->header('X-Added'), 'to the replay its own';
+    ok $retry->is_replay, 'a response with add_header is replayed';
+    is scalar($_->headers('X-Added')), 1, 'add_header adds one field to the first response' for $first, $retry;
+    isnt $retry->header('X-Added'), $first->header('X-Added'), 'and one field to the replay';
     ran '/added/a', 1, 'the application ran once (add_header)';
 
     ($first, $retry) = pair('/added/b?header=X-Added:app&status=404');
     is scalar($_->headers('X-Added')), 2, "beside the application's own" for $first, $retry;
-    is +($retry->headers('X-Added'))[0], 'app', 'which the replay has too';
+    is +($retry->headers('X-Added'))[0], 'app', 'the replay has both fields too';
     ran '/added/b', 1, 'the application ran once (add_header always)';
 }
 
 for my $query ('?status=200', '?status=200&header=Cache-Control:no-store', '?status=200&header=Cache-Control:a&header=Cache-Control:b&header=Expires:0') {
     my $path = '/expires/a' . ++$keys;
     my ($first, $retry) = pair("$path$query");
-    ok $retry->is_replay, "an answer with expires is replayed ($query)";
+    ok $retry->is_replay, "a response with expires is replayed ($query)";
     is join('|', $_->headers('Cache-Control')), 'max-age=3600', "it has one Cache-Control ($query)" for $first, $retry;
     like join('|', $_->headers('Expires')), qr/^\w+, [\w -]+ [\d:]+ GMT$/, "and one Expires ($query)" for $first, $retry;
     ran $path, 1, "the application ran once (expires, $query)";
@@ -126,7 +126,7 @@ for my $query ('?status=200', '?status=200&header=Cache-Control:no-store', '?sta
 
 {
     my ($first, $retry) = pair('/trailer/a?framing=chunked');
-    ok $retry->is_replay, 'an answer with add_trailer is replayed';
+    ok $retry->is_replay, 'a response with add_trailer is replayed';
     is scalar(grep { $_->[0] eq 'X-Added' } @{$_->trailers}), 1, 'add_trailer adds one trailer' for $first, $retry;
     ran '/trailer/a', 1, 'the application ran once (add_trailer)';
 }
@@ -137,15 +137,15 @@ for my $case (['gzip', 'gzip'], ['gzip', ''], ['', 'gzip'], ['', '']) {
     my $path = '/gzip/a' . ++$keys;
     my $name = join ', then ', map { $_ || 'nothing' } @$case;
     my ($first, $retry) = pair("$path?status=200&size=5000&header=ETag:\"e\"", map { ["Accept-Encoding: $_"] } @$case);
-    ok $retry->is_replay, "gzip for who accepts $name: a replay";
+    ok $retry->is_replay, "gzip, Accept-Encoding $name: the response is a replay";
 
     for my $n (0, 1) {
         my $answer = ($first, $retry)[$n];
         my $is_gzip = $case->[$n] eq 'gzip';
         is encoding($answer), $case->[$n], "it has the encoding ($name: $n)";
-        is length($is_gzip ? gunzipped($answer) : $answer->body), 5000, "it is whole ($name: $n)";
+        is length($is_gzip ? gunzipped($answer) : $answer->body), 5000, "it is complete ($name: $n)";
         is join('|', $answer->headers('ETag')), $is_gzip ? 'W/"e"' : '"e"', "its ETag is weak where it is compressed ($name: $n)";
-        is join('|', $answer->headers('Vary')), 'Accept-Encoding', "and it varies once ($name: $n)";
+        is join('|', $answer->headers('Vary')), 'Accept-Encoding', "and it has one Vary ($name: $n)";
     }
 
     ran $path, 1, "the application ran once ($name)";
@@ -154,9 +154,9 @@ for my $case (['gzip', 'gzip'], ['gzip', ''], ['', 'gzip'], ['', '']) {
 SKIP: {
     skip 'brotli is not installed', 4 if !$has_brotli;
     my ($first, $retry) = pair('/brotli/a?status=200&size=5000', ['Accept-Encoding: br'], ['Accept-Encoding: br']);
-    is_replay_of $retry, $first, 'an answer is compressed by brotli, and so is its replay';
+    is_replay_of $retry, $first, 'a response is compressed by brotli, and so is its replay';
     is encoding($retry), 'br', 'once';
-    is encoding(ask('/brotli/a?status=200&size=5000', "key-$keys")), '', 'and not for who does not accept it';
+    is encoding(ask('/brotli/a?status=200&size=5000', "key-$keys")), '', 'and not for a client that does not accept it';
     ran '/brotli/a', 1, 'the application ran once (brotli)';
 }
 
@@ -168,20 +168,20 @@ for my $case (['gzip', 'gzip'], ['gzip', ''], ['', 'gzip']) {
         my $path = "/encoded/${where}a" . ++$keys;
         my ($first, $retry) = pair("$path?status=200&size=5000", @accept);
         is encoding($first), 'gzip', "an application's own gzip ($name) is delivered ($where)";
-        is_replay_of $retry, $first, "and replayed as it was, which the replay says ($where)";
+        is_replay_of $retry, $first, "and replayed without a change, and the replay has the Content-Encoding ($where)";
         is length gunzipped($retry), 5000, "it was compressed once ($where)";
         ran $path, 1, "the application ran once ($name, $where)";
     }
 
     my $path = '/encoded/gunzip/a' . ++$keys;
     my ($first, $retry) = pair("$path?status=200&size=5000", @accept);
-    ok $retry->is_replay, "gunzip for who accepts $name: a replay";
+    ok $retry->is_replay, "gunzip, Accept-Encoding $name: the response is a replay";
 
     for my $n (0, 1) {
         my $answer = ($first, $retry)[$n];
-        is encoding($answer), $case->[$n], "it has the encoding that its client takes ($name: $n)";
-        is length($case->[$n] eq 'gzip' ? gunzipped($answer) : $answer->body), 5000, "it is whole ($name: $n)";
-        is join('|', $answer->headers('Vary')), 'Accept-Encoding', "and varies once ($name: $n)";
+        is encoding($answer), $case->[$n], "it has an encoding that its client accepts ($name: $n)";
+        is length($case->[$n] eq 'gzip' ? gunzipped($answer) : $answer->body), 5000, "it is complete ($name: $n)";
+        is join('|', $answer->headers('Vary')), 'Accept-Encoding', "and has one Vary ($name: $n)";
     }
 
     ran $path, 1, "the application ran once (gunzip, $name)";
@@ -200,30 +200,30 @@ for my $where ('sub', 'sub-unbuffered') {
 {
     my $ssi = '%3C!--%23include%20virtual%3D%22/included%3Fstatus%3D200%22%20--%3E';
     my ($first, $retry) = pair("/ssi/a?text=$ssi,$ssi");
-    like $first->body, qr{^#1 #\d GET /included\?status=200 -\n,#\d GET /included\?status=200 -\n\n$}, 'SSI includes';
-    ok $retry->is_replay, 'an answer with SSI is replayed';
-    like $retry->body, qr{^#1 #\d GET /included\?status=200 -\n,#\d GET /included\?status=200 -\n\n$}, 'and includes anew';
+    like $first->body, qr{^#1 #\d GET /included\?status=200 -\n,#\d GET /included\?status=200 -\n\n$}, 'SSI includes are in the response';
+    ok $retry->is_replay, 'a response with SSI is replayed';
+    like $retry->body, qr{^#1 #\d GET /included\?status=200 -\n,#\d GET /included\?status=200 -\n\n$}, 'and the includes are requested again';
     ran '/ssi/a', 1, 'the application ran once for the page';
-    ran '/included', 4, 'and for each inclusion, which is not covered though it has the key';
+    ran '/included', 4, 'and for each include, which is not covered though it has the key';
 
-    # what the inclusions are kept under would be the page's own key
+    # the includes have the same key as the page
     is app()->count('/after'), 0, 'nothing else ran';
 }
 
 {
     my ($first, $retry) = pair('/charset/a?text=%D0%B4%D0%B0');
     is $first->body, "#1 \xe4\xe0\n", 'charset converts';
-    is $first->header('Content-Type'), 'text/plain; charset=windows-1251', 'and says so';
-    is_replay_of $retry, $first, 'and does both once on a replay';
+    is $first->header('Content-Type'), 'text/plain; charset=windows-1251', 'and Content-Type has the charset';
+    is_replay_of $retry, $first, 'a replay is converted once, too';
     ran '/charset/a', 1, 'the application ran once (charset)';
 
     ($first, $retry) = pair('/named-charset/a');
-    is $first->header('Content-Type'), 'text/plain; charset=utf-8', 'a charset is named';
-    is_replay_of $retry, $first, 'and named once on a replay';
+    is $first->header('Content-Type'), 'text/plain; charset=utf-8', 'a charset is added to Content-Type';
+    is_replay_of $retry, $first, 'and once to that of a replay';
 
     ($first, $retry) = pair('/charset/b?text=%D0%B4&header=Content-Type:text/html;%20charset%3Dutf-8');
     is_replay_of $retry, $first, "an application's own charset is replayed";
-    is $first->body, "#1 \xd0\xb4\n", 'as it was';
+    is $first->body, "#1 \xd0\xb4\n", 'without a change';
     ran '/charset/b', 1, "the application ran once (own charset)";
 }
 
@@ -231,10 +231,10 @@ for my $where ('sub', 'sub-unbuffered') {
     my ($first, $retry) = pair('/addition/a?status=200');
     my $after = qr{#\d GET /after\?status=200 -\n};
     like $first->body, qr{^before\n#1 POST /addition/a\?status=200 -\n$after$}, 'addition adds';
-    ok $retry->is_replay, 'an answer with additions is replayed';
-    like $retry->body, qr{^before\n#1 POST /addition/a\?status=200 -\n$after$}, 'and added to once';
+    ok $retry->is_replay, 'a response with additions is replayed';
+    like $retry->body, qr{^before\n#1 POST /addition/a\?status=200 -\n$after$}, 'with one addition';
     ran '/addition/a', 1, 'the application ran once (addition)';
-    ran '/after', 2, 'what is added is not covered';
+    ran '/after', 2, 'the added subrequests are not covered';
 }
 
 {
@@ -243,8 +243,8 @@ for my $where ('sub', 'sub-unbuffered') {
     my $expected = qr{^#1 one one,before\n\n#\d GET /after\?status=200 -\n$};
     like gunzipped($first), $expected, 'all filters at once';
     like gunzipped($retry), $expected, 'each is applied once to a replay';
-    like $plain->body, $expected, 'and to one for a client that does not take gzip';
-    is join('|', map { scalar $retry->headers($_) } qw(X-Added Expires Cache-Control Content-Encoding)), '1|1|1|1', 'with each field once';
+    like $plain->body, $expected, 'and to one for a client that does not accept gzip';
+    is join('|', map { scalar $retry->headers($_) } qw(X-Added Expires Cache-Control Content-Encoding)), '1|1|1|1', 'it has each field once';
     ok $_->is_replay, 'it is a replay' for $retry, $plain;
     ran '/all/a', 1, 'the application ran once (all filters)';
 }
@@ -253,13 +253,13 @@ for my $where ('sub', 'sub-unbuffered') {
 
 {
     my ($first, $retry) = pair('/ranges/a?status=200&size=100', ['Range: bytes=0-3']);
-    is $first->status . length $first->body, 200 . 100, 'a range does not cut a first answer';
+    is $first->status . length $first->body, 200 . 100, 'a range does not cut a first response';
     is_replay_of $retry, $first, 'nor a replay';
     ran '/ranges/a', 1, 'the application ran once (range)';
 
     ($first, $retry) = pair('/ranges/b?status=206&size=10&header=Content-Range:bytes%200-9/100', ['Range: bytes=0-9'], []);
-    is $first->status, 206, "an application's own partial answer is delivered";
-    is_replay_of $retry, $first, 'and replayed as it was';
+    is $first->status, 206, "a partial response of the application is delivered";
+    is_replay_of $retry, $first, 'and replayed without a change';
     ran '/ranges/b', 1, 'the application ran once (206)';
 }
 
@@ -273,7 +273,7 @@ for my $condition ('If-None-Match: "e"', "If-Modified-Since: $date", 'If-Match: 
         my $path = '/condition' . ++$keys;
         my $name = join ', then ', map { $_->[0] // 'nothing' } @$case;
         my ($first, $retry) = pair("$path?$answer", @$case);
-        is $first->status, 200, "$name: the first answer is the application's";
+        is $first->status, 200, "$name: the first response is the application's";
         is_replay_of $retry, $first, "$name: and so is its replay";
         ran $path, 1, "$name: the application ran once";
     }
@@ -289,7 +289,7 @@ is scalar(grep { lc $_->[0] eq 'if-none-match' } @{app()->last_request('/conditi
     for my $condition (@conditions) {
         my @answers = map { $nginx->request(method => 'GET', path => '/files/file.txt', key => $condition =~ s/:.*//r,
             headers => ['X-API-Key: alice', @$_]) } [$condition], [$condition], [];
-        is $answers[0]->body, $file->body, "a covered GET for a file gets it whole ($condition)";
+        is $answers[0]->body, $file->body, "a covered GET of a file gets all of it ($condition)";
         is_replay_of $answers[$_], $answers[0], "and so does its retry ($condition)" for 1, 2;
     }
 }
@@ -299,7 +299,7 @@ is scalar(grep { lc $_->[0] eq 'if-none-match' } @{app()->last_request('/conditi
 {
     my @answers = map { $nginx->request(method => $_, path => '/get/head', key => 'head', headers => ['X-API-Key: alice']) } qw(HEAD HEAD GET HEAD GET);
     ok !$answers[$_]->is_replay, "a HEAD is never covered ($_)" for 0, 1, 3;
-    ok $answers[4]->is_replay, 'while the GET is';
+    ok $answers[4]->is_replay, 'the GET is covered';
     ran '/get/head', 4, 'the application ran for each HEAD, and once for the GET';
 }
 
@@ -315,14 +315,14 @@ is scalar(grep { lc $_->[0] eq 'if-none-match' } @{app()->last_request('/conditi
 
     for my $n (1, 2) {
         my $client;
-        # the key is freed beside the tunnel
+        # the key is released while the tunnel is open
         ok await(sub {
             $client = $nginx->send_request(path => $upgrade, key => 'tunnel', headers => ['X-API-Key: alice', 'Upgrade: count', 'Connection: upgrade']);
             $client->response->status == 101;
-        }), "an upgrade goes on ($n)";
+        }), "an upgrade is passed through ($n)";
         $client->send_raw("GET /count/tunnel/a HTTP/1.1\r\nApp-Space: " . app()->space . "\r\n\r\n");
         shift @{$client->{awaited}};
-        is $client->response->body, "$n\n", "and so does what goes through the tunnel ($n)";
+        is $client->response->body, "$n\n", "and so is the data in the tunnel ($n)";
         push @clients, $client;
     }
 
@@ -338,13 +338,13 @@ for my $where ('', 'streamed/') {
         my $client = $nginx->connect->send_raw("POST $path HTTP/1.1\r\nHost: localhost\r\nX-API-Key: alice\r\nIdempotency-Key: continue$where\r\n"
             . "Expect: 100-continue\r\nContent-Length: 4\r\n\r\n", 'POST');
         my $interim = $client->response;
-        is $interim->status, 100, "a body is asked for ($path, $n)";
+        is $interim->status, 100, "a 100 Continue asks for the body ($path, $n)";
         $client->send_raw('body');
         push @answers, $client->response;
     }
 
     is_first $answers[0], 201, 1, "and the request runs ($path)";
-    is_replay_of $answers[1], $answers[0], "as does its replay ($path)";
+    is_replay_of $answers[1], $answers[0], "its retry gets a replay ($path)";
     is app()->last_request($path)->{length}, 4, "the application has got the body ($path)";
     ran $path, 1, "the application ran once ($path)";
 }

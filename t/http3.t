@@ -1,4 +1,4 @@
-# HTTP/3: the main job, and clients that leave in every way of QUIC. The nginx is a newer one than Debian 12 has, under
+# HTTP/3: requests and retries, and clients that disconnect in every way of QUIC. This nginx is newer than that of Debian 12, and has
 # sanitizers (tools/nginx-h3).
 
 use strict;
@@ -6,30 +6,23 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
-# before anything that asks which nginx it is
+# before any module that needs to know which nginx is tested
 use IdempotencyTest::Http3;
 
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app);
+use IdempotencyTest::Leave qw(leave_locations);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who await_outcome);
 
 my $nginx = IdempotencyTest::Nginx->new(workers => 1, log_format => '$server_protocol $request_uri $status [$idempotency_status]');
 my $listener = IdempotencyTest::Http3->listener($nginx);
 my $locations = <<'END';
         idempotency main;
-        # QUIC's idle timeout too
+        # this is the idle timeout of QUIC too
         keepalive_timeout 5s;
-        location / { proxy_pass http://app; }
-        location /unbuffered/ { proxy_buffering off; proxy_pass http://app; }
-        location /streaming/ {
-            idempotency_fingerprint "$request_method $request_uri" body=off;
-            proxy_request_buffering off;
-            proxy_pass http://app;
-        }
-        location /small/ { idempotency_max_body 1k; proxy_pass http://app; }
-        location /small-unbuffered/ { idempotency_max_body 1k; proxy_buffering off; proxy_pass http://app; }
         location /inside/ {
             error_page 418 = @app;
             try_files /nothing @app;
@@ -38,58 +31,50 @@ my $locations = <<'END';
         location /once-more/ { proxy_intercept_errors on; error_page 404 = @app; proxy_pass http://app; }
         location /error/ { proxy_intercept_errors on; error_page 404 /page; proxy_pass http://app; }
         location = /page { internal; return 404 "a page\n"; }
-        location /plain/ { idempotency off; proxy_pass http://app; }
 END
-$nginx->set(server => $listener . $locations)->start;
+$nginx->set(server => $listener . leave_locations() . $locations)->start;
 
 # nginx remembers a connection that was closed for three times as long as it would wait for an acknowledgement
-# (RFC 9000, 10.2), which on a busy machine grows to many seconds: for so long a worker does not end.
+# (RFC 9000, 10.2). On a busy machine these are many seconds, in which a worker does not end.
 my $draining = 300;
-
-my @who = (headers => ['X-API-Key: alice']);
 
 sub client { return IdempotencyTest::Http3->connect($nginx, @_) }
 
-# What a retry over HTTP/1.1 gets once the first request is no longer at work.
-sub retry {
-    my ($path, $key, %request) = @_;
-    my $answer;
-    await(sub { $answer = $nginx->request(path => $path, key => $key, @who, %request); $answer->code ne 'request_in_progress' });
-    return $answer;
-}
+# The response to a retry over HTTP/1.1 when the first request is no longer in progress.
+sub retry { return await_outcome($nginx, @_) }
 
-# nginx has seen what was sent to it before.
+# nginx has handled all that was sent before.
 sub nginx_goes_on {
     my ($what) = @_;
-    return ok $nginx->request(path => '/plain/seen', method => 'GET')->status == 201, "nginx goes on ($what)";
+    return ok $nginx->request(path => '/plain/seen', method => 'GET')->status == 201, "nginx still runs ($what)";
 }
 
-# The main job.
+# Requests and retries.
 {
     my $client = client();
     my %request = (path => '/main?kind=binary&size=300000&header=X-A:1&header=X-A:2', key => 'main', body => 'some body', @who);
     my $first = $client->request(%request);
-    is_first $first, 201, 1, 'a request of HTTP/3 is answered';
-    is length $first->body, 300_000, 'in full';
+    is_first $first, 201, 1, 'a request over HTTP/3 gets a response';
+    is length $first->body, 300_000, 'the response is complete';
     is_replay_of $client->request(%request), $first, 'its retry on the same connection is a replay';
-    is_replay_of client()->request(%request), $first, 'as on another one';
+    is_replay_of client()->request(%request), $first, 'a retry on another connection is a replay too';
     my $http1 = $nginx->request(%request);
-    ok $http1->is_replay && $http1->body eq $first->body, 'and over HTTP/1.1';
+    ok $http1->is_replay && $http1->body eq $first->body, 'so is a retry over HTTP/1.1';
     is_problem client()->request(%request, body => 'another body'), 422, 'idempotency_key_reused', 'another body is refused';
-    is app()->count('/main'), 1, 'and the application acted once';
+    is app()->count('/main'), 1, 'and the application executed the request once';
 
     my $begun = $nginx->request(path => '/to-http3', key => 'to-http3', @who);
     # on a busy machine the first connection has been idle for too long by now
     $client = client();
     my $replay = $client->request(path => '/to-http3', key => 'to-http3', @who);
-    ok $replay->is_replay && $replay->body eq $begun->body, 'HTTP/3 gets the answer that HTTP/1.1 began';
+    ok $replay->is_replay && $replay->body eq $begun->body, 'a retry over HTTP/3 gets the response of a request over HTTP/1.1';
 
     my $stream = $client->send(path => '/conflict?gate=conflict', key => 'conflict', @who);
     app()->await_arrival('/conflict');
     is_problem $client->request(path => '/conflict?gate=conflict', key => 'conflict', @who), 409, 'request_in_progress',
         'a duplicate on the same connection is told that the first one runs';
     app()->open_gate('conflict');
-    is_first $client->response($stream), 201, 1, 'which is answered then';
+    is_first $client->response($stream), 201, 1, 'the held request gets its response';
     like $nginx->await_access_log(qr{/main.*REPLAYED}), qr{^HTTP/3\.0 }, 'it was HTTP/3';
 }
 
@@ -104,7 +89,7 @@ my %leave = (
 
 my $n = 0;
 
-# Before the answer.
+# Before the response.
 for my $way (sort keys %leave) {
     my $leave = $leave{$way};
 
@@ -121,7 +106,7 @@ for my $way (sort keys %leave) {
         app()->await_arrival($path);
         $client->$leave($stream);
 
-        # nginx gives a connection up after two seconds
+        # nginx closes a connection after two seconds
         select undef, undef, undef, 2.5 if $way eq 'silence';
 
         nginx_goes_on($what);
@@ -130,13 +115,13 @@ for my $way (sort keys %leave) {
 
         my $retry = retry($uri, $n);
         ok $retry->is_replay, "a retry after its client has left is a replay ($what)" or diag $retry->head;
-        is length $retry->body, $where eq 'error/' ? length "a page\n" : $size, "and whole ($what)";
-        is app()->count($path), $acted, "and the application acted once ($what)";
+        is length $retry->body, $where eq 'error/' ? length "a page\n" : $size, "and complete ($what)";
+        is app()->count($path), $acted, "and the application executed the request once ($what)";
     }
 }
 
-# The middle of the answer, while it is held back, and while it goes on because it is too large to be kept; there the
-# client has taken some of it and takes no more.
+# During the response, while it is held, and while it is passed through because it is too large to be kept. In this
+# case the client has read a part and reads no more.
 for my $way (grep { $_ ne 'silence' } sort keys %leave) {
     my $leave = $leave{$way};
 
@@ -158,17 +143,17 @@ for my $way (grep { $_ ne 'silence' } sort keys %leave) {
 
         my $retry = retry($uri, $n);
         if ($is_small) {
-            is_problem $retry, 409, 'response_not_kept', "a client that leaves within a large answer leaves it `not kept` ($what)";
+            is_problem $retry, 409, 'response_not_kept', "a large response whose client disconnects is recorded as not kept ($what)";
         }
         else {
-            ok $retry->is_replay && length $retry->body == $size, "a client that leaves while its answer comes in is replayed ($what)"
+            ok $retry->is_replay && length $retry->body == $size, "a client that disconnects while its response comes in is replayed ($what)"
                 or diag $retry->head;
         }
-        is app()->count($path), 1, "and the application acted once ($what)";
+        is app()->count($path), 1, "and the application executed the request once ($what)";
     }
 }
 
-# Stalled within a large answer, and then gone: the application is not held up.
+# The client stops reading a large response, and then disconnects: the application is not blocked.
 for my $where ('small/', 'small-unbuffered/') {
     my $path = "/${where}stalled";
     my $client = client(window => 3000);
@@ -176,12 +161,12 @@ for my $where ('small/', 'small-unbuffered/') {
     $client->await_bytes($stream);
     select undef, undef, undef, 0.5;
     $client->close;
-    ok app()->await_answer($path), "the application gets rid of all of its answer ($where)";
+    ok app()->await_answer($path), "the application can send its complete response ($where)";
     is_problem retry("$path?kind=binary&size=8000000&framing=chunked&pieces=100", "stalled-$where"), 409, 'response_not_kept',
         "which is not kept ($where)";
 }
 
-# Many streams of one connection: some reset, some stopped, then all gone.
+# Many streams of one connection: some are reset, some are stopped, then the connection is closed.
 {
     my $client = client();
     my @streams = map { $client->send(path => "/stream$_?gate=streams", key => "stream$_", @who) } 1 .. 8;
@@ -191,14 +176,14 @@ for my $where ('small/', 'small-unbuffered/') {
     $client->stop_and_reset($streams[2]);
     $client->close;
     nginx_goes_on('streams');
-    # the first that ends brings nginx back to the closing of the connection, with the others still at work
+    # at the end of the first request nginx handles the closed connection again, while the other requests run
     app()->open_gate('streams');
     app()->await_answer("/stream$_") for 1 .. 8;
-    ok retry("/stream$_?gate=streams", "stream$_")->is_replay, "stream $_ of a connection that is gone is kept" for 1 .. 8;
+    ok retry("/stream$_?gate=streams", "stream$_")->is_replay, "the response of stream $_ is kept though its connection is closed" for 1 .. 8;
     is app()->count("/stream$_"), 1, "and ran once ($_)" for 1 .. 8;
 }
 
-# One after the other, so that the connection's end comes by again and again.
+# One after the other, so that nginx handles the closed connection several times.
 {
     my $client = client();
     $client->send(path => "/turn$_?gate=turn$_", key => "turn$_", @who) for 1 .. 4;
@@ -207,13 +192,13 @@ for my $where ('small/', 'small-unbuffered/') {
 
     for (1 .. 4) {
         app()->open_gate("turn$_");
-        ok retry("/turn$_?gate=turn$_", "turn$_")->is_replay, "each of its streams ends in its own time ($_)";
+        ok retry("/turn$_?gate=turn$_", "turn$_")->is_replay, "the request of each stream ends independently ($_)";
     }
 
     is app()->count("/turn$_"), 1, "and ran once ($_)" for 1 .. 4;
 }
 
-# What is not covered ends as ever.
+# An exchange that is not covered ends as without the module.
 {
     my $client = client();
     $client->send(path => '/plain/gone?gate=plain', key => 'plain', @who);
@@ -223,14 +208,14 @@ for my $where ('small/', 'small-unbuffered/') {
     app()->open_gate('plain');
 }
 
-# A client that leaves while it uploads: the application never had the whole request.
+# A client that disconnects during its upload: the application never had the complete request.
 for my $way ('reset', 'close') {
     my $client = client();
     my $stream = $client->send(path => "/upload-$way", key => "upload-$way", body => 'half of ', rest => 1,
         headers => ['X-API-Key: alice', 'Content-Length: 20']);
     nginx_goes_on("upload, $way");
     $client->$way($stream);
-    ok $nginx->await_access_log(qr{/upload-$way }), "a client that leaves within its upload ends its request ($way)";
+    ok $nginx->await_access_log(qr{/upload-$way }), "a client that disconnects during its upload ends its request ($way)";
     is_first retry("/upload-$way", "upload-$way", body => 'all'), 201, 1, "and its key is free ($way)";
 
     $client = client();
@@ -238,12 +223,12 @@ for my $way ('reset', 'close') {
         headers => ['X-API-Key: alice', 'Content-Length: 20']);
     app()->await_arrival("/streaming/$way");
     $client->$way($stream);
-    ok $nginx->await_access_log(qr{/streaming/$way }), "so does one whose upload is streamed ($way)";
+    ok $nginx->await_access_log(qr{/streaming/$way }), "so does a client whose upload is streamed ($way)";
     my $retry = retry("/streaming/$way", "streaming-$way", body => 'all');
     is_first $retry, 201, 1, "and its key is free ($way)";
 }
 
-# Retriable and broken answers while nobody listens.
+# Retriable and broken responses after the client has disconnected.
 {
     my $client = client();
     $client->send(path => '/busy?status=503,201&gate=busy', key => 'busy', @who);
@@ -251,7 +236,7 @@ for my $way ('reset', 'close') {
     $client->close;
     app()->open_gate('busy');
     app()->await_answer('/busy');
-    is_first retry('/busy?status=503,201&gate=busy', 'busy'), 201, 2, 'a retriable answer to a client that has left frees the key';
+    is_first retry('/busy?status=503,201&gate=busy', 'busy'), 201, 2, 'a retriable response whose client has disconnected frees the key';
 }
 
 for my $abort (qw(before mid)) {
@@ -266,7 +251,7 @@ for my $abort (qw(before mid)) {
         "an exchange that breaks ($abort) when its client has left has an unknown outcome";
 }
 
-# A worker that is told to quit ends such an exchange first.
+# A worker that gets QUIT finishes such an exchange first.
 {
     my @clients = map { client() } 1 .. 2;
     $clients[$_ - 1]->send(path => "/quit$_?gate=quit", key => "quit$_", @who) for 1 .. 2;
@@ -276,15 +261,15 @@ for my $abort (qw(before mid)) {
     $nginx->reload(requests_run => 1);
     $clients[1]->close;
     app()->open_gate('quit');
-    ok retry("/quit$_?gate=quit", "quit$_")->is_replay, "an exchange whose client has left outlives a reload ($_)" for 1 .. 2;
+    ok retry("/quit$_?gate=quit", "quit$_")->is_replay, "an exchange continues over a reload after its client has disconnected ($_)" for 1 .. 2;
     is app()->count("/quit$_"), 1, "and ran once ($_)" for 1 .. 2;
-    # a datagram may come to a new worker, and the old one then waits for its time to end
+    # a new worker may get a datagram, and the old worker then waits for the timeout
     ok await(sub { !grep { kill 0 => $_ } @old }, $draining), 'the old worker ends';
 }
 
 $nginx->stop(seconds => $draining);
 
-# Unless it has to end: worker_shutdown_timeout.
+# Unless worker_shutdown_timeout ends the worker.
 {
     $nginx->set(main => 'worker_shutdown_timeout 1s;')->start;
     my @clients = map { client() } 1 .. 2;

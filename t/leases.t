@@ -1,4 +1,4 @@
-# Leases: a claim is renewed while its request runs, and ends by itself one lease after the last renewal of an nginx that has died.
+# Leases: a claim is renewed while its request runs, and expires one lease after the last renewal if nginx was killed.
 
 use strict;
 use warnings;
@@ -10,10 +10,10 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app redis store_mode);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who ask begin other_outcomes);
 use Time::HiRes qw(sleep time);
 
 my $is_redis = store_mode() eq 'redis';
-my $prefixes = 0;
 
 my $server = <<'END';
         add_header X-Id $idempotency_key_id always;
@@ -23,30 +23,12 @@ my $server = <<'END';
         location /many/ { idempotency_lease 3s; proxy_pass http://app; }
 END
 
-my @who = (headers => ['X-API-Key: alice']);
-
 sub start_nginx {
     my (%options) = @_;
-    my $prefix = $options{prefix} || "leases:$$:" . ++$prefixes . ':';
-    my $store = $is_redis ? 'redis unix:' . redis()->socket . "; prefix $prefix;" : 'memory 1m;';
-    return IdempotencyTest::Nginx->start(
-        server => $server, prefix => $prefix, stores => "idempotency_store main { $store }", %options);
+    return IdempotencyTest::Nginx->start(server => $server, memory => '1m', %options);
 }
 
-sub ask {
-    my ($nginx, $path, $key) = @_;
-    return $nginx->request(path => $path, key => $key, @who);
-}
-
-# Begins a request that runs until its gate opens.
-sub begin {
-    my ($nginx, $path, $key) = @_;
-    my $running = $nginx->send_request(path => "$path?gate=$key", key => $key, @who);
-    app()->await_arrival($path);
-    return $running;
-}
-
-# Asks again and again until the answer is no 409; when, and the answer.
+# Retries until the response is not a 409. Returns the time, and the response.
 sub await_end_of_claim {
     my ($nginx, $path, $key) = @_;
     my $answer;
@@ -57,25 +39,16 @@ sub await_end_of_claim {
 subtest 'A request that runs for several leases' => sub {
     my $nginx = start_nginx();
     my $running = begin($nginx, '/long', 'long');
-    my $until = time + 3.5;
-    my @other;
-
-    while (time < $until) {
-        my $answer = ask($nginx, '/long?gate=long', 'long');
-        push @other, $answer->status_line if $answer->code ne 'request_in_progress';
-        sleep 0.05;
-    }
-
-    is "@other", '', 'each retry is told that it is running';
+    is join(', ', other_outcomes($nginx, '/long?gate=long', 'long', 3.5)), '', 'each retry gets request_in_progress';
     is app()->count('/long'), 1, 'it runs once';
     app()->open_gate('long');
     my $first = $running->response;
-    is_first $first, 201, 1, 'and is answered';
-    is_replay_of ask($nginx, '/long?gate=long', 'long'), $first, 'and kept';
+    is_first $first, 201, 1, 'and gets its response';
+    is_replay_of ask($nginx, '/long?gate=long', 'long'), $first, 'and its response is kept';
     $nginx->stop;
 };
 
-subtest 'A worker that dies' => sub {
+subtest 'A worker is killed' => sub {
     my $nginx = start_nginx();
 
     for my $leases (0, 1.5) {
@@ -90,7 +63,7 @@ subtest 'A worker that dies' => sub {
         $running->close;
         await(sub { 2 == grep { my $pid = $_; !grep { $_ == $pid } @workers } $nginx->workers });
 
-        # the gate is closed still: the second execution is seen by its arrival alone
+        # the gate is still closed: only the arrival of the second execution can be seen
         my @refused;
         my $second;
         my $is_free = await(sub {
@@ -106,13 +79,13 @@ subtest 'A worker that dies' => sub {
         cmp_ok $ended, '>=', $killed + 0.3, "nor before a lease after its last renewal (after $leases leases)" if $leases;
         cmp_ok $ended, '<=', $killed + 2.5, "nor much after (after $leases leases)";
         app()->open_gate($key);
-        is_first $second->response, 201, 2, "and the next request runs (after $leases leases)";
+        is_first $second->response, 201, 2, "then the next request runs (after $leases leases)";
     }
 
     $nginx->stop(allowed => qr/exited on signal 9/);
 };
 
-subtest 'An nginx that dies, and another one over the same Redis' => sub {
+subtest 'An nginx is killed, and another one uses the same Redis' => sub {
     plan skip_all => 'the memory store dies with its nginx' if !$is_redis;
     my $nginx = start_nginx();
     my $other = start_nginx(prefix => $nginx->{prefix}, workers => 1);
@@ -123,8 +96,8 @@ subtest 'An nginx that dies, and another one over the same Redis' => sub {
     kill KILL => -$nginx->pid;
     my $killed = time;
     my $left = redis()->command('PTTL', "$nginx->{prefix}$id") / 1000;
-    cmp_ok $left, '>', 0, 'the claim is still there';
-    cmp_ok $left, '<=', 1, 'for one lease at the most';
+    cmp_ok $left, '>', 0, 'the claim still exists';
+    cmp_ok $left, '<=', 1, 'for one lease at most';
     app()->open_gate('host');
 
     my ($ended, $answer) = await_end_of_claim($other, '/host?gate=host', 'host');
@@ -142,12 +115,12 @@ subtest 'A hundred running requests' => sub {
 
     my @commands = redis()->commands_during(sub { sleep 4 });
     my @renewals = grep { /\] "EVAL(?:SHA)?"/i && /\Q$nginx->{prefix}\E/ } @commands;
-    cmp_ok scalar(@renewals), '>=', 1, 'they are renewed';
-    cmp_ok scalar(@renewals), '<=', 16, 'by a few commands a second';
-    is app()->count('/many/x'), 100, 'each ran once';
+    cmp_ok scalar(@renewals), '>=', 1, 'all claims are renewed';
+    cmp_ok scalar(@renewals), '<=', 16, 'with a few commands a second';
+    is app()->count('/many/x'), 100, 'each request ran once';
     is ask($nginx, '/many/x?gate=many', "many-$_")->code, 'request_in_progress', "number $_ is still claimed" for 1, 64, 65, 100;
     app()->open_gate('many');
-    is scalar(grep { $_->status == 201 } IdempotencyTest::Client::finish(@running)), 100, 'and all are answered';
+    is scalar(grep { $_->status == 201 } IdempotencyTest::Client::finish(@running)), 100, 'and all get their responses';
     $nginx->stop;
 };
 

@@ -1,4 +1,4 @@
-# What becomes of running exchanges, and of what is kept, when nginx or its workers are reloaded, upgraded, cut off and killed.
+# Running exchanges and kept results when nginx or its workers are reloaded, upgraded, terminated and killed.
 
 use strict;
 use warnings;
@@ -9,8 +9,10 @@ use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app nginx_binary redis store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who ask begin other_outcomes);
 use Time::HiRes qw(sleep time);
 
 # an upgrade executes the binary by the name under which it was started
@@ -18,7 +20,6 @@ $ENV{TEST_NGINX_BINARY} = (grep { -x } nginx_binary(), map { "$_/" . nginx_binar
     if nginx_binary() !~ m{/};
 
 my $is_redis = store_mode() eq 'redis';
-my $prefixes = 0;
 
 my $server = <<'END';
         idempotency main;
@@ -28,62 +29,35 @@ my $server = <<'END';
         location /load/ { idempotency_lease 500ms; proxy_pass http://app; }
 END
 
-my @who = (headers => ['X-API-Key: alice']);
-
 sub new_nginx {
     my (%options) = @_;
-    my $prefix = $options{prefix} || "lifecycle:$$:" . ++$prefixes . ':';
-    my $store = $is_redis ? 'redis unix:' . redis()->socket . "; prefix $prefix;" : 'memory 4m;';
-    return IdempotencyTest::Nginx->new(
-        server => $server, prefix => $prefix, stores => "idempotency_store main { $store }", %options);
+    return IdempotencyTest::Nginx->new(server => $server, memory => '4m', %options);
 }
 
 sub start_nginx { return new_nginx(@_)->start }
 
-sub ask {
-    my ($nginx, $path, $key) = @_;
-    return $nginx->request(path => $path, key => $key, @who);
-}
-
-# Begins a request that runs until its gate opens.
-sub begin {
-    my ($nginx, $path, $key, $n) = @_;
-    my $running = $nginx->send_request(path => "$path?gate=$key", key => $key, @who);
-    app()->await_arrival($path, $n // 1);
-    return $running;
-}
-
-subtest 'A reload, and a request that goes on for longer than its lease' => sub {
+subtest 'A reload, and a request that runs for longer than its lease' => sub {
     my $nginx = start_nginx();
     my $running = begin($nginx, '/reload', 'reload');
     $nginx->reload(requests_run => 1);
-    my $until = time + 2.5;
-    my @other;
-
-    while (time < $until) {
-        my $answer = ask($nginx, '/reload?gate=reload', 'reload');
-        push @other, $answer->status_line if $answer->code ne 'request_in_progress';
-        sleep 0.05;
-    }
-
-    is "@other", '', 'the worker that is shutting down renews its claim';
+    is join(', ', other_outcomes($nginx, '/reload?gate=reload', 'reload', 2.5)), '', 'the worker that is shutting down renews its claim';
     app()->open_gate('reload');
     my $first = $running->response;
-    is_first $first, 201, 1, 'and answers';
-    is_replay_of ask($nginx, '/reload?gate=reload', 'reload'), $first, 'which is kept';
+    is_first $first, 201, 1, 'and sends its response';
+    is_replay_of ask($nginx, '/reload?gate=reload', 'reload'), $first, 'the response is kept';
     $nginx->stop;
 };
 
-# Processes may be nobody's to wait for: one that has ended is a zombie at most.
-sub is_alive { return IdempotencyTest::App::slurp("/proc/$_[0]/stat") =~ /\) [^Z]/ }
+# A process may have no parent that waits for it: after its end it may stay as a zombie.
+sub is_alive { return slurp("/proc/$_[0]/stat") =~ /\) [^Z]/ }
 
-sub children { return split ' ', IdempotencyTest::App::slurp("/proc/$_[0]/task/$_[0]/children") }
+sub children { return split ' ', slurp("/proc/$_[0]/task/$_[0]/children") }
 
-# The binary is upgraded only under an nginx that its parent has left.
+# nginx upgrades its binary only if it is a daemon, without its parent.
 sub start_daemon {
     my ($nginx) = @_;
     $nginx->configure;
-    my $configuration = IdempotencyTest::App::slurp($nginx->directory . '/nginx.conf');
+    my $configuration = slurp($nginx->directory . '/nginx.conf');
     $nginx->write_file('nginx.conf', $configuration =~ s/daemon off/daemon on/r);
     system($nginx->command) == 0 or die 'nginx does not start: ' . $nginx->error_log;
 
@@ -94,11 +68,11 @@ sub start_daemon {
 
 sub pid_in {
     my ($nginx) = @_;
-    return IdempotencyTest::App::slurp($nginx->directory . '/logs/nginx.pid') =~ /^(\d+)\n/ ? $1 : 0;
+    return slurp($nginx->directory . '/logs/nginx.pid') =~ /^(\d+)\n/ ? $1 : 0;
 }
 
 subtest 'An upgrade of the binary' => sub {
-    # what a sanitizer is told, the new binary has to be told too
+    # the new binary needs the environment of the sanitizer, too
     my $nginx = new_nginx(main => 'env ASAN_OPTIONS; env LSAN_OPTIONS;');
     my $old = start_daemon($nginx);
     my @processes = ($old, children($old));
@@ -119,7 +93,7 @@ subtest 'An upgrade of the binary' => sub {
         await(sub { my $log = $nginx->error_log; !grep { $log !~ / \Q$_\E#\d+: gracefully shutting down/ } @old_workers });
 
         if ($is_redis) {
-            is_replay_of ask($nginx, '/upgrade', 'kept'), $kept, 'what Redis has is replayed by the new nginx';
+            is_replay_of ask($nginx, '/upgrade', 'kept'), $kept, 'the new nginx replays the results in Redis';
         }
         else {
             is_first ask($nginx, '/upgrade', 'kept'), 201, 2, 'the new nginx has a memory store of its own, which is empty';
@@ -131,11 +105,11 @@ subtest 'An upgrade of the binary' => sub {
             if $is_redis;
         app()->open_gate('upgrade');
         my $first = $running->response;
-        is_first $first, 201, 1, 'the exchange of the old one ends with its answer';
+        is_first $first, 201, 1, 'the exchange of the old nginx ends with its response';
         is_replay_of ask($nginx, '/upgrade/runs?gate=upgrade', 'upgrade'), $first, 'and is kept' if $is_redis;
         ok await(sub { !is_alive($old) }), 'the old nginx ends';
         kill QUIT => $new;
-        ok await(sub { !grep { is_alive($_) } @processes }), 'and so does the new one, when it is told';
+        ok await(sub { !grep { is_alive($_) } @processes }), 'the new nginx ends when it gets the signal';
         1;
     };
     my $error = $@;
@@ -152,13 +126,13 @@ subtest 'A worker that is cut off by worker_shutdown_timeout' => sub {
     my @old = $nginx->workers;
     my $cut = time;
     $nginx->reload(requests_run => 1);
-    ok await(sub { !grep { kill 0 => $_ } @old }), 'it ends though requests run';
-    is scalar(grep { $_->status == 0 } finish(@running)), 5, 'their clients get no answer';
+    ok await(sub { !grep { kill 0 => $_ } @old }), 'the worker ends though requests run';
+    is scalar(grep { $_->status == 0 } finish(@running)), 5, 'the clients of these requests get no response';
 
     my @codes = map { ask($nginx, "$_?gate=cut$_", "cut$_")->code } @paths;
-    is "@codes", join(' ', ('outcome_unknown') x 5), 'a retry is told that the outcome is not known';
+    is "@codes", join(' ', ('outcome_unknown') x 5), 'a retry gets outcome_unknown';
     is join(' ', map { app()->count($_) } @paths), '1 1 1 1 1', 'and does not run';
-    is_replay_of ask($nginx, '/cut/kept', 'kept'), $kept, 'what was kept is replayed';
+    is_replay_of ask($nginx, '/cut/kept', 'kept'), $kept, 'kept responses are replayed';
 
     app()->open_gate("cut$_") for @paths;
     my $answer;
@@ -168,22 +142,22 @@ subtest 'A worker that is cut off by worker_shutdown_timeout' => sub {
     $nginx->stop(allowed => qr/open socket #\d+ left in connection/);
 };
 
-subtest 'An nginx that is told to end at once' => sub {
+subtest 'An nginx that is terminated at once' => sub {
     plan skip_all => 'the memory store ends with its nginx' if !$is_redis;
     my $nginx = start_nginx();
     my $kept = ask($nginx, '/term', 'kept');
     my $running = begin($nginx, '/term/runs', 'term');
     my $ended = time;
-    ok $nginx->{process}->stop('TERM'), 'it does';
-    is $running->response->status, 0, 'the client of a running request gets no answer';
+    ok $nginx->{process}->stop('TERM'), 'nginx ends';
+    is $running->response->status, 0, 'the client of a running request gets no response';
     $nginx->check_error_log(allowed => qr/open socket #\d+ left in connection/);
 
     my $next = start_nginx(prefix => $nginx->{prefix});
-    is_replay_of ask($next, '/term', 'kept'), $kept, 'what was kept is replayed by the next nginx';
+    is_replay_of ask($next, '/term', 'kept'), $kept, 'the next nginx replays kept responses';
     app()->open_gate('term');
     my ($answer, @codes);
     await(sub { $answer = ask($next, '/term/runs?gate=term', 'term'); push @codes, $answer->code; $answer->status != 409 });
-    is_first $answer, 201, 2, 'the key of the running one is free';
+    is_first $answer, 201, 2, 'the key of the running request is free';
     cmp_ok time - $ended, '<', 1 + 2.5, 'after its lease';
     pop @codes;
     is scalar(grep { !/^(?:request_in_progress|outcome_unknown)$/ } @codes), 0, 'until then retries are refused';
@@ -216,15 +190,15 @@ subtest 'Workers that are killed and that crash under load' => sub {
     }
 
     note scalar(keys %kept) . ' answered, ' . @not_answered . ' not';
-    cmp_ok scalar(keys %kept), '>=', 100, 'workers that live go on';
+    cmp_ok scalar(keys %kept), '>=', 100, 'the other workers still work';
     my $uri = sub { "/load/$_[0]?delay=0.0" . $_[0] % 4 . '&size=' . $_[0] * 37 % 5000 };
     my @lost = grep { my $retry = ask($nginx, $uri->($_), "load-$_"); !$retry->is_replay || $retry->lasting ne $kept{$_}->lasting } sort { $a <=> $b } keys %kept;
-    is "@lost", '', 'what a client was answered is kept';
+    is "@lost", '', 'each response that a client got is kept';
     my @blocked = grep { my $key = $_; !await(sub { ask($nginx, $uri->($key), "load-$key")->status == 201 }, 3) } @not_answered;
     is "@blocked", '', 'no key is blocked for longer than a lease';
     my @twice = grep { app()->count("/load/$_") > 1 } keys %kept;
-    is "@twice", '', 'nothing that was answered ran twice';
-    # some die within the zone's lock, which the master then opens
+    is "@twice", '', 'nothing that gets its response ran twice';
+    # some workers are killed while they hold the lock of the zone, which the master then unlocks
     $nginx->stop(allowed => qr/exited on signal (?:9|11)|shared memory zone "idempotency_store main" was locked by/);
 };
 

@@ -1,4 +1,4 @@
-# The module's own answers: problems, and what a user makes of them.
+# Problem responses, and how a user can change them.
 
 use strict;
 use warnings;
@@ -10,7 +10,7 @@ run_tests();
 
 __DATA__
 
-=== TEST 1: a refusal is a problem in JSON
+=== TEST 1: a refusal is a problem response in JSON
 --- config
 location / { idempotency main required; proxy_pass http://app; }
 --- more_headers
@@ -27,10 +27,8 @@ qr/\A\{"type":\s*"about:blank",\s*"title":\s*"[^"]+",\s*"status":\s*400,\s*"deta
 
 
 
-=== TEST 2: a key that is used for another request is a 422 with its code
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+=== TEST 2: another request with a used key gets a 422 with its code
+--- key: k
 --- request eval
 ["POST /orders\none", "POST /orders\ntwo"]
 --- error_code eval
@@ -63,7 +61,7 @@ location / {
 
 
 
-=== TEST 4: an error_page of the user wins
+=== TEST 4: an error_page replaces the problem response
 --- config
 error_page 400 /custom;
 error_page 422 =409 @named;
@@ -81,7 +79,7 @@ location @named { return 409 "named\n"; }
 
 
 
-=== TEST 5: an error_page that is a file wins too
+=== TEST 5: a file as error_page replaces the problem response too
 --- config
 error_page 400 /custom.html;
 location / { idempotency main; proxy_pass http://app; }
@@ -89,9 +87,7 @@ location = /custom.html { root html; }
 --- user_files
 >>> custom.html
 a page of the user
---- more_headers
-X-API-Key: alice
-Idempotency-Key: a b
+--- key: a b
 --- request
 POST /orders
 --- error_code: 400
@@ -101,12 +97,8 @@ a page of the user
 
 
 === TEST 6: a refusal is never kept
---- config
-location / {
-    idempotency main;
-    idempotency_scope $http_x_tenant;
-    proxy_pass http://app;
-}
+--- location
+idempotency_scope $http_x_tenant;
 --- more_headers eval
 ["X-Tenant: t\nIdempotency-Key: a b", "X-Tenant: t\nIdempotency-Key: \"a b\"", "X-Tenant: t\nIdempotency-Key: \"a b\""]
 --- request eval
@@ -118,16 +110,10 @@ location / {
 
 
 
-=== TEST 7: headers that a user adds to every answer are on a problem
---- config
-location / {
-    idempotency main;
-    proxy_pass http://app;
-    add_header X-Always yes always;
-}
---- more_headers
-X-API-Key: alice
-Idempotency-Key: a b
+=== TEST 7: headers of add_header are on a problem response
+--- location
+add_header X-Always yes always;
+--- key: a b
 --- request
 POST /orders
 --- error_code: 400
@@ -140,9 +126,7 @@ X-Always: yes
 === TEST 8: a refused request with a body leaves its connection usable
 --- pipelined_requests eval
 ["POST /orders\n" . "x" x 100000, "POST /orders\n" . "x" x 100000]
---- more_headers
-X-API-Key: alice
-Idempotency-Key: a b
+--- key: a b
 --- error_code eval
 [400, 400]
 --- response_body eval

@@ -1,4 +1,4 @@
-# A Redis store with a near cache: a replay needs no Redis, goes on while Redis is down, and is never anything but the result.
+# A Redis store with a near cache: a replay needs no command to Redis, works while Redis is unavailable, and is always the kept result.
 
 use strict;
 use warnings;
@@ -12,6 +12,7 @@ use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
+use IdempotencyTest::Requests qw(@who ask begin);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
@@ -34,7 +35,7 @@ sub stores {
         . "; prefix $prefix; timeout 800ms; connect_timeout 800ms; near_cache $size; }";
 }
 
-# An nginx with a near cache of `size` over this Redis.
+# An nginx with a near cache of `size` in front of this Redis.
 sub start_nginx {
     my ($size, %options) = @_;
     my $prefix = $options{prefix} // 'p' . ++$prefixes . ':';
@@ -42,15 +43,9 @@ sub start_nginx {
         log_format => '$request_uri $status [$idempotency_status] $pid', prefix => $prefix, %options);
 }
 
-my @who = (headers => ['X-API-Key: alice']);
 my $redis_was_down = qr/\[crit\].*connect\(\)/;
 
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
-
-# An answer that passes is there before Redis has been told what became of it.
+# A response that is passed through is complete before its outcome is recorded in Redis.
 sub is_told_as_not_kept {
     my ($nginx, $path, $key, $name) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -59,13 +54,13 @@ sub is_told_as_not_kept {
     is_problem $retry, 409, 'response_not_kept', $name;
 }
 
-# What nginx says to Redis meanwhile.
+# The commands that nginx sends to Redis during the code.
 sub commands {
     my ($code) = @_;
     return grep { !/"(?:ECHO|MONITOR|PING)"/ } $redis->commands_during($code);
 }
 
-# Without a field that tells of the exchange.
+# Without the fields that belong to the exchange.
 sub is_same {
     my ($answer, $first, $name) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -79,32 +74,31 @@ subtest 'A replay needs no Redis' => sub {
     is_first $first, 201, 1, 'a request runs';
     my $retry;
     my @said = commands(sub { $retry = ask($nginx, '/near', 'one') for 1 .. 10 });
-    is_same $retry, $first, 'its retry is a replay';
-    is join("\n", @said), '', 'of which Redis hears nothing';
+    is_same $retry, $first, 'its retry gets a replay';
+    is join("\n", @said), '', 'no command is sent to Redis';
     @said = commands(sub { is_problem ask($nginx, '/near', 'one', body => 'other'), 422, 'idempotency_key_reused', 'another request with the key is refused' });
-    is join("\n", @said), '', 'without Redis, too';
+    is join("\n", @said), '', 'without a command to Redis, too';
 
     my $large = ask($nginx, '/small/large?size=2000', 'large');
-    is_told_as_not_kept $nginx, '/small/large?size=2000', 'large', 'what was not kept is told as such';
+    is_told_as_not_kept $nginx, '/small/large?size=2000', 'large', 'a retry of a request that was not kept gets response_not_kept';
     @said = commands(sub { is_problem ask($nginx, '/small/large?size=2000', 'large'), 409, 'response_not_kept', 'and again' });
-    is join("\n", @said), '', 'without Redis';
-    is app()->count('/near') + app()->count('/small/large'), 2, 'each ran once';
+    is join("\n", @said), '', 'without a command to Redis';
+    is app()->count('/near') + app()->count('/small/large'), 2, 'each request ran once';
 
     ask($nginx, '/near?status=503', 'busy');
     @said = commands(sub { is ask($nginx, '/near?status=503', 'busy')->status, 503, 'what may be tried again' });
-    is scalar(@said), 2, 'is not kept here either';
+    is scalar(@said), 2, 'is not in the near cache either';
     $nginx->stop;
 };
 
-subtest 'What runs is not in it' => sub {
+subtest 'Running requests are not in the near cache' => sub {
     my $nginx = start_nginx('1m');
-    my $running = $nginx->send_request(path => '/runs?gate=runs', key => 'runs', @who);
-    app()->await_arrival('/runs');
+    my $running = begin($nginx, '/runs', 'runs');
     is_problem ask($nginx, '/runs?gate=runs', 'runs'), 409, 'request_in_progress', 'a duplicate is refused' for 1 .. 2;
     app()->open_gate('runs');
     my $first = $running->response;
-    is_first $first, 201, 1, 'the first is answered';
-    is_same ask($nginx, '/runs?gate=runs', 'runs'), $first, 'and then replayed at once';
+    is_first $first, 201, 1, 'the first request gets its response';
+    is_same ask($nginx, '/runs?gate=runs', 'runs'), $first, 'and is then replayed at once';
     $nginx->stop;
 };
 
@@ -112,7 +106,7 @@ subtest 'Redis is down' => sub {
     my $nginx = start_nginx('1m', workers => 4);
     my %first = map { $_ => ask($nginx, "/down/$_", "down-$_") } 1 .. 20;
     ask($nginx, '/small/down?size=2000', 'not-kept');
-    is_told_as_not_kept $nginx, '/small/down?size=2000', 'not-kept', 'so does one whose answer is not kept';
+    is_told_as_not_kept $nginx, '/small/down?size=2000', 'not-kept', 'a response that is not kept is recorded as such';
 
     for my $how (['is stalled' => sub { $redis->stall }, sub { $redis->resume }], ['has died' => sub { $redis->kill }, sub { $redis->start }]) {
         my ($what, $begin, $end) = @$how;
@@ -120,49 +114,48 @@ subtest 'Redis is down' => sub {
         my @answers = finish(map { $nginx->send_request(path => "/down/$_", key => "down-$_", @who) } 1 .. 20);
         is join(' ', grep { !$answers[$_ - 1]->is_replay || $answers[$_ - 1]->body ne $first{$_}->body } 1 .. 20), '', "while Redis $what, each result is replayed";
         is_problem ask($nginx, '/down/1', 'down-1', body => 'other'), 422, 'idempotency_key_reused', "while Redis $what, another request is refused";
-        is_problem ask($nginx, '/small/down?size=2000', 'not-kept'), 409, 'response_not_kept', "while Redis $what, so is what was not kept";
+        is_problem ask($nginx, '/small/down?size=2000', 'not-kept'), 409, 'response_not_kept', "while Redis $what, a retry of a request that was not kept gets response_not_kept";
         is_problem ask($nginx, '/down/new', 'new'), 503, 'store_unavailable', "while Redis $what, a new key is refused";
         is app()->count('/down/new'), 0, 'and does not run';
         $end->();
-        ok await(sub { ask($nginx, "/down/after-$what" =~ tr/ /-/r, "after-$what" =~ tr/ /-/r)->status == 201 }), 'and when Redis is back new keys run';
+        ok await(sub { ask($nginx, "/down/after-$what" =~ tr/ /-/r, "after-$what" =~ tr/ /-/r)->status == 201 }), 'when Redis is available again requests with new keys run';
     }
 
-    is scalar(grep { app()->count("/down/$_") != 1 } 1 .. 20), 0, 'each ran once';
+    is scalar(grep { app()->count("/down/$_") != 1 } 1 .. 20), 0, 'each request ran once';
     $nginx->stop(allowed => $redis_was_down);
 };
 
-subtest 'What Redis was not told is not in it' => sub {
+subtest 'A result that is not in Redis is not in the near cache' => sub {
     my $nginx = start_nginx('1m');
-    my $running = $nginx->send_request(path => '/lease/untold?gate=untold', key => 'untold', @who);
-    app()->await_arrival('/lease/untold');
+    my $running = begin($nginx, '/lease/untold', 'untold');
     $redis->kill;
     app()->open_gate('untold');
-    is_first $running->response, 201, 1, 'an answer is delivered though Redis is gone';
+    is_first $running->response, 201, 1, 'a response is delivered though Redis is unavailable';
     is_problem ask($nginx, '/lease/untold?gate=untold', 'untold'), 503, 'store_unavailable', 'its retry is refused';
     $redis->start;
-    ok await(sub { ask($nginx, '/lease/untold?gate=untold', 'untold')->status == 201 }), 'until Redis is back';
+    ok await(sub { ask($nginx, '/lease/untold?gate=untold', 'untold')->status == 201 }), 'until Redis is available again';
     $nginx->stop(allowed => $redis_was_down);
 };
 
-subtest 'It ends with the result' => sub {
+subtest 'A copy in the near cache expires with the result' => sub {
     my $nginx = start_nginx('1m');
     my $first = ask($nginx, '/brief/end', 'end');
     my $name = $nginx->{prefix} . $first->header('X-Id');
     my $retry = ask($nginx, '/brief/end', 'end');
     is_same $retry, $first, 'a result is replayed';
-    like $retry->header('X-Age'), qr/^[01]$/, 'with its age';
+    like $retry->header('X-Age'), qr/^[01]$/, 'the replay has an age';
     my $aged;
-    ok await(sub { $aged = ask($nginx, '/brief/end', 'end'); !$aged->is_replay || $aged->header('X-Age') >= 1 }), 'which grows';
-    ok $aged->is_replay, 'while it is there';
-    ok await(sub { !$redis->command('EXISTS', $name) }), 'when it has ended in Redis';
+    ok await(sub { $aged = ask($nginx, '/brief/end', 'end'); !$aged->is_replay || $aged->header('X-Age') >= 1 }), 'the age grows';
+    ok $aged->is_replay, 'while the result is in Redis';
+    ok await(sub { !$redis->command('EXISTS', $name) }), 'when the result has expired in Redis';
     is_first ask($nginx, '/brief/end', 'end'), 201, 2, 'it is not replayed any more';
 
     $first = ask($nginx, '/brief/down', 'down');
     $redis->kill;
-    is_same ask($nginx, '/brief/down', 'down'), $first, 'where Redis has died a result is replayed';
+    is_same ask($nginx, '/brief/down', 'down'), $first, 'a result is replayed after Redis was killed';
     my $last;
-    ok await(sub { $last = ask($nginx, '/brief/down', 'down'); !$last->is_replay }), 'until it ends';
-    is_problem $last, 503, 'store_unavailable', 'and then it is not known whether there is one';
+    ok await(sub { $last = ask($nginx, '/brief/down', 'down'); !$last->is_replay }), 'until it expires';
+    is_problem $last, 503, 'store_unavailable', 'then the request is refused, because the state of the key is not known';
     $redis->start;
     $nginx->stop(allowed => $redis_was_down);
 };
@@ -173,20 +166,20 @@ subtest 'Two hosts' => sub {
     my $first = ask($one, '/hosts', 'hosts');
     my $retry;
     my @said = commands(sub { $retry = ask($two, '/hosts', 'hosts') });
-    is_same $retry, $first, 'what one has kept the other replays';
-    is scalar(grep { /EVAL/ } @said), 1, 'having asked Redis';
+    is_same $retry, $first, 'one nginx replays what the other has kept';
+    is scalar(grep { /EVAL/ } @said), 1, 'after a command to Redis';
     @said = commands(sub { $retry = ask($two, '/hosts', 'hosts') for 1 .. 3 });
-    is_same $retry, $first, 'and again';
-    is join("\n", @said), '', 'without Redis';
+    is_same $retry, $first, 'and it replays it again';
+    is join("\n", @said), '', 'without a command to Redis';
 
     $redis->kill;
-    is_same ask($_, '/hosts', 'hosts'), $first, 'and both when Redis has died' for $one, $two;
+    is_same ask($_, '/hosts', 'hosts'), $first, 'both replay it after Redis was killed' for $one, $two;
     $redis->start;
-    is app()->count('/hosts'), 1, 'it ran once';
+    is app()->count('/hosts'), 1, 'it was executed once';
     $_->stop(allowed => $redis_was_down) for $one, $two;
 };
 
-subtest 'Workers share it, and a reload keeps it' => sub {
+subtest 'Workers share the near cache, and a reload keeps it' => sub {
     my $nginx = start_nginx('1m', workers => 4);
     my $first = ask($nginx, '/shared', 'shared');
     my @workers = $nginx->workers;
@@ -195,11 +188,11 @@ subtest 'Workers share it, and a reload keeps it' => sub {
             is_same $nginx->over($worker, sub { ask($nginx, '/shared', 'shared') }), $first, "worker $worker replays it";
         }
     });
-    is scalar(grep { /EVAL/ } @said), 0, 'and asks Redis for nothing';
+    is scalar(grep { /EVAL/ } @said), 0, 'and sends no command to Redis';
 
     $redis->kill;
     $nginx->reload;
-    is_same ask($nginx, '/shared', 'shared'), $first, 'after a reload it is replayed, without Redis';
+    is_same ask($nginx, '/shared', 'shared'), $first, 'after a reload it is replayed without a command to Redis';
 
     kill KILL => $nginx->workers;
     @workers = $nginx->workers;
@@ -208,29 +201,29 @@ subtest 'Workers share it, and a reload keeps it' => sub {
     $redis->start;
 
     $nginx->set(stores => stores($nginx->{prefix}, '512k'))->reload;
-    ok await(sub { ask($nginx, '/shared', 'shared-2')->status == 201 }), 'with another size it begins anew';
+    ok await(sub { ask($nginx, '/shared', 'shared-2')->status == 201 }), 'with another size the near cache is empty';
     $nginx->stop(allowed => qr/$redis_was_down|exited on signal 9/);
 };
 
-subtest 'A result that an operator has changed' => sub {
+subtest 'A result that an operator has deleted' => sub {
     my $nginx = start_nginx('1m');
     my $first = ask($nginx, '/forgotten', 'forgotten');
     my $name = $nginx->{prefix} . $first->header('X-Id');
     $redis->command('DEL', $name);
-    is_same ask($nginx, '/forgotten', 'forgotten'), $first, 'for a minute it is replayed all the same';
+    is_same ask($nginx, '/forgotten', 'forgotten'), $first, 'for a minute it is still replayed';
     $nginx->stop;
 
-    # the first nginx to hear of a key asks Redis
+    # the first request with a key makes nginx ask Redis
     $nginx = start_nginx('1m', prefix => $nginx->{prefix});
-    is_first ask($nginx, '/forgotten', 'forgotten'), 201, 2, 'where it is not in the cache the key is free';
+    is_first ask($nginx, '/forgotten', 'forgotten'), 201, 2, 'the key is free for an nginx without it in its near cache';
     my $value = $redis->command('GET', $name);
     $nginx->stop;
 
     $nginx = start_nginx('1m', prefix => $nginx->{prefix});
     $redis->command('SET', $name, substr($value, 0, -1), 'PX', 60_000);
-    is_problem ask($nginx, '/forgotten', 'forgotten'), 503, 'store_unavailable', 'what is no whole record is refused';
+    is_problem ask($nginx, '/forgotten', 'forgotten'), 503, 'store_unavailable', 'an incomplete record is refused';
     $redis->command('SET', $name, $value, 'PX', 60_000);
-    is_same ask($nginx, '/forgotten', 'forgotten'), ask($nginx, '/forgotten', 'forgotten'), 'and was not taken into the cache';
+    is_same ask($nginx, '/forgotten', 'forgotten'), ask($nginx, '/forgotten', 'forgotten'), 'and is not in the near cache';
     $nginx->stop;
 };
 
@@ -243,42 +236,42 @@ subtest 'With encryption' => sub {
     my $first = ask($nginx, '/sealed?text=plain-text', 'sealed');
     is_first $first, 201, 1, 'a request runs';
     my ($value) = map { $redis->command('GET', $_) } @{$redis->command('KEYS', 'sealed:*')};
-    unlike $value, qr/plain-text/, 'what Redis has is sealed';
+    unlike $value, qr/plain-text/, 'the record in Redis is sealed';
     my $retry;
     my @said = commands(sub { $retry = ask($nginx, '/sealed?text=plain-text', 'sealed') });
-    is_same $retry, $first, 'its retry is a replay';
-    is join("\n", @said), '', 'of which Redis hears nothing';
+    is_same $retry, $first, 'its retry gets a replay';
+    is join("\n", @said), '', 'no command is sent to Redis';
     $nginx->stop;
 
-    # another host, which asks
+    # another host, which asks Redis
     my $other = IdempotencyTest::Nginx->new(server => $server, stores => $store)->start;
     is_same ask($other, '/sealed?text=plain-text', 'sealed'), $first, 'another host opens it';
     @said = commands(sub { $retry = ask($other, '/sealed?text=plain-text', 'sealed') });
-    is_same $retry, $first, 'and has it near from then on';
-    is join("\n", @said), '', 'without Redis';
+    is_same $retry, $first, 'and has a copy from then on';
+    is join("\n", @said), '', 'without a command to Redis';
     $other->stop;
 };
 
-subtest 'Large answers' => sub {
+subtest 'Large responses' => sub {
     my $nginx = start_nginx('16m', workers => 1);
     for my $size (1024 * 1024 - 1, 1024 * 1024) {
         my $first = ask($nginx, "/large?kind=binary&size=$size", "large-$size");
-        is length $first->body, $size, 'an answer at the limit is whole';
+        is length $first->body, $size, 'a response at the limit is complete';
         my @answers;
         my @said = commands(sub {
             @answers = finish(map { $nginx->send_request(path => "/large?kind=binary&size=$size", key => "large-$size", @who) } 1 .. 10);
         });
-        is scalar(grep { !$_->is_replay || $_->body ne $first->body } @answers), 0, 'so are its replays';
-        is join("\n", @said), '', 'of which Redis hears nothing';
+        is scalar(grep { !$_->is_replay || $_->body ne $first->body } @answers), 0, 'its replays are complete';
+        is join("\n", @said), '', 'no command is sent to Redis';
     }
 
     my $first = ask($nginx, '/large/more?kind=binary&size=1048577', 'more');
-    is length $first->body, 1048577, 'one that is larger is delivered';
+    is length $first->body, 1048577, 'a larger response is delivered';
     ok await(sub { ask($nginx, '/large/more?kind=binary&size=1048577', 'more')->code eq 'response_not_kept' }), 'and recorded as not kept';
     $nginx->stop;
 };
 
-# Many more results than it can hold, of all sizes, some of them too large for it.
+# Many more results than fit into the cache, of all sizes; some are too large for it.
 subtest 'A cache that is too small' => sub {
     my $nginx = start_nginx('256k', workers => 3);
     my @sizes = (1, 300, 336, 500, 840, 2000, 8000, 20_000, 50_000, 62_000, 70_000, 300_000);
@@ -298,13 +291,13 @@ subtest 'A cache that is too small' => sub {
             $wrong += grep { !$answers[$_]->is_replay || $answers[$_]->body ne $known[$twice[$_]]{first}->body } 0 .. $#twice;
         }
     }
-    is $wrong, 0, 'every replay is right';
-    is scalar(grep { app()->count("/crowd/$_") != 1 } 1 .. 120), 0, 'and nothing ran twice';
+    is $wrong, 0, 'every replay is correct';
+    is scalar(grep { app()->count("/crowd/$_") != 1 } 1 .. 120), 0, 'and no request ran twice';
 
     my $last = $known[3];
     my $retry;
     ask($nginx, $last->{path}, $last->{key});
-    is scalar(commands(sub { $retry = ask($nginx, $last->{path}, $last->{key}) })), 0, 'what was asked for last is there';
+    is scalar(commands(sub { $retry = ask($nginx, $last->{path}, $last->{key}) })), 0, 'the last used result is in the near cache';
     cmp_ok scalar(grep { /EVAL/ } commands(sub { ask($nginx, $known[-2]{path}, $known[-2]{key}) })), '>', 0, 'what is too large for it never is'
         for 1 .. 2;
     $nginx->stop;

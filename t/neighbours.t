@@ -1,5 +1,5 @@
-# Other modules in the same location. They see what they would see without this one, are asked once an execution, and do not make the application
-# act twice. What they ask by subrequests is never covered.
+# Other modules in the same location. They work as without this module, are called once for each execution, and do not cause a second
+# execution. Their subrequests are never covered.
 
 use strict;
 use warnings;
@@ -9,8 +9,10 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(first_and_retry);
 
 my @modules = IdempotencyTest::Nginx->debian_modules(
     qw(ndk_http_module ngx_http_lua_module ngx_http_headers_more_filter_module ngx_http_echo_module ngx_http_js_module));
@@ -161,21 +163,17 @@ sub ask {
 
 sub pair {
     my ($path, %request) = @_;
-    my $key = 'key-' . ++$keys;
-    my ($first, $retry) = ask($path, $key, %request);
-    # an answer that passes may be whole before the store has been told
-    await(sub { $retry = ask($path, $key, %request); $retry->code ne 'request_in_progress' });
-    return $first, $retry;
+    return first_and_retry($nginx, $path, 'key-' . ++$keys, %request, headers => ['X-API-Key: alice', @{$request{headers} || []}]);
 }
 
-# A client leaves while the subrequest's Nth execution runs; what its retry gets in the end.
+# A client disconnects while the Nth execution of the subrequest runs. Returns the final response to its retry.
 sub leave {
     my ($path, $sub, $n) = @_;
     my $key = 'left-' . ++$keys;
     my $client = $nginx->send_request(path => "$path?gate=$key", key => $key, headers => ['X-API-Key: alice']);
     app()->await_arrival($sub, $n);
     $client->close;
-    # the one worker has seen it when it answers to another
+    # the only worker has handled that when it responds to another request
     $nginx->request(path => '/plain');
     app()->open_gate($key);
     my $retry;
@@ -193,26 +191,26 @@ sub ran {
 
 {
     my ($first, $retry) = pair('/cached/a');
-    is_first $first, 201, 1, 'an answer that goes into a cache';
-    is $first->header('X-Cache'), 'MISS', 'which had none';
-    ok $retry->is_replay && $retry->body eq $first->body, 'is replayed';
+    is_first $first, 201, 1, 'a response that is cached';
+    is $first->header('X-Cache'), 'MISS', 'from an empty cache';
+    ok $retry->is_replay && $retry->body eq $first->body, 'its retry gets a replay';
     my ($hit, $again) = pair('/cached/a');
-    is $hit->header('X-Cache'), 'HIT', 'another key gets the cached answer';
-    is $hit->body, $first->body, 'which is the first';
-    ok $again->is_replay && $again->body eq $hit->body, 'and its retry gets that';
+    is $hit->header('X-Cache'), 'HIT', 'another key gets the cached response';
+    is $hit->body, $first->body, 'the cached response is the first one';
+    ok $again->is_replay && $again->body eq $hit->body, 'and its retry gets the same response';
     ran '/cached/a', 1, 'the application ran once';
-    is $again->header('X-Cache'), undef, 'no cache is asked for a replay';
+    is $again->header('X-Cache'), undef, 'the cache is not used for a replay';
 
     my $client = $nginx->send_request(path => '/cached/left?gate=cached', key => 'cached', headers => ['X-API-Key: alice']);
     app()->await_arrival('/cached/left');
     my $other = $nginx->send_request(path => '/cached/left?gate=cached', key => 'cached-other', headers => ['X-API-Key: alice']);
     $client->close;
     app()->open_gate('cached');
-    is $other->response->status, 201, 'who waits for the cache gets its answer';
+    is $other->response->status, 201, 'a request that waits for the cache gets the response';
     my $retried;
     await(sub { $retried = ask('/cached/left?gate=cached', 'cached'); $retried->code ne 'request_in_progress' });
-    ok $retried->is_replay, 'and who left is replayed to';
-    ran '/cached/left', 1, 'by what ran once';
+    ok $retried->is_replay, 'a retry of the disconnected client gets a replay';
+    ran '/cached/left', 1, 'of the only execution';
 }
 
 # mirror
@@ -223,9 +221,9 @@ for my $case (['/mirrored/a', '/sub/mirror'], ['/mirrored/streamed/a', '/sub/mir
     my $other = ask("$path?other", "key-$keys", body => 'another');
     is_first $first, 201, 1, "a request is mirrored ($path)";
     is_replay_of $retry, $first, "and replayed ($path)";
-    is_problem $other, 422, 'idempotency_key_reused', "another is refused ($path)";
+    is_problem $other, 422, 'idempotency_key_reused', "another request is refused ($path)";
     app()->await_answer($mirror);
-    # the end of another one's mirroring shows that there is no more to come
+    # the end of another mirror subrequest shows that no more will come
     ask("$path-last", "$path-last", body => 'last');
     app()->await_answer($mirror, 2);
     ran $mirror, 2, "neither a replay nor a refusal is mirrored ($path)";
@@ -233,44 +231,44 @@ for my $case (['/mirrored/a', '/sub/mirror'], ['/mirrored/streamed/a', '/sub/mir
     is app()->last_request($mirror)->{length}, 4, "with its body ($path)";
 }
 
-# post_action: for each request, as without this module
+# post_action runs for each request, as without this module
 
 {
     my ($first, $retry) = pair('/followed/a');
     is_first $first, 201, 1, 'a request with a post_action';
-    is_replay_of $retry, $first, 'is replayed';
+    is_replay_of $retry, $first, 'its retry gets a replay';
     app()->await_answer('/followed-by', 2);
-    ran '/followed-by', 2, 'the action follows both, and is not covered though it has the key';
+    ran '/followed-by', 2, 'the post_action runs after both, and is not covered though it has the key';
     ran '/followed/a', 1, 'the application ran once';
-    is_replay_of ask('/followed/a', "key-$keys"), $first, 'and the key keeps its answer';
+    is_replay_of ask('/followed/a', "key-$keys"), $first, 'and the kept response is not changed';
 }
 
 # limit_rate
 
 for my $path ('/limited/a', '/limited/upstream/a') {
     my ($first, $retry) = pair("$path?kind=binary&size=300000");
-    is length $first->body, 300_000, "an answer at a limited rate is whole ($path)";
+    is length $first->body, 300_000, "a response with a limited rate is complete ($path)";
     is_replay_of $retry, $first, "and so is its replay ($path)";
     ran $path, 1, "the application ran once ($path)";
 }
 
-# slice: an answer made of many, each of a request of its own, can't be kept
+# slice: a response that is made of several subrequests can't be kept
 
-sub backend_log { return scalar split /\n/, IdempotencyTest::App::slurp("$directory/logs/backend.log") }
+sub backend_log { return scalar split /\n/, slurp("$directory/logs/backend.log") }
 
 {
     my ($first, $retry) = pair('/sliced/sliced.txt', method => 'GET');
-    is $first->status, 200, 'a sliced answer is delivered';
+    is $first->status, 200, 'a sliced response is delivered';
     ok $first->body eq $sliced, 'whole';
-    ok await(sub { backend_log() >= int(length($sliced) / 1024) + 1 }), 'it was asked for in slices';
+    ok await(sub { backend_log() >= int(length($sliced) / 1024) + 1 }), 'it was requested in slices';
     my $asked = backend_log();
-    is_problem $retry, 409, 'response_not_kept', 'its retry is told that it was not kept';
-    is ask('/sliced/sliced.txt', 'other', method => 'GET')->body, $sliced, 'another key gets it';
-    ok await(sub { backend_log() == 2 * $asked }), 'from the application, which the retry did not reach';
+    is_problem $retry, 409, 'response_not_kept', 'its retry gets response_not_kept';
+    is ask('/sliced/sliced.txt', 'other', method => 'GET')->body, $sliced, 'another key gets the response';
+    ok await(sub { backend_log() == 2 * $asked }), 'from the application, which did not get the retry';
 
     ($first, $retry) = pair('/sliced/app/a', method => 'GET');
-    is_first $first, 201, 1, 'an application that knows no ranges';
-    is_replay_of $retry, $first, 'is replayed, slices or not';
+    is_first $first, 201, 1, 'the response of an application without ranges';
+    is_replay_of $retry, $first, 'is replayed with and without slices';
     ran '/sliced/app/a', 1, 'the application ran once';
 }
 
@@ -282,63 +280,63 @@ sub lua_ran {
     is $nginx->request(method => 'GET', path => "/executions?name=$name")->body, $n, $what;
 }
 
+# The first request gets this status, its retry is a replay, and the handler ran once.
+sub lua_is_kept {
+    my ($path, $status, $what) = @_;
+    my ($first, $retry) = pair($path);
+    is $first->status, $status, $what;
+    is_replay_of $retry, $first, 'its retry gets a replay';
+    lua_ran $path, 1, 'it was executed once';
+}
+
 SKIP: {
     skip 'no Lua module for this nginx', 1 if !$has{lua};
 
     my ($first, $retry) = pair('/lua/say');
-    is $first->status . $first->body, "201#1\nmore\n", 'content_by_lua answers';
-    is join(',', $retry->headers('X-Lua')), 'a,b', 'with its fields';
-    is_replay_of $retry, $first, 'and is replayed';
-    lua_ran '/lua/say', 1, 'it ran once';
+    is $first->status . $first->body, "201#1\nmore\n", 'content_by_lua sends a response';
+    is join(',', $retry->headers('X-Lua')), 'a,b', 'the replay has its fields';
+    is_replay_of $retry, $first, 'and its retry gets a replay';
+    lua_ran '/lua/say', 1, 'it was executed once';
 
     ($first, $retry) = pair('/lua/eof');
-    is $first->body, "#1\n", 'content_by_lua goes on after its answer';
-    ok await(sub { ask('/lua/eof', "key-$keys")->is_replay }), 'which is kept';
-    ok await(sub { $nginx->request(method => 'GET', path => '/executions?name=/lua/after-eof')->body == 1 }), 'to its end';
-    lua_ran '/lua/eof', 1, 'it ran once';
+    is $first->body, "#1\n", 'content_by_lua continues after its response';
+    ok await(sub { ask('/lua/eof', "key-$keys")->is_replay }), 'the response is kept';
+    ok await(sub { $nginx->request(method => 'GET', path => '/executions?name=/lua/after-eof')->body == 1 }), 'the handler runs to its end';
+    lua_ran '/lua/eof', 1, 'it was executed once';
 
-    ($first, $retry) = pair('/lua/silent');
-    is $first->status, 204, 'content_by_lua without a body';
-    is_replay_of $retry, $first, 'is replayed';
-    lua_ran '/lua/silent', 1, 'it ran once';
+    lua_is_kept '/lua/silent', 204, 'content_by_lua without a body';
 
     pair('/lua/busy');
     lua_ran '/lua/busy', 2, 'a 503 of content_by_lua frees the key';
 
-    ($first, $retry) = pair('/lua/error');
-    is $first->status, 500, 'content_by_lua with an error';
-    is_replay_of $retry, $first, 'is replayed';
-    lua_ran '/lua/error', 1, 'it ran once';
+    lua_is_kept '/lua/error', 500, 'content_by_lua with an error';
 
     ($first, $retry) = pair('/lua/exec');
     is_first $first, 201, 1, 'ngx.exec';
-    is_replay_of $retry, $first, 'is replayed';
-    lua_ran '/lua/exec', 1, 'it ran once';
+    is_replay_of $retry, $first, 'its retry gets a replay';
+    lua_ran '/lua/exec', 1, 'it was executed once';
     ran '/lua/exec', 1, 'and so did the application';
 
-    ($first, $retry) = pair('/lua/exec-file');
-    is $first->status, 201, 'ngx.exec to another content_by_lua';
-    is_replay_of $retry, $first, 'is replayed';
-    lua_ran '/lua/exec-file', 1, 'it ran once';
+    lua_is_kept '/lua/exec-file', 201, 'ngx.exec to another content_by_lua';
 
-    # the upstream that the redirect leaves behind has ended; a flush is no end of this answer
+    # the upstream before the redirect has ended; a flush is not the end of this response
     ($first, $retry) = pair('/lua/redirected/a?header=X-Accel-Redirect:/lua/say');
     like $first->body, qr/^#\d\nmore\n$/, 'X-Accel-Redirect to content_by_lua that flushes';
-    is_replay_of $retry, $first, 'is replayed';
+    is_replay_of $retry, $first, 'its retry gets a replay';
     ran '/lua/redirected/a', 1, 'the application ran once';
 
     ($first, $retry) = pair('/lua/capture');
     is $first->body, "#1 #1 POST /sub/lua a1d4b5a3af09\n" =~ s/ \w+\n$//r . $first->body =~ s/.*( \w+\n)$/$1/sr, 'ngx.location.capture';
-    is_replay_of $retry, $first, 'is replayed';
-    lua_ran '/lua/capture', 1, 'it ran once';
+    is_replay_of $retry, $first, 'its retry gets a replay';
+    lua_ran '/lua/capture', 1, 'it was executed once';
     ran '/sub/lua', 1, 'and so did the application';
     my ($other) = pair('/lua/capture');
-    ran '/sub/lua', 2, 'which is not covered as a subrequest';
+    ran '/sub/lua', 2, 'the subrequest is not covered';
 
     ($first, $retry) = pair('/lua/body', body => 'x' x 200_000);
     is_first $first, 201, 1, 'a body that Lua has read';
-    is_replay_of $retry, $first, 'is replayed';
-    is_problem ask('/lua/body', "key-$keys", body => 'y' x 200_000), 422, 'idempotency_key_reused', 'and tells requests apart';
+    is_replay_of $retry, $first, 'its retry gets a replay';
+    is_problem ask('/lua/body', "key-$keys", body => 'y' x 200_000), 422, 'idempotency_key_reused', 'and is part of the fingerprint';
     ran '/lua/body', 1, 'the application ran once';
 
     my @answers = map { ask('/lua/access', 'access', headers => ["X-Token: $_"]) } qw(bad good bad good);
@@ -353,12 +351,12 @@ SKIP: {
     ($first, $retry) = pair('/lua/filter?header=X-Lua:app');
     is $first->header('X-Lua'), 'applua', 'header_filter_by_lua';
     is $first->body, "#1 POST /lua/filter?header=X-Lua:app -\nlua", 'and body_filter_by_lua';
-    is_replay_of $retry, $first, 'are applied to a replay once';
+    is_replay_of $retry, $first, 'are applied once to a replay';
     ran '/lua/filter', 1, 'the application ran once';
     ok await(sub { $nginx->request(method => 'GET', path => '/executions?name=/lua/log/REPLAYED')->body == 1 }), 'log_by_lua has the status';
 
-    ok leave('/lua/capture', '/sub/lua', 3)->is_replay, 'content_by_lua runs on when its client leaves';
-    ran '/sub/lua', 3, 'and once';
+    ok leave('/lua/capture', '/sub/lua', 3)->is_replay, 'content_by_lua continues after its client has disconnected';
+    ran '/sub/lua', 3, 'and it runs once';
 }
 
 # njs
@@ -368,22 +366,22 @@ SKIP: {
 
     my ($first, $retry) = pair('/js/content', body => 'main');
     like $first->body, qr{^js #1 POST /sub/js}, 'js_content with a subrequest';
-    is_replay_of $retry, $first, 'is replayed';
+    is_replay_of $retry, $first, 'its retry gets a replay';
     ran '/sub/js', 1, 'the application ran once';
     pair('/js/content', body => 'main');
     ran '/sub/js', 2, 'and is not covered as a subrequest';
-    ok leave('/js/content', '/sub/js', 3)->is_replay, 'js_content runs on when its client leaves';
-    ran '/sub/js', 3, 'and once';
+    ok leave('/js/content', '/sub/js', 3)->is_replay, 'js_content continues after its client has disconnected';
+    ran '/sub/js', 3, 'and it runs once';
 
     ($first, $retry) = pair('/js/redirect', body => 'main');
     is_first $first, 201, 1, 'r.internalRedirect';
-    is_replay_of $retry, $first, 'is replayed';
+    is_replay_of $retry, $first, 'its retry gets a replay';
     ran '/js/redirect', 1, 'the application ran once';
 
     ($first, $retry) = pair('/js/filter?header=X-Js:app');
     is $first->header('X-Js'), 'appjs', 'js_header_filter';
     like $first->body, qr/js$/, 'and js_body_filter';
-    is_replay_of $retry, $first, 'are applied to a replay once';
+    is_replay_of $retry, $first, 'are applied once to a replay';
     ran '/js/filter', 1, 'the application ran once';
 }
 
@@ -393,35 +391,35 @@ SKIP: {
     skip 'no echo module for this nginx', 1 if !$has{echo};
 
     my ($first, $retry) = pair('/echo/lines');
-    is $first->body, "first\nsecond\n", 'echo answers';
-    is_replay_of $retry, $first, 'and is replayed';
+    is $first->body, "first\nsecond\n", 'echo sends a response';
+    is_replay_of $retry, $first, 'and its retry gets a replay';
 
     ($first, $retry) = pair('/echo/redirected/a?header=X-Accel-Redirect:/echo/lines');
     is $first->body, "first\nsecond\n", 'X-Accel-Redirect to echo_flush';
-    is_replay_of $retry, $first, 'is replayed';
+    is_replay_of $retry, $first, 'its retry gets a replay';
     ran '/echo/redirected/a', 1, 'the application ran once';
 
     ($first, $retry) = pair('/echo/sub');
-    is $first->body, "begin\n#1 GET /sub/echo -\nmiddle\n#1 GET /sub/echo2 -\nend\n", 'echo_location answers, in its order';
-    is_problem $retry, 409, 'response_not_kept', 'its parts do not come by where an answer is kept';
+    is $first->body, "begin\n#1 GET /sub/echo -\nmiddle\n#1 GET /sub/echo2 -\nend\n", 'echo_location sends its parts in order';
+    is_problem $retry, 409, 'response_not_kept', 'its parts cannot be captured, so the response is not kept';
     ran $_, 1, "the application ran once ($_)" for qw(/sub/echo /sub/echo2);
     pair('/echo/sub');
     ran $_, 2, "and is not covered as a subrequest ($_)" for qw(/sub/echo /sub/echo2);
-    is_problem leave('/echo/left', '/sub/echo-left', 1), 409, 'response_not_kept', 'echo_location runs on when its client leaves';
-    ran '/sub/echo-left', 1, 'and once';
+    is_problem leave('/echo/left', '/sub/echo-left', 1), 409, 'response_not_kept', 'echo_location continues after its client has disconnected';
+    ran '/sub/echo-left', 1, 'and it runs once';
 
     ($first, $retry) = pair('/echo/exec');
     is_first $first, 201, 1, 'echo_exec';
-    is_replay_of $retry, $first, 'is replayed';
+    is_replay_of $retry, $first, 'its retry gets a replay';
     ran '/echo/exec', 1, 'the application ran once';
 
     ($first, $retry) = pair('/echo/body', body => 'the body');
     like $first->body, qr/^the body/, 'echo_request_body';
-    is_replay_of $retry, $first, 'is replayed';
+    is_replay_of $retry, $first, 'its retry gets a replay';
 
     ($first, $retry) = pair('/echo/around');
     like $first->body, qr{^before\n#1 POST /echo/around -\nafter\n$}, 'echo_before_body and echo_after_body';
-    is_replay_of $retry, $first, 'are applied to a replay once';
+    is_replay_of $retry, $first, 'are applied once to a replay';
     ran '/echo/around', 1, 'the application ran once';
 }
 
@@ -431,10 +429,10 @@ SKIP: {
     skip 'no headers-more module for this nginx', 1 if !$has{headers_more_filter};
 
     my ($first, $retry) = pair('/more/a?header=X-Cleared:1&header=X-Replaced:app&header=X-Kept:1');
-    ok $retry->is_replay, 'an answer with more_set_headers is replayed';
+    ok $retry->is_replay, 'a response with more_set_headers is replayed';
     is join(',', map { join '|', $_->headers('X-Replaced'), $_->headers('X-Kept'), $_->headers('X-Cleared') } $first, $retry), 'more|1,more|1',
         'its fields are set and cleared, once';
-    isnt $retry->header('X-More'), $first->header('X-More'), 'and anew';
+    isnt $retry->header('X-More'), $first->header('X-More'), 'and its fields are added again';
     ran '/more/a', 1, 'the application ran once';
 
     my @answers = map { $nginx->request(path => "/more/key?key=$_", headers => ['X-API-Key: alice']) } qw(more more most);
@@ -442,7 +440,7 @@ SKIP: {
     ran '/more/key', 2, 'the application ran once for each';
 }
 
-# The connection goes on after every kind of answer
+# The connection is usable after a response of every kind
 
 {
     my $busy = $nginx->send_request(path => '/busy?gate=busy', key => 'busy', headers => ['X-API-Key: alice'], body => 'busy');
@@ -478,7 +476,7 @@ SKIP: {
             $expected[11] = 409 if $chunked;    # it has broken off before
             is "@statuses", "@expected", "one request after the other ($path, " . ($chunked ? 'chunked' : 'with a length') . ')';
 
-            # the writer would wait for who reads if the answers were large
+            # with large responses the writer would wait for the reader
             $client->send_raw($bytes, ('POST') x @requests);
             @statuses = map { $client->response->status } @requests;
             $expected[11] = 409;
@@ -490,19 +488,19 @@ SKIP: {
     }
 
     app()->open_gate('busy');
-    is_first $busy->response, 201, 1, 'the one that all this went on beside ends';
+    is_first $busy->response, 201, 1, 'the request that ran during all of this ends';
 }
 
-# A filter that is loaded after this module is one too many.
+# A filter module that is loaded after this module.
 
 SKIP: {
     skip 'no headers-more module for this nginx', 1 if !$has{headers_more_filter};
     my ($file) = grep { /headers_more/ } @modules;
     my ($status, $output) = IdempotencyTest::Nginx->new(main => "load_module $file;", server => 'idempotency main;')->test_configuration;
-    is $status, 0, 'a filter may be loaded behind this module';
-    like $output, qr/\[warn\].*"ngx_http_headers_more_filter_module" is loaded after/, 'but there is a warning';
+    is $status, 0, 'a filter module may be loaded after this module';
+    like $output, qr/\[warn\].*"ngx_http_headers_more_filter_module" is loaded after/, 'but nginx logs a warning';
     ($status, $output) = IdempotencyTest::Nginx->new(modules => [$file], server => 'idempotency main;')->test_configuration;
-    unlike $output, qr/is loaded after/, 'and there is none the other way round';
+    unlike $output, qr/is loaded after/, 'and no warning in the other order';
 }
 
 $nginx->stop(allowed => qr{: on purpose});

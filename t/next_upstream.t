@@ -1,4 +1,4 @@
-# nginx's own retry never brings a covered request to a second server once the first may have acted on it.
+# proxy_next_upstream never sends a covered request to a second server if the first may have executed it.
 
 use strict;
 use warnings;
@@ -10,17 +10,18 @@ use IdempotencyTest::App;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(dead_port);
+use IdempotencyTest::Requests qw(@who);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
 my $closed = "127.0.0.1:" . dead_port();
 my @protocols = qw(proxy fastcgi grpc scgi uwsgi);
 
-# Both servers are one application, which counts what comes to either.
+# Both servers are the same application, which counts the requests of both.
 my %socket = (proxy => '127.0.0.1:' . $app->port, map { $_ => $app->gateway($_) } grep { $_ ne 'proxy' } @protocols);
 my @upstreams = map { (
     "upstream two_$_ { server $socket{$_} max_fails=0; server $socket{$_} max_fails=0; }",
-    # the first in turn is the one that refuses, or the second: both come up
+    # the server that refuses is the first or the second in turn: the test has both cases
     "upstream half_$_ { server $closed max_fails=0; server $socket{$_} max_fails=0; }",
 ) } @protocols;
 
@@ -44,7 +45,6 @@ $nginx->set(http => join("\n", @upstreams), server => join "\n        ", 'idempo
     'location /unbuffered/ { proxy_buffering off; ' . pass_to('proxy', 'two') . '}',
 )->start;
 
-my @who = (headers => ['X-API-Key: alice']);
 my $n = 0;
 
 my %failure = (
@@ -64,20 +64,20 @@ for my $protocol (@protocols) {
             my $path = "/two-$protocol/f" . ++$n;
             my $answer = $nginx->request(method => $method, path => "$path?$query", key => $path, body => 'body', @who);
             my $what = "$name, $method, $protocol";
-            is $answer->status, $status, "the first server's failure is the answer ($what)" or diag $answer->head;
-            is $app->count($path), 1, "no other has got the request ($what)";
+            is $answer->status, $status, "the first server's failure is the response ($what)" or diag $answer->head;
+            is $app->count($path), 1, "no other server got the request ($what)";
         }
     }
 
-    # a server that refuses the connection has not acted: the next one does, whichever is first
+    # a server that refuses the connection has not executed the request: the next server does, in any order
     for my $method (qw(POST PUT)) {
         for my $turn (1 .. 4) {
             my $path = "/half-$protocol/f" . ++$n;
             my $answer = $nginx->request(method => $method, path => $path, key => $path, body => 'body', @who);
             ok $answer->body =~ /#1 $method/ && !$answer->is_replay, "a refused connection goes to the next server ($protocol, $method, $turn)" or diag $answer->head;
-            is $app->count($path), 1, "which acts once ($protocol, $method, $turn)";
+            is $app->count($path), 1, "the next server executes the request once ($protocol, $method, $turn)";
             my $retry = $nginx->request(method => $method, path => $path, key => $path, body => 'body', @who);
-            is_replay_of $retry, $answer, "and is the one that is kept ($protocol, $method, $turn)";
+            is_replay_of $retry, $answer, "and its response is kept ($protocol, $method, $turn)";
         }
     }
 }
@@ -87,11 +87,11 @@ for my $where (qw(streaming unbuffered)) {
         my ($query, $status) = @{$failure{$name}};
         my $path = "/$where/f" . ++$n;
         is $nginx->request(method => 'PUT', path => "$path?$query", key => $path, body => 'body', @who)->status, $status, "$name ($where)";
-        is $app->count($path), 1, "no other has got the request ($name, $where)";
+        is $app->count($path), 1, "no other server got the request ($name, $where)";
     }
 }
 
-# What is not covered is tried again as nginx does, also in a location that has just been used by covered requests.
+# Requests that are not covered are tried again as without the module, also in a location with covered requests.
 for my $protocol (@protocols) {
     for my $name (grep { $_ ne 'late' } sort keys %failure) {
         my ($query) = @{$failure{$name}};
@@ -99,7 +99,7 @@ for my $protocol (@protocols) {
             my $path = "/two-$protocol/u" . ++$n;
             my $answer = $nginx->request(method => $method, path => "$path?$query", body => 'body', @who);
             is $answer->body =~ /#(\d)/ && $1, 2, "without a key the next server gets it ($name, $method, $protocol)";
-            is $app->count($path), 2, "so two have acted ($name, $method, $protocol)";
+            is $app->count($path), 2, "two servers have executed the request ($name, $method, $protocol)";
         }
     }
 }

@@ -1,5 +1,5 @@
-# Each allocation that a request takes fails in turn, in nginx, the module and OpenSSL: no crash, no answer but the right
-# one or that of an error, and no key that is blocked for longer than its lease.
+# Each allocation of a request fails in turn, in nginx, the module and OpenSSL: no crash, only the correct response or an
+# error, and no key that is blocked for longer than its lease.
 
 use strict;
 use warnings;
@@ -14,10 +14,11 @@ use IdempotencyTest::Environment qw(app redis store_directives store_mode);
 use IdempotencyTest::Faults;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who);
 
 my $faults = IdempotencyTest::Faults->new('failing_malloc');
 
-# room for all answers
+# memory for all responses
 my $store = store_mode() eq 'memory' ? 'memory 64m;' : store_directives();
 my $nginx = IdempotencyTest::Nginx->new(workers => 1, stores => "idempotency_store main { $store }", server => <<'END');
         idempotency main;
@@ -32,14 +33,12 @@ END
 $faults->preloaded(sub { $nginx->start });
 
 my ($worker) = $nginx->workers;
-my @who = (headers => ['X-API-Key: alice']);
-
-# What the module and nginx say when they have no memory; 0, where the connection was closed.
+# The statuses of the module and nginx when they have no memory; 0 if the connection was closed.
 my %is_failure = map { $_ => 1 } 0, 500, 502, 503;
 my $long = 'b' x 40_000;
 
-# Not over HTTP/2: nginx 1.22 itself crashes where it has no memory for a request line, in writing that to its log
-# (ngx_http_v2_construct_request_line has set the length of what it then has not).
+# Not over HTTP/2: nginx 1.22 crashes if it has no memory for a request line, when it writes this line to its log
+# (ngx_http_v2_construct_request_line sets the length before it allocates the line).
 my %case = (
     'a first request' => {},
     'the first request of a worker' => {fresh => 1},
@@ -58,7 +57,7 @@ my %case = (
 
 sub store_works { return $nginx->request(path => '/probe', key => 'probe', body => 'body', @who)->status == 201 }
 
-# The worker makes way for another one, which has asked no application yet: the probe is a replay.
+# A new worker replaces the worker, and has no connection to the application yet: the probe is a replay.
 sub start_over {
     kill KILL => $worker;
     await(sub { my ($next) = $nginx->workers; $next && $next != $worker && ($worker = $next) }) or die "there is no other worker\n";
@@ -94,7 +93,7 @@ for my $name (sort keys %case) {
 
         start_over() if $case->{fresh};
 
-        # a connection to the store that had no memory is given up, and made again
+        # a connection to the store for which there was no memory is closed, and made again
         await(\&store_works);
         $case->{before}->(sub { $one->{earlier} = $nginx->request(%{$one->{request}}, @_) }, $one) if $case->{before};
 
@@ -107,31 +106,31 @@ for my $name (sort keys %case) {
         if ($case->{leave}) {
             sleep 0.005;
             $client->close;
-            # until the application has answered
+            # until the application has sent its response
             sleep 0.03;
         }
         $one->{answer} = $case->{leave} ? IdempotencyTest::Response->missing('none') : $client->response;
         my $failed = $faults->has_failed;
         $faults->disarm;
-        # an answer that could not be kept is kept later, by a worker that lives
+        # a response that could not be kept is kept later if the worker still runs
         await(sub { $nginx->request(%{$one->{request}})->code !~ /^(?:request_in_progress|store_unavailable)$/ }) if $case->{fresh};
         $case->{after}->($one) if $case->{after};
         $one->{held} = $one->{held}->response if $one->{held};
 
         push @all, $one;
         my $status = $one->{answer}->status;
-        # the request that is waited for may be the one that fails
+        # the first request may be the one that fails
         my $right = $status == ($case->{status} // 201) || $failed && $case->{during} && $one->{answer}->code =~ /^(?:outcome_unknown|response_not_kept)$/;
         push @wrong, "allocation $nth: " . $one->{answer}->status_line . ' ' . $one->{answer}->code
-            if !$right && !$case->{leave} && !($failed && $is_failure{$status}) || $one->{answer}->status_line eq 'no answer in time';
+            if !$right && !$case->{leave} && !($failed && $is_failure{$status}) || $one->{answer}->status_line eq 'no response in time';
         last if !$failed || ($nginx->workers)[0] != $worker;
     }
 
-    is join("\n", @wrong), '', "$name: the answer is right or that of an error, whichever of ${\scalar @all} allocations fails";
-    is join(' ', $nginx->workers), $worker, "$name: and nginx goes on";
-    cmp_ok scalar(@all), '>', 5, "$name: it has allocations";
+    is join("\n", @wrong), '', "$name: the response is correct or an error, whichever of ${\scalar @all} allocations fails";
+    is join(' ', $nginx->workers), $worker, "$name: and nginx still runs";
+    cmp_ok scalar(@all), '>', 5, "$name: there are allocations";
 
-    # the leases end
+    # the leases expire
     sleep 1.2;
     @wrong = ();
 
@@ -139,17 +138,17 @@ for my $name (sort keys %case) {
         my $retry = $nginx->request(%{$one->{request}});
         my $count = app()->count($one->{path});
         my $works = $retry->status == ($case->{retry} // 201) || $retry->code eq 'response_not_kept' || $retry->code eq 'idempotency_key_reused';
-        # what was executed but not answered may be executed once more, when its lease has ended; what was answered, never
+        # a request that was executed without a response may be executed again when its lease has expired; a request with a response never
         my $delivered = grep { defined && $_->status == 201 } @$one{qw(answer earlier held)};
 
         push @wrong, "allocation $one->{nth}: the answer was " . $one->{answer}->status_line . ', the retry gets ' . $retry->status_line . ' '
             . $retry->code . ", $count executions" if !$works || $count < 1 || $count > ($delivered ? 1 : 2);
     }
 
-    is join("\n", @wrong), '', "$name: once the lease has ended the key works, and nothing that was answered is executed again";
+    is join("\n", @wrong), '', "$name: when the lease has expired the key works, and no request with a response is executed again";
 }
 
-# A connection to the store that is made anew.
+# A new connection to the store.
 if (store_mode() eq 'redis') {
     my $nth = 0;
     my $works = 1;
@@ -162,7 +161,7 @@ if (store_mode() eq 'redis') {
 
     $faults->disarm;
     ok $works && await(\&store_works), "a connection to the store is made again, whichever of $nth allocations fails";
-    is join(' ', $nginx->workers), $worker, 'and nginx goes on';
+    is join(' ', $nginx->workers), $worker, 'and nginx still runs';
 }
 
 $nginx->stop(allowed => qr/exited on signal 9|(?:malloc|memalign)\(.*failed|no memory/);

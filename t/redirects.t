@@ -1,4 +1,4 @@
-# Redirects within nginx: what the client finally gets is what is kept, under one claim that none of them loses.
+# Internal redirects: the final response is kept, with one claim that survives all redirects.
 
 use strict;
 use warnings;
@@ -10,6 +10,7 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app store_directives);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await dead_port);
+use IdempotencyTest::Requests qw(first_and_retry);
 
 my $dead = dead_port();
 my $other = 'idempotency_store other { ' . store_directives() . ' }';
@@ -99,14 +100,10 @@ sub ask {
 
 sub pair {
     my ($path, %request) = @_;
-    my $key = 'key-' . ++$keys;
-    my ($first, $retry) = ask($path, $key, %request);
-    # an answer that passes may be whole before the store has been told
-    await(sub { $retry = ask($path, $key, %request); $retry->code ne 'request_in_progress' });
-    return $first, $retry;
+    return first_and_retry($nginx, $path, 'key-' . ++$keys, %request);
 }
 
-# The first request is answered so, and its retry is the same to the byte, though neither reaches the application again.
+# The first request gets this response, and its retry the same byte for byte, without another execution.
 sub is_kept {
     my ($path, $status, $body, $name, %more) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -115,8 +112,8 @@ sub is_kept {
     my %before = map { $_ => app()->count($_) } keys %more;
     my ($first, $retry) = pair("$path$query", %request);
 
-    is $first->status, $status, "$name is answered";
-    ref $body ? like($first->body, $body, "with what it comes to ($name)") : ok($first->body eq $body, "with what it comes to ($name)");
+    is $first->status, $status, "$name gets a response";
+    ref $body ? like($first->body, $body, "with what it comes to ($name)") : ok($first->body eq $body, "with the expected body ($name)");
     is_replay_of $retry, $first, "$name is replayed";
     is app()->count($_) - $before{$_}, $more{$_}, "$name: $_ ran $more{$_} times" for sort keys %more;
     return $first, $retry;
@@ -126,13 +123,13 @@ sub is_run_again {
     my ($path, $query, $status, $n, $name) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     my ($first, $retry) = pair("$path$query");
-    is $first->status, $status, "$name is answered";
+    is $first->status, $status, "$name gets a response";
     ok !$retry->is_replay, "$name is not kept";
     is app()->count($path), $n, "$name: the application ran $n times";
     return $first, $retry;
 }
 
-# X-Accel-Redirect to a file, by every way that nginx has to send it
+# X-Accel-Redirect to a file, with every way of nginx to send it
 
 for my $way (qw(sendfile read threads threads-sendfile directio directio-threads uncovered)) {
     for my $file (qw(small.txt empty.txt large.txt)) {
@@ -146,8 +143,8 @@ for my $way (qw(sendfile read threads threads-sendfile directio directio-threads
 
     my $path = "/accel-$way-over";
     my ($first, $retry) = pair("$path?header=X-Accel-Redirect:/$way/over.txt");
-    ok $first->body eq $content{'over.txt'}, "a file over the limit is delivered whole ($way)";
-    is_problem $retry, 409, 'response_not_kept', "its retry is told so ($way)";
+    ok $first->body eq $content{'over.txt'}, "a file over the limit is delivered completely ($way)";
+    is_problem $retry, 409, 'response_not_kept', "its retry gets response_not_kept ($way)";
     is app()->count($path), 1, "and the application ran once ($way)";
 }
 
@@ -160,7 +157,7 @@ for my $way (qw(sendfile threads directio-threads)) {
     app()->open_gate($way);
     my $retry;
     await(sub { $retry = ask($path . $query, "leave-$way"); $retry->code ne 'request_in_progress' });
-    ok $retry->is_replay && $retry->body eq $content{'large.txt'}, "a file is kept whose client has left ($way)";
+    ok $retry->is_replay && $retry->body eq $content{'large.txt'}, "a file whose client has disconnected is kept ($way)";
     is app()->count($path), 1, "and the application ran once ($way)";
 }
 
@@ -175,7 +172,7 @@ for my $way (qw(sendfile threads directio-threads)) {
 is_kept('/accel-missing', 404, qr/404 Not Found/, 'a file that is not there', query => '?header=X-Accel-Redirect:/sendfile/none.txt',
     '/accel-missing' => 1);
 
-# the application has acted, though its answer is a 403 of nginx: that is not one of its own
+# the application has executed the request, though the response is a 403 of nginx
 is_kept('/accel-denied', 403, qr/403 Forbidden/, 'a file that is denied', query => '?header=X-Accel-Redirect:/denied/small.txt',
     '/accel-denied' => 1);
 
@@ -192,9 +189,9 @@ is_kept('/accel-cookie', 200, $content{'small.txt'}, 'X-Accel-Redirect with fiel
 
 {
     my ($first, $retry) = pair('/accel-word?header=X-Accel-Redirect:/read/small.txt&header=X-Accel-Idempotency:release');
-    is $retry->body, $content{'small.txt'}, 'the word of an application that sends a file is heeded: the answer is delivered';
+    is $retry->body, $content{'small.txt'}, 'X-Accel-Idempotency works together with X-Accel-Redirect: the response is delivered';
     is app()->count('/accel-word'), 2, 'and the key is free again';
-    is scalar(grep { defined $_->header('X-Accel-Idempotency') } $first, $retry), 0, 'and the word is not for the client';
+    is scalar(grep { defined $_->header('X-Accel-Idempotency') } $first, $retry), 0, 'and X-Accel-Idempotency is not in the response to the client';
 }
 
 # error_page
@@ -211,8 +208,8 @@ for my $where ('', 'unbuffered/') {
     is_kept("${in}dead", 502, qr/502 Bad Gateway/, "a named location that cannot be reached$how", query => '?status=405', "${in}dead" => 1);
     is_run_again("${in}busy", '?status=503', 503, 2, "a static page for 503$how");
     my ($first, $retry) = pair("${in}broken?abort=before");
-    is $first->body, $content{'sorry.html'}, "a static page stands for an exchange that broke off$how";
-    is_problem $retry, 409, 'outcome_unknown', "of which nobody knows what came$how";
+    is $first->body, $content{'sorry.html'}, "a static page is the response to a broken exchange$how";
+    is_problem $retry, 409, 'outcome_unknown', "whose outcome is unknown$how";
     is app()->count("${in}broken"), 1, "and it ran once$how";
 }
 
@@ -233,11 +230,11 @@ is_kept('/status/acted', 503, $content{'sorry.html'}, 'a page as 503 of an appli
 
 {
     my ($first, $retry) = pair('/dead/page');
-    is $first->status . $first->body, "502$content{'sorry.html'}", 'a static page stands for an application that cannot be reached';
-    is $retry->status . $retry->body, "502$content{'sorry.html'}", 'and for its retry';
-    ok !$retry->is_replay, 'which is no replay';
+    is $first->status . $first->body, "502$content{'sorry.html'}", 'a static page is the response if the application cannot be reached';
+    is $retry->status . $retry->body, "502$content{'sorry.html'}", 'and its retry gets the page too';
+    ok !$retry->is_replay, 'this page is not a replay';
     ($first, $retry) = pair('/dead-and-dead/page');
-    ok !$retry->is_replay && $retry->status == 502, 'nor is one where a second application cannot be reached either';
+    ok !$retry->is_replay && $retry->status == 502, 'nor is the page if a second application cannot be reached either';
 }
 
 is_kept('/dead-then-app/a', 201, qr{^#\d+ POST /second}, 'an application in place of one that cannot be reached', '/second' => 1);
@@ -250,31 +247,31 @@ is_kept('/try/named', 201, qr{^#\d+ POST /second}, 'try_files with a named locat
 is_kept('/try/location', 202, qr{^#1 POST /tried/try/location}, 'try_files with a location', query => '?status=202', '/tried/try/location' => 1);
 is_kept('/try/file', 405, qr/405 Not Allowed/, 'try_files with a file that a POST can\'t get');
 my ($code, $again) = pair('/try/code');
-ok $code->status == 404 && $again->status == 404 && !$again->is_replay, 'a code of try_files is nginx\'s own answer, and claims nothing';
+ok $code->status == 404 && $again->status == 404 && !$again->is_replay, 'a code of try_files is a response of nginx, and claims nothing';
 is_kept('/rewritten/to', 201, qr{^#1 POST /to}, 'rewrite ... last', '/to' => 1);
 is_kept('/rewritten/unbuffered/to', 201, qr{^#1 POST /unbuffered/to}, 'rewrite ... last to another location', '/unbuffered/to' => 1);
 is_kept('/broken-rewrite/to2', 201, qr{^#1 POST /to2}, 'rewrite ... break', '/to2' => 1);
 is_kept('/index/', 201, qr{^#1 POST /index/index.app}, 'index', '/index/index.app' => 1);
 
-# While it runs there is one claim for all of it, and the error page of a problem leaves it alone.
+# While the request runs there is one claim for all redirects, and the error page of a problem does not change it.
 {
     my $client = $nginx->send_request(path => '/intercepted/gate?status=418&gate=open', key => 'gate', headers => ['X-API-Key: alice']);
     app()->await_arrival('/intercepted/gate');
-    is_problem ask('/intercepted/gate?status=418&gate=open', 'gate'), 409, 'request_in_progress', 'a retry while the first runs';
+    is_problem ask('/intercepted/gate?status=418&gate=open', 'gate'), 409, 'request_in_progress', 'a retry while the first request runs';
     app()->open_gate('open');
     my $first = $client->response;
-    is_replay_of ask('/intercepted/gate?status=418&gate=open', 'gate'), $first, 'and a replay after the redirect';
-    is app()->count('/intercepted/gate'), 1, 'of what ran once';
+    is_replay_of ask('/intercepted/gate?status=418&gate=open', 'gate'), $first, 'a retry after the redirect gets a replay';
+    is app()->count('/intercepted/gate'), 1, 'of the only execution';
 
     $client = $nginx->send_request(path => '/answers/gate?gate=answers', key => 'answers', headers => ['X-API-Key: alice']);
     app()->await_arrival('/answers/gate');
     my $conflict = ask('/answers/gate?gate=answers', 'answers');
-    is $conflict->status . $conflict->body, "409$content{'sorry.html'}", 'a page for 409 stands for a problem';
+    is $conflict->status . $conflict->body, "409$content{'sorry.html'}", 'an error page for 409 replaces a problem response';
     app()->open_gate('answers');
     $first = $client->response;
-    is_replay_of ask('/answers/gate?gate=answers', 'answers'), $first, 'and leaves the claim alone';
-    is ask('/answers/other', 'answers')->body, $content{'sorry.html'}, 'so does one for 422';
-    is app()->count('/answers/other'), 0, 'which runs nothing';
+    is_replay_of ask('/answers/gate?gate=answers', 'answers'), $first, 'and does not change the claim';
+    is ask('/answers/other', 'answers')->body, $content{'sorry.html'}, 'so does an error page for 422';
+    is app()->count('/answers/other'), 0, 'this request does not run';
 }
 
 ok $nginx->await_access_log(qr{^POST /intercepted/named\S* 201 \[NEW\]}), '$idempotency_status survives a redirect';

@@ -1,5 +1,5 @@
-# Who nginx is to Redis: the smallest ACL of docs/redis.md is enough and is the smallest; credentials from everywhere they may
-# stand; what Redis says against them is told by name, and no password is told to anybody.
+# Authentication with Redis: the ACL in docs/redis.md is sufficient and minimal; credentials from every source; errors of
+# Redis are logged by their code, and no password is logged.
 
 use strict;
 use warnings;
@@ -9,16 +9,18 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisCluster;
 use IdempotencyTest::RedisSentinel;
+use IdempotencyTest::Requests qw(@who ask);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
-# What the reference says: a user's line, and what some directives need on top of it.
-my $page = IdempotencyTest::App::slurp("$FindBin::Bin/../docs/redis.md");
+# From the reference: a user's line, and the additions that some directives need.
+my $page = slurp("$FindBin::Bin/../docs/redis.md");
 my ($line) = $page =~ /^    (user idempotency on >SECRET ~idempotency:\* .*)$/m or die "docs/redis.md has no ACL\n";
 my ($rest) = $page =~ /^\| with \| more \|\n\|[- |]+\|\n((?:\|.*\n)+)/m or die "docs/redis.md has no table of further commands\n";
 my %more = map { my ($with, $more) = /^\| (.*?) \| (.*) \|$/; $more =~ s/\\\|/|/g; ($with => join ' ', $more =~ /`(.*?)`/g) } split /\n/, $rest;
@@ -27,13 +29,6 @@ my %more = map { my ($with, $more) = /^\| (.*?) \| (.*) \|$/; $more =~ s/\\\|/|/
 my @commands = $line =~ /(\+\S+)/g;
 
 my $places = 0;
-my @who = (headers => ['X-API-Key: alice']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
-
 sub locations {
     my ($store) = @_;
     return <<"END";
@@ -45,8 +40,8 @@ sub locations {
 END
 }
 
-# All that a store does for requests. Gives back the first thing that fails, '' where nothing does. `servers`, and `at`, which
-# finds that of a key, are asked as somebody who may do everything; `extra` is more to be done.
+# All operations of a store. Returns the first failure, or ''. `servers`, and `at`, which finds the server of a key, are
+# used with a user that may do everything; `extra` is code for more operations.
 sub first_failure {
     my ($nginx, $store, %options) = @_;
     my $at = $options{at};
@@ -83,7 +78,7 @@ sub first_failure {
     return 'renewal' if $renewed != 1;
     return 'settle' if $settled->status != 201 || !ask($nginx, "/$place/short/run?gate=$place", "$store-run")->is_replay;
 
-    # a claim that is gone when its answer comes
+    # a claim that was deleted before its response
     $running = $nginx->send_request(path => "/$place/gone?gate=$place-gone", key => "$store-gone", @who);
     app()->await_arrival("/$place/gone");
     my $gone = $name->(ask($nginx, "/$place/gone?gate=$place-gone", "$store-gone"));
@@ -105,7 +100,7 @@ sub first_failure {
     return $complains->() ? 'something' : '';
 }
 
-# A user by that line, and one with less for each command of it. `urls` to the servers, `more` commands, `store` directives.
+# A user with this line, and for each command a user without it. `urls` of the servers, `more` commands, `store` directives.
 sub is_smallest {
     my ($what, %options) = @_;
     my @all = (@commands, split ' ', $options{more} // '');
@@ -116,7 +111,7 @@ sub is_smallest {
         $_->command('ACL', 'SETUSER', split(' ', $acl), @{$user{$user}}) for @{$options{servers}};
     }
 
-    # one each: what one complains of is not another's
+    # an nginx for each user, so that errors can be assigned
     for my $user (sort keys %user) {
         my $nginx = IdempotencyTest::Nginx->start(workers => 1, server => locations($user),
             stores => "idempotency_store $user { redis $options{urls}; user $user; password of-$user; timeout 20s; $options{store} }");
@@ -124,11 +119,11 @@ sub is_smallest {
 
         if ($user eq 'all') {
             is $failure, '', "$what: the ACL is enough" or diag $nginx->error_log;
-            unlike $nginx->error_log, qr/NOPERM/, "$what: nothing is forbidden";
+            unlike $nginx->error_log, qr/NOPERM/, "$what: no command is forbidden";
             $nginx->stop;
         } else {
             isnt $failure, '', "$what: $user fails";
-            ok $nginx->await_error_log(qr/\[error\] .*idempotency: .*NOPERM/), "$what: and NOPERM is told ($failure)";
+            ok $nginx->await_error_log(qr/\[error\] .*idempotency: .*NOPERM/), "$what: the error log says NOPERM ($failure)";
             $nginx->check_error_log;
         }
 
@@ -159,7 +154,7 @@ subtest 'Replicas' => sub {
 subtest 'A cluster' => sub {
     my $cluster = IdempotencyTest::RedisCluster->new;
 
-    # a slot on its way to another node, whose keys are there already, and then one that has got there
+    # a slot that is moving to another node, which already has its keys, and then a slot that has moved
     my $moves = sub {
         my ($nginx, $place, $store, $first) = @_;
         my $slot = $cluster->slot_of('idempotency:' . $first->header('X-Id'));
@@ -190,7 +185,7 @@ subtest 'Sentinels' => sub {
     is_smallest('sentinels', servers => [$watched->redis], at => sub { $watched->master }, urls => $with->('all'),
         store => 'topology sentinel ' . $watched->name . ';', more => $more{'`topology sentinel`'} // die);
 
-    # and what the sentinels themselves are asked for
+    # and the commands to the sentinels
     for my $less ('', @rules) {
         my $user = 'watcher' . $less =~ tr/&+|-/_/r;
         $give->($user, grep { $_ ne $less } @rules);
@@ -202,18 +197,18 @@ subtest 'Sentinels' => sub {
             my $old = $watched->master;
             is_first ask($nginx, '/watched/1', 'watched-1'), 201, 1, 'sentinels: the ACL is enough to find the master';
             my $new = $watched->failover;
-            ok $nginx->await_error_log(qr/\[notice\].*redis "127.0.0.1:${\ $new->port}" is the master/), 'and to hear of a new one';
-            unlike $nginx->error_log, qr/NOPERM/, 'nothing is forbidden';
+            ok $nginx->await_error_log(qr/\[notice\].*redis "127.0.0.1:${\ $new->port}" is the master/), 'and to learn of a new master';
+            unlike $nginx->error_log, qr/NOPERM/, 'no command is forbidden';
             $nginx->stop;
         } else {
-            ok $nginx->await_error_log(qr/idempotency: .*redis.*NOPERM/), "sentinels: NOPERM is told without $less";
+            ok $nginx->await_error_log(qr/idempotency: .*redis.*NOPERM/), "sentinels: the error log says NOPERM without $less";
         }
 
         unlike $nginx->error_log, qr/word-of/, 'no password is in the log';
     }
 };
 
-subtest 'Credentials, and what is told of them' => sub {
+subtest 'Credentials, and what the log says about them' => sub {
     my $redis = IdempotencyTest::Redis->new(user => 'admin', password => 'admin-secret', acl => <<'END');
 user default on >default-secret ~* &* +@all
 user admin on >admin-secret ~* &* +@all
@@ -241,13 +236,13 @@ END
 
     $nginx->set(stores => join("\n", map { "idempotency_store $_ { $store{$_}; prefix $_:; timeout 20s; }" } sort keys %store),
         server => join "\n", map { "location /$_ { idempotency $_; proxy_pass http://app; }" } sort keys %store);
-    unlike(($nginx->test_configuration)[1], qr/secret/, 'nginx -t tells no password');
+    unlike(($nginx->test_configuration)[1], qr/secret/, 'nginx -t prints no password');
     $nginx->start;
 
     for my $name (sort keys %right) {
         my $first = ask($nginx, "/$name", $name);
-        is_first $first, 201, 1, "credentials $name are taken";
-        is_replay_of ask($nginx, "/$name", $name), $first, "and the answer is kept ($name)";
+        is_first $first, 201, 1, "credentials $name are accepted";
+        is_replay_of ask($nginx, "/$name", $name), $first, "and the response is kept ($name)";
     }
 
     for my $name (sort keys %wrong) {
@@ -255,11 +250,11 @@ END
     }
 
     my %codes = map { $_->[0] => 1 } values %wrong;
-    ok $nginx->await_error_log(qr/\[error\].*redis "\Q$address\E".*AUTH with $_/), "$_ is told" for grep { $_ eq 'WRONGPASS' } sort keys %codes;
-    ok $nginx->await_error_log(qr/\[error\].*redis "\Q$address\E".*NOAUTH/), 'NOAUTH is told';
-    unlike $nginx->error_log . $nginx->output, qr/secret/, 'and no password';
+    ok $nginx->await_error_log(qr/\[error\].*redis "\Q$address\E".*AUTH with $_/), "the error log says $_" for grep { $_ eq 'WRONGPASS' } sort keys %codes;
+    ok $nginx->await_error_log(qr/\[error\].*redis "\Q$address\E".*NOAUTH/), 'the error log says NOAUTH';
+    unlike $nginx->error_log . $nginx->output, qr/secret/, 'and contains no password';
 
-    # a new password: Redis knows both for a while
+    # a new password: Redis accepts both for some time
     $redis->command('ACL', 'SETUSER', 'shop', '>new-secret');
     $nginx->write_file('password', "new-secret\n");
     $nginx->reload;
@@ -267,8 +262,8 @@ END
     $redis->command('CLIENT', 'KILL', 'USER', 'shop');
     my $answer;
     await(sub { $answer = ask($nginx, '/in_file/again', 'again'); $answer->status != 503 });
-    is_first $answer, 201, 1, 'a reload takes the new password of the file';
-    is_problem ask($nginx, '/in_words/again', 'again'), 503, 'store_unavailable', 'and the old one is none any more';
+    is_first $answer, 201, 1, 'a reload uses the new password of the file';
+    is_problem ask($nginx, '/in_words/again', 'again'), 503, 'store_unavailable', 'and the old password is not valid any more';
     $nginx->stop;
     unlike $nginx->error_log . $nginx->output, qr/secret/, 'no password is in the log';
 };

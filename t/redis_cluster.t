@@ -1,5 +1,5 @@
-# A Redis Cluster: six nodes, of which slots move, masters die, others join and leave. Whatever happens, a key's request runs once, what
-# was kept is replayed, and requests end in time.
+# A Redis Cluster with six nodes: slots move, masters are killed, nodes join and leave. In every case the request of a key runs once,
+# kept responses are replayed, and requests end in time.
 
 use strict;
 use warnings;
@@ -15,16 +15,17 @@ use IdempotencyTest::Names;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await dead_port);
 use IdempotencyTest::RedisCluster;
+use IdempotencyTest::Requests qw(@who ask);
+use IdempotencyTest::Scenarios qw(is_refused_at_once);
 use Time::HiRes qw(sleep time);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
-# The default of `timeout` and `connect_timeout`, in seconds; what a request takes on top of them is this machine's.
+# The default of `timeout` and `connect_timeout` in seconds; `slack` is for the time that this machine needs.
 my $timeout = 1;
 my $slack = 2;
 
 my $cluster = IdempotencyTest::RedisCluster->new(timeout => 2000);
-my $prefixes = 0;
 my $allowed = qr/\[crit\].*connect\(\)/;
 
 my $server = <<'END';
@@ -37,25 +38,14 @@ END
 
 sub start_nginx {
     my (%options) = @_;
-    my $prefix = delete $options{prefix} // 'c' . ++$prefixes . ':';
-    my $urls = delete $options{urls} // $cluster->urls;
-    my $store = delete $options{store} // '';
-    return IdempotencyTest::Nginx->start(
-        stores => qq[idempotency_store main { redis $urls; topology cluster; prefix "$prefix"; $store }],
-        server => $server, workers => 1, prefix => $prefix, %options);
+    my $store = join ' ', 'topology cluster;', delete $options{store} // ();
+    return IdempotencyTest::Nginx->start(redis => $cluster->urls, store => $store, server => $server, workers => 1, %options);
 }
 
-my @who = (headers => ['X-API-Key: alice']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
-
-# The key of a request in Redis, once it was answered.
+# The name in Redis of the key of a request, from its response.
 sub redis_key { my ($nginx, $answer) = @_; return $nginx->{prefix} . $answer->header('X-Id') }
 
-# A figure of all nodes together.
+# The sum of a figure over all nodes.
 sub total {
     my ($section, $pattern) = @_;
     my $sum = 0;
@@ -70,36 +60,36 @@ sub maps { total('commandstats', 'cmdstat_cluster\|slots:calls=') }
 # Another master than the one that has a key.
 sub another_master { my ($node) = @_; my ($other) = grep { $_ != $node } $cluster->masters; return $other }
 
-subtest 'The map comes from any node' => sub {
+subtest 'Any node provides the map' => sub {
     for my $node ($cluster->nodes) {
-        my $nginx = start_nginx(urls => 'redis://' . $node->address);
+        my $nginx = start_nginx(redis => 'redis://' . $node->address);
         my $before = moved();
         my @known = prepare($nginx, 'seed' . $node->port);
         are_replayed($nginx, $node->port, @known);
-        is moved(), $before, 'every command goes to the right node at once';
+        is moved(), $before, 'every command goes directly to the correct node';
         my %nodes = map { $cluster->node_of(redis_key($nginx, $_->{first}))->port => 1 } @known;
         is scalar(keys %nodes), 3, 'and each master has some of the keys';
         $nginx->stop;
     }
 
     my $dead = join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 3;
-    my $nginx = start_nginx(urls => $dead . ' ' . $cluster->urls(1));
+    my $nginx = start_nginx(redis => $dead . ' ' . $cluster->urls(1));
     are_replayed($nginx, 'dead seeds', prepare($nginx, 'dead'));
     $nginx->stop(allowed => $allowed);
 };
 
-subtest 'One name for all of it' => sub {
+subtest 'One name for the whole cluster' => sub {
     my ($node) = $cluster->nodes;
-    my $nginx = start_nginx(urls => 'redis://localhost:' . $node->port);
+    my $nginx = start_nginx(redis => 'redis://localhost:' . $node->port);
     are_replayed($nginx, 'endpoint', prepare($nginx, 'endpoint'));
     $nginx->stop(allowed => $allowed);
 };
 
-# What nodes call themselves where clients reach them by other addresses than their own.
-subtest 'Nodes that do not tell their host' => sub {
+# Nodes that clients reach with other addresses than the nodes announce.
+subtest 'Nodes that do not announce their host' => sub {
     plan skip_all => 'this server always tells it' if !eval { $_->command('CONFIG', 'SET', 'cluster-preferred-endpoint-type', 'unknown-endpoint') for $cluster->nodes; 1 };
     my ($node) = $cluster->nodes;
-    my $nginx = start_nginx(urls => 'redis://localhost:' . $node->port);
+    my $nginx = start_nginx(redis => 'redis://localhost:' . $node->port);
     my @known = prepare($nginx, 'unknown');
     are_replayed($nginx, 'unknown', @known);
 
@@ -122,18 +112,18 @@ subtest 'Nodes with names' => sub {
 
     plan skip_all => 'this server tells no names' if !eval { $call->('localhost'); 1 };
     $are_called->('localhost');
-    my $nginx = start_nginx(urls => 'redis://localhost:' . $node->port);
+    my $nginx = start_nginx(redis => 'redis://localhost:' . $node->port);
     are_replayed($nginx, 'a name of the configuration', prepare($nginx, 'names'));
     $nginx->stop(allowed => $allowed);
 
     $call->('nodes.test');
     $are_called->('nodes.test');
     my $names = IdempotencyTest::Names->new('nodes.test' => ['127.0.0.1']);
-    $nginx = start_nginx(urls => 'redis://' . $node->address, http => $names->directive);
+    $nginx = start_nginx(redis => 'redis://' . $node->address, http => $names->directive);
     are_replayed($nginx, 'a name that the resolver knows', prepare($nginx, 'resolved'));
     $nginx->stop(allowed => $allowed);
 
-    $nginx = start_nginx(urls => 'redis://' . $node->address);
+    $nginx = start_nginx(redis => 'redis://' . $node->address);
     is_problem ask($nginx, '/unresolved', 'unresolved'), 503, 'store_unavailable', 'without a resolver requests are refused';
     ok $nginx->await_error_log(qr/\[error\].*"nodes\.test:\d+" is unavailable/), 'the error log says why';
     $nginx->stop(allowed => $allowed);
@@ -147,8 +137,8 @@ subtest 'A hash tag in the prefix' => sub {
     my $before = moved();
     my @known = prepare($nginx, 'tagged');
     are_replayed($nginx, 'tagged', @known);
-    is moved(), $before, 'every command goes to the right node at once';
-    is scalar(@{$cluster->node_of('x{tag}:')->command('KEYS', 'x{tag}:*')}), scalar @known, 'which has them all';
+    is moved(), $before, 'every command goes directly to the correct node';
+    is scalar(@{$cluster->node_of('x{tag}:')->command('KEYS', 'x{tag}:*')}), scalar @known, 'and this node has all keys';
     $nginx->stop;
 };
 
@@ -168,18 +158,18 @@ subtest 'A slot has moved' => sub {
 
     are_replayed($nginx, 'moved', @known);
     cmp_ok moved(), '>', $before, 'MOVED was followed';
-    is_problem ask($nginx, '/moved/running?gate=moved', 'moved-running'), 409, 'request_in_progress', 'what runs goes on running';
+    is_problem ask($nginx, '/moved/running?gate=moved', 'moved-running'), 409, 'request_in_progress', 'a running request still runs';
     app()->open_gate('moved');
     my $answer = $running->response;
-    is_first $answer, 201, 1, 'and is answered';
-    is_replay_of ask($nginx, '/moved/running?gate=moved', 'moved-running'), $answer, 'and kept';
-    is app()->count('/moved/running'), 1, 'and ran once';
+    is_first $answer, 201, 1, 'and gets its response';
+    is_replay_of ask($nginx, '/moved/running?gate=moved', 'moved-running'), $answer, 'and its response is kept';
+    is app()->count('/moved/running'), 1, 'and it ran once';
 
-    # of the map that was asked for meanwhile
+    # of the map that nginx requested
     my $settled = moved();
     await(sub { are_replayed_silently($nginx, @known); my $now = moved(); my $quiet = $now == $settled; $settled = $now; $quiet });
     are_replayed($nginx, 'the new map', @known);
-    is moved(), $settled, 'then nothing is sent to the wrong node';
+    is moved(), $settled, 'after that no command goes to the wrong node';
     $nginx->stop;
 };
 
@@ -200,42 +190,42 @@ subtest 'A slot is moving' => sub {
     my $from = $cluster->begin_move($slot, $to);
     my $before = asked();
     are_replayed($nginx, 'still at the old node', @known);
-    is asked(), $before, 'which has these keys';
+    is asked(), $before, 'and it has these keys';
 
     my @new = prepare($nginx, 'moving-new', 10);
-    cmp_ok asked(), '>', $before, 'of new keys ASK is followed';
+    cmp_ok asked(), '>', $before, 'ASK is followed for new keys';
     are_replayed($nginx, 'new keys', @new);
-    is scalar(@{$to->command('KEYS', '{moving}:*')}), scalar @new, 'which are at the new node';
+    is scalar(@{$to->command('KEYS', '{moving}:*')}), scalar @new, 'the new keys are at the new node';
 
-    # the same key many times, of which one runs
+    # the same key many times: one request runs
     my @answers = finish(map { $nginx->send_request(path => '/moving/same', key => 'moving-same', @who) } 1 .. 8);
-    is scalar(grep { $_->status == 201 && !$_->is_replay } @answers), 1, 'one of many of a new key runs';
+    is scalar(grep { $_->status == 201 && !$_->is_replay } @answers), 1, 'one of many requests with a new key runs';
     is app()->count('/moving/same'), 1, 'once';
 
     $cluster->move_keys($slot, $from, $to);
     $before = asked();
     are_replayed($nginx, 'moved keys', @known, @new);
-    cmp_ok asked(), '>=', $before + @known, 'ASK is followed for each';
+    cmp_ok asked(), '>=', $before + @known, 'ASK is followed for each request';
 
-    # longer than their leases, which are renewed over ASK
+    # longer than the leases, which are renewed with ASK
     my $until = time + 3;
     while (time < $until) {
         my @retries = finish(map { $nginx->send_request(path => "/short/moving/$_?gate=moving", key => "moving-running-$_", @who) } 1 .. 3);
-        is join(' ', map { $_->status } @retries), '409 409 409', 'what runs goes on running' or last;
+        is join(' ', map { $_->status } @retries), '409 409 409', 'a running request still runs' or last;
         sleep 0.3;
     }
 
     app()->open_gate('moving');
     @answers = finish(@running);
-    is_first $_, 201, 1, 'and is answered' for @answers;
-    is_replay_of ask($nginx, "/short/moving/$_?gate=moving", "moving-running-$_"), $answers[$_ - 1], 'and kept' for 1 .. 3;
+    is_first $_, 201, 1, 'and gets its response' for @answers;
+    is_replay_of ask($nginx, "/short/moving/$_?gate=moving", "moving-running-$_"), $answers[$_ - 1], 'and its response is kept' for 1 .. 3;
 
     $cluster->end_move($slot, $to);
     are_replayed($nginx, 'in the end', @known, @new);
     $nginx->stop;
 };
 
-# Requests of many clients, each key from two of them, while the code gives true. What ran more than once; counts by status.
+# Requests of many clients, two for each key, as long as the code returns true. Returns the keys that ran more than once, and counts by status.
 sub load_while {
     my ($nginx, $name, $code) = @_;
     my (%status, @kept, @twice);
@@ -258,7 +248,7 @@ sub load_while {
 }
 
 subtest 'Slots move under load' => sub {
-    # a machine that is busy with the move is no refusal
+    # a timeout on a machine that is busy with the move does not count as a refusal
     my $nginx = start_nginx(workers => 2, store => 'timeout 20s;');
     my @known = prepare($nginx, 'reshard', 60);
     my ($from, $to) = $cluster->masters;
@@ -269,14 +259,14 @@ subtest 'Slots move under load' => sub {
     diag sprintf 'reshard of 500 slots: %d requests, %s, the longest took %.2f s', scalar map({ ($_) x $load->{status}{$_} } keys %{$load->{status}}),
         join(', ', map { "$load->{status}{$_} of $_" } sort keys %{$load->{status}}), $load->{longest};
     is join(' ', @{$load->{twice}}), '', 'no request ran twice';
-    is join(' ', grep { !/^(?:201|409)$/ } keys %{$load->{status}}), '', 'and none was refused';
+    is join(' ', grep { !/^(?:201|409)$/ } keys %{$load->{status}}), '', 'and no request was refused';
     $cluster->await_whole;
     are_replayed($nginx, 'kept before', @known);
     are_replayed($nginx, 'kept meanwhile', @{$load->{kept}});
     $nginx->stop;
 };
 
-# So many settled results that each replica has its share of them.
+# Enough results that each replica has some of them.
 sub await_replication { $_->await_replication(1) for $cluster->masters }
 
 subtest 'A master is killed' => sub {
@@ -300,7 +290,7 @@ subtest 'A master is killed' => sub {
     my ($refused, $longest, $n) = (0, 0, 0);
     my %last_failure = map { $_ => 0 } keys %of;
     my $retry;
-    # until the lost node's keys are served, by both workers
+    # until both workers serve the keys of the killed node
     my $in_a_row = 0;
     await(sub {
         my @asked = map { my $port = $_; map { [$port, $_] } @{$of{$port}}[0 .. 1] } keys %of;
@@ -320,16 +310,16 @@ subtest 'A master is killed' => sub {
     diag sprintf 'a killed master (cluster-node-timeout %d ms): its keys failed for %.2f s, those of others for %.2f s; %d refused, the slowest in %.3f s; '
         . '%d maps were asked for by 2 workers', $cluster->{timeout}, $took, (sort { $b <=> $a } map { $last_failure{$_} } grep { $_ != $victim->port } keys %of)[0],
         $refused, $longest, $counted;
-    cmp_ok $longest, '<', 2 * $timeout + $slack, 'no request waits for longer than `timeout`';
+    cmp_ok $longest, '<', 2 * $timeout + $slack, 'no request waits longer than `timeout`';
     cmp_ok $counted, '<', 2 * (20 + 2 * $took), 'a worker asks for the map now and then, not for every request';
     are_replayed($nginx, 'after the failover', @known);
 
     app()->open_gate('killed');
     my $answer = $running->response;
-    is_first $answer, 201, 1, 'what ran meanwhile is answered';
+    is_first $answer, 201, 1, 'the request that ran during this time gets its response';
     await(sub { $retry = ask($nginx, '/killed/running?gate=killed', 'killed-running'); $retry->is_replay });
-    is_replay_of $retry, $answer, 'and kept';
-    is app()->count('/killed/running'), 1, 'and ran once';
+    is_replay_of $retry, $answer, 'and its response is kept';
+    is app()->count('/killed/running'), 1, 'and it ran once';
 
     $cluster->await_whole;
     $cluster->revive($victim);
@@ -338,8 +328,8 @@ subtest 'A master is killed' => sub {
     $nginx->stop(allowed => $allowed);
 };
 
-# It keeps its connections, and answers nothing.
-subtest 'A master stands still' => sub {
+# The master keeps its connections, and sends no replies.
+subtest 'A master hangs' => sub {
     my $nginx = start_nginx();
     my @known = prepare($nginx, 'still', 30);
     await_replication();
@@ -355,16 +345,16 @@ subtest 'A master stands still' => sub {
         $in_a_row = $failed ? 0 : $in_a_row + 1;
         sleep 0.02;
         $in_a_row == 3;
-    }, 30), 'what was kept is replayed again';
+    }, 30), 'kept responses are replayed again';
     diag sprintf 'a master that stands still (cluster-node-timeout %d ms): keys failed for %.2f s, the slowest request took %.3f s', $cluster->{timeout}, $last, $longest;
-    cmp_ok $longest, '<', 2 * $timeout + $slack, 'no request waits for longer than `timeout`';
+    cmp_ok $longest, '<', 2 * $timeout + $slack, 'no request waits longer than `timeout`';
     $victim->resume;
     $cluster->await_whole;
     are_replayed($nginx, 'when it is awake', @known);
     $nginx->stop(allowed => $allowed);
 };
 
-# In each round one of the masters dies while clients are at work.
+# In each round a master is killed while clients send requests.
 subtest 'Masters are killed under load' => sub {
     my $nginx = start_nginx(workers => 2);
     my @known = prepare($nginx, 'dying', 30);
@@ -376,9 +366,9 @@ subtest 'Masters are killed under load' => sub {
         my $until = time + 6;
         my $load = load_while($nginx, "dying-load-$round", sub { $victim->kill if !$phase++; time < $until });
         diag sprintf 'a master killed under load: %s; the slowest took %.3f s', join(', ', map { "$load->{status}{$_} of $_" } sort keys %{$load->{status}}), $load->{longest};
-        cmp_ok $load->{longest}, '<', 2 * $timeout + $slack, 'no request waits for longer than `timeout`';
-        is join(' ', grep { !/^(?:201|409|503)$/ } keys %{$load->{status}}), '', 'requests are answered or refused';
-        is join(' ', @{$load->{twice}}), '', 'none ran twice';
+        cmp_ok $load->{longest}, '<', 2 * $timeout + $slack, 'no request waits longer than `timeout`';
+        is join(' ', grep { !/^(?:201|409|503)$/ } keys %{$load->{status}}), '', 'requests run or are refused';
+        is join(' ', @{$load->{twice}}), '', 'no request ran twice';
         $cluster->await_whole;
         are_replayed($nginx, 'kept before', @known);
         $cluster->revive($victim);
@@ -399,13 +389,13 @@ subtest 'A node joins and another leaves' => sub {
     my %slots = map { $cluster->slot_of(redis_key($nginx, $_->{first})) => 1 } @known[0 .. 9];
     $cluster->move_slot($_, $new) for keys %slots;
     are_replayed($nginx, 'with the new node', @known);
-    cmp_ok scalar(@{$new->command('KEYS', '*')}), '>=', 10, 'which has keys';
-    cmp_ok connections_from($new), '>=', 1, 'and a connection';
+    cmp_ok scalar(@{$new->command('KEYS', '*')}), '>=', 10, 'the new node has keys';
+    cmp_ok connections_from($new), '>=', 1, 'and a connection of nginx';
 
     my $home = ($cluster->masters)[0];
     $cluster->move_slot($_, $home) for keys %slots;
     are_replayed($nginx, 'without it', @known);
-    ok await(sub { connections_from($new) == 0 }, 60), 'a node without slots is let go';
+    ok await(sub { connections_from($new) == 0 }, 60), 'the connection to a node without slots is closed';
     $cluster->forget($new);
     are_replayed($nginx, 'when it is gone', @known);
     $nginx->stop(allowed => $allowed);
@@ -424,17 +414,17 @@ subtest 'Renewals' => sub {
     }
     app()->open_gate('renewed');
     my @answers = finish(@running);
-    is scalar(grep { $_->status == 201 } @answers), 12, 'they are answered';
-    is_replay_of ask($nginx, "/short/renewed/$_?gate=renewed", "renewed-$_"), $answers[$_ - 1], 'and kept' for 1 .. 12;
-    is scalar(grep { app()->count("/short/renewed/$_") != 1 } 1 .. 12), 0, 'and ran once';
-    is moved(), $before, 'all commands went to the right node';
+    is scalar(grep { $_->status == 201 } @answers), 12, 'they get their responses';
+    is_replay_of ask($nginx, "/short/renewed/$_?gate=renewed", "renewed-$_"), $answers[$_ - 1], 'and its response is kept' for 1 .. 12;
+    is scalar(grep { app()->count("/short/renewed/$_") != 1 } 1 .. 12), 0, 'and it ran once';
+    is moved(), $before, 'all commands went to the correct node';
     $nginx->stop;
 };
 
-subtest 'Large answers' => sub {
+subtest 'Large responses' => sub {
     my $nginx = start_nginx();
     my @known = prepare($nginx, 'large', 12, query => '?size=1000000');
-    is scalar(grep { length $_->{first}->body >= 1_000_000 } @known), 12, 'they are large';
+    is scalar(grep { length $_->{first}->body >= 1_000_000 } @known), 12, 'the responses are large';
     are_replayed($nginx, 'large', @known);
     my $key = redis_key($nginx, $known[0]{first});
     my $slot = $cluster->slot_of($key);
@@ -447,7 +437,7 @@ subtest 'Large answers' => sub {
     $nginx->stop;
 };
 
-# One part of the cluster is away with all its copies.
+# A part of the cluster is unavailable with all its replicas.
 subtest 'The cluster is down' => sub {
     my $nginx = start_nginx();
     my @known = prepare($nginx, 'down', 30);
@@ -456,7 +446,7 @@ subtest 'The cluster is down' => sub {
     my ($range) = grep { $_->{port} == $victim->port } $cluster->map_of_slots;
     my %is = map { $_->[1] => 1 } @{$range->{replicas}};
     my @gone = ($victim, grep { $is{$_->port} } $cluster->nodes);
-    # not one after the other: the replica would take over
+    # at once: otherwise the replica would become the master
     $_->disconnect, kill(KILL => $_->pid) for @gone;
     $_->kill for @gone;
 
@@ -466,32 +456,27 @@ subtest 'The cluster is down' => sub {
     my ($longest) = sort { $b <=> $a } map { $_->elapsed } @answers;
     cmp_ok $longest, '<', $slack, 'at once';
     ok $nginx->await_error_log(qr/\[error\].*replied to claim with CLUSTERDOWN/), 'the error log says why';
-    is app()->count("/down/new/$_"), 0, 'and have not run' for 1 .. 20;
+    is app()->count("/down/new/$_"), 0, 'and the refused requests have not run' for 1 .. 20;
 
     $_->start for reverse @gone;
     $cluster->await_whole;
     my $start = time;
     my @late;
     await(sub { @late = finish(map { $nginx->send_request(path => "/down/new/$_", key => "down-new-$_", @who) } 1 .. 20); !grep { $_->status != 201 } @late });
-    is scalar(grep { $_->status == 201 } @late), 20, 'when it is up again they run';
+    is scalar(grep { $_->status == 201 } @late), 20, 'when the cluster is up again they run';
     is scalar(grep { app()->count("/down/new/$_") != 1 } 1 .. 20), 0, 'once';
     $nginx->stop(allowed => $allowed);
 };
 
-subtest 'No server is there' => sub {
-    my $nginx = start_nginx(urls => join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 2);
-    ok $nginx->await_error_log(qr/\[error\].*no node of the cluster of store "main" has sent the slots/), 'the error log says so';
-    for (1 .. 3) {
-        my $answer = ask($nginx, '/nobody', 'nobody');
-        is_problem $answer, 503, 'store_unavailable', 'requests are refused';
-        cmp_ok $answer->elapsed, '<', $slack, 'at once';
-    }
+subtest 'No server is available' => sub {
+    my $nginx = start_nginx(redis => join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 2);
+    is_refused_at_once($nginx, qr/\[error\].*no node of the cluster of store "main" has sent the slots/, $slack);
     $nginx->stop(allowed => $allowed);
 };
 
 subtest 'A server that is no cluster' => sub {
     my $redis = IdempotencyTest::Redis->new;
-    my $nginx = start_nginx(urls => 'redis://127.0.0.1:' . $redis->port);
+    my $nginx = start_nginx(redis => 'redis://127.0.0.1:' . $redis->port);
     is_problem ask($nginx, '/single', 'single'), 503, 'store_unavailable', 'requests are refused';
     ok $nginx->await_error_log(qr/\[error\].*cluster support disabled/), 'the error log says why';
     $nginx->stop(allowed => $allowed);

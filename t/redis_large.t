@@ -1,4 +1,4 @@
-# Large answers in Redis: how much of them is on its way at a time, and that nothing small waits behind them.
+# Large values in Redis: how many of them are read at a time, and that small requests do not wait for them.
 
 use strict;
 use warnings;
@@ -13,35 +13,29 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
 use IdempotencyTest::Relay;
+use IdempotencyTest::Requests qw(@who ask);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
 my $megabyte = 1024 * 1024;
 my $redis = IdempotencyTest::Redis->new;
-my @who = (headers => ['X-API-Key: alice']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
-
 my $server = 'idempotency main; idempotency_max_body 2m; location / { proxy_pass http://app; }';
 my $nginx = IdempotencyTest::Nginx->start(workers => 1, server => $server,
     stores => 'idempotency_store main { redis redis://' . $redis->address . '; timeout 20s; }');
 my @path = map { "/large/$_?kind=binary&size=" . ($megabyte - $_) } 1 .. 40;
 my @first = finish(map { $nginx->send_request(path => $path[$_], key => "large-$_", @who) } 0 .. $#path);
-is scalar(grep { $_->status == 201 && !$_->is_replay } @first), scalar @path, 'large answers come, and are kept';
+is scalar(grep { $_->status == 201 && !$_->is_replay } @first), scalar @path, 'large responses are delivered and kept';
 
-# Of its clients: what Redis has still to write to each.
+# The number of bytes that Redis still has to write to each client.
 sub output_buffers { return map { /^id=.* omem=(\d+)/ ? $1 : () } split /\n/, $redis->command('CLIENT', 'LIST') }
 
-subtest 'What Redis holds for a worker that does not read' => sub {
+subtest 'How much Redis buffers for a worker that does not read' => sub {
     my $relay = IdempotencyTest::Relay->new(to => $redis->socket);
     my $behind = IdempotencyTest::Nginx->start(workers => 1, server => $server,
         stores => 'idempotency_store main { redis ' . $relay->url . '; timeout 20s; }');
     is ask($behind, '/behind', 'behind')->status, 201, 'a request runs';
 
-    # from the first large answer on nothing more is read of that connection; the others go on to tell that all are large
+    # no more is read of this connection after the first large reply; the other replies only say that all values are large
     $relay->do('stop-behind', unpack 'H*', 'IDM');
     my @running = map { $behind->send_request(path => $path[$_], key => "large-$_", @who) } 0 .. $#path;
     $relay->do('muted');
@@ -49,8 +43,8 @@ subtest 'What Redis holds for a worker that does not read' => sub {
     ok await(sub {
         ($before, ($held)) = ($held, sort { $b <=> $a } output_buffers());
         return $held > 3 * $megabyte && $held == $before;
-    }), 'Redis has answers to write';
-    cmp_ok $held, '<=', 4 * ($megabyte + 64 * 1024), 'but no more than four';
+    }), 'Redis has replies to write';
+    cmp_ok $held, '<=', 4 * ($megabyte + 64 * 1024), 'but not more than four';
     note "$held bytes";
 
     $relay->do('pass');
@@ -60,15 +54,15 @@ subtest 'What Redis holds for a worker that does not read' => sub {
     $behind->stop;
 };
 
-subtest 'A connection of its own' => sub {
+subtest 'A separate connection for large values' => sub {
     my @clients = split /\n/, $redis->command('CLIENT', 'LIST');
     is scalar(grep { !/cmd=client/ } @clients), 2, 'one worker has two connections: for what is small, and for what is large';
 
-    # Redis has much to write on the one, the other is free
+    # Redis has much to write to one connection, the other is idle
     my ($worker) = $nginx->workers;
     my @small = map { ask($nginx, "/small/$_", "small-$_") } 1 .. 5;
     is scalar(grep { $_->status == 201 } @small), 5, 'small requests run';
-    is scalar(grep { !/cmd=client/ } split /\n/, $redis->command('CLIENT', 'LIST')), 2, 'on the one that there is';
+    is scalar(grep { !/cmd=client/ } split /\n/, $redis->command('CLIENT', 'LIST')), 2, 'on the only connection';
 };
 
 $nginx->stop;

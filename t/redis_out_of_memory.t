@@ -1,5 +1,5 @@
-# Each allocation fails in turn, with each kind of a Redis store: of what a request takes, of what it takes to find the servers
-# and to connect to them once more. No crash, no answer but the right one or that of an error; then the store works again.
+# Each allocation fails in turn, with each kind of a Redis store: those of a request, and those that find the servers
+# and reconnect to them. No crash, only the correct response or an error; then the store works again.
 
 use strict;
 use warnings;
@@ -19,6 +19,7 @@ use IdempotencyTest::Process qw(await temporary_directory);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisCluster;
 use IdempotencyTest::RedisSentinel;
+use IdempotencyTest::Requests qw(@who);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
@@ -28,7 +29,6 @@ use constant {
 };
 
 my $faults = IdempotencyTest::Faults->new('failing_malloc');
-my @who = (headers => ['X-API-Key: alice']);
 my $n = 0;
 
 my $directory = temporary_directory();
@@ -42,8 +42,8 @@ sub key_file {
     return $file;
 }
 
-# What a kind of store is: directives, and the servers that its connections go to. Where a request or a connection has very many
-# allocations each of so many fails.
+# A kind of store: directives, and the servers of its connections. If a request or a connection has very many
+# allocations, every Nth of them fails.
 my %kind = (
     'a near cache' => sub {
         my $redis = IdempotencyTest::Redis->new;
@@ -84,7 +84,7 @@ sub store_works {
     return $nginx->request(%probe)->status == 201 && $nginx->request(%probe)->is_replay;
 }
 
-# Connections of nginx; those of servers among themselves have another name in CLIENT LIST.
+# Connections of nginx; connections between servers have another name in CLIENT LIST.
 sub drop_connections {
     for my $server (@_) {
         eval { $server->command('CLIENT', 'KILL', 'TYPE', $_, 'SKIPME', 'yes') } for 'normal', 'pubsub';
@@ -124,12 +124,12 @@ END
         await(sub { store_works($nginx) }) or push @wrong, "allocation $nth: the store does not work again" and last;
     }
 
-    is join("\n", @wrong), '', "$name: each answer is right or that of an error, whichever of ${\scalar @all} allocations fails";
+    is join("\n", @wrong), '', "$name: each response is correct or an error, whichever of ${\scalar @all} allocations fails";
     ok !$failed, "$name: and each has failed";
-    cmp_ok scalar(@all), '>', 5, "$name: it has allocations";
-    is join(' ', $nginx->workers), $worker, "$name: and nginx goes on";
+    cmp_ok scalar(@all), '>', 5, "$name: there are allocations";
+    is join(' ', $nginx->workers), $worker, "$name: and nginx still runs";
 
-    # the leases end
+    # the leases expire
     sleep 1.2;
     @wrong = ();
 
@@ -141,7 +141,7 @@ END
             if !$works || $count < 1 || $count > ($one->{delivered} ? 1 : 2);
     }
 
-    is join("\n", @wrong), '', "$name: once the lease has ended the key works, and nothing that was answered is executed again";
+    is join("\n", @wrong), '', "$name: when the lease has expired the key works, and no request with a response is executed again";
 
     # Connections
     my ($nth, $works) = (1, 1);
@@ -157,7 +157,7 @@ END
 
     ok $works, "$name: the connections are made again, whichever of $nth allocations fails";
     ok !$failed, "$name: and each has failed";
-    is join(' ', $nginx->workers), $worker, "$name: and nginx goes on";
+    is join(' ', $nginx->workers), $worker, "$name: and nginx still runs";
     $nginx->stop(allowed => qr/(?:malloc|memalign)\(.*failed|no memory|SSL_\w+\(\) failed.*malloc failure/);
 }
 

@@ -1,4 +1,4 @@
-# `wait_replicas`: a claim and a result count when replicas have them; with too few nothing new runs, and no key stays claimed.
+# `wait_replicas`: a claim and a result count when replicas have them; with too few replicas no new request runs, and no key stays claimed.
 
 use strict;
 use warnings;
@@ -14,15 +14,9 @@ use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisCluster;
 use IdempotencyTest::RedisSentinel;
+use IdempotencyTest::Requests qw(@who ask begin);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
-
-my @who = (headers => ['X-API-Key: alice']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
 
 sub start_nginx {
     my ($redis, $wait, %options) = @_;
@@ -40,7 +34,7 @@ END
 
 sub name_of { return 'idempotency:' . $_[0]->header('X-Id') }
 
-# The state of a key's record, '' where there is none.
+# The state of a key's record, '' without a record.
 sub state_at {
     my ($redis, $name) = @_;
     return $redis->command('GETRANGE', $name, 7, 7);
@@ -50,35 +44,34 @@ my $master = IdempotencyTest::Redis->new;
 my $replica = IdempotencyTest::Redis->new(replica_of => $master);
 $master->await_replicas(1);
 
-subtest 'Replicas that follow' => sub {
+subtest 'Replicas in sync' => sub {
     my $nginx = start_nginx($master, '1 20s');
     my $first = ask($nginx, '/follows', 'follows');
 
     is_first $first, 201, 1, 'a request runs';
-    is state_at($replica, name_of($first)), 'K', 'and its answer is at the replica when the client has it';
+    is state_at($replica, name_of($first)), 'K', 'and its response is on the replica when the client gets it';
     is_replay_of ask($nginx, '/follows', 'follows'), $first, 'a retry is replayed';
 
-    my $running = $nginx->send_request(path => '/claimed?gate=claimed', key => 'claimed', @who);
-    app()->await_arrival('/claimed');
+    my $running = begin($nginx, '/claimed', 'claimed');
     my ($claim) = grep { state_at($replica, $_) eq 'R' } @{$replica->command('KEYS', '*')};
-    ok defined $claim, 'a claim is at the replica when the application has the request';
+    ok defined $claim, 'a claim is on the replica when the application gets the request';
     app()->open_gate('claimed');
-    is_first $running->response, 201, 1, 'which is answered';
+    is_first $running->response, 201, 1, 'the request gets its response';
 
     my $large = ask($nginx, '/large?size=300000', 'large');
-    is state_at($replica, name_of($large)), 'K', 'a large answer is at the replica, too';
-    is_replay_of ask($nginx, '/large?size=300000', 'large'), $large, 'and is replayed';
+    is state_at($replica, name_of($large)), 'K', 'a large response is on the replica, too';
+    is_replay_of ask($nginx, '/large?size=300000', 'large'), $large, 'and its retry gets a replay';
 
     my @answers = finish(map { $nginx->send_request(path => "/many/$_", key => "many-$_", @who) } 1 .. 200);
-    is scalar(grep { $_->status == 201 && state_at($replica, name_of($_)) eq 'K' } @answers), 200, 'many at once are at the replica';
+    is scalar(grep { $_->status == 201 && state_at($replica, name_of($_)) eq 'K' } @answers), 200, 'many responses at once are on the replica';
 
     my $busy = ask($nginx, '/busy?status=503,201', 'busy');
-    is $busy->status, 503, 'an answer that is not kept frees its key';
-    is_first ask($nginx, '/busy?status=503,201', 'busy'), 201, 2, 'which runs again';
+    is $busy->status, 503, 'a response that is not kept frees its key';
+    is_first ask($nginx, '/busy?status=503,201', 'busy'), 201, 2, 'a retry runs again';
     $nginx->stop;
 };
 
-# One that is there, and does not answer.
+# A replica that is connected, and does not reply.
 subtest 'Too few replicas' => sub {
     my $nginx = start_nginx($master, '1 100ms', workers => 1);
     my $kept = ask($nginx, '/few/kept', 'few-kept');
@@ -91,19 +84,19 @@ subtest 'Too few replicas' => sub {
     is app()->count('/few/new'), 0, 'and does not run';
     ok $nginx->await_error_log(qr/\[error\].* replied to WAIT with NOREPLICAS/), 'the error log says why';
     ok await(sub { state_at($master, name_of($refused)) eq '' }), 'its key is free again';
-    is ask($nginx, '/pass/few', 'few-pass')->status, 201, 'where requests pass, it runs';
-    is_replay_of ask($nginx, '/few/kept', 'few-kept'), $kept, 'what was kept is replayed';
+    is ask($nginx, '/pass/few', 'few-pass')->status, 201, 'with idempotency_store_error pass it runs';
+    is_replay_of ask($nginx, '/few/kept', 'few-kept'), $kept, 'kept responses are replayed';
 
     app()->open_gate('few');
     my $answer = $running->response;
-    is_first $answer, 201, 1, 'a running request gets its answer';
-    is $answer->header('X-Status'), 'STORE_ERROR', 'which does not count as kept';
+    is_first $answer, 201, 1, 'a running request gets its response';
+    is $answer->header('X-Status'), 'STORE_ERROR', 'the response does not count as kept';
 
     $replica->resume;
     my $retry;
     await(sub { $retry = ask($nginx, '/few/new', 'few-new'); $retry->status != 503 });
     is_first $retry, 201, 1, 'then the refused request runs';
-    is_replay_of ask($nginx, '/few/running?gate=few', 'few-running'), $answer, 'and the answer is replayed';
+    is_replay_of ask($nginx, '/few/running?gate=few', 'few-running'), $answer, 'and the response is replayed';
     $nginx->stop;
 };
 
@@ -112,12 +105,12 @@ subtest 'More replicas than there are' => sub {
     my @answers = finish(map { $nginx->send_request(path => "/two/$_", key => "two-$_", @who) } 1 .. 50);
 
     is scalar(grep { $_->status == 503 && $_->code eq 'store_unavailable' } @answers), 50, 'all requests are refused';
-    is scalar(grep { app()->count("/two/$_") } 1 .. 50), 0, 'none runs';
+    is scalar(grep { app()->count("/two/$_") } 1 .. 50), 0, 'no request runs';
     ok await(sub { !grep { state_at($master, name_of($_)) ne '' } @answers }), 'no key stays claimed';
     $nginx->stop;
 };
 
-# The connection ends while a claim waits for the replicas: the next one takes it back.
+# The connection ends while a claim waits for the replicas: the next connection releases the claim.
 subtest 'A connection that ends' => sub {
     my $nginx = start_nginx($master, '1 20s', workers => 1);
     is ask($nginx, '/ends/first', 'ends-first')->status, 201, 'a request runs';
@@ -128,7 +121,7 @@ subtest 'A connection that ends' => sub {
     ok await(sub { ($claim) = grep { state_at($master, $_) eq 'R' } @{$master->command('KEYS', '*')}; $claim }), 'a claim waits';
     $master->command('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
     is_problem $waits->response, 503, 'store_unavailable', 'its request is refused';
-    ok await(sub { state_at($master, $claim) eq '' }), 'and its key is free';
+    ok await(sub { state_at($master, $claim) eq '' }), 'and the key is free';
     is app()->count('/ends/second'), 0, 'it did not run';
 
     $replica->resume;
@@ -136,7 +129,7 @@ subtest 'A connection that ends' => sub {
     $nginx->stop;
 };
 
-# What counts is not lost, though the master dies the moment that the client has its answer.
+# A confirmed result is not lost if the master is killed when the client gets its response.
 subtest 'A failover' => sub {
     my $watched = IdempotencyTest::RedisSentinel->new;
     my $nginx = start_nginx($watched->urls . '; topology sentinel shop', '2 20s', workers => 1);
@@ -145,9 +138,9 @@ subtest 'A failover' => sub {
     my $old = $watched->master;
 
     $old->kill;
-    is scalar(grep { $_->status == 201 && $_->header('X-Status') eq 'NEW' } @answers), @keys, 'requests run, and their answers are kept';
+    is scalar(grep { $_->status == 201 && $_->header('X-Status') eq 'NEW' } @answers), @keys, 'requests run, and their responses are kept';
     $watched->await_new_master($old);
-    # one replica is all that is left
+    # there is only one replica left
     await(sub { ask($nginx, "/$keys[0]", $keys[0])->status == 201 });
 
     my @retries = finish(map { $nginx->send_request(path => "/$_", key => $_, @who) } @keys);
@@ -164,7 +157,7 @@ subtest 'A cluster' => sub {
     my @replicas = grep { my $node = $_; !grep { $_ == $node } @masters } $cluster->nodes;
     my %kept = map { $_ => 1 } map { @{$_->command('KEYS', '*')} } @replicas;
 
-    is scalar(grep { $_->status == 201 && $kept{name_of($_)} } @answers), 60, 'what a client has is at a replica of its node';
+    is scalar(grep { $_->status == 201 && $kept{name_of($_)} } @answers), 60, 'each delivered response is on a replica of its node';
     $nginx->stop;
 };
 

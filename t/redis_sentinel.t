@@ -1,5 +1,5 @@
-# A master that sentinels watch: it is found, it dies, another takes over, sentinels lie or are dead. A key's request runs once, what was
-# kept is replayed, and requests end in time.
+# A master with sentinels: nginx finds it, it is killed and replaced, sentinels give wrong addresses or are unavailable. The request of a key
+# runs once, kept responses are replayed, and requests end in time.
 
 use strict;
 use warnings;
@@ -10,21 +10,23 @@ use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Python qw(start_python_server);
 use IdempotencyTest::Known qw(prepare are_replayed);
 use IdempotencyTest::Nginx;
-use IdempotencyTest::Process qw(await dead_port free_port temporary_directory);
+use IdempotencyTest::Process qw(await dead_port temporary_directory);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisSentinel;
 use IdempotencyTest::Relay;
+use IdempotencyTest::Requests qw(@who ask);
+use IdempotencyTest::Scenarios qw(is_refused_at_once);
 use Time::HiRes qw(sleep time);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
-# The default of `timeout` and `connect_timeout`, in seconds; what a request takes on top of them is this machine's.
+# The default of `timeout` and `connect_timeout` in seconds; `slack` is for the time that this machine needs.
 my $timeout = 1;
 my $slack = 2;
 
-my $prefixes = 0;
 my $allowed = qr/\[crit\].*connect\(\)/;
 
 my $server = <<'END';
@@ -35,22 +37,11 @@ END
 
 sub start_nginx {
     my (%options) = @_;
-    my $prefix = 's' . ++$prefixes . ':';
-    my $urls = delete $options{urls};
-    my $store = delete $options{store} // '';
-    return IdempotencyTest::Nginx->start(
-        stores => "idempotency_store main { redis $urls; topology sentinel shop; prefix $prefix; $store }",
-        server => $server, workers => 1, prefix => $prefix, %options);
+    my $store = join ' ', 'topology sentinel shop;', delete $options{store} // ();
+    return IdempotencyTest::Nginx->start(store => $store, server => $server, workers => 1, %options);
 }
 
-my @who = (headers => ['X-API-Key: alice']);
-
-sub ask {
-    my ($nginx, $path, $key) = @_;
-    return $nginx->request(path => $path, key => $key, @who);
-}
-
-# Asks for what was kept until it is replayed; how long it was refused, and the slowest answer.
+# Retries kept requests until all get replays. Returns how long requests were refused, and the slowest response.
 sub await_replays {
     my ($nginx, @known) = @_;
     my ($start, $last, $longest, $in_a_row) = (time, time, 0, 0);
@@ -64,28 +55,19 @@ sub await_replays {
         sleep 0.02;
         $in_a_row == 5;
     }, 40);
-    ok $ok, 'what was kept is replayed again';
+    ok $ok, 'kept responses are replayed again';
     return ($last - $start, $longest);
 }
 
-# The URL of a sentinel that names what listens on a port; it runs as long as the test.
+# The URL of a sentinel that always names the given port; it runs as long as the test.
 my @liars;
 
 sub liar {
     my ($named, @options) = @_;
     my $output = temporary_directory();
-
-    # a port that somebody else took in the meantime is not worth a failed test
-    for my $attempt (1 .. 5) {
-        my $port = free_port();
-        my $process = IdempotencyTest::Process->start(name => 'liar', output => "$output/$attempt",
-            command => [-x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3', "$FindBin::Bin/lib/liar.py", '--port', $port, '--names', $named, @options]);
-        await(sub { !$process->is_running || IdempotencyTest::App::slurp("$output/$attempt") =~ /^ready$/m });
-        push @liars, $output, $process;
-        return "redis://127.0.0.1:$port" if $process->is_running;
-    }
-
-    die "no liar starts\n";
+    my ($process, $port) = start_python_server(name => 'liar', output => "$output/output", arguments => ['--names', $named, @options]);
+    push @liars, $output, $process;
+    return "redis://127.0.0.1:$port";
 }
 
 sub url { my ($redis) = @_; return 'redis://' . $redis->address }
@@ -93,7 +75,7 @@ sub url { my ($redis) = @_; return 'redis://' . $redis->address }
 my $watched = IdempotencyTest::RedisSentinel->new(down_after => 2000);
 my $replicas = 2;
 
-# Sentinels close all connections of whom they give another role.
+# Sentinels close all connections of a server whose role they change.
 sub command {
     my ($redis, @words) = @_;
     return eval { $redis->command(@words) } // $redis->command(@words);
@@ -101,8 +83,8 @@ sub command {
 
 sub await_replication { command($watched->master, 'PING'); $watched->master->await_replication($replicas) }
 
-# Whether a sentinel has seen all replicas as such: it asks them every ten seconds, and makes a replica of who says that it is a master, even
-# where another sentinel has just made it one.
+# Whether a sentinel has seen all replicas as replicas: it asks them every ten seconds, and changes a server that reports the role of a master,
+# even if another sentinel has just made it a master.
 sub is_seen_through {
     my ($sentinel) = @_;
     my @views = map { {@$_} } @{(eval { $sentinel->command("SENTINEL", "REPLICAS", "shop") }) || []};
@@ -113,27 +95,28 @@ sub await_calm {
     ok await(sub { !grep { !$watched->is_settled($_) || !is_seen_through($_) } $watched->sentinels }, 40), 'the sentinels are settled';
 }
 
-# The one that was killed comes back as a master, which a sentinel makes a replica.
+# The killed server starts as a master, and a sentinel makes it a replica.
 sub revive {
     my ($redis) = @_;
     $redis->start;
-    ok await(sub { command($redis, 'INFO', 'replication') =~ /role:slave.*master_link_status:up/s }, 40), 'the old master is back as a replica';
+    ok await(sub { command($redis, 'INFO', 'replication') =~ /role:slave.*master_link_status:up/s }, 40), 'the old master is available again as a replica';
     await_calm();
 }
 
 subtest 'The master is found' => sub {
     my $dead = 'redis://127.0.0.1:' . dead_port();
     my ($one) = $watched->sentinels;
+    my $found = 0;
     for my $urls ($watched->urls, url($one), "$dead $dead " . url($one), 'redis://localhost:' . $one->port) {
-        my $nginx = start_nginx(urls => $urls);
-        are_replayed($nginx, 'found', prepare($nginx, 'found' . $prefixes));
+        my $nginx = start_nginx(redis => $urls);
+        are_replayed($nginx, 'found', prepare($nginx, 'found' . ++$found));
         is scalar(@{command($watched->master, 'KEYS', "$nginx->{prefix}*")}), 24, 'the master has the keys';
         $nginx->stop(allowed => $allowed);
     }
 };
 
 subtest 'The master is killed' => sub {
-    my $nginx = start_nginx(urls => $watched->urls, workers => 2);
+    my $nginx = start_nginx(redis => $watched->urls, workers => 2);
     my @known = prepare($nginx, 'killed', 40);
     my $running = $nginx->send_request(path => '/killed/running?gate=killed', key => 'killed-running', @who);
     app()->await_arrival('/killed/running');
@@ -143,15 +126,15 @@ subtest 'The master is killed' => sub {
     $old->kill;
     my ($took, $longest) = await_replays($nginx, @known);
     diag sprintf 'a killed master (down-after-milliseconds %d): keys failed for %.2f s, the slowest request took %.3f s', $watched->{down_after}, $took, $longest;
-    cmp_ok $longest, '<', 2 * $timeout + $slack, 'no request waits for longer than `timeout`';
+    cmp_ok $longest, '<', 2 * $timeout + $slack, 'no request waits longer than `timeout`';
     are_replayed($nginx, 'at the new master', @known);
     app()->open_gate('killed');
     my $answer = $running->response;
-    is_first $answer, 201, 1, 'what ran meanwhile is answered';
+    is_first $answer, 201, 1, 'the request that ran during this time gets its response';
     my $retry;
     await(sub { $retry = ask($nginx, '/killed/running?gate=killed', 'killed-running'); $retry->is_replay });
-    is_replay_of $retry, $answer, 'and kept';
-    is app()->count('/killed/running'), 1, 'and ran once';
+    is_replay_of $retry, $answer, 'and its response is kept';
+    is app()->count('/killed/running'), 1, 'and it ran once';
 
     my $new = $watched->await_new_master($old);
     ok $nginx->await_error_log(qr/\[notice\].*redis "127.0.0.1:@{[$new->port]}" is the master "shop"/), 'the log names the new master';
@@ -161,9 +144,9 @@ subtest 'The master is killed' => sub {
     $nginx->stop(allowed => $allowed);
 };
 
-# The old master goes on as a replica: what tells is the sentinel, or READONLY.
-subtest 'Another one becomes the master' => sub {
-    my $nginx = start_nginx(urls => $watched->urls);
+# The old master still runs as a replica: nginx learns that from the sentinel, or from READONLY.
+subtest 'Another Redis becomes the master' => sub {
+    my $nginx = start_nginx(redis => $watched->urls);
     my @known = prepare($nginx, 'orderly');
     await_replication();
     my $old = $watched->master;
@@ -176,20 +159,20 @@ subtest 'Another one becomes the master' => sub {
     $nginx->stop(allowed => $allowed);
 };
 
-# Nobody tells by the channel: the one sentinel that is configured is stalled while the others act.
-subtest 'READONLY tells' => sub {
+# No message comes through the channel: the only configured sentinel is stopped while the other ones act.
+subtest 'READONLY shows that the master has changed' => sub {
     my ($one) = $watched->sentinels;
     my $relay = IdempotencyTest::Relay->new(to => $one->address);
-    my $nginx = start_nginx(urls => 'redis://127.0.0.1:' . $relay->port);
+    my $nginx = start_nginx(redis => 'redis://127.0.0.1:' . $relay->port);
     my @known = prepare($nginx, 'readonly');
     await_replication();
     $relay->do('hold');
     my $new = $watched->failover;
-    # what it still takes, before it is told that it is a replica, is lost
+    # writes to the old master before it becomes a replica are lost
     my ($answer, $n) = (undef, 0);
     await(sub { $n++; $answer = ask($nginx, "/readonly/new/$n", "readonly-new-$n"); $answer->status == 503 });
     is_problem $answer, 503, 'store_unavailable', 'then a request is refused by the old master';
-    ok $nginx->await_error_log(qr/READONLY|is unavailable/), 'the log tells why';
+    ok $nginx->await_error_log(qr/READONLY|is unavailable/), 'the log says why';
     $relay->do('pass');
     await_replays($nginx, @known);
     is_first ask($nginx, "/readonly/new/$n", "readonly-new-$n"), 201, 1, 'the refused request runs';
@@ -198,20 +181,20 @@ subtest 'READONLY tells' => sub {
     $nginx->stop(allowed => $allowed);
 };
 
-# The master goes while nobody looks, and nginx hears of it by the channel alone: it asks for nothing meanwhile.
-subtest 'The channel tells' => sub {
-    my $nginx = start_nginx(urls => $watched->urls);
+# The master changes without a request, and nginx learns that only from the channel.
+subtest 'A message of the channel shows that the master has changed' => sub {
+    my $nginx = start_nginx(redis => $watched->urls);
     my @known = prepare($nginx, 'channel');
     await_replication();
     my $new = $watched->failover;
     ok $nginx->await_error_log(qr/redis "127.0.0.1:@{[$new->port]}" is the master "shop"/), 'the new master is followed without a request';
-    unlike $nginx->error_log, qr/READONLY/, 'nor has one been refused';
+    unlike $nginx->error_log, qr/READONLY/, 'and no command was refused';
     are_replayed($nginx, 'at the new master', @known);
     await_calm();
     $nginx->stop(allowed => $allowed);
 };
 
-subtest 'Sentinels that lie' => sub {
+subtest 'Sentinels that give wrong addresses' => sub {
     my ($replica) = grep { $_ != $watched->master } $watched->redis;
     my @false = (liar($replica->port, '--tells'), liar(dead_port(), '--tells'));
     my ($good) = $watched->sentinels;
@@ -220,45 +203,45 @@ subtest 'Sentinels that lie' => sub {
     for my $round (1 .. 6) {
         my @urls = $round % 2 ? @false : reverse @false;
         splice @urls, $round % 3, 0, url($good);
-        my $nginx = start_nginx(urls => "@urls");
+        my $nginx = start_nginx(redis => "@urls");
         are_replayed($nginx, "lies $round", prepare($nginx, "lies$round", 4));
         $nginx->stop(allowed => $allowed);
     }
 
-    my $nginx = start_nginx(urls => $false[0]);
+    my $nginx = start_nginx(redis => $false[0]);
     ok $nginx->await_error_log(qr/\[error\].*no sentinel of store "main" names a server that is the master "shop".*it is not a master/), 'a replica is not taken for a master';
     is_problem ask($nginx, '/lies/alone', 'lies-alone'), 503, 'store_unavailable', 'requests are refused';
     cmp_ok ask($nginx, '/lies/alone', 'lies-alone')->elapsed, '<', $slack, 'at once';
-    is command($replica, 'INFO', 'errorstats') =~ /errorstat_READONLY:count=(\d+)/ ? $1 : 0, 0, 'it was asked for nothing';
+    is command($replica, 'INFO', 'errorstats') =~ /errorstat_READONLY:count=(\d+)/ ? $1 : 0, 0, 'the replica got no command of a store';
     $nginx->stop(allowed => $allowed);
 };
 
-# It names another master, which is one: that of somebody else, or one that the others have replaced.
-subtest 'A sentinel that is wrong' => sub {
+# The sentinel names another server that is a master: a foreign one, or one that was replaced.
+subtest 'A sentinel that names another master' => sub {
     my $other = IdempotencyTest::Redis->new;
     my ($one, $two) = $watched->sentinels;
 
     for my $round (0 .. 2) {
         my @urls = (url($one), url($two));
         splice @urls, $round, 0, liar($other->port);
-        my $nginx = start_nginx(urls => "@urls");
+        my $nginx = start_nginx(redis => "@urls");
         are_replayed($nginx, "wrong $round", prepare($nginx, "wrong$round", 4));
         $nginx->stop(allowed => $allowed);
     }
 
-    is_deeply [keys %{$other->contents}], [], 'the other has got nothing';
+    is_deeply [keys %{$other->contents}], [], 'the other Redis has no keys';
 };
 
-# It keeps its connections, and answers nothing.
-subtest 'The master stands still' => sub {
-    my $nginx = start_nginx(urls => $watched->urls);
+# The master keeps its connections, and sends no replies.
+subtest 'The master hangs' => sub {
+    my $nginx = start_nginx(redis => $watched->urls);
     my @known = prepare($nginx, 'still');
     await_replication();
     my $old = $watched->master;
     $old->stall;
     my ($took, $longest) = await_replays($nginx, @known);
     diag sprintf 'a master that stands still (down-after-milliseconds %d): keys failed for %.2f s, the slowest request took %.3f s', $watched->{down_after}, $took, $longest;
-    cmp_ok $longest, '<', 2 * $timeout + $slack, 'no request waits for longer than `timeout`';
+    cmp_ok $longest, '<', 2 * $timeout + $slack, 'no request waits longer than `timeout`';
     $old->resume;
     are_replayed($nginx, 'when it is awake', @known);
     await_calm();
@@ -266,14 +249,9 @@ subtest 'The master stands still' => sub {
     $nginx->stop(allowed => $allowed);
 };
 
-subtest 'No sentinel is there' => sub {
-    my $nginx = start_nginx(urls => join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 2);
-    ok $nginx->await_error_log(qr/\[error\].*no sentinel of store "main"/), 'the error log says so';
-    for (1 .. 3) {
-        my $answer = ask($nginx, '/nobody', 'nobody');
-        is_problem $answer, 503, 'store_unavailable', 'requests are refused';
-        cmp_ok $answer->elapsed, '<', $slack, 'at once';
-    }
+subtest 'No sentinel is available' => sub {
+    my $nginx = start_nginx(redis => join ' ', map { 'redis://127.0.0.1:' . dead_port() } 1 .. 2);
+    is_refused_at_once($nginx, qr/\[error\].*no sentinel of store "main"/, $slack);
     $nginx->stop(allowed => $allowed);
 };
 
@@ -285,9 +263,9 @@ subtest 'A name that no sentinel knows' => sub {
     $nginx->stop(allowed => $allowed);
 };
 
-# All of them are stopped, as by a network that is cut; the master stays.
-subtest 'Sentinels go and come' => sub {
-    my $nginx = start_nginx(urls => $watched->urls);
+# All sentinels are stopped, as by a broken network; the master still runs.
+subtest 'Sentinels become unavailable and available' => sub {
+    my $nginx = start_nginx(redis => $watched->urls);
     my @known = prepare($nginx, 'stalled');
     $_->stall for $watched->sentinels;
     are_replayed($nginx, 'without sentinels', @known);
@@ -302,7 +280,7 @@ subtest 'Passwords of both kinds' => sub {
     my $closed = IdempotencyTest::RedisSentinel->new(sentinel_user => 'watcher', sentinel_password => 'sesame',
         server => {password => 'opensesame', arguments => ['--requirepass', 'opensesame']});
     my $urls = join ' ', map { 'redis://watcher:sesame@' . $_->address } $closed->sentinels;
-    my $nginx = start_nginx(urls => $urls, store => 'password opensesame;');
+    my $nginx = start_nginx(redis => $urls, store => 'password opensesame;');
     my @known = prepare($nginx, 'closed');
     are_replayed($nginx, 'closed', @known);
     $closed->master->await_replication(2);
@@ -312,13 +290,13 @@ subtest 'Passwords of both kinds' => sub {
     unlike $nginx->error_log, qr/sesame/, 'no password is in the log';
     $nginx->stop(allowed => $allowed);
 
-    $nginx = start_nginx(urls => $urls =~ s/:sesame/:wrong/gr, store => 'password opensesame;');
+    $nginx = start_nginx(redis => $urls =~ s/:sesame/:wrong/gr, store => 'password opensesame;');
     ok $nginx->await_error_log(qr/\[error\].*no sentinel.*WRONGPASS/), 'a wrong one is named in the log';
     is_problem ask($nginx, '/closed/wrong', 'closed-wrong'), 503, 'store_unavailable', 'and requests are refused';
     $nginx->stop(allowed => $allowed);
 
-    $nginx = start_nginx(urls => $urls, store => 'password wrong;');
-    ok $nginx->await_error_log(qr/\[error\].*no sentinel.*WRONGPASS/), 'likewise that of the master';
+    $nginx = start_nginx(redis => $urls, store => 'password wrong;');
+    ok $nginx->await_error_log(qr/\[error\].*no sentinel.*WRONGPASS/), 'a wrong password of the master is named in the log too';
     $nginx->stop(allowed => $allowed);
 };
 

@@ -1,5 +1,5 @@
-# TLS to Redis: whose certificate is trusted, under which name; certificates of this nginx; sessions; and all that goes wrong
-# is a 503 in time and a line in the error log that says what it was.
+# TLS to Redis: which certificates are trusted, and for which name; certificates of nginx; sessions; and every error
+# gives a 503 in time and a line in the error log that says why.
 
 use strict;
 use warnings;
@@ -11,11 +11,13 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Certificates;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisCluster;
 use IdempotencyTest::RedisSentinel;
+use IdempotencyTest::Requests qw(@who ask);
 use IdempotencyTest::TlsFront;
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
@@ -26,14 +28,7 @@ my $trusted = 'ssl_trusted_certificate ' . $authority->authority . ';';
 my $certificate = $authority->server;
 my $redis = IdempotencyTest::Redis->new(tls => $certificate, bind => ['127.0.0.1', '::1']);
 
-my @who = (headers => ['X-API-Key: alice']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
-
-# One worker with these stores, each with a location of its name.
+# One worker with these stores, each with a location of the same name.
 sub start_nginx {
     my ($stores, %options) = @_;
     return IdempotencyTest::Nginx->start(workers => 1, %options,
@@ -48,10 +43,10 @@ sub works {
     my $first;
     await(sub { $first = ask($nginx, "/$path", "$path"); $first->status != 503 });
     is_first $first, 201, 1, "$name: a request runs";
-    is_replay_of ask($nginx, "/$path", "$path"), $first, "$name: and its answer is kept";
+    is_replay_of ask($nginx, "/$path", "$path"), $first, "$name: and its response is kept";
 }
 
-# `why`: what the log says of the server.
+# `why`: what the log says about the server.
 sub fails {
     my ($nginx, $name, $port, $why) = @_;
     is_problem ask($nginx, "/$name", $name), 503, 'store_unavailable', "$name: a request is refused";
@@ -59,7 +54,7 @@ sub fails {
         or diag join "\n", grep { /:$port/ } split /\n/, $nginx->error_log;
 }
 
-subtest 'Whom nginx trusts' => sub {
+subtest 'Which servers nginx trusts' => sub {
     my %server = (
         expired => $authority->expired_server,
         stranger => $other_authority->server,
@@ -90,22 +85,22 @@ subtest 'Whom nginx trusts' => sub {
     my $nginx = start_nginx({%good, map { $_ => $bad{$_}[0] } keys %bad});
     works($nginx, $_) for sort keys %good;
     fails($nginx, $_, @{$bad{$_}}[1, 2]) for sort keys %bad;
-    is app()->count("/$_"), 0, "$_: nothing runs" for sort keys %bad;
-    is join(' ', map { $server{$_}->command('DBSIZE') } qw(nameless_address)), '0', 'nothing was said to a server that is not trusted';
+    is app()->count("/$_"), 0, "$_: no request runs" for sort keys %bad;
+    is join(' ', map { $server{$_}->command('DBSIZE') } qw(nameless_address)), '0', 'no command was sent to a server that is not trusted';
     $nginx->stop;
 
     $nginx = start_nginx({system => "redis rediss://localhost:$port;"});
     fails($nginx, 'system', $port, 'certificate');
     $nginx->stop;
 
-    # what a server that speaks only the other cannot take
+    # what a server with the other protocol only cannot accept
     my $new = IdempotencyTest::Redis->new(tls => $certificate, arguments => ['--tls-protocols', 'TLSv1.3']);
     $nginx = start_nginx({old => 'redis rediss://localhost:' . $new->tls_port . "; $trusted ssl_protocols TLSv1.2;"});
     fails($nginx, 'old', $new->tls_port, '(?:protocol|version|handshake)');
     $nginx->stop;
 };
 
-subtest 'The wrong way to speak' => sub {
+subtest 'TLS on one side only' => sub {
     my $plain = IdempotencyTest::Redis->new;
     my ($to_plain, $to_tls) = ($plain->port, $redis->tls_port);
     my $nginx = start_nginx({
@@ -149,13 +144,13 @@ subtest 'What the server sees' => sub {
         my $nginx = start_nginx({$name => $store});
         works($nginx, $name);
         is $front->await_seen(++$n)->{sni}, $sni, "$name: the server is asked for " . ($sni // 'no name');
-        is +($front->seen)[-1]{client}, undef, "$name: and given no certificate";
+        is +($front->seen)[-1]{client}, undef, "$name: and the server got no certificate";
         $nginx->stop;
     }
 
     my $nginx = start_nginx({seen_old => "redis rediss://localhost:$port; $trusted ssl_protocols TLSv1.2;"});
     works($nginx, 'seen_old');
-    is $front->await_seen(++$n)->{protocol}, 'TLSv1.2', 'ssl_protocols is what is spoken';
+    is $front->await_seen(++$n)->{protocol}, 'TLSv1.2', 'the protocol is that of ssl_protocols';
     $nginx->stop;
 };
 
@@ -165,37 +160,37 @@ for my $protocol ('TLSv1.2', 'TLSv1.3') {
         my $name = 'reused' . $protocol =~ tr/.//dr;
         my $nginx = start_nginx({$name => 'redis rediss://localhost:' . $front->port . "; $trusted"});
         works($nginx, $name);
-        ok !$front->await_seen(1)->{reused}, 'the first connection has a session of its own';
+        ok !$front->await_seen(1)->{reused}, 'the first connection has a new session';
 
         $redis->command('CLIENT', 'KILL', 'TYPE', 'normal');
         works($nginx, $name, "$name/again");
-        ok $front->await_seen(2)->{reused}, 'the next one goes on with it';
+        ok $front->await_seen(2)->{reused}, 'the next connection reuses the session';
         $nginx->stop;
     };
 }
 
-subtest 'A reload takes new certificates' => sub {
+subtest 'A reload uses new certificates' => sub {
     my $front = IdempotencyTest::TlsFront->new(to => $redis->socket, certificate => $certificate, authority => $authority->authority);
     my $nginx = IdempotencyTest::Nginx->new;
     my $copy = sub {
         my ($from) = @_;
-        $nginx->write_file("client.$_", IdempotencyTest::App::slurp($from->{$_})) for qw(certificate key);
+        $nginx->write_file("client.$_", slurp($from->{$_})) for qw(certificate key);
     };
     my $files = 'ssl_certificate ' . $nginx->directory . '/client.certificate; ssl_certificate_key ' . $nginx->directory . '/client.key;';
     $copy->($authority->client('the first'));
     $nginx->set(workers => 1, stores => 'idempotency_store main { redis rediss://localhost:' . $front->port . "; $trusted $files prefix reload:; }",
         server => 'idempotency main; location / { proxy_pass http://app; }')->start;
     works($nginx, 'reloaded', 'reloaded/1');
-    is $front->await_seen(1)->{client}, 'the first', 'nginx shows its certificate';
+    is $front->await_seen(1)->{client}, 'the first', 'nginx sends its certificate';
 
     $copy->($authority->client('the second'));
     $nginx->reload;
     works($nginx, 'reloaded', 'reloaded/2');
-    is $front->await_seen(2)->{client}, 'the second', 'and after a reload the new one';
+    is $front->await_seen(2)->{client}, 'the second', 'and after a reload the new certificate';
     $nginx->stop;
 };
 
-subtest 'Redis goes and comes back' => sub {
+subtest 'Redis becomes unavailable and available again' => sub {
     my $mortal = IdempotencyTest::Redis->new(tls => $certificate);
     my $nginx = start_nginx({mortal => 'redis rediss://localhost:' . $mortal->tls_port . "; $trusted"});
     works($nginx, 'mortal');
@@ -209,7 +204,7 @@ subtest 'Redis goes and comes back' => sub {
     $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
 };
 
-subtest 'A server that says nothing' => sub {
+subtest 'A server that sends nothing' => sub {
     my $silent = IdempotencyTest::TlsFront->new(silent => 1);
     my $port = $silent->port;
     my $nginx = start_nginx({silent => "redis rediss://127.0.0.1:$port; $trusted connect_timeout 500ms; timeout 500ms;"});
@@ -217,10 +212,10 @@ subtest 'A server that says nothing' => sub {
     my $answer = ask($nginx, '/silent', 'silent');
     is_problem $answer, 503, 'store_unavailable', 'a request is refused';
     cmp_ok $answer->elapsed, '<', 1 + 2, 'within connect_timeout and timeout, and what a slow machine adds';
-    is $nginx->request(path => '/uncovered')->status, 201, 'and nothing else waits';
-    ok $nginx->await_error_log(qr/\[error\].*redis "127.0.0.1:$port" is unavailable/), 'the log tells';
+    is $nginx->request(path => '/uncovered')->status, 201, 'and no other request waits';
+    ok $nginx->await_error_log(qr/\[error\].*redis "127.0.0.1:$port" is unavailable/), 'the log has a line about it';
     $silent->await_accepted(3);
-    is_problem ask($nginx, '/silent', 'silent'), 503, 'store_unavailable', 'it is tried again, and refused';
+    is_problem ask($nginx, '/silent', 'silent'), 503, 'store_unavailable', 'the next request tries again, and is refused';
     $nginx->stop;
 };
 
@@ -229,12 +224,12 @@ subtest 'A cluster' => sub {
     my $nginx = start_nginx({spread => 'redis ' . $cluster->urls(2) . "; $trusted topology cluster;"});
     works($nginx, 'spread', "spread/$_") for 1 .. 20;
     is scalar(grep { !$_->command('DBSIZE') } $cluster->nodes), 0, 'each node has keys';
-    unlike $nginx->error_log, qr/\[error\]/, 'nothing is wrong with any of them';
+    unlike $nginx->error_log, qr/\[error\]/, 'the error log has no line about a node';
     $nginx->stop;
 
     $nginx = start_nginx({untrusted => 'redis ' . $cluster->urls(1) . '; topology cluster;'});
     is_problem ask($nginx, '/untrusted', 'untrusted'), 503, 'store_unavailable', 'a cluster is not trusted without its authority';
-    ok $nginx->await_error_log(qr/\[error\].*certificate verify failed/), 'which the log tells';
+    ok $nginx->await_error_log(qr/\[error\].*certificate verify failed/), 'the log has a line about it';
     $nginx->stop;
 };
 
@@ -242,24 +237,24 @@ subtest 'Sentinels' => sub {
     my $watched = IdempotencyTest::RedisSentinel->new(server => {tls => $certificate});
     my $nginx = start_nginx({watched => 'redis ' . $watched->urls . "; $trusted topology sentinel " . $watched->name . ';'});
     works($nginx, 'watched', 'watched/1');
-    is $watched->master->await_replication(2), 2, 'the replicas have it';
+    is $watched->master->await_replication(2), 2, 'the replicas have the response';
     my $new = $watched->failover;
-    ok $nginx->await_error_log(qr/redis "127\.0\.0\.1:${\ $new->tls_port}" is the master/), 'a new master is heard of';
+    ok $nginx->await_error_log(qr/redis "127\.0\.0\.1:${\ $new->tls_port}" is the master/), 'the log names a new master';
     works($nginx, 'watched', 'watched/2');
     is scalar(grep { /^watched:/ } @{$new->command('KEYS', '*')}), 2, 'a new master is followed over TLS';
-    unlike $nginx->error_log, qr/certificate|TLS/, 'nothing is wrong with any of them';
+    unlike $nginx->error_log, qr/certificate|TLS/, 'the error log has no line about a node';
     $nginx->stop;
 };
 
-subtest 'Much at a time' => sub {
+subtest 'Many responses at a time' => sub {
     my $nginx = start_nginx({much => 'redis rediss://localhost:' . $redis->tls_port . "; $trusted timeout 20s;"});
     my @first = finish(map { $nginx->send_request(path => "/much/$_?kind=binary&size=" . 3000 * $_, key => "much-$_", @who) } 1 .. 60);
-    is scalar(grep { $_->status == 201 && length $_->body } @first), 60, 'many answers of every size at a time';
+    is scalar(grep { $_->status == 201 && length $_->body } @first), 60, 'many responses of every size at a time';
     my @again = finish(map { $nginx->send_request(path => "/much/$_?kind=binary&size=" . 3000 * $_, key => "much-$_", @who) } 1 .. 60);
-    is scalar(grep { $again[$_]->is_replay && $again[$_]->lasting eq $first[$_]->lasting } 0 .. 59), 60, 'are replayed to the byte';
+    is scalar(grep { $again[$_]->is_replay && $again[$_]->lasting eq $first[$_]->lasting } 0 .. 59), 60, 'are replayed byte for byte';
 
     my $large = ask($nginx, '/much/large?kind=binary&size=1000000', 'much-large');
-    is_replay_of ask($nginx, '/much/large?kind=binary&size=1000000', 'much-large'), $large, 'and so is a large one';
+    is_replay_of ask($nginx, '/much/large?kind=binary&size=1000000', 'much-large'), $large, 'and so is a large response';
     $nginx->stop;
 };
 

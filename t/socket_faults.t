@@ -1,5 +1,5 @@
-# Each call about a socket that a request takes fails in turn, on the sides of the client, the application and Redis: no
-# crash, no answer but the right one or that of an error, no hang, and no key that is blocked for longer than its lease.
+# Each socket call of a request fails in turn, on the sides of the client, the application and Redis: no crash, only
+# the correct response or an error, no hang, and no key that is blocked for longer than its lease.
 
 use strict;
 use warnings;
@@ -14,6 +14,7 @@ use IdempotencyTest::Faults;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
+use IdempotencyTest::Requests qw(@who);
 
 my $faults = IdempotencyTest::Faults->new('failing_sockets');
 my $redis = store_mode() eq 'redis' ? IdempotencyTest::Redis->new : undef;
@@ -21,13 +22,12 @@ my $other_redis = $redis ? IdempotencyTest::Redis->new : undef;
 my $certificates = $redis ? IdempotencyTest::Certificates->new : undef;
 my $tls_redis = $redis ? IdempotencyTest::Redis->new(tls => $certificates->server) : undef;
 
-# What a worker that has lost its Redis, or whose Redis does not answer, takes at most, and the machine.
+# The longest time after a worker has lost its Redis, or Redis does not reply, on this machine.
 my $longest = 5;
-# Redis is lost twice at the most, and rests for up to a second after each.
+# The connection to Redis is lost twice at most, and nginx waits up to a second after each.
 my $lease = 5;
 
 my %is_failure = map { $_ => 1 } 0, 500, 502, 503;
-my @who = (headers => ['X-API-Key: alice']);
 my @cases;
 
 sub case {
@@ -35,7 +35,7 @@ sub case {
     push @cases, {name => $name, %case};
 }
 
-# A key of its own for each run.
+# Another key for each run.
 case 'a first request';
 case 'a replay', before => sub { $_[0]{earlier} = send_one($_[0])->response };
 case 'a duplicate that waits', path => '/wait', gated => 1, before => \&hold, during => \&go_on;
@@ -44,7 +44,7 @@ case 'a large answer', query => 'kind=binary&size=200000&pieces=3';
 case 'a large answer that is not buffered', path => '/unbuffered', query => 'kind=binary&size=200000&framing=chunked&pieces=3';
 case 'a chunked body', request => {chunks => ['some', 'b' x 40_000, 'body'], body => undef};
 
-# Its result is kept on a connection that is made while the request runs. Its first calls are those of a first request.
+# The result is kept with a connection that is made while the request runs. The first calls are those of a first request.
 case 'a request whose connection to Redis breaks', gated => 1, skip => 3, redis => $other_redis,
     during => sub { lose_redis($other_redis); sleep 0.05; go_on(@_) } if $redis;
 
@@ -83,8 +83,8 @@ END
     return $case->{nginx} = $nginx;
 }
 
-# Waits until the stores are there and have been told what they could not be told before: that is tried again each
-# eighth of a lease, and is not to fall into the next fault.
+# Waits until the stores are available and all outcomes are recorded: recording is tried again each
+# eighth of a lease, and must not overlap with the next fault.
 sub await_stores {
     my $outcomes = 0;
 
@@ -101,7 +101,7 @@ sub await_stores {
 
 my $n = 0;
 
-# The request of a case, of which the Nth call fails.
+# The request of a case, whose Nth call fails.
 sub run_one {
     my ($case, $nth) = @_;
     my $nginx = $case->{nginx};
@@ -119,7 +119,7 @@ sub run_one {
         $case->{during}->($one);
     }
     $one->{answer} = $client->response($longest);
-    # what follows an answer, too
+    # the calls after a response, too
     sleep 0.002;
     $one->{error} = $faults->has_failed;
     $faults->disarm;
@@ -128,10 +128,10 @@ sub run_one {
 
     push @{$case->{all}}, $one;
     my ($status, $code) = ($one->{answer}->status, $one->{answer}->code);
-    # the request that is waited for may be the one that fails
+    # the first request may be the one that fails
     my $right = $status == ($case->{status} // 201) || $one->{error} && $case->{during} && $code =~ /^(?:outcome_unknown|response_not_kept)$/;
     push @{$case->{wrong}}, describe($one) if !$right && !($one->{error} && $is_failure{$status})
-        || grep { defined && $_->status_line eq 'no answer in time' } @$one{qw(answer held)};
+        || grep { defined && $_->status_line eq 'no response in time' } @$one{qw(answer held)};
     return $one->{error} && ($nginx->workers)[0] == $case->{worker};
 }
 
@@ -141,7 +141,7 @@ local $SIG{PIPE} = 'IGNORE';
 start_nginx($_) for @cases;
 my @left = @cases;
 
-# in turn, so that each Redis has time to come back
+# in turn, so that each Redis has time to become available again
 for my $nth (1 .. 100) {
     await_stores(@left);
     @left = grep { run_one($_, $nth + ($_->{skip} // 0)) } @left or last;
@@ -151,8 +151,8 @@ await_stores(@cases);
 
 for my $case (@cases) {
     my $count = @{$case->{all}};
-    is join("\n", @{$case->{wrong} || []}), '', "$case->{name}: the answer is right or that of an error, whichever of $count calls fails";
-    cmp_ok $count, '>', 4, "$case->{name}: it has calls";
+    is join("\n", @{$case->{wrong} || []}), '', "$case->{name}: the response is correct or an error, whichever of $count calls fails";
+    cmp_ok $count, '>', 4, "$case->{name}: there are calls";
     ok !$case->{all}[-1]{error}, "$case->{name}: and all have failed once";
 }
 
@@ -162,7 +162,7 @@ sub describe {
     return "call $one->{nth} ($!): " . join ', ', map { "$_ " . $one->{$_}->status_line . ' ' . $one->{$_}->code } grep { $one->{$_} } qw(earlier held answer retry);
 }
 
-# the leases end
+# the leases expire
 sleep $lease + 0.3;
 
 for my $case (@cases) {
@@ -173,7 +173,7 @@ for my $case (@cases) {
         app()->open_gate($one->{name});
         $one->{retry} = send_one($one)->response;
         my $count = app()->count($one->{path});
-        # what was executed but not answered may be executed once more; what was answered, never
+        # a request that was executed without a response may be executed again; a request with a response never
         my @delivered = grep { defined && $_->status == 201 } @$one{qw(earlier held answer)};
         my $works = $one->{retry}->status == 201 || $one->{retry}->code eq 'response_not_kept';
         my $others = grep { $_->lasting ne $one->{retry}->lasting } $one->{retry}->status == 201 ? @delivered : ();
@@ -182,9 +182,9 @@ for my $case (@cases) {
             if !$works || $others || $count < 1 || $count > (@delivered ? 1 : 2);
     }
 
-    is join("\n", @wrong), '', "$case->{name}: once the lease has ended the key works, and nothing that was answered is executed again";
-    is join(' ', $nginx->workers), $case->{worker}, "$case->{name}: nginx has gone on";
-    # of epoll_ctl(), ioctl() and others that do not fail elsewhere
+    is join("\n", @wrong), '', "$case->{name}: when the lease has expired the key works, and no request with a response is executed again";
+    is join(' ', $nginx->workers), $case->{worker}, "$case->{name}: nginx still runs";
+    # of epoll_ctl(), ioctl() and calls that do not fail in other cases
     $nginx->stop(allowed => qr/\[(?:alert|crit)\] .*(?:epoll_ctl|ioctl|accept4|setsockopt|getsockopt|socket|connect)\(.*failed/);
 }
 

@@ -1,4 +1,4 @@
-# The page of figures: what it counts, over all workers and over a reload, and its three formats.
+# The status page: its counters, over all workers and over a reload, and its three formats.
 
 use strict;
 use warnings;
@@ -12,6 +12,7 @@ use IdempotencyTest::Environment qw(app redis store_mode);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
+use IdempotencyTest::Requests qw(@who);
 use Time::HiRes qw(sleep);
 
 my $is_redis = store_mode() eq 'redis';
@@ -43,13 +44,11 @@ sub start_nginx {
         log_format => '$uri $idempotency_status', prefix => $prefix, %options);
 }
 
-my @who = (headers => ['X-API-Key: alice']);
-
 sub begin { my ($nginx, $path, $key, %request) = @_; return $nginx->send_request(path => $path, key => $key, @who, %request) }
 sub ask { return begin(@_)->response }
 sub figures { my ($nginx, $store) = @_; return $nginx->request(method => 'GET', path => '/json')->json->{stores}{$store // 'main'} }
 
-# A request is counted when it has ended, shortly after its answer is there.
+# A request is counted when it has ended, shortly after its response.
 sub comes_to {
     my ($nginx, $name, $read, $expected) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -64,66 +63,66 @@ sub requests_are {
     comes_to($nginx, $name, sub { flat($_[0]{requests}) }, flat(\%expected));
 }
 
-# Those above 0, in one line.
+# The counters above 0, in one line.
 sub flat {
     my ($counts) = @_;
     return join ' ', map { "$_=$counts->{$_}" } grep { $counts->{$_} } sort keys %$counts;
 }
 
-subtest 'What became of requests' => sub {
+subtest 'The outcomes of requests' => sub {
     my $nginx = start_nginx();
-    is flat(figures($nginx)->{requests}), '', 'at first there is nothing';
+    is flat(figures($nginx)->{requests}), '', 'all counters are 0 at first';
 
     my $first = ask($nginx, '/one', 'one');
     is_first $first, 201, 1, 'a request runs';
-    is_replay_of ask($nginx, '/one', 'one'), $first, 'is replayed';
-    is_replay_of ask($nginx, '/one', 'one'), $first, 'and once more';
+    is_replay_of ask($nginx, '/one', 'one'), $first, 'its retry gets a replay';
+    is_replay_of ask($nginx, '/one', 'one'), $first, 'and replayed again';
     is_problem ask($nginx, '/another', 'one'), 422, 'idempotency_key_reused', 'its key is reused';
     is_problem ask($nginx, '/one', 'a b'), 400, 'idempotency_key_invalid', 'a key is invalid';
     is_problem $nginx->request(path => '/required', @who), 400, 'idempotency_key_missing', 'a key is missing';
-    is ask($nginx, '/bypass', 'bypass')->status, 201, 'a request goes by';
-    is $nginx->request(path => '/unscoped', key => 'unscoped')->status, 201, 'one has no scope';
-    is ask($nginx, '/uncovered', 'uncovered', method => 'GET')->status, 201, 'one is not covered';
+    is ask($nginx, '/bypass', 'bypass')->status, 201, 'a request is bypassed';
+    is $nginx->request(path => '/unscoped', key => 'unscoped')->status, 201, 'a request has no scope';
+    is ask($nginx, '/uncovered', 'uncovered', method => 'GET')->status, 201, 'a request is not covered';
 
-    is ask($nginx, '/small/1?size=200', 'small')->status, 201, 'an answer is too large';
+    is ask($nginx, '/small/1?size=200', 'small')->status, 201, 'a response is too large';
     is_problem ask($nginx, '/small/1?size=200', 'small'), 409, 'response_not_kept', 'and was not kept';
-    is ask($nginx, '/retriable?status=503', 'retriable')->status, 503, 'an answer is retriable';
+    is ask($nginx, '/retriable?status=503', 'retriable')->status, 503, 'a response is retriable';
     is ask($nginx, '/broken?abort=reset', 'broken')->status, 502, 'an exchange breaks';
     is_problem ask($nginx, '/broken?abort=reset', 'broken'), 409, 'outcome_unknown', 'its outcome is unknown';
 
     my $running = begin($nginx, '/running?gate=status', 'running');
     app()->await_arrival('/running');
-    is_problem ask($nginx, '/running?gate=status', 'running'), 409, 'request_in_progress', 'one runs';
+    is_problem ask($nginx, '/running?gate=status', 'running'), 409, 'request_in_progress', 'a request runs';
     app()->open_gate('status');
-    is_first $running->response, 201, 1, 'and is answered';
+    is_first $running->response, 201, 1, 'and gets its response';
     is ask($nginx, '/other/one', 'one')->status, 201, 'another store has a request';
 
     requests_are $nginx, 'all are counted',
         new => 4, replayed => 2, reused => 1, invalid => 1, missing => 1, bypass => 1, unscoped => 1, not_kept => 1, unknown => 2, in_progress => 1;
     my $figures = figures($nginx);
-    is flat($figures->{results}), 'kept=2 not_kept=1 released=1 unknown=1', 'and so is what the store was told';
-    is flat($figures->{store_calls}), 'claim=11 release=1 settle=4', 'with how many calls';
-    is flat($figures->{store_errors}), '', 'of which none failed';
-    is flat({map { $_ => $figures->{$_} } qw(late_results unkept_answers retries unrecorded_outcomes)}), '', 'nothing went wrong';
-    is $figures->{store_up}, 1, 'the store answers';
+    is flat($figures->{results}), 'kept=2 not_kept=1 released=1 unknown=1', 'the calls to the store are counted';
+    is flat($figures->{store_calls}), 'claim=11 release=1 settle=4', 'with the number of calls';
+    is flat($figures->{store_errors}), '', 'no call has failed';
+    is flat({map { $_ => $figures->{$_} } qw(late_results unkept_answers retries unrecorded_outcomes)}), '', 'no errors are counted';
+    is $figures->{store_up}, 1, 'the store is available';
     is $figures->{engine}, store_mode(), 'the engine is named';
-    is flat(figures($nginx, 'other')->{requests}), 'new=1', 'the other store counts its own';
+    is flat(figures($nginx, 'other')->{requests}), 'new=1', 'the other store has its own counters';
 
     if ($is_redis) {
-        ok !exists $figures->{memory_keys}, 'a Redis has no figures of a memory';
+        ok !exists $figures->{memory_keys}, 'a Redis store has no figures of a memory store';
     }
     else {
         is $figures->{memory_keys}, 4, 'the memory store counts its keys';
         is $figures->{memory_size_bytes} - $figures->{memory_used_bytes}, 512 * $figures->{memory_free_blocks}, 'and its blocks';
-        cmp_ok $figures->{memory_used_bytes}, '>=', 4 * 512, 'of which some are in use';
-        cmp_ok $figures->{memory_size_bytes}, '<=', 1024 * 1024, 'and all are no more than there is';
+        cmp_ok $figures->{memory_used_bytes}, '>=', 4 * 512, 'some blocks are in use';
+        cmp_ok $figures->{memory_size_bytes}, '<=', 1024 * 1024, 'the numbers are not larger than the total';
     }
 
     my $other = figures($nginx, 'other');
     $nginx->reload;
     is flat(figures($nginx)->{requests}), flat($figures->{requests}), 'a reload keeps all counters';
-    is_deeply figures($nginx, 'other'), $other, 'of every store';
-    is ask($nginx, '/one', 'one')->status, 201, 'and counting';
+    is_deeply figures($nginx, 'other'), $other, 'the counters of every store';
+    is ask($nginx, '/one', 'one')->status, 201, 'and goes on counting';
     comes_to $nginx, 'goes on', sub { $_[0]{requests}{replayed} }, 3;
 
     my @workers = $nginx->workers;
@@ -149,14 +148,14 @@ subtest 'Many requests over two workers' => sub {
 
     my $figures = figures($nginx);
     my $first = $figures->{requests}{new};
-    is $first, 100, 'of each key one ran';
+    is $first, 100, 'one request of each key ran';
     is flat($figures->{results}), "kept=$first", 'and was kept';
-    is $figures->{store_calls}{settle}, $first, 'with one call each';
-    is $figures->{store_calls}{claim}, 400, 'each asked once';
+    is $figures->{store_calls}{settle}, $first, 'with one call for each response';
+    is $figures->{store_calls}{claim}, 400, 'each request made one claim';
     $nginx->stop;
 };
 
-# Four clients have each key.
+# Four clients use each key.
 sub begin_on {
     my ($number, $round, $client) = @_;
     $client->send(path => "/many/$round", key => "many-$round-" . int($number / 4), @who);
@@ -186,16 +185,16 @@ subtest 'A late result' => sub {
         app()->count('/short/late') > 1;
     });
     app()->open_gate('late');
-    is_first $next->response, 201, 2, 'the next request is answered';
+    is_first $next->response, 201, 2, 'the next request gets its response';
     kill CONT => $old;
-    is_first $late->response, 201, 1, 'and the late one too';
+    is_first $late->response, 201, 1, 'and the late request gets its response too';
     comes_to $nginx, 'it is counted', sub { $_[0]{late_results} }, 1;
     comes_to $nginx, 'beside the one that was kept', sub { flat($_[0]{results}) }, 'kept=1';
     comes_to $nginx, 'as a request whose answer was not kept', sub { $_[0]{requests}{new} . $_[0]{requests}{store_error} }, 11;
     $nginx->stop;
 };
 
-subtest 'A store that is away' => sub {
+subtest 'A store that is unavailable' => sub {
     plan skip_all => 'is about the Redis store' if !$is_redis;
     my $redis = IdempotencyTest::Redis->new;
     my $nginx = start_nginx(redis => $redis, workers => 1);
@@ -206,14 +205,14 @@ subtest 'A store that is away' => sub {
     is_problem ask($nginx, '/refused', 'refused'), 503, 'store_unavailable', 'a request is refused';
     comes_to $nginx, 'the store is told to be down', sub { $_[0]{store_up} }, 0;
     app()->open_gate("away$_") for 'short/1', 'long';
-    is $_->response->status, 201, 'a running request is answered' for @running;
+    is $_->response->status, 201, 'a running request gets its response' for @running;
 
     comes_to $nginx, 'answers that were not kept are counted', sub { $_[0]{unkept_answers} }, 2;
     comes_to $nginx, 'and what was given up', sub { $_[0]{unrecorded_outcomes} }, 1;
     requests_are $nginx, 'the requests had an error of the store', store_error => 3;
     my $figures = figures($nginx);
-    cmp_ok $figures->{retries}, '>=', 2, 'tries are counted';
-    cmp_ok $figures->{store_errors}{unavailable}, '>=', 3 + $figures->{retries}, 'and calls that failed';
+    cmp_ok $figures->{retries}, '>=', 2, 'attempts are counted';
+    cmp_ok $figures->{store_errors}{unavailable}, '>=', 3 + $figures->{retries}, 'and failed calls are counted';
 
     $redis->start;
     comes_to $nginx, 'the store is told to be up', sub { $_[0]{store_up} }, 1;
@@ -225,11 +224,11 @@ subtest 'A store that is full' => sub {
     my $nginx = start_nginx(workers => 1);
     my $n = 0;
     await(sub { ask($nginx, '/other/' . ++$n . '?size=20000', "full-$n")->status == 503 });
-    cmp_ok figures($nginx, 'other')->{store_errors}{full}, '>=', 1, 'what had no room is counted';
+    cmp_ok figures($nginx, 'other')->{store_errors}{full}, '>=', 1, 'requests for which there was no memory are counted';
     $nginx->stop;
 };
 
-# All figures as NAME{LABEL} => value, the store aside.
+# All figures as NAME{LABEL} => value, without the label of the store.
 sub from_json {
     my ($answer, $store) = @_;
     my %figure = %{$answer->json->{stores}{$store}};
@@ -270,21 +269,21 @@ subtest 'The formats' => sub {
     requests_are $nginx, 'requests are counted', new => 1, replayed => 2;
     my %answer = map { $_ => $nginx->request(method => 'GET', path => "/$_") } qw(json prometheus html idempotency);
 
-    is $answer{$_}->status, 200, "$_ is there" for sort keys %answer;
-    is $answer{$_}->header('Cache-Control'), 'no-store', "$_ is not to be stored" for sort keys %answer;
-    is $answer{$_}->header('Content-Length'), length $answer{$_}->body, "$_ tells its length" for sort keys %answer;
+    is $answer{$_}->status, 200, "the format $_ is available" for sort keys %answer;
+    is $answer{$_}->header('Cache-Control'), 'no-store', "the format $_ has Cache-Control: no-store" for sort keys %answer;
+    is $answer{$_}->header('Content-Length'), length $answer{$_}->body, "the format $_ has a Content-Length" for sort keys %answer;
     is $answer{json}->header('Content-Type'), 'application/json', 'JSON has its type';
-    is $answer{prometheus}->header('Content-Type'), 'text/plain; version=0.0.4; charset=utf-8', 'so has the format of Prometheus';
-    is $answer{html}->header('Content-Type'), 'text/html; charset=utf-8', 'and HTML';
+    is $answer{prometheus}->header('Content-Type'), 'text/plain; version=0.0.4; charset=utf-8', 'the format for Prometheus has its type';
+    is $answer{html}->header('Content-Type'), 'text/html; charset=utf-8', 'HTML has its type';
     is $answer{idempotency}->body, $answer{json}->body, 'without an argument it is JSON';
-    is $answer{json}->json->{version}, 1, 'which tells its version';
+    is $answer{json}->json->{version}, 1, 'it contains its version';
     is join(' ', sort keys %{$answer{json}->json->{stores}}), 'main other', 'and has all stores';
 
     for my $store ('main', 'other') {
         my $json = from_json($answer{json}, $store);
         cmp_ok scalar(keys %$json), '>=', 26, "store $store has its figures";
-        is_deeply from_prometheus($answer{prometheus}, $store), $json, "Prometheus gets the same (store $store)";
-        is_deeply from_html($answer{html}, $store), $json, "and so does a reader (store $store)";
+        is_deeply from_prometheus($answer{prometheus}, $store), $json, "the format for Prometheus has the same figures (store $store)";
+        is_deeply from_html($answer{html}, $store), $json, "and so does HTML (store $store)";
     }
 
     my %described = map { $_ => 1 } $answer{prometheus}->body =~ /^# HELP (\w+) .+\n# TYPE \1 (?:counter|gauge)$/mg;
@@ -300,30 +299,30 @@ subtest 'A near cache' => sub {
     ask($nginx, '/near', 'near') for 1 .. 2;
     my $figures = figures($nginx);
     is $figures->{near_cache_keys}, 1, 'its results are counted';
-    cmp_ok $figures->{near_cache_used_bytes}, '>=', 512, 'with what they take';
-    cmp_ok $figures->{near_cache_size_bytes}, '<=', 1024 * 1024, 'of what there is';
-    ok !exists $figures->{memory_keys}, 'it is no memory store';
+    cmp_ok $figures->{near_cache_used_bytes}, '>=', 512, 'with the memory that they use';
+    cmp_ok $figures->{near_cache_size_bytes}, '<=', 1024 * 1024, 'of the available memory';
+    ok !exists $figures->{memory_keys}, 'it has no figures of a memory store';
     requests_are $nginx, 'requests are counted', new => 1, replayed => 1;
-    is_deeply from_prometheus($nginx->request(method => 'GET', path => '/prometheus'), 'main'), from_json($nginx->request(method => 'GET', path => '/json'), 'main'), 'all formats have it';
+    is_deeply from_prometheus($nginx->request(method => 'GET', path => '/prometheus'), 'main'), from_json($nginx->request(method => 'GET', path => '/json'), 'main'), 'all formats contain it';
     $nginx->stop;
 };
 
-subtest 'Who may ask, and how' => sub {
+subtest 'Access and methods' => sub {
     my $nginx = start_nginx(workers => 1);
-    is $nginx->request(method => 'GET', path => '/denied')->status, 403, 'access checks come first';
+    is $nginx->request(method => 'GET', path => '/denied')->status, 403, 'access checks are applied';
     is ask($nginx, '/json', 'json', method => $_)->status, 405, "$_ is not allowed" for qw(POST PUT DELETE OPTIONS);
-    requests_are $nginx, 'nor is it covered';
+    requests_are $nginx, 'and the location is not covered';
 
     my $whole = $nginx->request(method => 'GET', path => '/json');
     my $head = $nginx->request(method => 'HEAD', path => '/json');
-    is $head->status, 200, 'HEAD is';
+    is $head->status, 200, 'HEAD is allowed';
     is $head->body, '', 'without a body';
     is $head->header('Content-Length'), length $whole->body, 'but with its length';
-    is $nginx->request(method => 'GET', path => '/json', body => 'more')->status, 200, 'a body does not matter';
+    is $nginx->request(method => 'GET', path => '/json', body => 'more')->status, 200, 'a request body is ignored';
     $nginx->stop;
 };
 
-subtest 'What is in no answer' => sub {
+subtest 'What no response contains' => sub {
     my $url = 'redis://shop:open-sesame@127.0.0.1:' . IdempotencyTest::Process::dead_port();
     my $nginx = start_nginx(stores => qq{idempotency_store main { memory 1m; }
         idempotency_store 'other"\\\\<b>&' { memory 256k; }
@@ -331,9 +330,9 @@ subtest 'What is in no answer' => sub {
     ask($nginx, '/one', 'precious-key') for 1 .. 2;
     my %answer = map { $_ => $nginx->request(method => 'GET', path => "/$_") } qw(json prometheus html);
 
-    ok exists $answer{json}->json->{stores}{'other"\\<b>&'}, 'the name of a store may hold anything';
-    like $answer{prometheus}->body, qr/\{store="other\\"\\\\<b>&"\}/, 'in every format';
-    like $answer{html}->body, qr/>other"\\&lt;b&gt;&amp;</, 'in its way';
+    ok exists $answer{json}->json->{stores}{'other"\\<b>&'}, 'the name of a store may contain any character';
+    like $answer{prometheus}->body, qr/\{store="other\\"\\\\<b>&"\}/, 'in all formats';
+    like $answer{html}->body, qr/>other"\\&lt;b&gt;&amp;</, 'escaped for the format';
     unlike $_->body, qr/sesame|precious|alice|127\.0\.0\.1/, 'nothing of credentials, addresses or keys' for values %answer;
     $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
 };

@@ -1,4 +1,4 @@
-# The memory store: what it keeps over a reload, and what becomes of requests when it is full.
+# The memory store: what it keeps over a reload, and requests when it is full.
 
 use strict;
 use warnings;
@@ -9,8 +9,11 @@ use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who ask);
+use IdempotencyTest::Scenarios qw(is_kept_over_a_reload);
 use Time::HiRes qw(time);
 
 plan skip_all => 'is about the memory store' if store_mode() ne 'memory';
@@ -31,18 +34,14 @@ sub start_nginx {
         log_format => '$request_uri $status [$idempotency_status] $pid', %options);
 }
 
-my @who = (headers => ['X-API-Key: alice-credential']);
+# a word that the tests look for in places where no credential may be
+@who = (headers => ['X-API-Key: alice-credential']);
 
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
-
-subtest 'Workers share it' => sub {
+subtest 'Workers share the memory store' => sub {
     my $nginx = start_nginx('1m', workers => 4);
     my $first = ask($nginx, '/shared', 'shared');
 
-    # which worker accepts is the kernel's choice: until they have met more than one
+    # the kernel chooses the worker: until more than one worker was used
     my (@retries, %workers);
     await(sub {
         push @retries, finish(map { $nginx->send_request(path => '/shared', key => 'shared', @who) } 1 .. 20);
@@ -50,52 +49,41 @@ subtest 'Workers share it' => sub {
         keys %workers > 1;
     });
     cmp_ok scalar(keys %workers), '>', 1, 'retries met more than one worker';
-    is scalar(grep { !$_->is_replay || $_->body ne $first->body } @retries), 0, 'and each was replayed';
+    is scalar(grep { !$_->is_replay || $_->body ne $first->body } @retries), 0, 'and each retry got a replay';
     $nginx->stop;
 };
 
-subtest 'Nothing is in the clear' => sub {
+subtest 'Nothing is in plain text' => sub {
     my $nginx = start_nginx('1m');
     is_first ask($nginx, '/clear', 'precious-key'), 201, 1, 'a request runs';
     my ($worker) = $nginx->workers;
     my $zone = '';
     open my $memory, '<:raw', "/proc/$worker/mem" or die "mem: $!\n";
-    for my $maps (IdempotencyTest::App::slurp("/proc/$worker/maps") =~ m{^(\S+) rw-s }mg) {
+    for my $maps (slurp("/proc/$worker/maps") =~ m{^(\S+) rw-s }mg) {
         no warnings 'portable';
         my ($start, $end) = map { hex } split /-/, $maps;
         sysseek $memory, $start, 0;
         sysread $memory, my $bytes, $end - $start;
         $zone .= $bytes // '';
     }
-    like $zone, qr/#1 POST \/clear/, 'its answer is in the shared memory';
-    unlike $zone, qr/precious-key|alice-credential/, 'neither key nor credential is';
+    like $zone, qr/#1 POST \/clear/, 'its response is in the shared memory';
+    unlike $zone, qr/precious-key|alice-credential/, 'neither key nor credential is in it';
     $nginx->stop;
-    unlike join("\n", $nginx->error_log, $nginx->access_log), qr/precious-key|alice-credential/, 'nor are they in a log';
+    unlike join("\n", $nginx->error_log, $nginx->access_log), qr/precious-key|alice-credential/, 'and neither is in a log';
 };
 
 subtest 'A reload' => sub {
     my $nginx = start_nginx('1m');
-    my $first = ask($nginx, '/reload', 'one');
-    my $running = $nginx->send_request(path => '/reload?gate=reload', key => 'two', @who);
-    app()->await_arrival('/reload', 2);
-
-    $nginx->reload(requests_run => 1);
-    is_replay_of ask($nginx, '/reload', 'one'), $first, 'a result is kept over a reload';
-    is_problem ask($nginx, '/reload?gate=reload', 'two'), 409, 'request_in_progress', 'so is the claim of a request that runs';
-
-    app()->open_gate('reload');
-    my $second = $running->response;
-    is_first $second, 201, 2, 'which is answered by the old worker';
-    is_replay_of ask($nginx, '/reload?gate=reload', 'two'), $second, 'and is replayed by the new ones';
+    my ($first) = is_kept_over_a_reload($nginx);
 
     $nginx->reload;
-    is_replay_of ask($nginx, '/reload', 'one'), $first, 'and over another reload';
-    is app()->count('/reload'), 2, 'the application acted twice in all';
+    is_replay_of ask($nginx, '/reload', 'one'), $first, 'and it is replayed after another reload';
+    is app()->count('/reload'), 2, 'the application executed two requests in total';
 
     $nginx->set(stores => 'idempotency_store main { memory 1m; } idempotency_store other { memory 512k; }')->reload;
-    is_replay_of ask($nginx, '/reload', 'one'), $first, 'and when another store comes';
+    is_replay_of ask($nginx, '/reload', 'one'), $first, 'and after another store was added';
     $nginx->set(stores => 'idempotency_store main { memory 1m; }')->reload;
-    is_replay_of ask($nginx, '/reload', 'one'), $first, 'and goes';
+    is_replay_of ask($nginx, '/reload', 'one'), $first, 'and after that store was removed';
     $nginx->stop;
 };
 
@@ -105,11 +93,11 @@ subtest 'A wrong configuration at a reload' => sub {
     $nginx->set(server => 'idempotency nowhere;')->configure;
     kill HUP => $nginx->pid;
     ok $nginx->await_error_log(qr/\[emerg\].*nowhere/), 'is refused';
-    is_replay_of ask($nginx, '/wrong', 'one'), $first, 'and nothing is forgotten';
+    is_replay_of ask($nginx, '/wrong', 'one'), $first, 'and no result is lost';
     $nginx->stop(allowed => qr/\[emerg\].*nowhere/);
 };
 
-# Fills the store until it refuses; the answers that were kept, by their number.
+# Fills the store until it refuses. Returns the kept responses by their number.
 sub fill {
     my ($nginx, $place, $size) = @_;
     my %kept;
@@ -123,7 +111,7 @@ sub fill {
     die "2000 answers of $size bytes do not fill it\n";
 }
 
-# The numbers whose retry is neither a replay of what was kept nor said to be not kept.
+# The numbers whose retry gets neither the kept response nor response_not_kept.
 sub forgotten {
     my ($nginx, $place, $size, $kept) = @_;
     return grep {
@@ -133,47 +121,47 @@ sub forgotten {
 }
 
 for my $size (100, 3000, 60_000) {
-    subtest "A full store, answers of $size bytes" => sub {
+    subtest "A full store, responses of $size bytes" => sub {
         my $nginx = start_nginx('256k');
         my ($n, $refused, $kept) = fill($nginx, "full$size", $size);
 
         is_problem $refused, 503, 'store_unavailable', 'a new key is refused';
-        like $refused->header('Retry-After'), qr/^[1-9]\d*$/, 'and asked to come again';
+        like $refused->header('Retry-After'), qr/^[1-9]\d*$/, 'with Retry-After';
         is $refused->header('X-Status'), 'STORE_ERROR', '$idempotency_status is STORE_ERROR';
         is app()->count("/full$size/$n"), 0, 'it does not run';
-        cmp_ok scalar(keys %$kept) * $size, '>', $size == 100 ? 20_000 : 120_000, 'the room was used';
-        is join(' ', forgotten($nginx, "full$size", $size, $kept)), '', 'no result whose time has not come was forgotten';
-        is_first ask($nginx, '/pass/full', 'pass'), 201, 1, 'where requests pass, they run' if $size == 100;
-        ok $nginx->await_error_log(qr/\[error\].*idempotency/i), 'the error log tells of it';
+        cmp_ok scalar(keys %$kept) * $size, '>', $size == 100 ? 20_000 : 120_000, 'the memory was used';
+        is join(' ', forgotten($nginx, "full$size", $size, $kept)), '', 'no result was lost before it expired';
+        is_first ask($nginx, '/pass/full', 'pass'), 201, 1, 'with idempotency_store_error pass requests run' if $size == 100;
+        ok $nginx->await_error_log(qr/\[error\].*idempotency/i), 'the error log has a line about it';
         $nginx->stop;
     };
 }
 
-subtest 'An answer for which there is no room' => sub {
+subtest 'A response for which there is no memory' => sub {
     my $nginx = start_nginx('256k');
     my $first = ask($nginx, '/large?kind=binary&size=500000', 'large');
-    is length $first->body, 500_000, 'is delivered whole';
+    is length $first->body, 500_000, 'is delivered completely';
     is_problem ask($nginx, '/large?kind=binary&size=500000', 'large'), 409, 'response_not_kept', 'and recorded as not kept';
-    is app()->count('/large'), 1, 'the application acted once';
-    is_first ask($nginx, '/small', 'small'), 201, 1, 'and there is room for others';
+    is app()->count('/large'), 1, 'the application executed the request once';
+    is_first ask($nginx, '/small', 'small'), 201, 1, 'and there is memory for other requests';
     $nginx->stop;
 };
 
-subtest 'The room of what has expired' => sub {
+subtest 'The memory of expired results' => sub {
     my $nginx = start_nginx('256k');
 
     for my $round (1 .. 3) {
         my ($n, $refused, $kept) = fill($nginx, "brief/round$round", 5000);
         is $refused->status, 503, "the store is full (round $round)";
-        # in a later round the large answer of the one before may still be there
-        cmp_ok scalar(keys %$kept), '>=', 5, 'after many answers' if $round == 1;
+        # in a later round the large response of the round before may still exist
+        cmp_ok scalar(keys %$kept), '>=', 5, 'after many responses' if $round == 1;
         ok await(sub { ask($nginx, "/brief/again$round", "again$round-" . time)->status == 201 }),
             "when they have expired there is room again, without a reload (round $round)";
-        ok await(sub { ask($nginx, "/brief/room$round?kind=binary&size=150000", "room$round-" . time)->status == 201 }), 'also for a large one';
+        ok await(sub { ask($nginx, "/brief/room$round?kind=binary&size=150000", "room$round-" . time)->status == 201 }), 'also for a large response';
     }
 
     my $first = ask($nginx, '/brief/last?kind=binary&size=20000', 'last');
-    ok await(sub { !ask($nginx, '/brief/last?kind=binary&size=20000', 'last')->is_replay }), 'what has expired is not replayed';
+    ok await(sub { !ask($nginx, '/brief/last?kind=binary&size=20000', 'last')->is_replay }), 'an expired result is not replayed';
     $nginx->stop;
 };
 

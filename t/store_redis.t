@@ -1,4 +1,4 @@
-# The Redis store: what it keeps, what a request costs, and what becomes of requests when Redis fails.
+# The Redis store: what it keeps, the commands of a request, and requests when Redis fails.
 
 use strict;
 use warnings;
@@ -9,16 +9,18 @@ use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
+use IdempotencyTest::Requests qw(@who ask await_status begin);
+use IdempotencyTest::Scenarios qw(is_kept_over_a_reload);
 use Time::HiRes qw(time);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
 
 my $redis = IdempotencyTest::Redis->new;
 my $socket = $redis->socket;
-my $prefixes = 0;
 
 my $server = <<'END';
         add_header X-Id $idempotency_key_id always;
@@ -34,26 +36,12 @@ END
 # An nginx over this Redis; `store`: more directives of its store.
 sub start_nginx {
     my (%options) = @_;
-    my $prefix = 'p' . ++$prefixes . ':';
-    my $store = $options{store} // '';
     return IdempotencyTest::Nginx->start(
-        stores => "idempotency_store main { redis unix:$socket; prefix $prefix; $store }",
-        server => $server, log_format => '$request_uri $status [$idempotency_status]', prefix => $prefix, %options);
+        redis => "unix:$socket", server => $server, log_format => '$request_uri $status [$idempotency_status]', %options);
 }
 
-my @who = (headers => ['X-API-Key: alice-credential']);
-
-sub ask {
-    my ($nginx, $path, $key, %request) = @_;
-    return $nginx->request(path => $path, key => $key, @who, %request);
-}
-
-sub await_answer {
-    my ($nginx, $path, $key, $status) = @_;
-    my $answer;
-    await(sub { $answer = ask($nginx, $path, $key); $answer->status == $status });
-    return $answer;
-}
+# a word that the tests look for in places where no credential may be
+@who = (headers => ['X-API-Key: alice-credential']);
 
 subtest 'What is kept' => sub {
     my $nginx = start_nginx();
@@ -80,25 +68,25 @@ subtest 'What is kept' => sub {
 
     $contents = $redis->contents;
     my $all = join "\n", %$contents;
-    unlike $all, qr/precious-key|running-key|alice-credential/, 'neither key nor credential is in Redis in the clear';
+    unlike $all, qr/precious-key|running-key|alice-credential/, 'neither key nor credential is in Redis in plain text';
     app()->open_gate('kept');
-    is_first $running->response, 201, 1, 'the running request is answered';
+    is_first $running->response, 201, 1, 'the running request gets its response';
 
     $nginx->stop;
     unlike join("\n", $nginx->error_log, $nginx->access_log), qr/precious-key|running-key|alice-credential/,
         'neither key nor credential is in a log';
 };
 
-subtest 'Retriable answers and refusals leave nothing behind' => sub {
+subtest 'Retriable responses and refusals leave no key in Redis' => sub {
     my $nginx = start_nginx();
     my $first = ask($nginx, '/busy?status=503', 'busy');
-    is $first->status, 503, 'a retriable answer is delivered';
-    is_problem ask($nginx, '/busy', 'a b'), 400, 'idempotency_key_invalid', 'a key that is none is refused';
-    ok await(sub { !grep { /^\Q$nginx->{prefix}/ } keys %{$redis->contents} }), 'neither leaves a key in Redis';
+    is $first->status, 503, 'a retriable response is delivered';
+    is_problem ask($nginx, '/busy', 'a b'), 400, 'idempotency_key_invalid', 'an invalid key is refused';
+    ok await(sub { !grep { /^\Q$nginx->{prefix}/ } keys %{$redis->contents} }), 'neither of them leaves a key in Redis';
     $nginx->stop;
 };
 
-# Redis sees the end of others, which are gone, a little later.
+# Redis sees the end of other, closed connections a little later.
 sub connections_are {
     my ($count, $what) = @_;
     my @clients;
@@ -106,7 +94,7 @@ sub connections_are {
 }
 
 subtest 'Round trips' => sub {
-    # one worker: its connection is there and the scripts are known once it has had a request
+    # with one worker: after a request its connection exists and Redis knows the scripts
     my $nginx = start_nginx(workers => 1);
     ask($nginx, '/warm', 'warm');
 
@@ -119,7 +107,7 @@ subtest 'Round trips' => sub {
     is scalar(@replay), 1, 'a replay takes one command' or diag explain \@replay;
 
     my @uncovered = $redis->commands_during(sub { ask($nginx, '/trips', 'trips', method => 'GET') });
-    is scalar(grep { !/"(?:ECHO|MONITOR)"/ } @uncovered), 0, 'a request that is not covered takes none';
+    is scalar(grep { !/"(?:ECHO|MONITOR)"/ } @uncovered), 0, 'a request that is not covered sends no command';
 
     finish(map { $nginx->send_request(path => "/many/$_", key => "many-$_", @who) } 1 .. 100);
     connections_are(1, 'a hundred requests at once share the one connection');
@@ -136,14 +124,14 @@ subtest 'Two nginx share a store' => sub {
     my $two = start_nginx(stores => $one->{stores});
     my $first = ask($one, '/shared', 'shared');
     my $retry = ask($two, '/shared', 'shared');
-    is $retry->body, $first->body, 'what one has kept the other replays';
-    ok $retry->is_replay, 'as a replay';
+    is $retry->body, $first->body, 'one nginx replays what the other has kept';
+    ok $retry->is_replay, 'the response is a replay';
 
     my $running = $one->send_request(path => '/shared/running?gate=shared', key => 'running', @who);
     app()->await_arrival('/shared/running');
-    is_problem ask($two, '/shared/running?gate=shared', 'running'), 409, 'request_in_progress', 'what runs at one is in progress at the other';
+    is_problem ask($two, '/shared/running?gate=shared', 'running'), 409, 'request_in_progress', 'a request that runs at one host is in progress at the other';
     app()->open_gate('shared');
-    is_first $running->response, 201, 1, 'and is answered';
+    is_first $running->response, 201, 1, 'and gets its response';
     $_->stop for $one, $two;
 };
 
@@ -158,15 +146,15 @@ subtest 'SCRIPT FLUSH' => sub {
     $redis->command('SCRIPT', 'FLUSH');
     app()->open_gate('flushed');
     my $second = $running->response;
-    is_first $second, 201, 2, 'a request that runs meanwhile is answered';
-    is_replay_of ask($nginx, '/flushed?gate=flushed', 'two'), $second, 'and its answer was kept';
+    is_first $second, 201, 2, 'a request that ran during the flush gets its response';
+    is_replay_of ask($nginx, '/flushed?gate=flushed', 'two'), $second, 'and its response was kept';
 
     $redis->command('SCRIPT', 'FLUSH');
     is ask($nginx, '/flushed?status=503,201', 'three')->status, 201, 'a claim is granted';
     $nginx->stop;
 };
 
-subtest 'Values that are no records of ours' => sub {
+subtest 'Values that are not records of this module' => sub {
     my $nginx = start_nginx();
     my $path = '/damaged';
     my $first = ask($nginx, $path, 'damaged');
@@ -197,20 +185,20 @@ subtest 'Values that are no records of ours' => sub {
         my $before = $redis->command('DUMP', $name);
         my $length = length $nginx->error_log;
 
-        is_problem ask($nginx, $path, 'damaged'), 503, 'store_unavailable', "$what is a 503";
-        like substr($nginx->error_log, $length), qr/\[(?:error|info)\].*idempotency.*\Q$id\E/i, "$what is told in the error log, with the key's identity";
-        is $redis->command('DUMP', $name), $before, "$what is left as it is";
+        is_problem ask($nginx, $path, 'damaged'), 503, 'store_unavailable', "$what gives a 503";
+        like substr($nginx->error_log, $length), qr/\[(?:error|info)\].*idempotency.*\Q$id\E/i, "the error log has a line about $what, with the identity of the key";
+        is $redis->command('DUMP', $name), $before, "$what is not changed";
     }
 
-    is app()->count($path), 1, 'the application was not asked again';
+    is app()->count($path), 1, 'the application got no further request';
     $redis->command('DEL', $name);
     $set->($good);
     is_replay_of ask($nginx, $path, 'damaged'), $first, 'the record itself is replayed';
 
-    # the same under a request that lets unprotected requests by
+    # the same with idempotency_store_error pass
     $id = ask($nginx, '/pass/damaged', 'pass-damaged')->header('X-Id');
     $redis->command('SET', "$nginx->{prefix}$id", 'garbage', 'PX', 60_000);
-    ok !ask($nginx, '/pass/damaged', 'pass-damaged')->is_replay, 'garbage is not replayed where requests pass';
+    ok !ask($nginx, '/pass/damaged', 'pass-damaged')->is_replay, 'garbage is not replayed with idempotency_store_error pass';
     $nginx->stop;
 };
 
@@ -218,7 +206,7 @@ subtest 'A value that is larger than any result' => sub {
     my $nginx = start_nginx(http => 'idempotency_max_body 2m;', store => 'timeout 15s;');
     my $name = $nginx->{prefix} . ask($nginx, '/huge', 'huge')->header('X-Id');
     my $most_used = sub {
-        my ($most) = sort { $b <=> $a } map { IdempotencyTest::App::slurp("/proc/$_/status") =~ /VmHWM:\s+(\d+)/ ? $1 : 0 } $nginx->workers;
+        my ($most) = sort { $b <=> $a } map { slurp("/proc/$_/status") =~ /VmHWM:\s+(\d+)/ ? $1 : 0 } $nginx->workers;
         return $most;
     };
     my $before = $most_used->();
@@ -227,9 +215,9 @@ subtest 'A value that is larger than any result' => sub {
     $redis->command('DEL', $name);
     $redis->command('SETRANGE', $name, $size - 1, 'x');
     is_problem ask($nginx, '/huge', 'huge'), 503, 'store_unavailable', 'it is a 503';
-    like $nginx->error_log, qr/has $size bytes: it is too large/, 'it is told in the error log';
-    cmp_ok $most_used->() - $before, '<', 30_000, 'and takes no memory';
-    is $redis->command('STRLEN', $name), $size, 'it is left as it is';
+    like $nginx->error_log, qr/has $size bytes: it is too large/, 'the error log has a line about it';
+    cmp_ok $most_used->() - $before, '<', 30_000, 'and it uses no memory of the worker';
+    is $redis->command('STRLEN', $name), $size, 'it is not changed';
     $redis->command('DEL', $name);
     $nginx->stop;
 };
@@ -241,34 +229,33 @@ subtest 'Values of other keys' => sub {
     my ($one, $two) = map { $nginx->{prefix} . $first{$_}->header('X-Id') } qw(one two);
     my @values = map { $redis->command('GET', $_) } $one, $two;
 
-    # equal requests: nothing but the key tells their records apart
+    # equal requests: their records differ in the key only
     $redis->command('SET', $one, $values[1], 'PX', 60_000);
     $redis->command('SET', $two, $values[0], 'PX', 60_000);
 
     for my $key (qw(one two)) {
         my $id = $first{$key}->header('X-Id');
-        is_problem ask($nginx, $path, $key), 503, 'store_unavailable', "the answer of another key is not replayed to $key";
-        ok $nginx->await_error_log(qr/\[error\].*the value of key \Q$id\E .* is corrupt, or of another key/), 'it is told in the error log';
+        is_problem ask($nginx, $path, $key), 503, 'store_unavailable', "the response of another key is not replayed for $key";
+        ok $nginx->await_error_log(qr/\[error\].*the value of key \Q$id\E .* is corrupt, or of another key/), 'the error log has a line about it';
     }
 
-    is app()->count($path), 2, 'the application was not asked again';
+    is app()->count($path), 2, 'the application got no further request';
     $redis->command('SET', $one, $values[0], 'PX', 60_000);
     is_replay_of ask($nginx, $path, 'one'), $first{one}, 'the record itself is replayed';
     $nginx->stop;
 };
 
-subtest 'An answer is delivered only after it is kept' => sub {
+subtest 'A response is delivered only after it is kept' => sub {
     my $nginx = start_nginx(store => 'timeout 15s;');
-    my $running = $nginx->send_request(path => '/after?gate=after', key => 'after', @who);
-    app()->await_arrival('/after');
+    my $running = begin($nginx, '/after', 'after');
     $redis->stall;
     app()->open_gate('after');
     app()->await_answer('/after');
-    ok $running->is_silent_for(0.5), 'while Redis does not say that it has it the client sees nothing';
+    ok $running->is_silent_for(0.5), 'before Redis has confirmed the record the client gets nothing';
     $redis->resume;
     my $first = $running->response;
-    is_first $first, 201, 1, 'then the answer comes';
-    is_replay_of ask($nginx, '/after?gate=after', 'after'), $first, 'and its retry is a replay';
+    is_first $first, 201, 1, 'then the response is delivered';
+    is_replay_of ask($nginx, '/after?gate=after', 'after'), $first, 'and its retry gets a replay';
     $nginx->stop;
 };
 
@@ -279,44 +266,44 @@ subtest 'Redis stalls' => sub {
 
     my $answer = ask($nginx, '/stalled', 'during');
     is_problem $answer, 503, 'store_unavailable', 'a request is refused';
-    like $answer->header('Retry-After'), qr/^[1-9]\d*$/, 'and asked to come again';
+    like $answer->header('Retry-After'), qr/^[1-9]\d*$/, 'with Retry-After';
     is $answer->header('X-Status'), 'STORE_ERROR', '$idempotency_status is STORE_ERROR';
     cmp_ok $answer->elapsed, '>=', 0.25, 'after `timeout`';
     cmp_ok $answer->elapsed, '<', 3, 'and not much later';
-    is_problem ask($nginx, '/stalled', 'before'), 503, 'store_unavailable', 'a retry too: nobody knows whether there is an answer';
-    is app()->count('/stalled'), 1, 'neither runs';
-    ok $nginx->await_error_log(qr/\[error\].*(?:idempotency|redis)/i), 'the error log tells of it';
+    is_problem ask($nginx, '/stalled', 'before'), 503, 'store_unavailable', 'a retry is refused too: it is not known whether there is a result';
+    is app()->count('/stalled'), 1, 'neither request runs';
+    ok $nginx->await_error_log(qr/\[error\].*(?:idempotency|redis)/i), 'the error log has a line about it';
 
-    # both workers learn it
+    # both workers learn that the store is unavailable
     ask($nginx, '/stalled', "during-$_") for 1 .. 10;
     my @slow = grep { $_->elapsed > 0.2 } map { ask($nginx, '/stalled', "known-$_") } 1 .. 10;
     cmp_ok scalar(@slow), '<=', 2, 'once it is known requests are refused at once';
 
     $answer = ask($nginx, '/pass/stalled', 'during');
-    is_first $answer, 201, 1, 'where requests pass, they run';
+    is_first $answer, 201, 1, 'with idempotency_store_error pass requests run';
     is $answer->header('X-Status'), 'STORE_ERROR', 'with $idempotency_status STORE_ERROR';
 
     $redis->resume;
-    is_replay_of await_answer($nginx, '/stalled', 'before', 201), $first, 'when Redis is back a retry is replayed';
+    is_replay_of await_status($nginx, '/stalled', 'before', 201), $first, 'when Redis is available again a retry gets a replay';
     $nginx->stop;
 };
 
-subtest 'Answers that come too late go to nobody else' => sub {
+subtest 'Late replies of Redis are not used for another request' => sub {
     my $nginx = start_nginx(workers => 1, store => 'timeout 700ms;');
     my %first = map { $_ => ask($nginx, "/late/$_", "late-$_") } 1 .. 20;
 
     $redis->stall;
     my @late = finish(map { $nginx->send_request(path => "/late/$_", key => "late-$_", @who) } 1 .. 10);
-    is scalar(grep { $_->status == 503 } @late), 10, 'requests whose answers do not come are refused';
+    is scalar(grep { $_->status == 503 } @late), 10, 'requests are refused if the replies of Redis do not arrive';
     $redis->resume;
 
-    await_answer($nginx, '/late/11', 'late-11', 201);
+    await_status($nginx, '/late/11', 'late-11', 201);
     my @wrong = grep { my $answer = ask($nginx, "/late/$_", "late-$_"); $answer->lasting ne $first{$_}->lasting } reverse 1 .. 20;
-    is "@wrong", '', 'each request gets its own answer afterwards';
+    is "@wrong", '', 'each request gets its own response afterwards';
     $nginx->stop;
 };
 
-subtest 'Redis goes and comes back' => sub {
+subtest 'Redis becomes unavailable and available again' => sub {
     my $nginx = start_nginx(workers => 1, store => 'timeout 500ms; connect_timeout 500ms;');
     my $first = ask($nginx, '/down', 'before');
     is_first $first, 201, 1, 'a request runs';
@@ -326,31 +313,30 @@ subtest 'Redis goes and comes back' => sub {
     is scalar(grep { $_->status == 503 && $_->code eq 'store_unavailable' } @refused), 10, 'while Redis is down requests are refused';
     my @slow = grep { $_->elapsed > 0.2 } @refused[4 .. 9];
     is scalar(@slow), 0, 'at once' or diag join ' ', map { $_->elapsed } @refused;
-    is app()->count('/down'), 1, 'and do not run';
-    is_first ask($nginx, '/pass/down', 'during'), 201, 1, 'where requests pass, they run';
+    is app()->count('/down'), 1, 'and the requests do not run';
+    is_first ask($nginx, '/pass/down', 'during'), 201, 1, 'with idempotency_store_error pass requests run';
 
     $redis->start;
-    my $next = await_answer($nginx, '/down', 'after', 201);
-    is_first $next, 201, 2, 'when Redis is back requests run, without a reload';
-    is_replay_of ask($nginx, '/down', 'after'), $next, 'and their retries are replayed';
+    my $next = await_status($nginx, '/down', 'after', 201);
+    is_first $next, 201, 2, 'when Redis is available again requests run, without a reload';
+    is_replay_of ask($nginx, '/down', 'after'), $next, 'and their retries get replays';
     $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
 };
 
-subtest 'Redis goes between a claim and its answer' => sub {
+subtest 'Redis becomes unavailable between a claim and its result' => sub {
     my $nginx = start_nginx(workers => 1, store => 'timeout 300ms; connect_timeout 300ms;');
-    my $running = $nginx->send_request(path => '/lost?gate=lost', key => 'lost', @who);
-    app()->await_arrival('/lost');
+    my $running = begin($nginx, '/lost', 'lost');
     $redis->kill;
     app()->open_gate('lost');
 
     my $answer = $running->response;
-    is_first $answer, 201, 1, 'the answer is delivered: the work is done';
+    is_first $answer, 201, 1, 'the response is delivered: the request was executed';
     ok $nginx->await_access_log(qr{^/lost\S* 201 \[STORE_ERROR\]}), '$idempotency_status is STORE_ERROR';
-    ok $nginx->await_error_log(qr/\[error\]/), 'the error log tells of it';
+    ok $nginx->await_error_log(qr/\[error\]/), 'the error log has a line about it';
     $redis->start;
-    await_answer($nginx, '/found', 'found', 201);
+    await_status($nginx, '/found', 'found', 201);
 
-    # one that goes on as it comes: the store fails meanwhile, and is known to be down when it begins
+    # a response that is passed through: the store fails during the response, or is known to be unavailable before it
     for my $known (0, 1) {
         my $path = "/small/lost$known";
         my $query = 'kind=binary&size=100000&framing=chunked&pieces=2';
@@ -360,41 +346,40 @@ subtest 'Redis goes between a claim and its answer' => sub {
         $known ? $redis->kill : $redis->stall;
         is_problem ask($nginx, '/down', 'down'), 503, 'store_unavailable', 'the store is known to be down' if $known;
         app()->open_gate("begin$known");
-        ok await(sub { substr($nginx->error_log, $log) =~ /the outcome of a request is not recorded yet/ }), 'the error log tells of it';
+        ok await(sub { substr($nginx->error_log, $log) =~ /the outcome of a request is not recorded yet/ }), 'the error log has a line about it';
         app()->open_gate("go-on$known");
         $answer = $running->response;
-        is length $answer->body, 100_000, 'a large answer is delivered';
-        is $answer->header('X-Status'), $known ? 'STORE_ERROR' : 'NEW', '$idempotency_status is what is known by then';
-        ok $nginx->await_access_log(qr{^\Q$path\E\S* 201 \[STORE_ERROR\]}), 'and STORE_ERROR in the end';
+        is length $answer->body, 100_000, 'a large response is delivered';
+        is $answer->header('X-Status'), $known ? 'STORE_ERROR' : 'NEW', '$idempotency_status has the value that is known when the head is sent';
+        ok $nginx->await_access_log(qr{^\Q$path\E\S* 201 \[STORE_ERROR\]}), 'and STORE_ERROR in the log';
         $known ? $redis->start : $redis->resume;
-        await_answer($nginx, "/found$known", "found$known", 201);
+        await_status($nginx, "/found$known", "found$known", 201);
     }
     $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
 };
 
-subtest 'An answer that could not be kept at once is kept later' => sub {
+subtest 'A response that could not be kept at once is kept later' => sub {
     my $nginx = start_nginx(store => 'timeout 300ms; connect_timeout 300ms;');
-    my $running = $nginx->send_request(path => '/later?gate=later', key => 'later', @who);
-    app()->await_arrival('/later');
+    my $running = begin($nginx, '/later', 'later');
     $redis->stall;
     app()->open_gate('later');
     my $first = $running->response;
-    is_first $first, 201, 1, 'the answer is delivered though Redis does not answer';
+    is_first $first, 201, 1, 'the response is delivered though Redis does not reply';
     $redis->resume;
 
     my $retry;
     await(sub { $retry = ask($nginx, '/later?gate=later', 'later'); $retry->status == 201 });
-    is_replay_of $retry, $first, 'within the lease it is kept after all';
-    is app()->count('/later'), 1, 'and the application acted once';
+    is_replay_of $retry, $first, 'within the lease the response is kept';
+    is app()->count('/later'), 1, 'and the application executed the request once';
     $nginx->stop;
 };
 
-subtest 'A Redis that is not there at the start' => sub {
+subtest 'A Redis that is unavailable at the start' => sub {
     $redis->stop;
     my $nginx = start_nginx(store => 'timeout 500ms; connect_timeout 500ms;');
-    is_problem ask($nginx, '/never', 'never'), 503, 'store_unavailable', 'nginx starts and refuses';
+    is_problem ask($nginx, '/never', 'never'), 503, 'store_unavailable', 'nginx starts and refuses requests';
     $redis->start;
-    is_first await_answer($nginx, '/never', 'never', 201), 201, 1, 'until Redis is there';
+    is_first await_status($nginx, '/never', 'never', 201), 201, 1, 'until Redis is available';
     $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
 };
 
@@ -403,21 +388,21 @@ subtest 'Errors of Redis' => sub {
     my $first = ask($nginx, '/errors', 'kept');
 
     $redis->command('CONFIG', 'SET', 'maxmemory', '1', 'maxmemory-policy', 'noeviction');
-    is_problem ask($nginx, '/errors', 'full'), 503, 'store_unavailable', 'a Redis without room is a 503';
+    is_problem ask($nginx, '/errors', 'full'), 503, 'store_unavailable', 'a Redis without free memory gives a 503';
     ok $nginx->await_error_log(qr/\[error\].*OOM/), 'and the error log says what Redis said';
     $redis->command('CONFIG', 'SET', 'maxmemory', '0');
 
     $redis->command('REPLICAOF', '127.0.0.1', '1');
-    is_problem ask($nginx, '/errors', 'replica'), 503, 'store_unavailable', 'a Redis that only reads is a 503';
+    is_problem ask($nginx, '/errors', 'replica'), 503, 'store_unavailable', 'a read-only Redis gives a 503';
     $redis->command('REPLICAOF', 'NO', 'ONE');
     is app()->count('/errors'), 1, 'neither request runs';
 
-    is_replay_of await_answer($nginx, '/errors', 'kept', 201), $first, 'what was kept is still replayed';
-    is_first await_answer($nginx, '/errors', 'full', 201), 201, 2, 'and the refused request runs now';
+    is_replay_of await_status($nginx, '/errors', 'kept', 201), $first, 'kept responses are still replayed';
+    is_first await_status($nginx, '/errors', 'full', 201), 201, 2, 'and the refused request now runs';
     $nginx->stop;
 };
 
-subtest 'Ways to a Redis' => sub {
+subtest 'Addresses of a Redis' => sub {
     my $guarded = IdempotencyTest::Redis->new(password => 'open/sesame', arguments => ['--requirepass', 'open/sesame',
         qw(--user shop on >pass:word ~shop:* +@all)]);
     my $port = $guarded->port;
@@ -452,7 +437,7 @@ subtest 'Ways to a Redis' => sub {
     for my $name (sort keys %way) {
         my $first = ask($nginx, "/$name/a", "way-$name");
         is_first $first, 201, 1, "a request runs over a store by $name";
-        is_replay_of ask($nginx, "/$name/a", "way-$name"), $first, "and its retry is replayed ($name)";
+        is_replay_of ask($nginx, "/$name/a", "way-$name"), $first, "and its retry gets a replay ($name)";
     }
 
     for (['database', 5], ['socket_database', 6], ['database_word', 7]) {
@@ -472,17 +457,7 @@ subtest 'Ways to a Redis' => sub {
 
 subtest 'A reload' => sub {
     my $nginx = start_nginx();
-    my $first = ask($nginx, '/reload', 'one');
-    my $running = $nginx->send_request(path => '/reload?gate=reload', key => 'two', @who);
-    app()->await_arrival('/reload', 2);
-    $nginx->reload(requests_run => 1);
-
-    is_replay_of ask($nginx, '/reload', 'one'), $first, 'a result is replayed after a reload';
-    is_problem ask($nginx, '/reload?gate=reload', 'two'), 409, 'request_in_progress', 'a request of an old worker is still running';
-    app()->open_gate('reload');
-    my $second = $running->response;
-    is_first $second, 201, 2, 'and is answered';
-    is_replay_of ask($nginx, '/reload?gate=reload', 'two'), $second, 'and kept';
+    is_kept_over_a_reload($nginx);
     $nginx->stop;
 };
 

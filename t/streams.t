@@ -1,4 +1,4 @@
-# Streams pass by, and are recorded as not kept; calls of gRPC with one answer are kept with their trailers.
+# Streams are passed through and recorded as not kept; calls of gRPC with one response message are kept with their trailers.
 
 use strict;
 use warnings;
@@ -12,6 +12,8 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Http2;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Python qw(python_command);
+use IdempotencyTest::Requests qw(@who);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
@@ -32,11 +34,10 @@ $nginx->set(server => <<"END")->start;
         location /plain/ { idempotency off; $grpc }
 END
 
-my @who = (headers => ['X-API-Key: alice']);
 my $n = 0;
 my $events = 'header=Content-Type:text/event-stream';
 
-# What passes goes on while the store is told: a retry that is quick may be told that it runs.
+# A response is passed through while its outcome is recorded in the store: a quick retry may get request_in_progress.
 sub retry {
     my (%request) = @_;
     my $answer;
@@ -44,27 +45,27 @@ sub retry {
     return $answer;
 }
 
-# Server-sent events: each is there before the next is made.
+# Server-sent events: each arrives before the next is sent.
 for my $where ('', 'fastcgi/') {
     for my $type ('text/event-stream', 'text/event-stream%3Bcharset%3Dutf-8', 'TEXT/Event-Stream') {
         my $path = "/${where}events" . ++$n;
         my $uri = "$path?header=Content-Type:$type&framing=chunked&size=200&pieces=2&middle=$n";
         my $client = $nginx->send_request(path => $uri, key => $n, @who);
         ok $client->await_text(qr/#1 /), "the first event comes before the last ($where$type)";
-        is_problem retry(path => $uri, key => $n, @who), 409, 'response_not_kept', "a retry is told while the stream runs ($where$type)";
+        is_problem retry(path => $uri, key => $n, @who), 409, 'response_not_kept', "a retry gets response_not_kept while the stream runs ($where$type)";
         $app->open_gate($n);
-        is length $client->response->body, 200, "then comes the rest ($where$type)";
-        is_problem retry(path => $uri, key => $n, @who), 409, 'response_not_kept', "and after it ($where$type)";
-        is $app->count($path), 1, "the application acted once ($where$type)";
+        is length $client->response->body, 200, "then the rest arrives ($where$type)";
+        is_problem retry(path => $uri, key => $n, @who), 409, 'response_not_kept', "and after the stream, too ($where$type)";
+        is $app->count($path), 1, "the application executed the request once ($where$type)";
     }
 }
 
 {
     my $uri = "/busy?$events&status=503,201";
-    is $nginx->request(path => $uri, key => 'busy', @who)->status, 503, 'a 503 that calls itself a stream';
-    is retry(path => $uri, key => 'busy', @who)->status, 201, 'still says that nothing was acted on';
+    is $nginx->request(path => $uri, key => 'busy', @who)->status, 503, 'a 503 with the type of a stream';
+    is retry(path => $uri, key => 'busy', @who)->status, 201, 'still frees the key';
     my $other = $nginx->request(path => '/other?header=Content-Type:text/event-source', key => 'other', @who);
-    is_replay_of $nginx->request(path => '/other?header=Content-Type:text/event-source', key => 'other', @who), $other, 'another type is kept';
+    is_replay_of $nginx->request(path => '/other?header=Content-Type:text/event-source', key => 'other', @who), $other, 'a response of another type is kept';
 }
 
 # gRPC over HTTP/2: head, messages, trailers.
@@ -74,8 +75,7 @@ sub message { my ($bytes) = @_; return pack 'CNa*', 0, length $bytes, $bytes }
 sub call {
     my ($path, $key, @messages) = @_;
     my $body = $nginx->write_file('call', join '', map { message($_) } @messages);
-    my $python = -x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3';
-    open my $in, '-|', $python, "$FindBin::Bin/lib/grpc_call.py", $h2, $path, $body, 'x-api-key:alice', "idempotency-key:$key" or die "python3: $!\n";
+    open my $in, '-|', python_command('grpc_call.py', $h2, $path, $body, 'x-api-key:alice', "idempotency-key:$key") or die "python3: $!\n";
     my $answer = JSON::PP::decode_json(join '', <$in>);
     my $text = sub { join "\n", map { "$_->[0]: $_->[1]" } grep { $_->[0] !~ /^(?:date|idempotent-replayed)$/ } @{$_[0]} };
     return {
@@ -91,7 +91,7 @@ sub is_same_call {
     my ($retry, $first, $what) = @_;
     ok $retry->{replay}, "it is replayed ($what)";
     is $retry->{$_}, $first->{$_}, "its $_ is the same ($what)" for qw(head trailers);
-    ok $retry->{body} eq $first->{body}, "so is its message ($what)";
+    ok $retry->{body} eq $first->{body}, "its message is the same ($what)";
 }
 
 my %unary = (
@@ -105,35 +105,35 @@ for my $where (qw(grpc streaming)) {
     for my $name (sort keys %unary) {
         my $path = "/$where/call" . ++$n;
         my $first = call("$path?x=1$unary{$name}", $n, 'request');
-        is $first->{status}, 200, "an answer of gRPC ($name, $where)";
+        is $first->{status}, 200, "a response of gRPC ($name, $where)";
         like $first->{trailers}, qr/^grpc-status: 0/m, "ends with its status ($name, $where)" or diag explain $first;
         like $first->{trailers}, qr/^x-trace: a\nx-trace: b/m, "and all other trailers ($name, $where)" if $name =~ /trailers/;
         is_same_call call("$path?x=1$unary{$name}", $n, 'request'), $first, "$name, $where";
-        is $app->count($path), 1, "the application acted once ($name, $where)";
+        is $app->count($path), 1, "the application executed the request once ($name, $where)";
     }
 
     # trailers alone: an error
     my $path = "/$where/error" . ++$n;
     my $first = call("$path?kind=none&trailer=Grpc-Message:denied", $n, 'request');
-    like $first->{head}, qr/^grpc-message: denied/mi, "an answer that has trailers alone ($where)";
+    like $first->{head}, qr/^grpc-message: denied/mi, "a response with trailers only ($where)";
     is $first->{body}, '', "has no message ($where)";
     is_same_call call("$path?kind=none&trailer=Grpc-Message:denied", $n, 'request'), $first, "trailers alone, $where";
-    is $app->count($path), 1, "the application acted once (trailers alone, $where)";
+    is $app->count($path), 1, "the application executed the request once (trailers alone, $where)";
 }
 
 
-# Two messages and more: passed by.
+# Two and more messages are passed through.
 for my $where (qw(grpc streaming small)) {
     my $path = "/$where/stream" . ++$n;
     my $uri = "$path?kind=binary&size=600&pieces=3";
     my $first = call($uri, $n, 'request');
-    is length $first->{body}, 615, "a stream of three messages is whole ($where)";
+    is length $first->{body}, 615, "a stream of three messages is complete ($where)";
     like $first->{trailers}, qr/^grpc-status: 0/m, "with its status ($where)";
     my $retry;
     await(sub { $retry = call($uri, $n, 'request'); $retry->{body} !~ /request_in_progress/ });
     is $retry->{status}, 409, "it is not kept ($where)";
-    like $retry->{body}, qr/"response_not_kept"/, "which is told ($where)";
-    is $app->count($path), 1, "the application acted once ($where)";
+    like $retry->{body}, qr/"response_not_kept"/, "the retry says so ($where)";
+    is $app->count($path), 1, "the application executed the request once ($where)";
 }
 
 # A stream that waits for its client after a message, or after two.
@@ -147,24 +147,24 @@ for my $where (qw(grpc streaming)) {
         ok $client->await_bytes, "a stream's first message does not wait for the next ($where, $pieces)";
         $app->open_gate($n);
         $app->await_answer($path);
-        is $app->count($path), 1, "the application acted once ($where, $pieces)";
+        is $app->count($path), 1, "the application executed the request once ($where, $pieces)";
     }
 }
 
-# A conversation: the client goes on once it has heard something.
+# A bidirectional call: the client sends more after it has received a message.
 {
     my $path = '/streaming/talk' . ++$n;
     my $client = IdempotencyTest::Http2->connect($h2);
     my $stream = $client->begin("$path?early=1&size=100", 'x-api-key' => 'alice', 'idempotency-key' => 'talk', 'content-type' => 'application/grpc', 'te' => 'trailers');
     $client->send_data($stream, message('hello'));
-    ok $client->await_bytes, 'a conversation is not held back';
-    is $app->count($path), 1, 'the application acted once';
+    ok $client->await_bytes, 'the messages of a bidirectional call are not held';
+    is $app->count($path), 1, 'the application executed the request once';
     my $retry;
     await(sub { $retry = call("$path?early=1&size=100", 'talk', 'hello'); $retry->{body} !~ /request_in_progress/ });
     like $retry->{body}, qr/"response_not_kept"/, 'it is not kept';
 }
 
-# A call whose client has left.
+# A call whose client has disconnected.
 {
     my $path = '/grpc/left';
     my $client = IdempotencyTest::Http2->connect($h2);
@@ -178,10 +178,10 @@ for my $where (qw(grpc streaming)) {
     await(sub { $retry = call("$path?gate=left&trailer=X-A:b", 'left', 'request'); $retry->{body} !~ /request_in_progress/ });
     ok $retry->{replay}, 'a call whose client left is replayed' or diag explain $retry;
     like $retry->{trailers}, qr/^x-a: b/m, 'with its trailers';
-    is $app->count($path), 1, 'the application acted once';
+    is $app->count($path), 1, 'the application executed the request once';
 }
 
-# Without a word of the module: as nginx has it.
+# Without directives of the module: as nginx does it.
 like call('/plain/a?trailer=X-A:b', 'plain', 'request')->{trailers}, qr/^x-a: b/m, 'a call that is not covered has its trailers';
 
 $nginx->stop;

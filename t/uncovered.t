@@ -1,4 +1,4 @@
-# What is not covered is not changed: an nginx in which the module is loaded and on answers a request without a key as one without the module does.
+# What is not covered is not changed: with the module loaded and enabled the response to a request without a key is the same as without the module.
 
 use strict;
 use warnings;
@@ -16,7 +16,7 @@ use IdempotencyTest::Process qw(await temporary_directory);
 
 my $DEADLINE = $IdempotencyTest::Process::DEADLINE;
 
-# a server that is played by hand
+# a server in this test
 my $played = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 16, ReuseAddr => 1) or die "listen: $!\n";
 my $port = $played->sockport;
 
@@ -35,7 +35,7 @@ file 'page.html', '<p>one <!--#include virtual="/app/included" --></p>';
 file 'sorry.html', 'sorry';
 file 'index.html', 'the index';
 
-# Each has a space of its own at the application, in which it counts from one.
+# Each nginx has its own space at the application, whose counts begin with one.
 my $other_app = IdempotencyTest::App->new(port => app()->port, is_running => 1);
 
 sub nginx {
@@ -92,7 +92,7 @@ sub shown {
     return $response->status_line if !$response->status;
     $head =~ s/^(Date: |Expires: ).*?\r\n/$1...\r\n/mg;
     my $shown = join "\n", $head, $response->body, map { join ': ', @$_ } @{$response->trailers};
-    # the nth of its nginx
+    # the Nth request of its nginx
     return $shown =~ s/\b0{12}\d{8}\b/boundary/gr;
 }
 
@@ -100,12 +100,12 @@ sub is_same {
     my ($name, $ask) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     my %got = map { $_ => $ask->($nginx{$_}) } @both;
-    isnt $got{without}, 'no answer in time', "$name is answered";
-    ok $got{on} eq $got{without}, "$name is answered as without the module"
+    isnt $got{without}, 'no response in time', "$name gets a response";
+    ok $got{on} eq $got{without}, "$name gets its response as without the module"
         or diag "with\n", substr($got{on}, 0, 2000), "\nwithout\n", substr($got{without}, 0, 2000);
 }
 
-# Answers
+# Responses
 
 my $etag = $nginx{without}->request(method => 'GET', path => '/file.txt')->header('ETag');
 my $modified = $nginx{without}->request(method => 'GET', path => '/file.txt')->header('Last-Modified');
@@ -137,7 +137,7 @@ my @requests = (
     (map { ['GET', '/cached/a?status=200&header=ETag:"e"', headers => [@$_]] } [], [], ['Range: bytes=0-3'], ['If-None-Match: "e"']),
     ['POST', '/small-body/a', body => 'more than ten bytes'], ['POST', '/small-body/a', chunks => ['more than ', 'ten bytes']],
     ['POST', '/limit/a'], ['GET', '/limit/a'], ['POST', '/dead/a'], ['POST', '/app/old?framing=chunked', version => 'HTTP/1.0'],
-    # with a key, and yet not covered
+    # requests with a key that are not covered
     ['GET', '/app/key', key => 'k'], ['GET', '/app/key', key => 'a b'], ['HEAD', '/file.txt', key => 'k'], ['POST', '/app/scopeless', key => 'k'],
     ['POST', '/app/scopeless', key => 'k'], ['POST', '/returned', key => 'k', headers => ['X-API-Key: alice']],
 );
@@ -187,7 +187,7 @@ is_same 'a body that is waited for', sub {
     return shown($interim) . shown($client->response);
 };
 
-# A client that leaves: its request is ended at the application too
+# A client that disconnects: its request to the application is ended too
 
 sub accept_request {
     IO::Select->new($played)->can_read($DEADLINE) or return;
@@ -203,7 +203,7 @@ sub is_ended {
     return scalar $select->can_read($DEADLINE) && !sysread $socket, my $bytes, 1;
 }
 
-# The one worker has seen what came before when it answers to another.
+# The only worker has handled that when it responds to another request.
 sub goes_on { my ($nginx) = @_; return $nginx->request(method => 'GET', path => '/file.txt')->status == 200 }
 
 for my $where ('', 'unbuffered/') {
@@ -216,13 +216,13 @@ for my $where ('', 'unbuffered/') {
                 syswrite $server, $begun if $begun;
                 $client->await_bytes if $begun && $where;
                 $client->close;
-                ok is_ended($server), "who leaves ends an uncovered exchange ($name)";
+                ok is_ended($server), "a client that disconnects ends an uncovered exchange ($name)";
             }
         }
     }
 }
 
-# Beside a covered one, which goes on, in the same location.
+# Beside a covered request in the same location, which continues.
 {
     my @covered = (path => '/played/covered', key => 'covered', headers => ['X-API-Key: alice']);
     my $covered = $nginx{on}->send_request(@covered);
@@ -230,17 +230,17 @@ for my $where ('', 'unbuffered/') {
     my $client = $nginx{on}->send_request(path => '/played/beside');
     my $server = accept_request();
     $_->close for $client, $covered;
-    ok is_ended($server), 'who leaves ends an uncovered exchange beside a covered one';
-    ok goes_on($nginx{on}), 'nginx goes on';
-    ok !IO::Select->new($covered_server)->can_read(0), 'the covered one is not ended';
+    ok is_ended($server), 'a client that disconnects ends an uncovered exchange beside a covered one';
+    ok goes_on($nginx{on}), 'nginx still runs';
+    ok !IO::Select->new($covered_server)->can_read(0), 'the covered exchange is not ended';
     syswrite $covered_server, "HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\nkept";
     my $retry;
     await(sub { $retry = $nginx{on}->request(@covered); $retry->code ne 'request_in_progress' });
-    ok $retry->is_replay && $retry->body eq 'kept', 'its answer is kept';
+    ok $retry->is_replay && $retry->body eq 'kept', 'its response is kept';
     ok !IO::Select->new($played)->can_read(0), 'and it ran once';
 }
 
-# nginx's own retry
+# proxy_next_upstream
 
 for my $where ('', 'careful/') {
     for my $method (qw(GET PUT DELETE POST)) {

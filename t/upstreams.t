@@ -1,4 +1,4 @@
-# Over every protocol that nginx speaks to an application: an exchange whose client leaves goes to its end, and the retry is replayed.
+# With every upstream protocol of nginx: an exchange continues after its client has disconnected, and the retry gets a replay.
 
 use strict;
 use warnings;
@@ -23,7 +23,7 @@ my %pass = (
         'HTTP_APP_SPACE ' . $app->space } qw(fastcgi scgi uwsgi),
 );
 
-# Redis is of this file alone: it is stalled for a while.
+# A separate Redis, because this test stalls it.
 my $redis = store_mode() eq 'redis' ? IdempotencyTest::Redis->new : undef;
 my $store = $redis ? 'redis unix:' . $redis->socket . '; timeout 10s;' : 'memory 256m;';
 
@@ -49,7 +49,7 @@ my $n = 0;
 
 sub request { my ($path, $key) = @_; return $nginx->request(path => $path, key => $key, headers => ['X-API-Key: alice']) }
 
-# What a retry gets once the exchange has ended.
+# The response to a retry when the exchange has ended.
 sub retry {
     my ($path, $key) = @_;
     my $answer;
@@ -57,7 +57,7 @@ sub retry {
     return $answer;
 }
 
-# nginx has heard of what came before: it is one process.
+# nginx has handled all earlier events: it is one process.
 sub nginx_has_seen_all { return $nginx->request(path => '/plain/seen', method => 'GET')->status == 201 }
 
 sub size_of { my ($where, $answer) = @_; return length($answer->body) - ($where =~ /grpc/ ? 5 : 0) }
@@ -66,7 +66,7 @@ for my $where (map { m{^location /([a-z-]+)/ } ? $1 : () } @locations) {
     for my $way (sort keys %way) {
         my $what = "$where, $way";
 
-        # before the answer
+        # before the response
         for my $size (100, 300_000) {
             my $path = "/$where/before" . ++$n;
             my $query = "kind=binary&size=$size&gate=$n";
@@ -74,20 +74,20 @@ for my $where (map { m{^location /([a-z-]+)/ } ? $1 : () } @locations) {
             $app->await_arrival($path);
             $client->leave;
             nginx_has_seen_all();
-            is_problem request("$path?$query", $n), 409, 'request_in_progress', "its exchange goes on when a client leaves ($what, $size)";
+            is_problem request("$path?$query", $n), 409, 'request_in_progress', "an exchange continues after its client has disconnected ($what, $size)";
             $app->open_gate($n);
             $app->await_answer($path);
 
             my $retry = retry("$path?$query", $n);
             ok $retry->is_replay, "and its retry is replayed ($what, $size)" or diag $retry->head;
-            is size_of($where, $retry), $size, "whole ($what, $size)";
-            is $app->count($path), 1, "the application acted once ($what, $size)";
+            is size_of($where, $retry), $size, "the replay is complete ($what, $size)";
+            is $app->count($path), 1, "the application executed the request once ($what, $size)";
         }
 
-        # in the middle of an answer that is held back
+        # during a response that is held
         {
             my $path = "/$where/middle" . ++$n;
-            # a call of gRPC with several messages would be passed on
+            # a call of gRPC with several messages would be passed through
             my $query = 'kind=binary&size=300000&framing=chunked' . ($where eq 'grpc' ? '' : "&pieces=3&middle=$n");
             my $client = $way{$way}->("$path?$query", $n, %who);
             $app->await_arrival($path);
@@ -97,25 +97,25 @@ for my $where (map { m{^location /([a-z-]+)/ } ? $1 : () } @locations) {
             $app->await_answer($path);
 
             my $retry = retry("$path?$query", $n);
-            ok $retry->is_replay && size_of($where, $retry) == 300_000, "left in the middle of an answer ($what)" or diag $retry->head;
-            is $app->count($path), 1, "the application acted once ($what)";
+            ok $retry->is_replay && size_of($where, $retry) == 300_000, "left in the middle of a response ($what)" or diag $retry->head;
+            is $app->count($path), 1, "the application executed the request once ($what)";
         }
 
-        # in the middle of one that is too large
+        # during a response that is too large
         {
             my $path = "/$where/small/passing" . ++$n;
             my $query = "kind=binary&size=3000000&framing=chunked&pieces=2&middle=$n";
             my $client = $way{$way}->("$path?$query", $n, %who);
-            ok $client->await_bytes, "what is too large goes on before its end ($what)";
+            ok $client->await_bytes, "a response that is too large is passed through before its end ($what)";
             $client->leave;
             nginx_has_seen_all();
             $app->open_gate($n);
             $app->await_answer($path);
-            is_problem retry("$path?$query", $n), 409, 'response_not_kept', "left in the middle of a large answer ($what)";
-            is $app->count($path), 1, "the application acted once ($what)";
+            is_problem retry("$path?$query", $n), 409, 'response_not_kept', "the client disconnects during a large response ($what)";
+            is $app->count($path), 1, "the application executed the request once ($what)";
         }
 
-        # while the answer is being kept
+        # while the response is being kept
         if ($redis) {
             my $path = "/$where/keeping" . ++$n;
             my $query = "gate=$n";
@@ -128,8 +128,8 @@ for my $where (map { m{^location /([a-z-]+)/ } ? $1 : () } @locations) {
             $client->leave;
             nginx_has_seen_all();
             $redis->resume;
-            ok retry("$path?$query", $n)->is_replay, "left while its answer was being kept ($what)";
-            is $app->count($path), 1, "the application acted once ($what)";
+            ok retry("$path?$query", $n)->is_replay, "the client disconnects while its response is being kept ($what)";
+            is $app->count($path), 1, "the application executed the request once ($what)";
         }
     }
 }
@@ -153,15 +153,15 @@ for (@stalled) {
     my ($name, $path, $uri, $what, $client) = @$_;
     $app->await_answer($path);
     my $retry = retry($uri, $path);
-    $name eq 'kept' ? ok $retry->is_replay, "a client does not read its answer: it is kept ($what)"
-        : is_problem $retry, 409, 'response_not_kept', "a client does not read its large answer ($what)";
-    is $app->count($path), 1, "the application acted once ($what)";
+    $name eq 'kept' ? ok $retry->is_replay, "a client does not read its response: it is kept ($what)"
+        : is_problem $retry, 409, 'response_not_kept', "a client does not read its large response ($what)";
+    is $app->count($path), 1, "the application executed the request once ($what)";
 }
 
-# the answer of none was waited for longer than that
-ok $nginx->await_access_log(qr{^POST \Q$_->[2]\E }), "and is sent away ($_->[3])" for @stalled;
+# no request waited longer than this
+ok $nginx->await_access_log(qr{^POST \Q$_->[2]\E }), "and its connection is closed ($_->[3])" for @stalled;
 
-# A worker that is told to quit finishes what it has begun, though nobody listens any more.
+# A worker that gets QUIT finishes its exchanges after their clients have disconnected.
 for my $where (map { m{^location /([a-z-]+)/ } ? $1 : () } @locations) {
     my @path = map { "/$where/quit" . ++$n } 1 .. keys %way;
     my $i = 0;
@@ -178,7 +178,7 @@ for my $where (map { m{^location /([a-z-]+)/ } ? $1 : () } @locations) {
     for my $path (@path) {
         my $retry = retry("$path?kind=binary&size=100000&gate=$where-quit", $path);
         ok $retry->is_replay && size_of($where, $retry) == 100_000, "kept by a worker that quits ($path)" or diag $retry->head;
-        is $app->count($path), 1, "the application acted once ($path)";
+        is $app->count($path), 1, "the application executed the request once ($path)";
     }
     ok await(sub { !grep { kill 0 => $_ } @old }), "and then it ends ($where)";
 }

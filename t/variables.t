@@ -1,4 +1,4 @@
-# What a log and an application can know of it.
+# The variables for logs and applications.
 
 use strict;
 use warnings;
@@ -10,7 +10,7 @@ run_tests();
 
 __DATA__
 
-=== TEST 1: $idempotency_status says what became of a request
+=== TEST 1: $idempotency_status is the outcome of a request
 --- config
 add_header X-Status $idempotency_status always;
 location / { idempotency main; idempotency_bypass $http_x_bypass; proxy_pass http://app; }
@@ -58,13 +58,11 @@ location = /own { idempotency main; return 200 "mine"; }
 
 
 
-=== TEST 4: $idempotency_age is there on a replay alone
+=== TEST 4: $idempotency_age exists only for a replay
 --- config
 add_header X-Age "[$idempotency_age]" always;
 location / { idempotency main; proxy_pass http://app; }
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+--- key: k
 --- request eval
 ["POST /orders", "POST /orders", "POST /others"]
 --- response_headers_like eval
@@ -78,9 +76,7 @@ Idempotency-Key: k
 --- config
 add_header X-Time "[$idempotency_store_time]" always;
 location / { idempotency main; proxy_pass http://app; }
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+--- key: k
 --- request eval
 ["POST /orders", "POST /orders"]
 --- response_headers_like eval
@@ -90,7 +86,7 @@ Idempotency-Key: k
 
 
 
-=== TEST 6: $idempotency_key_id is a digest that tells keys apart and does not tell the key
+=== TEST 6: $idempotency_key_id is a digest that distinguishes keys and does not reveal them
 --- config
 add_header X-Id $idempotency_key_id always;
 location / { idempotency main; proxy_pass http://app; }
@@ -107,18 +103,12 @@ location / { idempotency main; proxy_pass http://app; }
 
 
 
-=== TEST 7: the variables are there for a header to the application
---- config
-location / {
-    idempotency main;
-    proxy_set_header App-Space $TEST_NGINX_SPACE;
-    proxy_set_header X-Key-Id $idempotency_key_id;
-    proxy_set_header X-Status $idempotency_status;
-    proxy_pass http://app;
-}
---- more_headers
-X-API-Key: alice
-Idempotency-Key: k
+=== TEST 7: the variables can be used in a header to the application
+--- location
+proxy_set_header App-Space $TEST_NGINX_SPACE;
+proxy_set_header X-Key-Id $idempotency_key_id;
+proxy_set_header X-Status $idempotency_status;
+--- key: k
 --- request eval
 ["POST /orders", "GET /last/orders"]
 --- response_body eval

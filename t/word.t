@@ -1,4 +1,4 @@
-# X-Accel-Idempotency, the application's word, and $idempotency_token, which it is handed.
+# The response header X-Accel-Idempotency of the application, and $idempotency_token for it.
 
 use strict;
 use warnings;
@@ -10,6 +10,7 @@ use IdempotencyTest::App;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Requests qw(@who);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
@@ -27,7 +28,6 @@ $nginx->set(server => join "\n        ", "listen unix:$h2 http2;", 'idempotency 
     'location /grpc/ { grpc_pass grpc://' . $app->gateway('grpc') . "; grpc_set_header App-Space $space; }",
     map { my $p = $_; "location /$p/ { ${p}_pass " . $app->gateway($p) . '; ' . ($cgi =~ s/PROTOCOL/$p/gr) . ' }' } qw(fastcgi scgi uwsgi))->start;
 
-my @who = (headers => ['X-API-Key: alice']);
 my $n = 0;
 
 sub ask { my ($path, $key, $query) = @_; return $nginx->request(path => "$path?$query", key => $key, @who) }
@@ -37,9 +37,9 @@ sub has_no_word {
     ok !grep({ defined $answer->header($_) } 'X-Accel-Idempotency'), "the word does not go on ($what)" or diag $answer->head;
 }
 
-# What a word makes of a retry.
+# What a retry gets after a response with a directive.
 my @words = (
-    # the fields, what becomes of the answer, whether it is understood
+    # the fields, the outcome of the response, whether the directive is valid
     [['release'], 'released', 1],
     [['RELEASE'], 'released', 1],
     [[' release '], 'released', 1],
@@ -74,19 +74,19 @@ for (@words) {
     my $warnings = () = $nginx->error_log =~ /\[warn\].*"X-Accel-Idempotency"/g;
 
     my $first = ask($path, $n, $query);
-    is_first $first, 201, 1, "the answer is delivered ($what)";
+    is_first $first, 201, 1, "the response is delivered ($what)";
     has_no_word $first, $what;
-    is scalar(() = $nginx->error_log =~ /\[warn\].*"X-Accel-Idempotency"/g) - $warnings, $understood ? 0 : 1, "the log tells what was not understood, and nothing else ($what)";
+    is scalar(() = $nginx->error_log =~ /\[warn\].*"X-Accel-Idempotency"/g) - $warnings, $understood ? 0 : 1, "the log names the invalid directive, and nothing else ($what)";
 
     my $retry = ask($path, $n, $query);
     is_first $retry, 201, 2, "the key is free again ($what)" if $outcome eq 'released';
-    is_problem $retry, 409, 'response_not_kept', "the answer is not kept ($what)" if $outcome eq 'not kept';
-    is_replay_of $retry, $first, "the answer is kept ($what)" if $outcome eq 'kept';
+    is_problem $retry, 409, 'response_not_kept', "the response is not kept ($what)" if $outcome eq 'not kept';
+    is_replay_of $retry, $first, "the response is kept ($what)" if $outcome eq 'kept';
     has_no_word $retry, "retry, $what";
-    is $app->count($path), $outcome eq 'released' ? 2 : 1, "so often did the application act ($what)";
+    is $app->count($path), $outcome eq 'released' ? 2 : 1, "the application has executed the request this often ($what)";
 }
 
-# The same over what else nginx speaks, and for large answers.
+# The same with other upstream protocols, and for large responses.
 for my $where (qw(/unbuffered /fastcgi /scgi /uwsgi /grpc)) {
     my $path = "$where/w" . ++$n;
     my $first = ask($path, $n, 'header=X-Accel-Idempotency:release');
@@ -97,7 +97,7 @@ for my $where (qw(/unbuffered /fastcgi /scgi /uwsgi /grpc)) {
     $path = "$where/w" . ++$n;
     ask($path, $n, 'header=X-Accel-Idempotency:no-store');
     is_problem ask($path, $n, 'header=X-Accel-Idempotency:no-store'), 409, 'response_not_kept', "no-store ($where)";
-    is $app->count($path), 1, "the application acted once ($where)";
+    is $app->count($path), 1, "the application executed the request once ($where)";
 }
 
 for my $word (qw(release no-store)) {
@@ -111,40 +111,40 @@ for my $word (qw(release no-store)) {
     $word eq 'release' ? ok(length $retry->body == 2_000_000, 'too large, and released: run again') : is_problem $retry, 409, 'response_not_kept', 'too large, no-store';
 }
 
-# Against a status that says the opposite.
-is ask('/busy', 'busy', 'status=503,201&header=X-Accel-Idempotency:no-store')->status, 503, 'a 503 that was acted on';
+# Directives against the meaning of the status.
+is ask('/busy', 'busy', 'status=503,201&header=X-Accel-Idempotency:no-store')->status, 503, 'a 503 with a directive to keep it';
 is_problem ask('/busy', 'busy', 'status=503,201&header=X-Accel-Idempotency:no-store'), 409, 'response_not_kept', 'is not run again';
-is ask('/fine', 'fine', 'status=200&header=X-Accel-Idempotency:release')->status, 200, 'a 200 that was not acted on';
+is ask('/fine', 'fine', 'status=200&header=X-Accel-Idempotency:release')->status, 200, 'a 200 with a directive to release the key';
 is_first ask('/fine', 'fine', 'status=200&header=X-Accel-Idempotency:release'), 200, 2, 'is run again';
 
-# How long an answer is kept.
+# How long a response is kept.
 {
-    is_first ask('/ttl', 'ttl', 'header=X-Accel-Idempotency:ttl%3D1'), 201, 1, 'an answer that is kept for a second';
-    ok ask('/ttl', 'ttl', 'header=X-Accel-Idempotency:ttl%3D1')->is_replay, 'is replayed within it';
+    is_first ask('/ttl', 'ttl', 'header=X-Accel-Idempotency:ttl%3D1'), 201, 1, 'a response that is kept for a second';
+    ok ask('/ttl', 'ttl', 'header=X-Accel-Idempotency:ttl%3D1')->is_replay, 'is replayed within this second';
     my $answer;
-    ok await(sub { $answer = ask('/ttl', 'ttl', 'header=X-Accel-Idempotency:ttl%3D1'); !$answer->is_replay }), 'and not after it';
+    ok await(sub { $answer = ask('/ttl', 'ttl', 'header=X-Accel-Idempotency:ttl%3D1'); !$answer->is_replay }), 'and not later';
     is_first $answer, 201, 2, 'then the request runs again';
 
-    is_first ask('/short', 'short', 'header=X-Accel-Idempotency:no-store,ttl%3D1'), 201, 1, 'an answer that is not kept, for a second';
-    is_problem ask('/short', 'short', 'header=X-Accel-Idempotency:no-store,ttl%3D1'), 409, 'response_not_kept', 'is known for so long';
-    ok await(sub { $answer = ask('/short', 'short', 'header=X-Accel-Idempotency:no-store,ttl%3D1'); $answer->status == 201 }), 'and no longer';
+    is_first ask('/short', 'short', 'header=X-Accel-Idempotency:no-store,ttl%3D1'), 201, 1, 'a response that is recorded as not kept for a second';
+    is_problem ask('/short', 'short', 'header=X-Accel-Idempotency:no-store,ttl%3D1'), 409, 'response_not_kept', 'is known for this second';
+    ok await(sub { $answer = ask('/short', 'short', 'header=X-Accel-Idempotency:no-store,ttl%3D1'); $answer->status == 201 }), 'and not longer';
 }
 
-# An application can't make an answer look like a replay.
-ok !ask('/claims', 'claims', 'header=Idempotent-Replayed:true')->is_replay, 'only a replay is marked as one';
+# An application can't make a response look like a replay.
+ok !ask('/claims', 'claims', 'header=Idempotent-Replayed:true')->is_replay, 'only a replay has the mark of a replay';
 
-# HTTP/2: taken out as well.
+# HTTP/2: the header is removed as well.
 {
     open my $in, '-|', 'curl', '-sSi', '--http2-prior-knowledge', '--unix-socket', $h2, '-X', 'POST', '-H', 'X-API-Key: alice', '-H', 'Idempotency-Key: h2',
         'http://localhost/h2?header=X-Accel-Idempotency:release' or die "curl: $!\n";
     my $answer = join '', <$in>;
-    like $answer, qr/^HTTP\/2 201/, 'over HTTP/2';
-    unlike $answer, qr/^x-accel/mi, 'the word does not go on either';
+    like $answer, qr/^HTTP\/2 201/, 'the response comes over HTTP/2';
+    unlike $answer, qr/^x-accel/mi, 'X-Accel-Idempotency is not passed on either';
 }
 
-# Where nothing is covered, nothing is taken out.
+# Without coverage nothing is removed.
 for my $path ('/uncovered/a', '/plain/a') {
-    is ask($path, 'plain', 'header=X-Accel-Idempotency:release')->header('X-Accel-Idempotency'), 'release', "a request that is not covered is not touched ($path)";
+    is ask($path, 'plain', 'header=X-Accel-Idempotency:release')->header('X-Accel-Idempotency'), 'release', "the response to a request that is not covered is not changed ($path)";
 }
 
 # $idempotency_token grows with each claim of a key.
@@ -155,24 +155,24 @@ for my $path ('/uncovered/a', '/plain/a') {
     for my $try (1 .. 5) {
         ask('/token', 'token', 'header=X-Accel-Idempotency:release');
         my $value = $token_of->('/token');
-        like $value, qr/^\d+$/, 'the application is handed a number';
-        cmp_ok $value, '>', $last, 'greater than that of the claim before';
+        like $value, qr/^\d+$/, 'the application gets a number as token';
+        cmp_ok $value, '>', $last, 'it is greater than that of the claim before';
         $last = $value;
     }
 
     ask('/token-kept', 'token-kept', '');
     my $kept = $token_of->('/token-kept');
     ask('/token-kept', 'token-kept', '');
-    is $token_of->('/token-kept'), $kept, 'a replay hands nothing to it';
+    is $token_of->('/token-kept'), $kept, 'the application gets no token for a replay';
 
     # a claim whose outcome was unknown
     ask('/token-held', 'held', 'abort=before,no');
     my $first = $token_of->('/token-held');
-    ok await(sub { ask('/token-held', 'held', 'abort=before,no')->status == 201 }), 'a claim after one that was held';
+    ok await(sub { ask('/token-held', 'held', 'abort=before,no')->status == 201 }), 'a claim after a claim that was held';
     cmp_ok $token_of->('/token-held'), '>', $first, 'has a greater token';
 
     ask('/plain/token', 'none', '');
-    is $token_of->('/plain/token'), undef, 'a request that is not covered has none';
+    is $token_of->('/plain/token'), undef, 'a request that is not covered has no token';
 }
 
 $nginx->stop;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The application of tools/torture: writes down each execution, and names it in its answer.
+"""The application of tools/torture: records each execution, and names it in its response.
 
     torture-application.py SOCKET HISTORY
 
@@ -9,7 +9,7 @@ the Nth of the WORDS (the last one serves for the rest):
     created     201, to be kept                 refused     400, to be kept
     retriable   503, not acted on               released    201, with the word `release`
     no-store    201, with the word `no-store`   large       201, larger than what nginx keeps
-    before      closes before an answer         within      closes within its answer
+    before      closes before a response        within      closes during its response
 """
 
 import asyncio
@@ -28,7 +28,7 @@ WORDS = {'released': 'release', 'no-store': 'no-store'}
 
 
 def answer_body(key, number, size):
-    """What an execution answers: no two of them the same."""
+    """The body of the response of an execution: each is different."""
     mark = '%s execution %d\n' % (key, number)
     return (mark * (size // len(mark) + 1))[:max(size, len(mark))].encode()
 

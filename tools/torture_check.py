@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reads what tools/torture has written down and decides whether the promises were kept.
+"""Reads the history of tools/torture and decides whether the guarantees were kept.
 
     torture_check.py HISTORY        prints each violation; ends with 1 if there is any
 
@@ -10,22 +10,22 @@ machine.
     {"event": "request", "id": I, "key": K, "sent": T, "ended": T, "final": false,
      "outcome": "answer|lost|left", "status": 201, "idempotency": "NEW", "code": "", "execution": 1,
      "whole": true}
-            an answer has what follows `outcome`: `idempotency` is $idempotency_status, `code` that
-            of a problem, `execution` the one that it names (or null), `whole`: it is to the byte
-            what that execution has answered. `lost`: the connection broke before the answer was
-            whole. `left`: the client went away by itself. `final`: asked after the last fault.
+            a response has the fields after `outcome`: `idempotency` is $idempotency_status, `code` that
+            of a problem, `execution` the execution that it names (or null), `whole`: it is byte for byte
+            the response of this execution. `lost`: the connection broke before the response was
+            complete. `left`: the client disconnected by itself. `final`: sent after the last fault.
     {"event": "start", "key": K, "number": N, "at": T, "worker": PID, "kind": KIND}
     {"event": "end", "key": K, "number": N, "at": T}
-            an execution at the application; `end` is taken before it answers. KIND is what it
-            answers: `kept`; `free` (retriable, or released); `not_kept` (no-store); `large` (over
-            idempotency_max_body); `broken` (closes before or within its answer).
+            an execution at the application; `end` is recorded before its response. KIND is the kind of the
+            response: `kept`; `free` (retriable, or released); `not_kept` (no-store); `large` (over
+            idempotency_max_body); `broken` (closes before or during its response).
     {"event": "logged", "key": K, "number": N, "at": T, "worker": PID}
-            nginx has logged the answer of this execution as NEW. It counts as kept unless there was
-            a fault within SLACK: where the client has left, Redis may have been about to be told.
+            nginx has logged the response of this execution as NEW. It counts as kept unless there was
+            a fault within SLACK: if the client has disconnected, the outcome may not be recorded in Redis yet.
     {"event": "fault", "fault": NAME, "at": T, "until": T, "worker": PID}
             `worker_killed` and `worker_stalled` (which `worker`), `reload`, and of Redis `stalled`, `killed` (until it
-            answers again), `connections_closed`, `scripts_flushed`. `pause`: the machine itself
-            stood still for the watcher.
+            replies again), `connections_closed`, `scripts_flushed`. `pause`: the machine itself
+            was stopped, as the watcher has measured.
     {"event": "log", "level": "alert", "text": "..."}
 
 What is decided
@@ -34,37 +34,37 @@ What is decided
      followed by B only where
        - A was `free` and had ended, or
        - A was `broken`, and B starts a lease after A's end, or
-       - A's worker was killed before A's outcome was told to the store, and B starts no earlier
+       - A's worker was killed before A's outcome was recorded in the store, and B starts no earlier
          than a lease after A's start and 2/3 of a lease after the kill (a claim is renewed each
          third of its lease), or
        - an outage of the store of at least OUTAGE leases met A, or the lease that follows A's end
-         (it was not renewed, or its outcome could not be told), and B starts no earlier than a
+         (it was not renewed, or its outcome could not be recorded), and B starts no earlier than a
          lease after A's start, or
-       - a stall of A's worker did the same to it.
-  2  An answer is to the byte that of the execution that it names, which has ended; all answers of a
+       - a stall of A's worker had the same effect.
+  2  A response is byte for byte that of the execution that it names, which has ended; all responses of a
      key that were delivered as kept (NEW or REPLAYED) name one execution.
   3  409 `request_in_progress` or `outcome_unknown` comes within a lease of the last sign of life of
-     somebody who may hold the key: an execution until its end, or until its worker was killed; a
-     request of that key that ended without a word from the application. An outage that meets it
-     prolongs it until the outage has ended: what was sent to a stalled Redis is done when it wakes. So does the
+     a request that may hold the key: an execution until its end, or until its worker was killed; a
+     request of this key that ended without a response from the application. An outage during this time
+     extends it until the outage has ended: a stalled Redis executes pending commands when it runs again. So does the
      stall of a worker.
-  4  Once an answer of a key was delivered or logged as kept, nothing is executed any more, and
-     whoever asks after that gets this answer (after `not_kept`: 409 `response_not_kept`).
-  5  No other answers than these: those of the application; 409; 503 `store_unavailable`, and
-     STORE_ERROR beside an answer, where an outage or a lapsed claim explains it; 502 and 504 where the application
-     broke off. No line of the level `alert` or above but those of workers that were killed.
-  6  In the end each key gets a final answer that is a replay, an execution, or 409
+  4  When a response of a key was delivered or logged as kept, nothing is executed any more, and
+     each later request gets this response (after `not_kept`: 409 `response_not_kept`).
+  5  No other responses than these: those of the application; 409; 503 `store_unavailable`, and
+     STORE_ERROR with a response, if an outage or an expired claim explains it; 502 and 504 if the application
+     broke off. No line of the level `alert` or above except those about killed workers.
+  6  At the end each key gets a final response that is a replay, an execution, or 409
      `response_not_kept`.
 
 What is assumed
 
-  - Claim, execution and settling are seen late by less than SLACK; a `pause` adds its own length.
+  - Claim, execution and settling are observed late by less than SLACK; a `pause` adds its own length.
   - An outage lasts as long as its fault, and RECOVERY more after a kill or a long stall: a worker
-    rests for a second at most before it connects again. A closed connection is one of BLINK.
-    Outages less than a third of a lease apart count as one: a renewal may have fallen into both.
-  - A retry of what could not be told doubles its distance: it may come as late as twice the outage.
+    waits for a second at most before it reconnects. A closed connection is an outage of BLINK.
+    Outages less than a third of a lease apart count as one: they may have met the same renewal.
+  - The retry queue doubles its delay: an outcome may be recorded as late as twice the outage.
     Together with the third of a lease that may have passed since the last renewal, an outage of
-    less than a quarter of a lease is too short to lapse a claim.
+    less than a quarter of a lease is too short for a claim to expire.
 """
 
 import collections
@@ -73,12 +73,12 @@ import re
 import sys
 
 SLACK = 1.0
-EARLY = 0.5         # by so much a lease may seem to end early: it began before the execution's start
+EARLY = 0.5         # how much earlier a lease may seem to expire: it began before the execution's start
 RECOVERY = 1.3
 BLINK = 0.3
 LONG_STALL = 1.0    # the store's `timeout`: its connections count as stalled
 OUTAGE = 0.25       # of a lease
-EXPLAINED = 1.0     # `timeout`, for which a call may go on after what has broken it
+EXPLAINED = 1.0     # `timeout`: a call may last for this time after its fault
 
 BLOCKED = ('IN_PROGRESS', 'UNKNOWN')
 FOREVER = float('inf')
@@ -200,7 +200,7 @@ class History:
                 return execution
         return None
 
-    # When the worker of an execution was killed, if its outcome may not have been told by then.
+    # When the worker of an execution was killed, if its outcome may not have been recorded by then.
     def killed(self, execution):
         settled = execution.end + SLACK
         for outage in self.outages_between(execution.end, execution.end + self.lease):
@@ -276,17 +276,17 @@ class Checker:
                             request['id'], request['execution'])
                 continue
             if not request['whole']:
-                self.report(2, key, 'request %s got something else than the answer of %s',
+                self.report(2, key, 'request %s got another response than that of %s',
                             request['id'], execution)
             if execution.end > request['ended']:
-                self.report(2, key, 'request %s got the answer of %s at %.3f',
+                self.report(2, key, 'request %s got the response of %s at %.3f',
                             request['id'], execution, request['ended'])
             if request['idempotency'] == 'REPLAYED' and execution.kind != 'kept':
                 self.report(2, key, 'request %s is a replay of %s', request['id'], execution)
             if self.is_kept(request, execution):
                 kept.setdefault(execution.number, request['id'])
         if len(kept) > 1:
-            self.report(2, key, 'different answers were delivered as kept: %s', ', '.join(
+            self.report(2, key, 'different responses were delivered as kept: %s', ', '.join(
                 'execution %s to request %s' % pair for pair in sorted(kept.items())))
 
     @staticmethod
@@ -351,7 +351,7 @@ class Checker:
             return request['code'] == 'response_not_kept'
         return request['idempotency'] == 'REPLAYED' and request['execution'] == execution.number
 
-    # When it was known first, and of which execution.
+    # When a kept response was known first, and of which execution.
     def first_kept(self, key):
         seen = []
         for request in self.history.requests[key]:
@@ -367,8 +367,8 @@ class Checker:
                 return at, execution
         return None
 
-    # The request of a client that has left is logged while Redis is still to be told, and a worker
-    # that was held logs with a clock of the time before.
+    # The request of a client that has disconnected is logged before its outcome is recorded in Redis, and a worker
+    # that was stopped logs with an old clock.
     def is_certain(self, logged):
         around = logged['at'] - SLACK, logged['at'] + SLACK
         return not self.history.outages_between(*around) \
@@ -390,14 +390,14 @@ class Checker:
             explained = False
 
         if not explained:
-            self.report(5, key, 'nothing explains the answer to request %s (%.3f to %.3f): %s %s %s (execution %s)',
+            self.report(5, key, 'nothing explains the response to request %s (%.3f to %.3f): %s %s %s (execution %s)',
                         request['id'], request['sent'], request['ended'], request['status'],
                         request['idempotency'], request['code'], request['execution'])
 
     def store_was_out(self, request):
         return bool(self.history.outages_between(request['sent'] - EXPLAINED, request['ended']))
 
-    # The claim had lapsed by the time of the answer, and maybe another one was there.
+    # The claim had expired by the time of the response, and there may have been another claim.
     def has_lapsed(self, key, request):
         for own in self.history.executions[key]:
             is_own = own.number == request['execution'] or self.is_broken_within(own, request)
@@ -434,7 +434,7 @@ class Checker:
             match = re.search(pattern, text)
             if match:
                 return match.group(1) in killed
-        # the master tells all workers of a new one, and one of them has just been killed
+        # the master informs all workers about a new one, and one of them has just been killed
         return bool(killed) and re.search(r'sendmsg\(\) failed \((?:32|104|111):', text) is not None
 
     # 6

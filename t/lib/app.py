@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The application behind nginx: what the tests protect against acting twice.
+"""The application behind nginx, which the tests protect against duplicate executions.
 
     app.py --port PORT        serves 127.0.0.1:PORT, prints 'ready' once it listens
            --gateways DIRECTORY   also fastcgi.sock, scgi.sock, uwsgi.sock and grpc.sock in
@@ -8,27 +8,27 @@
 Every request that is not one of the questions below is an execution. It is
 counted by its space (the header App-Space, so that tests which share this
 process never meet) and its path without the query, and its number N in that
-count is part of every body: two executions never give equal answers.
+count is part of every body: two executions never give equal responses.
 
-How it is answered is steered by the query:
+The query controls the response:
 
     status=CODE           201; with commas, one for each execution, the last one for the rest
     reason=TEXT           the reason phrase
     kind=echo|binary|none echo: '#N METHOD URI DIGEST\\n', DIGEST being 12 digits of the SHA-256
                           of the request's body or '-' without one; binary: '#N\\n' and then all
                           byte values over and over; none: no body, no length (204, 304)
-    text=TEXT             what stands behind #N in place of the echo, in UTF-8
+    text=TEXT             the text after #N in place of the echo, in UTF-8
     size=BYTES            cut or stretch the body to this length
     framing=length|chunked|close
-    header=NAME:VALUE     a field of the answer, in the order given, as often as given
+    header=NAME:VALUE     a field of the response, in the order given, as often as given
     trailer=NAME:VALUE    a trailer field (chunked only)
-    gate=NAME             answer only after GET /open/NAME
-    delay=SECONDS         wait before the answer
+    gate=NAME             respond only after GET /open/NAME
+    delay=SECONDS         wait before the response
     pieces=COUNT          send the body in so many pieces,
     pause=SECONDS         with a pause between them
     abort=before|reset|mid|garbage|chunk
-                          close instead of answering, with a reset, after half of the body,
-                          or answer nonsense, or so after half of a chunked body; with commas, one for each execution, e.g. abort=before,no
+                          close instead of responding, with a reset, after half of the body,
+                          or send nonsense, at once or after half of a chunked body; with commas, one for each execution, e.g. abort=before,no
     middle=NAME           after the first piece of the body wait for GET /open/NAME
 
 Questions, which are never counted:
@@ -36,28 +36,26 @@ Questions, which are never counted:
     GET /count/PATH       how often PATH was executed
     GET /last/PATH        the last request for PATH, as JSON: method, uri, headers, length, sha256
     GET /arrived/PATH     held until the head of a request for PATH is here; ?n=N for the Nth
-    GET /answered/PATH    held until a request for PATH has got its answer; ?n=N for the Nth
+    GET /answered/PATH    held until the response to a request for PATH is sent; ?n=N for the Nth
     GET /open/NAME        opens a gate for good
 """
 
-import argparse
 import asyncio
 import collections
-import hashlib
 import http
 import json
-import signal
 import socket
 import struct
-import sys
-import urllib.parse
 from email.utils import formatdate
 
-HELD_AT_MOST = 30  # seconds: a test that waits in vain shall fail, not hang
+from request import Request
+from serving import port_argument, serve_until_stopped
+
+HELD_AT_MOST = 30  # seconds: a test that waits for too long must fail, not hang
 
 
 class Steps:
-    """Counts events of one kind and lets others wait for the Nth."""
+    """Counts events of one kind; a task can wait for the Nth event."""
 
     def __init__(self):
         self.counts = collections.Counter()
@@ -73,46 +71,6 @@ class Steps:
         async with self.changed:
             await asyncio.wait_for(
                 self.changed.wait_for(lambda: self.counts[name] >= n), HELD_AT_MOST)
-
-
-class Request:
-    def __init__(self, method, uri, version, headers):
-        self.method = method
-        self.uri = uri
-        self.version = version
-        self.headers = headers
-        self.body = b''
-
-        path, _, query = uri.partition('?')
-        self.path = path
-        self.args = urllib.parse.parse_qs(query, keep_blank_values=True)
-
-    def header(self, name, default=''):
-        for key, value in self.headers:
-            if key.lower() == name:
-                return value
-        return default
-
-    def arg(self, name, default=None):
-        return self.args.get(name, [default])[0]
-
-    def arg_of(self, name, execution, default):
-        """An argument with one value for each execution."""
-        values = self.arg(name, default).split(',')
-        return values[min(execution, len(values)) - 1]
-
-    @property
-    def space(self):
-        return self.header('app-space')
-
-    def digest(self):
-        return hashlib.sha256(self.body).hexdigest()
-
-    def keeps_alive(self):
-        connection = self.header('connection').lower()
-        if self.version == 'HTTP/1.0':
-            return 'keep-alive' in connection
-        return 'close' not in connection
 
 
 async def read_request(reader):
@@ -144,7 +102,7 @@ async def read_body(reader, request):
 
 
 class Http1Answer:
-    """Writes one answer; gateways.py has one for each of its protocols."""
+    """Writes one response; gateways.py has a class for each of its protocols."""
 
     def __init__(self, writer, request):
         self.writer = writer
@@ -179,7 +137,7 @@ class Http1Answer:
             self.writer.write(b'0\r\n' + lines.encode('latin-1') + b'\r\n')
 
     def garbage(self):
-        # without a status line nginx would take it for HTTP/0.9
+        # without a status line nginx would treat this as HTTP/0.9
         self.writer.write(b'HTTP/1.1 201 Created\r\n\x00nonsense\r\n\r\n')
 
     def reset(self):
@@ -190,7 +148,7 @@ class Http1Answer:
 
 
 def reset(writer):
-    """The other side sees an error and no end (of a TCP connection)."""
+    """The other side gets an error instead of the end of the TCP connection."""
     opened = writer.get_extra_info('socket')
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
     writer.transport.abort()
@@ -213,12 +171,12 @@ class Application:
                 if not await self.handle(request, reader, writer):
                     break
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # nginx went away: nothing to answer any more
+            pass  # nginx has closed the connection
         finally:
             writer.close()
 
     async def handle(self, request, reader, writer):
-        """Answers one request; says whether the connection may go on."""
+        """Responds to one request; returns whether the connection can be used again."""
         question, _, subject = request.path[1:].partition('/')
         ask = getattr(self, 'ask_' + question, None) if subject else None
 
@@ -234,7 +192,7 @@ class Application:
         return await self.act(request, Http1Answer(writer, request))
 
     async def act(self, request, answer):
-        """Executes a request that has arrived; says whether the connection may go on."""
+        """Executes a request that has arrived; returns whether the connection can be used again."""
         name = (request.space, request.path)
         goes_on = await self.execute(name, request, answer)
         await self.answered.add(name)
@@ -365,28 +323,16 @@ class Application:
 
 
 async def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument('--port', type=int, required=True)
+    arguments = port_argument()
     arguments.add_argument('--gateways')
     options = arguments.parse_args()
 
     application = Application()
-    server = await asyncio.start_server(application.serve, '127.0.0.1', options.port,
-                                        backlog=512, limit=1 << 20)
+    await asyncio.start_server(application.serve, '127.0.0.1', options.port, backlog=512, limit=1 << 20)
     if options.gateways:
-        sys.dont_write_bytecode = True
-        import gateways
+        import gateways     # needs h2, which most tests do without
         await gateways.start(application, options.gateways)
-
-    # A test run that is stopped takes this process with it without a traceback.
-    stopped = asyncio.get_running_loop().create_future()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(
-            number, lambda: stopped.done() or stopped.set_result(None))
-
-    print('ready', flush=True)
-    await stopped
-    server.close()
+    await serve_until_stopped()
 
 
 if __name__ == '__main__':

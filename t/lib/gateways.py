@@ -1,12 +1,12 @@
-"""The application of app.py over what else nginx speaks to an upstream: FastCGI, SCGI,
+"""The application of app.py with the other upstream protocols of nginx: FastCGI, SCGI,
 uwsgi and gRPC, each on a unix socket.
 
 App-Space and the query come as with HTTP: in HTTP_APP_SPACE and REQUEST_URI for the first
-three. A call of gRPC may be given a query too, though real ones have none; with `early` it is
-answered before its messages are there.
+three. A call of gRPC may have a query too, though real calls have none; with `early` the response
+begins before the messages have arrived.
 
-The answers of the first three are those of CGI; framing and trailers do not apply. A call
-of gRPC is answered with one message, or with as many as `pieces` says, and with grpc-status
+The responses of the first three are those of CGI; framing and trailers do not apply. The response
+to a call of gRPC has one message, or as many as `pieces` says, and grpc-status
 and the trailers that were asked for; `kind=none` gives the trailers alone.
 """
 
@@ -17,7 +17,7 @@ import h2.config
 import h2.connection
 import h2.events
 
-import app
+from request import Request
 
 FCGI_BEGIN, FCGI_END, FCGI_PARAMS, FCGI_STDIN, FCGI_STDOUT = 1, 3, 4, 5, 6
 
@@ -33,14 +33,14 @@ def connection(application, serve):
         try:
             await serve(application, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # nginx went away
+            pass  # nginx has closed the connection
         finally:
             writer.close()
     return run
 
 
 class CgiAnswer:
-    """`wrap` puts a piece of the answer into what the protocol sends it in."""
+    """`wrap` makes a record of the protocol of a piece of the response."""
 
     def __init__(self, writer, wrap=lambda data: data, end=b''):
         self.writer = writer
@@ -72,7 +72,7 @@ class CgiAnswer:
 def cgi_request(params):
     headers = [(name[5:].replace('_', '-').lower(), value) for name, value in params if name.startswith('HTTP_')]
     of = dict(params)
-    return app.Request(of['REQUEST_METHOD'], of['REQUEST_URI'], 'HTTP/1.1', headers)
+    return Request(of['REQUEST_METHOD'], of['REQUEST_URI'], 'HTTP/1.1', headers)
 
 
 async def arrive(application, params):
@@ -239,7 +239,7 @@ class GrpcServer:
             for event in self.h2.receive_data(data):
                 await self.on_event(event)
             self.writer.write(self.h2.data_to_send())
-        # nginx closes as soon as it has an answer's end: that one is not to be cut off
+        # nginx closes when it has the end of a response: a finished response must not be cut off
         for stream, task in self.tasks.items():
             if stream not in self.finished:
                 task.cancel()
@@ -247,7 +247,7 @@ class GrpcServer:
     async def on_event(self, event):
         if isinstance(event, h2.events.RequestReceived):
             of = dict(event.headers)
-            request = app.Request(of[':method'], of[':path'], 'HTTP/2', event.headers)
+            request = Request(of[':method'], of[':path'], 'HTTP/2', event.headers)
             self.requests[event.stream_id] = request
             await self.application.arrived.add((request.space, request.path))
             if request.arg('early'):

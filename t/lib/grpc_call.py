@@ -3,7 +3,7 @@
 
     grpc_call.py SOCKET PATH BODY-FILE NAME:VALUE ...
 
-An answer that comes before all of the call was taken is one too, as HTTP/2 has it: curl
+A response that arrives before the complete call was sent is valid, as in HTTP/2: curl
 reports the RST_STREAM (NO_ERROR) after it as an error.
 """
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Sends one request very many times at once over HTTP/2, and tells what the answers are.
+"""Sends one request very many times at once over HTTP/2, and prints the distinct responses.
 
     h2_many.py --socket PATH --connections N --streams N --path URI [--header NAME:VALUE ...]
 
 Prints 'here' once nginx has read all of them, and then what has been answered until then: a count.
-At the end it prints a line of JSON for each kind of answer, [COUNT, STATUS, FIELDS, BODY]. FIELDS
+At the end it prints a line of JSON for each distinct response, [COUNT, STATUS, FIELDS, BODY]. FIELDS
 are without Date and Age, which the second of an answer decides.
 """
 
@@ -44,7 +44,7 @@ class Connection:
         self.left = {1 + 2 * n for n in range(streams)}
         self.blocks = {}
         self.bodies = collections.defaultdict(bytes)
-        # what stands behind the requests is answered after they have been read
+        # a PING behind the requests is acknowledged after they have been read
         self.socket.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0)
                             + b''.join(frame(HEADERS, END_HEADERS | END_STREAM, stream, block)
                                        for stream in sorted(self.left))
@@ -93,7 +93,7 @@ def read_until(connections, condition):
 
 
 def fields_of(block, known={}):
-    """nginx refers to no other answer's fields, so that equal bytes mean equal fields."""
+    """nginx does not refer to the fields of other responses, so equal bytes mean equal fields."""
     if block not in known:
         fields = [[name, value] for name, value in hpack.Decoder().decode(block)]
         known[block] = ([value for name, value in fields if name == ':status'][0],

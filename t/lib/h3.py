@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A client of HTTP/3 that can leave in every way. One connection; it is told what to do by lines of
+"""A client of HTTP/3 that can disconnect in every way. One connection; its commands are lines of
 JSON, [COMMAND, ARGUMENT...], and answers each with one:
 
     h3.py --port PORT [--window BYTES]

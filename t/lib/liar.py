@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""A sentinel that names who it is told to, whatever is true.
+"""A sentinel that always names the same master.
 
     liar.py --port PORT --names PORT [--tells]
-                        listens on 127.0.0.1:PORT, names 127.0.0.1:PORT as any master, to who asks
-                        and, with --tells, to who subscribes; prints 'ready' once it listens
+                        listens on 127.0.0.1:PORT, replies to queries with 127.0.0.1:PORT as any master,
+                        and, with --tells, publishes it to subscribers; prints 'ready' once it listens
 """
 
-import argparse
 import asyncio
-import os
-import signal
+
+from serving import port_argument, serve_until_stopped
 
 
 def bulk(*words):
@@ -37,22 +36,16 @@ async def serve(reader, writer, named, tells):
 
 
 async def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument('--port', type=int, required=True)
+    arguments = port_argument()
     arguments.add_argument('--names', required=True)
     arguments.add_argument('--tells', action='store_true')
     options = arguments.parse_args()
-
-    # a test run that is stopped takes this process with it without a traceback
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, os._exit, 0)
 
     await asyncio.start_server(
         lambda reader, writer: serve(
             reader, writer, options.names.encode(), options.tells),
         '127.0.0.1', options.port)
-    print('ready', flush=True)
-    await asyncio.Event().wait()
+    await serve_until_stopped()
 
 
 if __name__ == '__main__':

@@ -2,18 +2,17 @@
 """A name server, over UDP.
 
     names.py --port PORT --zone FILE
-                        listens on 127.0.0.1:PORT; prints 'ready' once it does, and each name that it is asked for
+                        listens on 127.0.0.1:PORT; prints 'ready' once it does, and each queried name
 
-A line of the zone, which is read anew for each question, is `NAME ADDRESS ...`, of IPv4 and IPv6 as one likes, or
-`NAME SILENT`: no answer. Any other name does not exist. Answers are true for one second.
+A line of the zone, which is read again for each query, is `NAME ADDRESS ...`, with IPv4 and IPv6 addresses, or
+`NAME SILENT`: no response. Any other name does not exist. The TTL of responses is one second.
 """
 
-import argparse
 import ipaddress
-import os
-import signal
 import socket
 import struct
+
+from serving import exit_on_signals, port_argument
 
 A, AAAA, NXDOMAIN = 1, 28, 3
 
@@ -50,12 +49,10 @@ def answer(question, zone):
 
 
 def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument('--port', type=int, required=True)
+    arguments = port_argument()
     arguments.add_argument('--zone', required=True)
     options = arguments.parse_args()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))
+    exit_on_signals()
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(('127.0.0.1', options.port))

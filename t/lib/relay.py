@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""A relay before Redis that does on command what networks and dying servers do.
+"""A relay in front of Redis that simulates faults of networks and servers on command.
 
     relay.py --port PORT --to PATH|HOST:PORT --control PATH
                         listens on 127.0.0.1:PORT, forwards to the socket of a Redis,
                         takes commands on the unix socket `control`; prints 'ready' once it listens
 
-A command is a line, its answer is a line:
+A command is a line, its reply is a line:
 
-    pass                forward all bytes, those that were held first
+    pass                forward all bytes, first those that were held
     hold                forward nothing, in both directions
     mute                forward no replies
     cut COUNT           forward so many bytes of the next reply, then mute
@@ -16,19 +16,18 @@ A command is a line, its answer is a line:
     sever COUNT         forward so many bytes of the next reply, then close its connection
     insert HEX          forward these bytes ahead of the next reply
     replace HEX         forward these bytes in place of the next reply
-    delay SECONDS       forward each piece of a reply so much later; 0 ends that
+    delay SECONDS       delay each piece of a reply by this time; 0 ends this
     close               close all connections
     refuse              listen no more, and close all connections
     accept              listen again
-    muted               answered once a cut, a cut-behind, a stop-behind or a sever has happened
-    connected           answered with how many connections there are
-    accepted            answered with how many there ever were
+    muted               the reply comes after a cut, a cut-behind, a stop-behind or a sever has happened
+    connected           the reply is the number of connections
+    accepted            the reply is the number of all connections so far
 """
 
-import argparse
 import asyncio
-import os
-import signal
+
+from serving import port_argument, serve_until_stopped
 
 
 class Relay:
@@ -164,8 +163,7 @@ class Relay:
 
 
 async def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument('--port', type=int, required=True)
+    arguments = port_argument()
     arguments.add_argument('--to', required=True)
     arguments.add_argument('--control', required=True)
     options = arguments.parse_args()
@@ -174,12 +172,7 @@ async def main():
     await relay.listen()
     await asyncio.start_unix_server(relay.control, options.control)
 
-    # a test run that is stopped takes this process with it without a traceback
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, os._exit, 0)
-
-    print('ready', flush=True)
-    await asyncio.Event().wait()
+    await serve_until_stopped()
 
 
 if __name__ == '__main__':

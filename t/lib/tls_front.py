@@ -1,23 +1,22 @@
 #!/usr/bin/env python3
-"""TLS before a Redis, which tells what it sees of each client.
+"""TLS in front of a Redis; it reports what it learns about each client.
 
     tls_front.py --port PORT --to PATH --certificate FILE --key FILE
                         listens on 127.0.0.1:PORT, forwards to the unix socket of a Redis; prints 'ready' once it listens
-        --authority FILE    asks for the client's certificate, and takes one of this authority
+        --authority FILE    requests a client certificate, which must be of this authority
         --protocol VERSION  TLSv1.2 or TLSv1.3 alone
-        --silent            takes connections, and says nothing
+        --silent            accepts connections, and sends nothing
 
 For each handshake that has succeeded a line with a JSON object: sni, reused, protocol, client (the common name of its
 certificate). For each that has failed, one with `failed`. For each connection, before that, 'accepted'.
 """
 
-import argparse
 import json
-import os
-import signal
 import socket
 import ssl
 import threading
+
+from serving import exit_on_signals, port_argument
 
 output = threading.Lock()
 
@@ -64,7 +63,7 @@ def serve(context, client, to):
     except OSError:
         secure.close()
         return
-    # one connection for two threads: the one only reads, the other only writes
+    # two threads use one connection: one only reads, the other only writes
     threading.Thread(target=forward, args=(redis, secure), daemon=True).start()
     forward(secure, redis)
     redis.close()
@@ -75,14 +74,12 @@ def note_name(secure, name, _context):
 
 
 def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument('--port', type=int, required=True)
+    arguments = port_argument()
     for name in ('to', 'certificate', 'key', 'authority', 'protocol'):
         arguments.add_argument('--' + name)
     arguments.add_argument('--silent', action='store_true')
     options = arguments.parse_args()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))
+    exit_on_signals()
 
     listener = socket.create_server(('127.0.0.1', options.port), backlog=64)
     context = None

@@ -132,7 +132,7 @@ void check(Shared &shared, CacheZone &zone, unsigned n, Millis now)
     }
 }
 
-void the_cache_survives_those_who_use_it(void **)
+UNIT_TEST(the_cache_survives_those_who_use_it)
 {
     CacheZone zone = new_zone<CacheZone>(kZoneSize);
     Shared &shared = *new (map_shared(sizeof(Shared))) Shared();
@@ -208,7 +208,7 @@ struct Steps {
     }
 };
 
-void a_copy_is_there_whole_or_not(void **)
+UNIT_TEST(a_copy_is_there_whole_or_not)
 {
     for (bool full : {false, true}) {
         Steps steps;
@@ -229,7 +229,7 @@ void a_copy_is_there_whole_or_not(void **)
     }
 }
 
-void a_copy_that_is_replaced_does_not_come_back(void **)
+UNIT_TEST(a_copy_that_is_replaced_does_not_come_back)
 {
     for (bool full : {false, true}) {
         Steps steps;
@@ -252,7 +252,7 @@ void a_copy_that_is_replaced_does_not_come_back(void **)
     }
 }
 
-void a_copy_that_is_dropped_stays_away(void **)
+UNIT_TEST(a_copy_that_is_dropped_stays_away)
 {
     Steps steps;
     auto *told = static_cast<std::atomic<bool> *>(map_shared(sizeof(std::atomic<bool>)));
@@ -272,15 +272,3 @@ void a_copy_that_is_dropped_stays_away(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_copy_is_there_whole_or_not),
-        cmocka_unit_test(a_copy_that_is_replaced_does_not_come_back),
-        cmocka_unit_test(a_copy_that_is_dropped_stays_away),
-        cmocka_unit_test(the_cache_survives_those_who_use_it),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -73,7 +73,7 @@ std::string pattern(std::size_t size, unsigned seed)
     return out;
 }
 
-void a_copy_is_found_as_it_was_put(void **)
+UNIT_TEST(a_copy_is_found_as_it_was_put)
 {
     Fixture f;
 
@@ -99,7 +99,7 @@ void a_copy_is_found_as_it_was_put(void **)
     assert_int_equal(f.zone.free_block_count(), f.zone.block_count());
 }
 
-void a_copy_ends_to_the_millisecond(void **)
+UNIT_TEST(a_copy_ends_to_the_millisecond)
 {
     Fixture f;
 
@@ -121,7 +121,7 @@ void a_copy_ends_to_the_millisecond(void **)
     assert_true(f.zone.is_consistent());
 }
 
-void what_was_confirmed_later_stays(void **)
+UNIT_TEST(what_was_confirmed_later_stays)
 {
     Fixture f;
 
@@ -132,7 +132,7 @@ void what_was_confirmed_later_stays(void **)
     assert_string_equal(f.value(1).c_str(), "as late");
 }
 
-void those_that_end_first_make_way(void **)
+UNIT_TEST(those_that_end_first_make_way)
 {
     Fixture f(kZoneMinimum);
     unsigned n = 0;
@@ -160,7 +160,7 @@ void those_that_end_first_make_way(void **)
     }
 }
 
-void what_is_too_large_is_left_out(void **)
+UNIT_TEST(what_is_too_large_is_left_out)
 {
     Fixture f;
     std::size_t most = f.zone.block_count() / 4 * 504 - 88;
@@ -189,7 +189,7 @@ std::size_t changed(Fixture &f, const std::function<void()> &call)
 }
 
 // Full or not, expired or not: what a call does is bounded by what it writes.
-void a_call_is_bounded_work_however_many_copies_there_are(void **)
+UNIT_TEST(a_call_is_bounded_work_however_many_copies_there_are)
 {
     constexpr unsigned kKeys = 50000;
     Fixture f(kKeys * (kZoneBlockSize + 10));
@@ -208,7 +208,7 @@ void a_call_is_bounded_work_however_many_copies_there_are(void **)
 }
 
 // Random calls against a map; now and then a process is killed and the next call rebuilds.
-void the_cache_does_as_a_map(void **)
+UNIT_TEST(the_cache_does_as_a_map)
 {
     struct Kept {
         std::string value;
@@ -270,18 +270,3 @@ void the_cache_does_as_a_map(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_copy_is_found_as_it_was_put),
-        cmocka_unit_test(a_copy_ends_to_the_millisecond),
-        cmocka_unit_test(what_was_confirmed_later_stays),
-        cmocka_unit_test(those_that_end_first_make_way),
-        cmocka_unit_test(what_is_too_large_is_left_out),
-        cmocka_unit_test(a_call_is_bounded_work_however_many_copies_there_are),
-        cmocka_unit_test(the_cache_does_as_a_map),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -413,7 +413,7 @@ private:
 };
 
 // The bounds show that the search gets somewhere, and ends.
-void two_workers_and_a_stray_command(void **)
+UNIT_TEST(two_workers_and_a_stray_command)
 {
     std::size_t states = Search(2, 3, 1).run();
 
@@ -421,7 +421,7 @@ void two_workers_and_a_stray_command(void **)
     assert_in_range(states, 10000, 10000000);
 }
 
-void three_workers(void **)
+UNIT_TEST(three_workers)
 {
     std::size_t states = Search(3, 3, 0).run();
 
@@ -430,13 +430,3 @@ void three_workers(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(two_workers_and_a_stray_command),
-        cmocka_unit_test(three_workers),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

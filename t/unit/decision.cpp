@@ -15,7 +15,7 @@ Fingerprint fingerprint_of(unsigned char byte)
     return fingerprint;
 }
 
-void a_record_decides_by_its_fingerprint_first(void **)
+UNIT_TEST(a_record_decides_by_its_fingerprint_first)
 {
     struct {
         State state;
@@ -41,7 +41,7 @@ Settlement settle(ResponseFacts facts) { return decide_settlement(facts); }
 
 void expect(Settlement seen, Settlement expected) { assert_int_equal(int(seen), int(expected)); }
 
-void an_answer_is_kept_unless_it_says_otherwise(void **)
+UNIT_TEST(a_response_is_kept_unless_it_says_otherwise)
 {
     ResponseFacts facts;
 
@@ -60,7 +60,7 @@ void an_answer_is_kept_unless_it_says_otherwise(void **)
     expect(settle(facts), Settlement::release);
 }
 
-void what_never_reached_the_application_frees_the_key(void **)
+UNIT_TEST(a_request_that_never_reached_the_application_frees_the_key)
 {
     for (UnknownPolicy policy : {UnknownPolicy::hold, UnknownPolicy::release, UnknownPolicy::store}) {
         ResponseFacts facts;
@@ -72,7 +72,7 @@ void what_never_reached_the_application_frees_the_key(void **)
     }
 }
 
-void a_broken_exchange_follows_the_policy(void **)
+UNIT_TEST(a_broken_exchange_follows_the_policy)
 {
     ResponseFacts facts;
 
@@ -88,13 +88,13 @@ void a_broken_exchange_follows_the_policy(void **)
     facts.unknown = UnknownPolicy::store;
     expect(settle(facts), Settlement::keep);
 
-    // nothing is there that could be stored
+    // there is nothing to store
     expect(decide_without_answer(Origin::broken, UnknownPolicy::store), Settlement::unknown);
     expect(decide_without_answer(Origin::broken, UnknownPolicy::hold), Settlement::unknown);
     expect(decide_without_answer(Origin::broken, UnknownPolicy::release), Settlement::release);
 }
 
-void the_applications_word_is_read(void **)
+UNIT_TEST(the_response_header_of_the_application_is_parsed)
 {
     Word word;
 
@@ -130,7 +130,7 @@ void expect(const CoverageQuestion &q, Coverage expected)
     assert_int_equal(int(decide_coverage(q)), int(expected));
 }
 
-void coverage_is_decided_in_the_contracts_order(void **)
+UNIT_TEST(coverage_is_decided_in_the_contracts_order)
 {
     CoverageQuestion q = covered_question();
 
@@ -168,17 +168,3 @@ void coverage_is_decided_in_the_contracts_order(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_record_decides_by_its_fingerprint_first),
-        cmocka_unit_test(an_answer_is_kept_unless_it_says_otherwise),
-        cmocka_unit_test(what_never_reached_the_application_frees_the_key),
-        cmocka_unit_test(a_broken_exchange_follows_the_policy),
-        cmocka_unit_test(the_applications_word_is_read),
-        cmocka_unit_test(coverage_is_decided_in_the_contracts_order),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

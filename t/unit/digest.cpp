@@ -16,7 +16,7 @@ std::string hex(const Digest &digest)
     return std::string(out, sizeof(out));
 }
 
-void sha256_is_the_standard_s(void **)
+UNIT_TEST(sha256_matches_the_standard)
 {
     Digester digester;
     Sha256 sha(digester.method());
@@ -31,7 +31,7 @@ void sha256_is_the_standard_s(void **)
     assert_false(sha.finish(digest));
 }
 
-void scopes_keep_equal_keys_apart(void **)
+UNIT_TEST(scopes_keep_equal_keys_apart)
 {
     Digester digester;
     KeyId ab_c, a_bc, global, empty_owner, again;
@@ -47,7 +47,7 @@ void scopes_keep_equal_keys_apart(void **)
     assert_true(global != empty_owner);
 }
 
-// What `value` and `body` come to; no body: it does not count.
+// The fingerprint of `value` and `body`; without a body it is not included.
 Fingerprint fingerprint(std::string_view value, const char *body)
 {
     Digester digester;
@@ -62,7 +62,7 @@ Fingerprint fingerprint(std::string_view value, const char *body)
     return out;
 }
 
-void fingerprints_differ_by_value_and_body(void **)
+UNIT_TEST(fingerprints_differ_by_value_and_body)
 {
     Fingerprint with = fingerprint("POST /a", "body");
 
@@ -72,21 +72,10 @@ void fingerprints_differ_by_value_and_body(void **)
     assert_true(with != fingerprint("POST /a", "bodY"));
     assert_true(with != fingerprint("POST /b", "body"));
 
-    // what runs together is told apart
+    // the value and the body are separated
     assert_true(fingerprint("ab", "c") != fingerprint("b", "ca"));
     assert_true(fingerprint("", "ab") != fingerprint("ab", ""));
     assert_true(fingerprint("ab", "") != fingerprint("ab", nullptr));
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(sha256_is_the_standard_s),
-        cmocka_unit_test(scopes_keep_equal_keys_apart),
-        cmocka_unit_test(fingerprints_differ_by_value_and_body),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

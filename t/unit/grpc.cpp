@@ -18,7 +18,7 @@ std::string message(std::size_t size)
     return head + std::string(size, 'x');
 }
 
-// However the bytes are cut, they are the same messages.
+// The messages are the same for all pieces of the bytes.
 void expect(const std::string &bytes, unsigned begun, unsigned whole)
 {
     for (std::size_t step = 1; step <= bytes.size(); step++) {
@@ -32,7 +32,7 @@ void expect(const std::string &bytes, unsigned begun, unsigned whole)
     }
 }
 
-void messages_are_counted(void **)
+UNIT_TEST(messages_are_counted)
 {
     expect(message(300), 1, 1);
     expect(message(0), 1, 1);
@@ -44,10 +44,3 @@ void messages_are_counted(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {cmocka_unit_test(messages_are_counted)};
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

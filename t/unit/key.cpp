@@ -34,7 +34,7 @@ void expect_fault(const std::string &field, KeyFault expected)
     assert_int_equal(int(fault_of(field)), int(expected));
 }
 
-void bare_and_quoted_name_one_key(void **)
+UNIT_TEST(a_bare_and_a_quoted_key_are_equal)
 {
     assert_string_equal(value_of("uuid-abc-123").c_str(), "uuid-abc-123");
     assert_string_equal(value_of("\"uuid-abc-123\"").c_str(), "uuid-abc-123");
@@ -43,7 +43,7 @@ void bare_and_quoted_name_one_key(void **)
     assert_string_equal(value_of("a,b;c=\"d\"").c_str(), "a,b;c=\"d\"");
 }
 
-void parameters_are_ignored(void **)
+UNIT_TEST(parameters_are_ignored)
 {
     for (const char *tail : {";a", ";a=1", "; a=-1.5;b", ";a=\"x\\\"y\"", ";*k=tok/en:1", ";a=?1",
                              ";a=:aGk=:", ";a=@1659578233", ";a=%\"f%c3%bc\""})
@@ -52,7 +52,7 @@ void parameters_are_ignored(void **)
     }
 }
 
-void ill_formed_fields_are_told(void **)
+UNIT_TEST(faults_of_malformed_fields_are_named)
 {
     for (const char *field : {"a b", "a\tb", "\x7f", "caf\xc3\xa9", "\"", "\"a", "\"a\\", "\"a\\n\"",
                               "\"a\"b", "\"a\", \"b\"", "\"a\" ;b", "\"a\";", "\"a\";A", "\"a\";b=",
@@ -66,7 +66,7 @@ void ill_formed_fields_are_told(void **)
     expect_fault(std::string("a\0b", 3), KeyFault::ill_formed);
 }
 
-void white_space_around_is_ignored(void **)
+UNIT_TEST(white_space_around_is_ignored)
 {
     for (const char *field : {"k", " k", "k ", "\tk \t", "\"k\"", "  \"k\"", "\"k\" ", "\"k\";a\t"}) {
         assert_string_equal(value_of(field).c_str(), "k");
@@ -77,7 +77,7 @@ void white_space_around_is_ignored(void **)
     expect_fault("\t \t", KeyFault::empty);
 }
 
-void length_is_that_of_the_value(void **)
+UNIT_TEST(length_is_that_of_the_value)
 {
     std::string longest(kMaxKeyLength, 'x');
     std::string escaped = "\"";
@@ -98,16 +98,3 @@ void length_is_that_of_the_value(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(bare_and_quoted_name_one_key),
-        cmocka_unit_test(parameters_are_ignored),
-        cmocka_unit_test(ill_formed_fields_are_told),
-        cmocka_unit_test(white_space_around_is_ignored),
-        cmocka_unit_test(length_is_that_of_the_value),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -35,7 +35,7 @@ std::string counting(std::size_t size, int from = 0)
     return out;
 }
 
-void key_files_are_read(void **)
+UNIT_TEST(key_files_are_read)
 {
     const std::string raw = counting(32, 0x70);
     const std::string hex = hex_of(raw);
@@ -88,12 +88,3 @@ void key_files_are_read(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(key_files_are_read),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -106,7 +106,7 @@ SealFault open(KeyRing &keys, const KeyId &id, std::string sealed, std::string *
 void expect(SealFault seen, SealFault expected) { assert_int_equal(int(seen), int(expected)); }
 
 // t/unit/seal_vectors.py made them.
-void a_record_that_another_implementation_sealed_opens(void **)
+UNIT_TEST(a_record_that_another_implementation_sealed_opens)
 {
     KeyRing keys;
     KeyId raw, stored_id;
@@ -142,7 +142,7 @@ void a_record_that_another_implementation_sealed_opens(void **)
     assert_true(seal(keys, stored_id, plain).substr(16, 8) == sealed.substr(16, 8));
 }
 
-void what_is_sealed_opens_and_tells_nothing(void **)
+UNIT_TEST(what_is_sealed_opens_and_tells_nothing)
 {
     KeyRing keys;
 
@@ -162,7 +162,7 @@ void what_is_sealed_opens_and_tells_nothing(void **)
     }
 }
 
-void a_claim_has_the_token_that_the_store_gave(void **)
+UNIT_TEST(a_claim_has_the_token_that_the_store_gave)
 {
     KeyRing keys;
     std::string sealed, opened;
@@ -177,7 +177,7 @@ void a_claim_has_the_token_that_the_store_gave(void **)
     assert_int_equal(int(read.head.state), int(State::running));
 }
 
-void each_byte_of_it_counts(void **)
+UNIT_TEST(each_byte_of_it_counts)
 {
     KeyRing keys;
 
@@ -206,7 +206,7 @@ void each_byte_of_it_counts(void **)
     }
 }
 
-void faults_are_told_apart(void **)
+UNIT_TEST(faults_are_told_apart)
 {
     KeyRing keys, others;
     KeyId stranger = kRaw;
@@ -239,7 +239,7 @@ void faults_are_told_apart(void **)
     }
 }
 
-void no_nonce_comes_twice(void **)
+UNIT_TEST(no_nonce_comes_twice)
 {
     KeyRing keys, others;
     std::set<std::string> nonces;
@@ -255,7 +255,7 @@ void no_nonce_comes_twice(void **)
     }
 }
 
-void the_first_key_seals_and_each_opens(void **)
+UNIT_TEST(the_first_key_seals_and_each_opens)
 {
     for (int first : {1, 2, 3}) {
         KeyRing alone, several;
@@ -281,7 +281,7 @@ void the_first_key_seals_and_each_opens(void **)
     }
 }
 
-void keys_have_one_order_however_they_are_listed(void **)
+UNIT_TEST(keys_have_one_order_however_they_are_listed)
 {
     KeyId expected[3];
     int order[] = {1, 2, 3};
@@ -310,7 +310,7 @@ void keys_have_one_order_however_they_are_listed(void **)
 }
 
 // While a store that did not seal begins to.
-void a_plain_key_leaves_things_as_they_are(void **)
+UNIT_TEST(a_plain_key_leaves_things_as_they_are)
 {
     KeyRing begins, ends, sealed;
     std::string plain = record(State::kept, 5, "body"), opened;
@@ -350,7 +350,7 @@ void a_plain_key_leaves_things_as_they_are(void **)
     expect(open(sealed, kRaw, plain), SealFault::plain);
 }
 
-void a_key_is_added_once(void **)
+UNIT_TEST(a_key_is_added_once)
 {
     KeyRing keys;
     Secret secret;
@@ -369,21 +369,3 @@ void a_key_is_added_once(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_record_that_another_implementation_sealed_opens),
-        cmocka_unit_test(what_is_sealed_opens_and_tells_nothing),
-        cmocka_unit_test(a_claim_has_the_token_that_the_store_gave),
-        cmocka_unit_test(each_byte_of_it_counts),
-        cmocka_unit_test(faults_are_told_apart),
-        cmocka_unit_test(no_nonce_comes_twice),
-        cmocka_unit_test(the_first_key_seals_and_each_opens),
-        cmocka_unit_test(keys_have_one_order_however_they_are_listed),
-        cmocka_unit_test(a_plain_key_leaves_things_as_they_are),
-        cmocka_unit_test(a_key_is_added_once),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

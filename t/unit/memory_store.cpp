@@ -120,7 +120,7 @@ struct Scene {
 
 void expect(Verdict seen, Verdict expected) { assert_int_equal(int(seen), int(expected)); }
 
-void a_claim_of_one_worker_excludes_the_others(void **)
+UNIT_TEST(a_claim_of_one_worker_excludes_the_others)
 {
     Scene s;
     Outcome first = s.claim(s.one, 1);
@@ -141,7 +141,7 @@ void a_claim_of_one_worker_excludes_the_others(void **)
     expect(s.claim(s.other, 2).verdict, Verdict::claimed);
 }
 
-void a_result_is_found_by_each_worker(void **)
+UNIT_TEST(a_result_is_found_by_each_worker)
 {
     Scene s(1024 * 1024);
     Token token = s.claim(s.one, 1).token;
@@ -167,7 +167,7 @@ void a_result_is_found_by_each_worker(void **)
     expect(s.claim(s.other, 1).verdict, Verdict::claimed);
 }
 
-void a_released_key_is_free(void **)
+UNIT_TEST(a_released_key_is_free)
 {
     Scene s;
     Token token = s.claim(s.one, 1).token;
@@ -183,7 +183,7 @@ void a_released_key_is_free(void **)
     expect(s.settle(s.one, 1, token, record(1, State::kept, token)), Verdict::lost);
 }
 
-void tokens_are_microseconds_of_unix_time(void **)
+UNIT_TEST(tokens_are_microseconds_of_unix_time)
 {
     Scene s;
     Token before = Token(std::time(nullptr)) * 1000000;
@@ -194,7 +194,7 @@ void tokens_are_microseconds_of_unix_time(void **)
     assert_true(second > first);
 }
 
-void leases_are_renewed_several_at_a_time(void **)
+UNIT_TEST(leases_are_renewed_several_at_a_time)
 {
     Scene s;
     std::vector<Lease> leases(3);
@@ -216,7 +216,7 @@ void leases_are_renewed_several_at_a_time(void **)
     assert_int_equal(s.claim(s.other, 2).remaining, 2900);
 }
 
-void a_claim_without_memory_for_what_it_finds_is_unavailable(void **)
+UNIT_TEST(a_claim_without_memory_for_what_it_finds_is_unavailable)
 {
     Scene s;
     Token token = s.claim(s.one, 1).token;
@@ -229,7 +229,7 @@ void a_claim_without_memory_for_what_it_finds_is_unavailable(void **)
     assert_true(s.claim(s.other, 1).value == result);
 }
 
-void a_full_zone_refuses_claims_and_large_results(void **)
+UNIT_TEST(a_full_zone_refuses_claims_and_large_results)
 {
     Scene s(kZoneMinimum);
     std::vector<Token> tokens;
@@ -251,7 +251,7 @@ void a_full_zone_refuses_claims_and_large_results(void **)
     expect(s.claim(s.other, 0).verdict, Verdict::found);
 }
 
-void figures_are_those_of_the_zone(void **)
+UNIT_TEST(figures_are_those_of_the_zone)
 {
     Scene s;
     StoreFigures empty = s.one.figures();
@@ -328,7 +328,7 @@ private:
     unsigned calls_ = 0;
 };
 
-void the_store_does_as_the_model(void **)
+UNIT_TEST(the_store_does_as_the_model)
 {
     for (unsigned seed = 0; seed < 10; seed++) {
         StoreEngine engine;
@@ -338,20 +338,3 @@ void the_store_does_as_the_model(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_claim_of_one_worker_excludes_the_others),
-        cmocka_unit_test(a_result_is_found_by_each_worker),
-        cmocka_unit_test(a_released_key_is_free),
-        cmocka_unit_test(tokens_are_microseconds_of_unix_time),
-        cmocka_unit_test(leases_are_renewed_several_at_a_time),
-        cmocka_unit_test(a_claim_without_memory_for_what_it_finds_is_unavailable),
-        cmocka_unit_test(a_full_zone_refuses_claims_and_large_results),
-        cmocka_unit_test(figures_are_those_of_the_zone),
-        cmocka_unit_test(the_store_does_as_the_model),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

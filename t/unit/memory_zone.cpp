@@ -67,7 +67,7 @@ struct Fixture {
 
 void expect(Verdict seen, Verdict expected) { assert_int_equal(int(seen), int(expected)); }
 
-void a_claim_excludes_and_a_result_is_found(void **)
+UNIT_TEST(a_claim_excludes_and_a_result_is_found)
 {
     Fixture f;
     auto first = f.claim(1);
@@ -92,7 +92,7 @@ void a_claim_excludes_and_a_result_is_found(void **)
     }
 }
 
-void tokens_fence(void **)
+UNIT_TEST(tokens_fence)
 {
     Fixture f;
     Token old = f.claim(1, 100).reply.token;
@@ -109,7 +109,7 @@ void tokens_fence(void **)
     assert_string_equal(f.value(f.claim(1)).c_str(), "result");
 }
 
-void a_lapsed_claim_without_successor_keeps_its_result(void **)
+UNIT_TEST(a_lapsed_claim_without_successor_keeps_its_result)
 {
     Fixture f;
     Token token = f.claim(1, 100).reply.token;
@@ -119,7 +119,7 @@ void a_lapsed_claim_without_successor_keeps_its_result(void **)
     assert_string_equal(f.value(f.claim(1)).c_str(), "late but only");
 }
 
-void leases_end_on_time_and_are_renewed(void **)
+UNIT_TEST(leases_end_on_time_and_are_renewed)
 {
     Fixture f;
     Token token = f.claim(1, 1000).reply.token;
@@ -139,7 +139,7 @@ void leases_end_on_time_and_are_renewed(void **)
     expect(f.claim(1).reply.verdict, Verdict::claimed);
 }
 
-void a_full_zone_refuses_forgets_nothing_and_recovers(void **)
+UNIT_TEST(a_full_zone_refuses_forgets_nothing_and_recovers)
 {
     Fixture f(kZoneMinimum);
     std::vector<Token> tokens;
@@ -172,7 +172,7 @@ void a_full_zone_refuses_forgets_nothing_and_recovers(void **)
 }
 
 // Expiry of every length, over idle times of every length.
-void room_of_the_expired_is_used_again(void **)
+UNIT_TEST(room_of_the_expired_is_used_again)
 {
     Fixture f;
     const Millis lives[] = {1,       127,      128,     32767,   32768,     32896,
@@ -250,7 +250,7 @@ private:
     Fixture fixture_;
 };
 
-void the_zone_does_as_the_model(void **)
+UNIT_TEST(the_zone_does_as_the_model)
 {
     for (unsigned seed = 0; seed < 20; seed++) {
         ZoneEngine engine;
@@ -275,7 +275,7 @@ std::size_t changed(Fixture &f, const std::function<void()> &call)
 }
 
 // All of a full zone's keys expire at a time.
-void a_call_is_bounded_work_however_many_keys_there_are(void **)
+UNIT_TEST(a_call_is_bounded_work_however_many_keys_there_are)
 {
     constexpr unsigned kKeys = 200000;
     constexpr Millis kLife = 100000;
@@ -327,7 +327,7 @@ void a_call_is_bounded_work_however_many_keys_there_are(void **)
 }
 
 // However many are still needed and end soon after, whatever their order: what has expired makes room at once.
-void a_zone_is_full_only_of_what_is_needed(void **)
+UNIT_TEST(a_zone_is_full_only_of_what_is_needed)
 {
     constexpr unsigned kKeys = 30000;
     constexpr unsigned kBrief = 20;
@@ -363,7 +363,7 @@ void a_zone_is_full_only_of_what_is_needed(void **)
 }
 
 // A claim whose lease is renewed is no obstacle to the expiry of others, nor is it counted as expired.
-void renewed_leases_hinder_nobody(void **)
+UNIT_TEST(renewed_leases_hinder_nobody)
 {
     constexpr unsigned kKeys = 5000;
     Fixture f(kKeys * 3 * kZoneBlockSize);
@@ -390,7 +390,7 @@ void renewed_leases_hinder_nobody(void **)
 // All of them are kept and found, each with its own result, and their room is
 // used again.  What a call may do is counted above, with fewer of them: here each
 // count would copy and compare half a gigabyte.
-void a_million_keys_are_kept(void **)
+UNIT_TEST(a_million_keys_are_kept)
 {
     constexpr unsigned kKeys = 1000000;
     constexpr unsigned kMore = 100000;
@@ -428,22 +428,3 @@ void a_million_keys_are_kept(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_claim_excludes_and_a_result_is_found),
-        cmocka_unit_test(tokens_fence),
-        cmocka_unit_test(a_lapsed_claim_without_successor_keeps_its_result),
-        cmocka_unit_test(leases_end_on_time_and_are_renewed),
-        cmocka_unit_test(a_full_zone_refuses_forgets_nothing_and_recovers),
-        cmocka_unit_test(room_of_the_expired_is_used_again),
-        cmocka_unit_test(a_call_is_bounded_work_however_many_keys_there_are),
-        cmocka_unit_test(a_zone_is_full_only_of_what_is_needed),
-        cmocka_unit_test(renewed_leases_hinder_nobody),
-        cmocka_unit_test(a_million_keys_are_kept),
-        cmocka_unit_test(the_zone_does_as_the_model),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -274,7 +274,7 @@ struct Scene {
 
 void expect(Verdict seen, Verdict expected) { assert_int_equal(int(seen), int(expected)); }
 
-void what_was_settled_is_found_without_the_store(void **)
+UNIT_TEST(what_was_settled_is_found_without_the_store)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
@@ -292,7 +292,7 @@ void what_was_settled_is_found_without_the_store(void **)
     s.finds(2, not_kept, 0);
 }
 
-void what_another_host_settled_is_asked_for_once(void **)
+UNIT_TEST(what_another_host_settled_is_asked_for_once)
 {
     Scene s;
     Host other(s.behind, s.time);
@@ -305,7 +305,7 @@ void what_another_host_settled_is_asked_for_once(void **)
     assert_int_equal(s.host.claim(1).remaining, 3000);
 }
 
-void claims_and_unknown_outcomes_are_always_asked_for(void **)
+UNIT_TEST(claims_and_unknown_outcomes_are_always_asked_for)
 {
     Scene s;
     Reply claimed = s.host.claim(1);
@@ -331,7 +331,7 @@ void claims_and_unknown_outcomes_are_always_asked_for(void **)
     expect(s.host.claim(1).verdict, Verdict::unavailable);
 }
 
-void what_the_store_did_not_take_is_not_kept_here(void **)
+UNIT_TEST(what_the_store_did_not_take_is_not_kept_here)
 {
     Scene s;
     Token token = s.host.claim(1).token;
@@ -343,7 +343,7 @@ void what_the_store_did_not_take_is_not_kept_here(void **)
     assert_false(s.host.has(1));
 }
 
-void a_copy_is_confirmed_each_time_it_is_no_longer_fresh(void **)
+UNIT_TEST(a_copy_is_confirmed_each_time_it_is_no_longer_fresh)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
@@ -357,7 +357,7 @@ void a_copy_is_confirmed_each_time_it_is_no_longer_fresh(void **)
     }
 }
 
-void what_was_forgotten_is_gone_when_its_copy_is_no_longer_fresh(void **)
+UNIT_TEST(what_was_forgotten_is_gone_when_its_copy_is_no_longer_fresh)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
@@ -380,7 +380,7 @@ void what_was_forgotten_is_gone_when_its_copy_is_no_longer_fresh(void **)
     s.finds(1, second, 0);
 }
 
-void what_was_replaced_is_replaced_here(void **)
+UNIT_TEST(what_was_replaced_is_replaced_here)
 {
     Scene s;
     std::string result = s.host.keep(1, "result"), other = record(1, State::not_kept, 9);
@@ -398,7 +398,7 @@ void what_was_replaced_is_replaced_here(void **)
     assert_false(s.host.has(1));
 }
 
-void an_outage_is_survived_to_the_end_of_the_result(void **)
+UNIT_TEST(an_outage_is_survived_to_the_end_of_the_result)
 {
     Scene s;
     std::string result = s.host.keep(1, "result", 500000);
@@ -416,7 +416,7 @@ void an_outage_is_survived_to_the_end_of_the_result(void **)
     expect(s.host.claim(1).verdict, Verdict::unavailable);
 }
 
-void what_is_no_whole_record_is_handed_on_and_not_kept(void **)
+UNIT_TEST(what_is_no_whole_record_is_handed_on_and_not_kept)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
@@ -441,7 +441,7 @@ void what_is_no_whole_record_is_handed_on_and_not_kept(void **)
     expect(s.host.claim(1).verdict, Verdict::claimed);
 }
 
-void an_answer_counts_as_of_when_it_was_asked_for(void **)
+UNIT_TEST(an_answer_counts_as_of_when_it_was_asked_for)
 {
     Scene s;
     std::string result = Host(s.behind, s.time).keep(1, "result", 86400000);
@@ -462,7 +462,7 @@ void an_answer_counts_as_of_when_it_was_asked_for(void **)
     expect(s.host.claim(1).verdict, Verdict::claimed);
 }
 
-void a_late_answer_does_not_undo_a_newer_one(void **)
+UNIT_TEST(a_late_answer_does_not_undo_a_newer_one)
 {
     Scene s;
     Host other(s.behind, s.time);
@@ -481,7 +481,7 @@ void a_late_answer_does_not_undo_a_newer_one(void **)
     s.finds(1, second, 0);
 }
 
-void calls_end_in_any_order_each_with_its_own(void **)
+UNIT_TEST(calls_end_in_any_order_each_with_its_own)
 {
     Scene s;
     std::vector<std::unique_ptr<Request>> requests;
@@ -511,7 +511,7 @@ void calls_end_in_any_order_each_with_its_own(void **)
     }
 }
 
-void without_room_for_it_a_call_is_unavailable(void **)
+UNIT_TEST(without_room_for_it_a_call_is_unavailable)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
@@ -527,7 +527,7 @@ void without_room_for_it_a_call_is_unavailable(void **)
     s.finds(1, result, 1);
 }
 
-void what_has_no_place_here_is_asked_for(void **)
+UNIT_TEST(what_has_no_place_here_is_asked_for)
 {
     Clock time;
     Behind behind(time);
@@ -597,7 +597,7 @@ private:
     Scene scene_;
 };
 
-void a_near_cache_does_as_the_model(void **)
+UNIT_TEST(a_near_cache_does_as_the_model)
 {
     for (unsigned seed = 0; seed < 20; seed++) {
         NearEngine engine;
@@ -787,7 +787,7 @@ private:
     unsigned survived_ = 0;
 };
 
-void whatever_happens_it_is_the_result_or_was_a_minute_ago(void **)
+UNIT_TEST(whatever_happens_it_is_the_result_or_was_a_minute_ago)
 {
     unsigned near_hits = 0, survived = 0;
 
@@ -806,27 +806,3 @@ void whatever_happens_it_is_the_result_or_was_a_minute_ago(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(what_was_settled_is_found_without_the_store),
-        cmocka_unit_test(what_another_host_settled_is_asked_for_once),
-        cmocka_unit_test(claims_and_unknown_outcomes_are_always_asked_for),
-        cmocka_unit_test(what_the_store_did_not_take_is_not_kept_here),
-        cmocka_unit_test(a_copy_is_confirmed_each_time_it_is_no_longer_fresh),
-        cmocka_unit_test(what_was_forgotten_is_gone_when_its_copy_is_no_longer_fresh),
-        cmocka_unit_test(what_was_replaced_is_replaced_here),
-        cmocka_unit_test(an_outage_is_survived_to_the_end_of_the_result),
-        cmocka_unit_test(what_is_no_whole_record_is_handed_on_and_not_kept),
-        cmocka_unit_test(an_answer_counts_as_of_when_it_was_asked_for),
-        cmocka_unit_test(a_late_answer_does_not_undo_a_newer_one),
-        cmocka_unit_test(calls_end_in_any_order_each_with_its_own),
-        cmocka_unit_test(without_room_for_it_a_call_is_unavailable),
-        cmocka_unit_test(what_has_no_place_here_is_asked_for),
-        cmocka_unit_test(a_near_cache_does_as_the_model),
-        cmocka_unit_test(whatever_happens_it_is_the_result_or_was_a_minute_ago),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -109,7 +109,7 @@ RecordFault fault_of(const std::string &bytes)
     return read_record(bytes, kId, record);
 }
 
-void every_state_is_read_as_written(void **)
+UNIT_TEST(every_state_is_read_as_written)
 {
     for (State state : {State::running, State::unknown, State::not_kept}) {
         std::string bytes = claim(state);
@@ -132,7 +132,7 @@ void every_state_is_read_as_written(void **)
     }
 }
 
-void a_result_is_read_as_written(void **)
+UNIT_TEST(a_result_is_read_as_written)
 {
     std::string bytes = result(std::string("{\"a\":\0", 6), "1}");
     Record record;
@@ -158,7 +158,7 @@ void a_result_is_read_as_written(void **)
 }
 
 // nginx's last buffer often has no bytes and no address.
-void an_empty_view_may_be_null(void **)
+UNIT_TEST(an_empty_view_may_be_null)
 {
     unsigned char out[256];
     RecordWriter writer(out, head_of(State::kept));
@@ -176,7 +176,7 @@ void an_empty_view_may_be_null(void **)
     assert_true(record.body == "body");
 }
 
-void a_store_may_write_the_token(void **)
+UNIT_TEST(a_store_may_write_the_token)
 {
     std::string bytes = claim(State::running);
     Record record;
@@ -186,7 +186,7 @@ void a_store_may_write_the_token(void **)
     assert_true(record.head.token == 0x102);
 }
 
-void every_shorter_or_longer_record_is_refused(void **)
+UNIT_TEST(every_shorter_or_longer_record_is_refused)
 {
     std::string bytes = result("body", "");
 
@@ -196,7 +196,7 @@ void every_shorter_or_longer_record_is_refused(void **)
     assert_int_equal(int(fault_of(bytes + "x")), int(RecordFault::truncated));
 }
 
-void every_flipped_bit_is_noticed(void **)
+UNIT_TEST(every_flipped_bit_is_noticed)
 {
     std::string bytes = result("body", "");
 
@@ -214,7 +214,7 @@ void every_flipped_bit_is_noticed(void **)
 }
 
 // A checksum is no signature, but whoever moves a value moves it as it is.
-void a_record_of_another_key_is_refused(void **)
+UNIT_TEST(a_record_of_another_key_is_refused)
 {
     KeyId other = kId;
     Record record;
@@ -228,7 +228,7 @@ void a_record_of_another_key_is_refused(void **)
     }
 }
 
-void faults_have_names(void **)
+UNIT_TEST(faults_have_names)
 {
     std::string bytes = claim(State::running);
     std::string newer = bytes;
@@ -244,7 +244,7 @@ void faults_have_names(void **)
 
 // A checksum is no signature: what could split a response is refused even
 // where the sum is right.
-void header_injection_is_refused(void **)
+UNIT_TEST(header_injection_is_refused)
 {
     const Header bad[] = {
         {"X-A", "1\r\nSet-Cookie: b", 0},
@@ -265,7 +265,7 @@ void header_injection_is_refused(void **)
 }
 
 // What nginx passes on, be it valid HTTP or not.
-void whatever_the_writer_takes_the_reader_takes(void **)
+UNIT_TEST(whatever_the_writer_takes_the_reader_takes)
 {
     for (int c = 0; c < 256; c++) {
         std::string text = {'X', static_cast<char>(c), 'Y'};
@@ -295,7 +295,7 @@ void whatever_the_writer_takes_the_reader_takes(void **)
     assert_false(ResponseSizer(200, std::string(65536, 'x')).fits());
 }
 
-void an_unknown_extension_is_skipped(void **)
+UNIT_TEST(an_unknown_extension_is_skipped)
 {
     std::string bytes = with_extension(claim(State::running), 77, "of a later version");
     Record record;
@@ -305,14 +305,14 @@ void an_unknown_extension_is_skipped(void **)
     assert_true(record.head.claim == head_of(State::running).claim);
 }
 
-void an_extension_that_must_be_understood_is_not_skipped(void **)
+UNIT_TEST(an_extension_that_must_be_understood_is_not_skipped)
 {
     std::string bytes = with_extension(claim(State::running), kMustUnderstand | 1, "");
 
     assert_int_equal(int(fault_of(bytes)), int(RecordFault::newer));
 }
 
-void extensions_come_once_and_in_order(void **)
+UNIT_TEST(extensions_come_once_and_in_order)
 {
     for (std::uint16_t type : {std::uint16_t(0), std::uint16_t(1), std::uint16_t(2)}) {
         assert_int_equal(int(fault_of(with_extension(claim(State::running), type, "1234"))),
@@ -320,7 +320,7 @@ void extensions_come_once_and_in_order(void **)
     }
 }
 
-void only_a_kept_record_has_a_response(void **)
+UNIT_TEST(only_a_kept_record_has_a_response)
 {
     std::string kept = claim(State::kept);
 
@@ -330,7 +330,7 @@ void only_a_kept_record_has_a_response(void **)
                      int(RecordFault::corrupt));
 }
 
-void a_long_host_name_is_cut(void **)
+UNIT_TEST(a_long_host_name_is_cut)
 {
     unsigned char out[kLargestClaim];
     std::string host(200, 'h');
@@ -346,26 +346,3 @@ void a_long_host_name_is_cut(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(every_state_is_read_as_written),
-        cmocka_unit_test(a_result_is_read_as_written),
-        cmocka_unit_test(an_empty_view_may_be_null),
-        cmocka_unit_test(a_store_may_write_the_token),
-        cmocka_unit_test(every_shorter_or_longer_record_is_refused),
-        cmocka_unit_test(every_flipped_bit_is_noticed),
-        cmocka_unit_test(a_record_of_another_key_is_refused),
-        cmocka_unit_test(faults_have_names),
-        cmocka_unit_test(header_injection_is_refused),
-        cmocka_unit_test(whatever_the_writer_takes_the_reader_takes),
-        cmocka_unit_test(an_unknown_extension_is_skipped),
-        cmocka_unit_test(an_extension_that_must_be_understood_is_not_skipped),
-        cmocka_unit_test(extensions_come_once_and_in_order),
-        cmocka_unit_test(only_a_kept_record_has_a_response),
-        cmocka_unit_test(a_long_host_name_is_cut),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -17,7 +17,7 @@ std::uint32_t any()
     return static_cast<std::uint32_t>(engine()) >> 1;
 }
 
-void the_first_retry_is_almost_immediate(void **)
+UNIT_TEST(the_first_retry_is_almost_immediate)
 {
     for (int i = 0; i < 1000; i++) {
         RedisBackoff backoff;
@@ -34,7 +34,7 @@ void the_first_retry_is_almost_immediate(void **)
 }
 
 // Ten seconds in which there is always a reason to send the query.
-void many_reasons_make_few_queries(void **)
+UNIT_TEST(many_reasons_make_few_queries)
 {
     for (int run = 0; run < 100; run++) {
         RedisBackoff backoff;
@@ -51,7 +51,7 @@ void many_reasons_make_few_queries(void **)
     }
 }
 
-void delays_grow_up_to_a_limit(void **)
+UNIT_TEST(delays_grow_up_to_a_limit)
 {
     RedisBackoff backoff;
     const Millis most[] = {100, 200, 400, 800, 1000, 1000, 1000};
@@ -72,7 +72,7 @@ void delays_grow_up_to_a_limit(void **)
     assert_in_range(backoff.retry_delay(now, any()), 50, 100);
 }
 
-void without_a_reason_queries_are_rare(void **)
+UNIT_TEST(without_a_reason_queries_are_rare)
 {
     for (int i = 0; i < 1000; i++) {
         assert_in_range(RedisBackoff::refresh_delay(any()), 15000, 30000);
@@ -80,15 +80,3 @@ void without_a_reason_queries_are_rare(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(the_first_retry_is_almost_immediate),
-        cmocka_unit_test(many_reasons_make_few_queries),
-        cmocka_unit_test(delays_grow_up_to_a_limit),
-        cmocka_unit_test(without_a_reason_queries_are_rare),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

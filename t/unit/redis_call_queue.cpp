@@ -30,7 +30,7 @@ struct TestCall : Call {
     Millis again = 0;
 };
 
-void calls_are_taken_in_order(void **)
+UNIT_TEST(calls_are_taken_in_order)
 {
     RedisCallQueue waiting;
     TestCall calls[3];
@@ -56,7 +56,7 @@ void calls_are_taken_in_order(void **)
     }
 }
 
-void calls_end_at_their_deadline(void **)
+UNIT_TEST(calls_end_at_their_deadline)
 {
     RedisCallQueue waiting;
     TestCall calls[4];
@@ -83,7 +83,7 @@ void calls_end_at_their_deadline(void **)
     assert_true(waiting.empty());
 }
 
-void an_ended_call_may_wait_again(void **)
+UNIT_TEST(an_ended_call_may_wait_again)
 {
     RedisCallQueue waiting;
     TestCall calls[2];
@@ -106,7 +106,7 @@ void an_ended_call_may_wait_again(void **)
     assert_int_equal(calls[1].ends, 2);
 }
 
-void calls_end_when_the_queue_is_destroyed(void **)
+UNIT_TEST(calls_end_when_the_queue_is_destroyed)
 {
     TestCall call;
 
@@ -120,15 +120,3 @@ void calls_end_when_the_queue_is_destroyed(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(calls_are_taken_in_order),
-        cmocka_unit_test(calls_end_at_their_deadline),
-        cmocka_unit_test(an_ended_call_may_wait_again),
-        cmocka_unit_test(calls_end_when_the_queue_is_destroyed),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

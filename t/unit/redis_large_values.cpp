@@ -9,7 +9,7 @@ using namespace idempotency;
 
 namespace {
 
-void a_large_value_is_reported_and_not_sent(void **)
+UNIT_TEST(a_large_value_is_reported_and_not_sent)
 {
     RedisPipelineOptions options = Harness::options_of_tests();
 
@@ -69,7 +69,7 @@ void tell_of(TestCall &claim, Harness &redis, std::size_t size)
     claim.large_until = redis.now + 60000;
 }
 
-void a_large_value_is_fetched_by_a_get(void **)
+UNIT_TEST(a_large_value_is_fetched_by_a_get)
 {
     for (std::size_t size : {std::size_t(5000), std::size_t(500000)}) {
         Harness redis;
@@ -102,7 +102,7 @@ void a_large_value_is_fetched_by_a_get(void **)
     }
 }
 
-void a_value_of_another_size_is_claimed_again(void **)
+UNIT_TEST(a_value_of_another_size_is_claimed_again)
 {
     for (std::string answer : {std::string("$-1\r\n"), bulk("small"), bulk(""),
                                bulk(value_of(4999)), bulk(value_of(300000))})
@@ -124,7 +124,7 @@ void a_value_of_another_size_is_claimed_again(void **)
     }
 }
 
-void other_replies_to_a_fetch(void **)
+UNIT_TEST(other_replies_to_a_fetch)
 {
     Harness redis;
     TestCall late(Call::Kind::claim, 'a'), full(Call::Kind::claim, 'b'),
@@ -160,7 +160,7 @@ void other_replies_to_a_fetch(void **)
 }
 
 // What is under way is bounded, so that Redis need not keep many large answers.
-void the_number_in_flight_is_limited(void **)
+UNIT_TEST(the_number_in_flight_is_limited)
 {
     RedisPipelineOptions options = Harness::options_of_tests();
 
@@ -212,7 +212,7 @@ void the_number_in_flight_is_limited(void **)
     assert_true(six.ended_as(Verdict::unavailable));
 }
 
-void calls_over_the_limit_go_to_the_next_connection(void **)
+UNIT_TEST(calls_over_the_limit_go_to_the_next_connection)
 {
     RedisPipelineOptions options = Harness::options_of_tests();
 
@@ -242,17 +242,3 @@ void calls_over_the_limit_go_to_the_next_connection(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_large_value_is_reported_and_not_sent),
-        cmocka_unit_test(a_large_value_is_fetched_by_a_get),
-        cmocka_unit_test(a_value_of_another_size_is_claimed_again),
-        cmocka_unit_test(other_replies_to_a_fetch),
-        cmocka_unit_test(the_number_in_flight_is_limited),
-        cmocka_unit_test(calls_over_the_limit_go_to_the_next_connection),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

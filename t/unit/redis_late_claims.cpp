@@ -172,7 +172,7 @@ private:
 };
 
 // Whatever happens in whatever order: a claim whose grant was read is its call's, or is released. Every call ends once.
-void a_claim_that_was_granted_is_held_or_released(void **)
+UNIT_TEST(a_claim_that_was_granted_is_held_or_released)
 {
     std::size_t held = 0, released = 0;
 
@@ -302,12 +302,3 @@ void a_claim_that_was_granted_is_held_or_released(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_claim_that_was_granted_is_held_or_released),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

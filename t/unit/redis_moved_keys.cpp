@@ -9,7 +9,7 @@ using namespace idempotency;
 
 namespace {
 
-void a_redirected_call_is_given_to_the_owner(void **)
+UNIT_TEST(a_redirected_call_is_given_to_the_owner)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'),
@@ -39,7 +39,7 @@ void a_redirected_call_is_given_to_the_owner(void **)
     assert_int_equal(claim.ends + settle.ends + release.ends, 0);
 }
 
-void a_redirection_without_a_target_is_an_error(void **)
+UNIT_TEST(a_redirection_without_a_target_is_an_error)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), other(Call::Kind::claim, 'b');
@@ -56,7 +56,7 @@ void a_redirection_without_a_target_is_an_error(void **)
 }
 
 // It was not carried out, and nobody waits for it.
-void a_late_redirection_is_dropped(void **)
+UNIT_TEST(a_late_redirection_is_dropped)
 {
     RedisPipelineOptions options = Harness::options_of_tests();
 
@@ -77,7 +77,7 @@ void a_late_redirection_is_dropped(void **)
     assert_true(redis.pipeline.idle() && !redis.pipeline.stalled());
 }
 
-void asking_comes_before_each_command(void **)
+UNIT_TEST(asking_comes_before_each_command)
 {
     const std::string asking = "*1\r\n$6\r\nASKING\r\n";
     Harness redis;
@@ -112,7 +112,7 @@ void asking_comes_before_each_command(void **)
     assert_null(redis.pipeline.fault());
 }
 
-void the_reply_to_asking_is_a_status_after_it_was_sent(void **)
+UNIT_TEST(the_reply_to_asking_is_a_status_after_it_was_sent)
 {
     for (bool early : {false, true}) {
         Harness redis;
@@ -134,16 +134,3 @@ void the_reply_to_asking_is_a_status_after_it_was_sent(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_redirected_call_is_given_to_the_owner),
-        cmocka_unit_test(a_redirection_without_a_target_is_an_error),
-        cmocka_unit_test(a_late_redirection_is_dropped),
-        cmocka_unit_test(asking_comes_before_each_command),
-        cmocka_unit_test(the_reply_to_asking_is_a_status_after_it_was_sent),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

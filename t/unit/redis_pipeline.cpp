@@ -10,7 +10,7 @@ using namespace idempotency;
 
 namespace {
 
-void calls_wait_for_the_greeting(void **)
+UNIT_TEST(calls_wait_for_the_greeting)
 {
     Harness redis;
     TestCall call(Call::Kind::release, 'a');
@@ -41,7 +41,7 @@ void calls_wait_for_the_greeting(void **)
     assert_true(redis.pipeline.idle());
 }
 
-void a_refused_greeting_is_a_fault_and_sends_nothing(void **)
+UNIT_TEST(a_refused_greeting_is_a_fault_and_sends_nothing)
 {
     Harness redis;
     TestCall call(Call::Kind::release, 'a');
@@ -63,7 +63,7 @@ void a_refused_greeting_is_a_fault_and_sends_nothing(void **)
     assert_true(call.ended_as(Verdict::unavailable));
 }
 
-void a_paused_connection_ends_the_calls_in_flight(void **)
+UNIT_TEST(a_paused_connection_ends_the_calls_in_flight)
 {
     Harness redis;
     TestCall sent(Call::Kind::release, 'a'), late(Call::Kind::release, 'b'),
@@ -98,7 +98,7 @@ void a_paused_connection_ends_the_calls_in_flight(void **)
     assert_true(kept.ended_as(Verdict::done));
 }
 
-void the_greeting_asks_for_the_role_with_master_only(void **)
+UNIT_TEST(the_greeting_asks_for_the_role_with_master_only)
 {
     const struct {
         const char *answer;
@@ -139,7 +139,7 @@ void the_greeting_asks_for_the_role_with_master_only(void **)
     }
 }
 
-void an_error_is_reported_without_its_text(void **)
+UNIT_TEST(an_error_is_reported_without_its_text)
 {
     Harness redis;
     TestCall one(Call::Kind::release, 'a'), two(Call::Kind::release, 'b');
@@ -157,7 +157,7 @@ void an_error_is_reported_without_its_text(void **)
 }
 
 // What a user may not call has the code of an error of the script.
-void a_command_that_is_forbidden_in_a_script_is_noperm(void **)
+UNIT_TEST(a_command_that_is_forbidden_in_a_script_is_noperm)
 {
     Harness redis;
     TestCall one(Call::Kind::release, 'a'), two(Call::Kind::release, 'b');
@@ -173,7 +173,7 @@ void a_command_that_is_forbidden_in_a_script_is_noperm(void **)
     assert_string_equal(redis.errors.c_str(), "release NOPERM key;release NOPERM key;");
 }
 
-void replies_go_to_their_calls_in_order(void **)
+UNIT_TEST(replies_go_to_their_calls_in_order)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), taken(Call::Kind::claim, 'b'),
@@ -207,7 +207,7 @@ void replies_go_to_their_calls_in_order(void **)
     assert_true(release.ended_as(Verdict::done));
 }
 
-void a_value_without_memory_is_unavailable(void **)
+UNIT_TEST(a_value_without_memory_is_unavailable)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
@@ -220,7 +220,7 @@ void a_value_without_memory_is_unavailable(void **)
     assert_null(redis.pipeline.fault());
 }
 
-void a_key_without_expiry_is_found(void **)
+UNIT_TEST(a_key_without_expiry_is_found)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
@@ -233,7 +233,7 @@ void a_key_without_expiry_is_found(void **)
     assert_true(claim.reply.remaining == 0);
 }
 
-void a_claim_may_want_its_token(void **)
+UNIT_TEST(a_claim_may_want_its_token)
 {
     Harness redis;
     TestCall plain(Call::Kind::claim, 'a'), wants(Call::Kind::claim, 'b'),
@@ -259,7 +259,7 @@ void a_claim_may_want_its_token(void **)
     assert_true(redis.written().find(bytes) != std::string::npos);
 }
 
-void large_pieces_are_sent_in_place(void **)
+UNIT_TEST(large_pieces_are_sent_in_place)
 {
     Harness redis;
     TestCall settle(Call::Kind::settle, 'a');
@@ -288,7 +288,7 @@ void large_pieces_are_sent_in_place(void **)
     assert_true(bytes.compare(bytes.size() - expected.size(), expected.size(), expected) == 0);
 }
 
-void a_late_reply_is_read_and_dropped(void **)
+UNIT_TEST(a_late_reply_is_read_and_dropped)
 {
     Harness redis;
     TestCall early(Call::Kind::claim, 'a'), late(Call::Kind::release, 'b'),
@@ -321,7 +321,7 @@ void a_late_reply_is_read_and_dropped(void **)
     assert_true(after.ended_as(Verdict::lost));
 }
 
-void a_claim_that_is_granted_late_is_released(void **)
+UNIT_TEST(a_claim_that_is_granted_late_is_released)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
@@ -343,7 +343,7 @@ void a_claim_that_is_granted_late_is_released(void **)
 }
 
 // Its value came in time, the rest of it when the call and its room were gone.
-void half_a_reply_is_not_written_after_its_call_has_ended(void **)
+UNIT_TEST(half_a_reply_is_not_written_after_its_call_has_ended)
 {
     Harness redis;
     auto *claim = new TestCall(Call::Kind::claim, 'a');
@@ -368,7 +368,7 @@ void half_a_reply_is_not_written_after_its_call_has_ended(void **)
 }
 
 // The rest of a value must not go where its first half went.
-void half_a_value_is_not_written_after_its_call_has_ended(void **)
+UNIT_TEST(half_a_value_is_not_written_after_its_call_has_ended)
 {
     for (bool closed : {false, true}) {
         Harness redis;
@@ -400,7 +400,7 @@ void half_a_value_is_not_written_after_its_call_has_ended(void **)
     }
 }
 
-void a_stall_ends_with_the_connection(void **)
+UNIT_TEST(a_stall_ends_with_the_connection)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
@@ -420,7 +420,7 @@ void a_stall_ends_with_the_connection(void **)
     assert_int_equal(claim.ends, 1);
 }
 
-void a_command_that_is_not_written_in_time_is_a_fault(void **)
+UNIT_TEST(a_command_that_is_not_written_in_time_is_a_fault)
 {
     Harness redis;
     TestCall settle(Call::Kind::settle, 'a');
@@ -439,7 +439,7 @@ void a_command_that_is_not_written_in_time_is_a_fault(void **)
     assert_true(settle.ended_as(Verdict::unavailable));
 }
 
-void a_waiting_call_ends_at_its_deadline(void **)
+UNIT_TEST(a_waiting_call_ends_at_its_deadline)
 {
     Harness redis;
     TestCall early(Call::Kind::release, 'a'), later(Call::Kind::release, 'b');
@@ -455,7 +455,7 @@ void a_waiting_call_ends_at_its_deadline(void **)
     assert_false(redis.pipeline.stalled());
 }
 
-void a_missing_script_is_sent_as_text(void **)
+UNIT_TEST(a_missing_script_is_sent_as_text)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), release(Call::Kind::release, 'b');
@@ -481,7 +481,7 @@ void a_missing_script_is_sent_as_text(void **)
     assert_string_equal(redis.errors.c_str(), "");
 }
 
-void a_script_is_sent_as_text_once(void **)
+UNIT_TEST(a_script_is_sent_as_text_once)
 {
     Harness redis;
     TestCall release(Call::Kind::release, 'b');
@@ -496,7 +496,7 @@ void a_script_is_sent_as_text_once(void **)
     assert_string_equal(redis.errors.c_str(), "release NOSCRIPT key;");
 }
 
-void a_late_command_is_not_sent_again(void **)
+UNIT_TEST(a_late_command_is_not_sent_again)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
@@ -509,7 +509,7 @@ void a_late_command_is_not_sent_again(void **)
     assert_true(redis.pipeline.idle());
 }
 
-void garbage_ends_everything(void **)
+UNIT_TEST(garbage_ends_everything)
 {
     const std::string garbage[] = {
         "hello\r\n",
@@ -553,7 +553,7 @@ void garbage_ends_everything(void **)
     }
 }
 
-void a_reply_without_a_command_is_garbage(void **)
+UNIT_TEST(a_reply_without_a_command_is_garbage)
 {
     Harness redis;
     TestCall release(Call::Kind::release, 'b');
@@ -564,7 +564,7 @@ void a_reply_without_a_command_is_garbage(void **)
     assert_true(redis.start(release));
 }
 
-void a_reply_before_its_command_is_written_is_garbage(void **)
+UNIT_TEST(a_reply_before_its_command_is_written_is_garbage)
 {
     Harness redis;
     TestCall release(Call::Kind::release, 'b');
@@ -577,7 +577,7 @@ void a_reply_before_its_command_is_written_is_garbage(void **)
     assert_true(redis.written().empty());
 }
 
-void half_a_reply_does_nothing(void **)
+UNIT_TEST(half_a_reply_does_nothing)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), next(Call::Kind::release, 'b');
@@ -596,7 +596,7 @@ void half_a_reply_does_nothing(void **)
     assert_true(next.ended_as(Verdict::done));
 }
 
-void a_call_may_start_another_one_when_it_ends(void **)
+UNIT_TEST(a_call_may_start_another_one_when_it_ends)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), release(Call::Kind::release, 'a');
@@ -630,7 +630,7 @@ void a_call_may_start_another_one_when_it_ends(void **)
     assert_true(waits.ended_as(Verdict::unavailable));
 }
 
-void renewals_share_commands(void **)
+UNIT_TEST(renewals_share_commands)
 {
     Harness redis;
     std::vector<Lease> leases(kMaxRenewedAtOnce + 1);
@@ -657,7 +657,7 @@ void renewals_share_commands(void **)
     assert_null(redis.pipeline.fault());
 }
 
-void a_renewal_in_a_cluster_is_for_one_key(void **)
+UNIT_TEST(a_renewal_in_a_cluster_is_for_one_key)
 {
     RedisPipelineOptions options = Harness::options_of_tests();
 
@@ -678,39 +678,3 @@ void a_renewal_in_a_cluster_is_for_one_key(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(calls_wait_for_the_greeting),
-        cmocka_unit_test(a_refused_greeting_is_a_fault_and_sends_nothing),
-        cmocka_unit_test(a_paused_connection_ends_the_calls_in_flight),
-        cmocka_unit_test(the_greeting_asks_for_the_role_with_master_only),
-        cmocka_unit_test(an_error_is_reported_without_its_text),
-        cmocka_unit_test(a_command_that_is_forbidden_in_a_script_is_noperm),
-        cmocka_unit_test(replies_go_to_their_calls_in_order),
-        cmocka_unit_test(a_value_without_memory_is_unavailable),
-        cmocka_unit_test(a_key_without_expiry_is_found),
-        cmocka_unit_test(a_claim_may_want_its_token),
-        cmocka_unit_test(large_pieces_are_sent_in_place),
-        cmocka_unit_test(a_late_reply_is_read_and_dropped),
-        cmocka_unit_test(a_claim_that_is_granted_late_is_released),
-        cmocka_unit_test(half_a_reply_is_not_written_after_its_call_has_ended),
-        cmocka_unit_test(half_a_value_is_not_written_after_its_call_has_ended),
-        cmocka_unit_test(a_stall_ends_with_the_connection),
-        cmocka_unit_test(a_command_that_is_not_written_in_time_is_a_fault),
-        cmocka_unit_test(a_waiting_call_ends_at_its_deadline),
-        cmocka_unit_test(a_missing_script_is_sent_as_text),
-        cmocka_unit_test(a_script_is_sent_as_text_once),
-        cmocka_unit_test(a_late_command_is_not_sent_again),
-        cmocka_unit_test(garbage_ends_everything),
-        cmocka_unit_test(a_reply_without_a_command_is_garbage),
-        cmocka_unit_test(a_reply_before_its_command_is_written_is_garbage),
-        cmocka_unit_test(half_a_reply_does_nothing),
-        cmocka_unit_test(a_call_may_start_another_one_when_it_ends),
-        cmocka_unit_test(renewals_share_commands),
-        cmocka_unit_test(a_renewal_in_a_cluster_is_for_one_key),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

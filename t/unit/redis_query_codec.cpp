@@ -72,7 +72,7 @@ struct Harness : RedisQueryCodec::Events {
     RedisQueryCodec codec{kMost, *this};
 };
 
-void replies_come_in_order(void **)
+UNIT_TEST(replies_come_in_order)
 {
     Harness server;
 
@@ -91,7 +91,7 @@ void replies_come_in_order(void **)
     assert_null(server.codec.fault());
 }
 
-void auth_is_sent_first(void **)
+UNIT_TEST(auth_is_sent_first)
 {
     Harness server;
 
@@ -107,7 +107,7 @@ void auth_is_sent_first(void **)
     assert_string_equal(server.written().c_str(), "*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n");
 }
 
-void errors_are_faults(void **)
+UNIT_TEST(errors_are_faults)
 {
     Harness server;
 
@@ -132,7 +132,7 @@ void errors_are_faults(void **)
     assert_true(std::string(server.codec.fault()).size() < 100);
 }
 
-void the_size_of_replies_is_limited(void **)
+UNIT_TEST(the_size_of_replies_is_limited)
 {
     Harness server;
 
@@ -175,7 +175,7 @@ void the_size_of_replies_is_limited(void **)
     assert_non_null(server.codec.fault());
 }
 
-void nothing_is_read_before_open(void **)
+UNIT_TEST(nothing_is_read_before_open)
 {
     Harness server;
 
@@ -188,16 +188,3 @@ void nothing_is_read_before_open(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(replies_come_in_order),
-        cmocka_unit_test(auth_is_sent_first),
-        cmocka_unit_test(errors_are_faults),
-        cmocka_unit_test(the_size_of_replies_is_limited),
-        cmocka_unit_test(nothing_is_read_before_open),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -171,7 +171,7 @@ void expect(const Harness &harness, const Stream &stream)
     assert_true(harness.values == stream.values);
 }
 
-void replies_in_two_pieces(void **)
+UNIT_TEST(replies_in_two_pieces)
 {
     Stream stream = short_stream();
 
@@ -184,7 +184,7 @@ void replies_in_two_pieces(void **)
     }
 }
 
-void replies_byte_by_byte(void **)
+UNIT_TEST(replies_byte_by_byte)
 {
     Stream stream = long_stream();
     Harness harness;
@@ -196,7 +196,7 @@ void replies_byte_by_byte(void **)
     expect(harness, stream);
 }
 
-void replies_in_random_pieces(void **)
+UNIT_TEST(replies_in_random_pieces)
 {
     Stream stream = long_stream();
     std::mt19937 random(20251130);
@@ -217,7 +217,7 @@ void replies_in_random_pieces(void **)
     }
 }
 
-void a_value_without_memory_is_dropped(void **)
+UNIT_TEST(a_value_without_memory_is_dropped)
 {
     for (std::size_t size : {std::size_t(0), std::size_t(100), kLarge - 1, kLarge, 10 * kLarge}) {
         Harness harness;
@@ -230,7 +230,7 @@ void a_value_without_memory_is_dropped(void **)
 }
 
 // The rest of the value must not touch what is gone.
-void the_memory_of_a_value_may_be_dropped(void **)
+UNIT_TEST(the_memory_of_a_value_may_be_dropped)
 {
     Harness harness;
     std::string answer = pair_of(bytes_of(2 * kLarge), 3);
@@ -248,7 +248,7 @@ void the_memory_of_a_value_may_be_dropped(void **)
     assert_true(harness.values.back() == bytes_of(2 * kLarge));
 }
 
-void a_new_stream_has_no_old_bytes(void **)
+UNIT_TEST(a_new_stream_has_no_old_bytes)
 {
     Stream stream = long_stream();
 
@@ -265,7 +265,7 @@ void a_new_stream_has_no_old_bytes(void **)
     }
 }
 
-void what_is_not_the_protocol_is_garbage(void **)
+UNIT_TEST(what_is_not_the_protocol_is_garbage)
 {
     const std::string garbage[] = {
         "hello\r\n",
@@ -315,7 +315,7 @@ std::size_t memory_in_use()
 }
 
 // A stream that has no end costs no memory.
-void the_memory_of_a_reply_is_limited(void **)
+UNIT_TEST(the_memory_of_a_reply_is_limited)
 {
     const std::string endless[] = {
         "-",
@@ -344,7 +344,7 @@ void the_memory_of_a_reply_is_limited(void **)
     }
 }
 
-void a_large_value_is_in_memory_once_or_not_at_all(void **)
+UNIT_TEST(a_large_value_is_in_memory_once_or_not_at_all)
 {
     constexpr std::size_t size = 64 * 1024 * 1024;
     const std::string piece(16 * 1024, 'x');
@@ -371,20 +371,3 @@ void a_large_value_is_in_memory_once_or_not_at_all(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(replies_in_two_pieces),
-        cmocka_unit_test(replies_byte_by_byte),
-        cmocka_unit_test(replies_in_random_pieces),
-        cmocka_unit_test(a_value_without_memory_is_dropped),
-        cmocka_unit_test(the_memory_of_a_value_may_be_dropped),
-        cmocka_unit_test(a_new_stream_has_no_old_bytes),
-        cmocka_unit_test(what_is_not_the_protocol_is_garbage),
-        cmocka_unit_test(the_memory_of_a_reply_is_limited),
-        cmocka_unit_test(a_large_value_is_in_memory_once_or_not_at_all),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -10,7 +10,7 @@ using namespace idempotency;
 
 namespace {
 
-void all_forms_of_a_redirection(void **)
+UNIT_TEST(all_forms_of_a_redirection)
 {
     const struct {
         const char *error;
@@ -43,7 +43,7 @@ void all_forms_of_a_redirection(void **)
     }
 }
 
-void the_longest_host_is_accepted(void **)
+UNIT_TEST(the_longest_host_is_accepted)
 {
     RedisRedirect read;
     std::string host(kMaxRedisHost, 'h');
@@ -54,7 +54,7 @@ void the_longest_host_is_accepted(void **)
     assert_false(parse_redis_redirect("MOVED 1 h" + host + ":6379", read));
 }
 
-void other_errors_are_no_redirections(void **)
+UNIT_TEST(other_errors_are_no_redirections)
 {
     const std::string cases[] = {
         "",
@@ -96,14 +96,3 @@ void other_errors_are_no_redirections(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(all_forms_of_a_redirection),
-        cmocka_unit_test(the_longest_host_is_accepted),
-        cmocka_unit_test(other_errors_are_no_redirections),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

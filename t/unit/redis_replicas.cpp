@@ -42,7 +42,7 @@ void greet_with_replicas(Harness &redis)
     assert_true(claim.ended_as(Verdict::claimed));
 }
 
-void changes_of_a_key_wait_for_the_replicas(void **)
+UNIT_TEST(changes_of_a_key_wait_for_the_replicas)
 {
     Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'),
@@ -85,7 +85,7 @@ void changes_of_a_key_wait_for_the_replicas(void **)
 }
 
 // With too few replicas each one blocks the connection: they must not add up.
-void one_wait_is_in_flight_at_a_time(void **)
+UNIT_TEST(one_wait_is_in_flight_at_a_time)
 {
     Harness redis(options_with_replicas());
     TestCall first(Call::Kind::claim, 'a'), second(Call::Kind::claim, 'b'),
@@ -110,7 +110,7 @@ void one_wait_is_in_flight_at_a_time(void **)
     assert_true(redis.pipeline.idle());
 }
 
-void a_claim_that_too_few_replicas_have_is_released(void **)
+UNIT_TEST(a_claim_that_too_few_replicas_have_is_released)
 {
     const struct {
         const char *answer;
@@ -149,7 +149,7 @@ void a_claim_that_too_few_replicas_have_is_released(void **)
     }
 }
 
-void too_few_replicas_are_not_reported_where_nothing_is_held(void **)
+UNIT_TEST(too_few_replicas_are_not_reported_where_nothing_is_held)
 {
     Harness redis(options_with_replicas());
     TestCall found(Call::Kind::claim, 'a'), claim(Call::Kind::claim, 'b');
@@ -170,7 +170,7 @@ void too_few_replicas_are_not_reported_where_nothing_is_held(void **)
     assert_true(claim.ended_as(Verdict::claimed));
 }
 
-void a_held_call_ends_at_its_deadline(void **)
+UNIT_TEST(a_held_call_ends_at_its_deadline)
 {
     Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'),
@@ -217,7 +217,7 @@ void is_released_next(Harness &redis)
 }
 
 // A release is owed to a claim whoever is on the other side by then.
-void a_claim_that_is_held_when_the_connection_is_closed_is_released(void **)
+UNIT_TEST(a_claim_that_is_held_when_the_connection_is_closed_is_released)
 {
     Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'),
@@ -253,7 +253,7 @@ void a_claim_that_is_held_when_the_connection_is_closed_is_released(void **)
     assert_true(redis.written().empty());
 }
 
-void a_release_is_kept_until_it_is_done(void **)
+UNIT_TEST(a_release_is_kept_until_it_is_done)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a');
@@ -290,7 +290,7 @@ void a_release_is_kept_until_it_is_done(void **)
     assert_string_equal(redis.errors.c_str(), "release READONLY key;release NOPERM key;");
 }
 
-void a_wait_without_a_reply_is_a_stall(void **)
+UNIT_TEST(a_wait_without_a_reply_is_a_stall)
 {
     Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), refused(Call::Kind::claim, 'b');
@@ -313,7 +313,7 @@ void a_wait_without_a_reply_is_a_stall(void **)
     assert_non_null(redis.pipeline.fault());
 }
 
-void the_reply_to_a_wait_is_a_number(void **)
+UNIT_TEST(the_reply_to_a_wait_is_a_number)
 {
     Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a');
@@ -329,7 +329,7 @@ void the_reply_to_a_wait_is_a_number(void **)
 }
 
 // The release of a claim that was granted off the slot's own node, too.
-void a_claim_after_asking_is_released_with_asking(void **)
+UNIT_TEST(a_claim_after_asking_is_released_with_asking)
 {
     Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a');
@@ -344,7 +344,7 @@ void a_claim_after_asking_is_released_with_asking(void **)
     assert_true(redis.pipeline.idle());
 }
 
-void a_call_may_start_another_one_when_the_replicas_have_it(void **)
+UNIT_TEST(a_call_may_start_another_one_when_the_replicas_have_it)
 {
     Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'a');
@@ -364,7 +364,7 @@ void a_call_may_start_another_one_when_the_replicas_have_it(void **)
 }
 
 // With too few replicas a WAIT takes all of its time: who changes nothing must not stand behind one.
-void a_found_value_does_not_wait_for_replicas(void **)
+UNIT_TEST(a_found_value_does_not_wait_for_replicas)
 {
     Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), found(Call::Kind::claim, 'b'),
@@ -386,23 +386,3 @@ void a_found_value_does_not_wait_for_replicas(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(changes_of_a_key_wait_for_the_replicas),
-        cmocka_unit_test(one_wait_is_in_flight_at_a_time),
-        cmocka_unit_test(a_claim_that_too_few_replicas_have_is_released),
-        cmocka_unit_test(too_few_replicas_are_not_reported_where_nothing_is_held),
-        cmocka_unit_test(a_found_value_does_not_wait_for_replicas),
-        cmocka_unit_test(a_held_call_ends_at_its_deadline),
-        cmocka_unit_test(a_claim_that_is_held_when_the_connection_is_closed_is_released),
-        cmocka_unit_test(a_release_is_kept_until_it_is_done),
-        cmocka_unit_test(a_wait_without_a_reply_is_a_stall),
-        cmocka_unit_test(the_reply_to_a_wait_is_a_number),
-        cmocka_unit_test(a_claim_after_asking_is_released_with_asking),
-        cmocka_unit_test(a_call_may_start_another_one_when_the_replicas_have_it),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

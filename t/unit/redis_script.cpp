@@ -347,7 +347,7 @@ std::string result_of(Token token, const std::string &rest)
 
 const Server &server_of(void **state) { return *static_cast<Server *>(*state); }
 
-void a_free_key_is_claimed(void **state)
+UNIT_TEST(a_free_key_is_claimed)
 {
     Client redis(server_of(state));
     std::string record = record_of(State::running);
@@ -379,7 +379,7 @@ void a_free_key_is_claimed(void **state)
     }
 }
 
-void a_claim_gets_the_token_that_it_wants(void **state)
+UNIT_TEST(a_claim_gets_the_token_that_it_wants)
 {
     Client redis(server_of(state));
     std::string record = record_of(State::running);
@@ -395,7 +395,7 @@ void a_claim_gets_the_token_that_it_wants(void **state)
     assert_true(redis.settle(key(1), token, result_of(token, ""), 30000) == Verdict::done);
 }
 
-void a_value_above_the_limit_is_told_of(void **state)
+UNIT_TEST(a_value_above_the_limit_is_told_of)
 {
     Client redis(server_of(state), 1000);
     Token token = redis.claim(key(1), record_of(State::running), 30000).token;
@@ -413,7 +413,7 @@ void a_value_above_the_limit_is_told_of(void **state)
 }
 
 // A claim that somebody has made persistent would block its key for good.
-void a_persistent_claim_ends_all_the_same(void **state)
+UNIT_TEST(a_persistent_claim_ends_all_the_same)
 {
     Client redis(server_of(state));
 
@@ -446,7 +446,7 @@ void a_persistent_claim_ends_all_the_same(void **state)
     assert_string_equal(redis.raw({"PTTL", Client::name(key(1))}).c_str(), ":-1\r\n");
 }
 
-void a_result_replaces_its_claim_alone(void **state)
+UNIT_TEST(a_result_replaces_its_claim_alone)
 {
     Client redis(server_of(state));
     Token token = redis.claim(key(1), record_of(State::running), 30000).token;
@@ -467,7 +467,7 @@ void a_result_replaces_its_claim_alone(void **state)
     assert_true(redis.settle(key(1), token - 1, result, 60000) == Verdict::lost);
 }
 
-void an_unknown_outcome_may_become_a_result(void **state)
+UNIT_TEST(an_unknown_outcome_may_become_a_result)
 {
     Client redis(server_of(state));
     Token token = redis.claim(key(1), record_of(State::running), 30000).token;
@@ -480,7 +480,7 @@ void an_unknown_outcome_may_become_a_result(void **state)
     assert_true(redis.claim(key(1), "", 1).value == result_of(token, ""));
 }
 
-void a_lapsed_claim_is_fenced(void **state)
+UNIT_TEST(a_lapsed_claim_is_fenced)
 {
     Client redis(server_of(state));
     Token old = redis.claim(key(1), record_of(State::running), 20).token;
@@ -503,7 +503,7 @@ void a_lapsed_claim_is_fenced(void **state)
     assert_true(found.token == next.token && found.remaining <= 30000);
 }
 
-void a_claim_is_released_while_it_runs(void **state)
+UNIT_TEST(a_claim_is_released_while_it_runs)
 {
     Client redis(server_of(state));
     Token token = redis.claim(key(1), record_of(State::running), 30000).token;
@@ -517,7 +517,7 @@ void a_claim_is_released_while_it_runs(void **state)
     assert_true(redis.release(key(1), token) == Verdict::lost);
 }
 
-void renewal_is_for_running_claims(void **state)
+UNIT_TEST(renewal_is_for_running_claims)
 {
     Client redis(server_of(state));
     std::vector<Lease> leases;
@@ -547,7 +547,7 @@ void renewal_is_for_running_claims(void **state)
     }
 }
 
-void keys_of_others_are_left_alone(void **state)
+UNIT_TEST(keys_of_others_are_left_alone)
 {
     Client redis(server_of(state));
     std::string name = Client::name(key(1));
@@ -578,7 +578,7 @@ void keys_of_others_are_left_alone(void **state)
     assert_string_equal(redis.raw({"SCARD", name}).c_str(), ":1\r\n");
 }
 
-void every_byte_survives(void **state)
+UNIT_TEST(every_byte_survives)
 {
     Client redis(server_of(state));
     std::string bytes;
@@ -599,7 +599,7 @@ void every_byte_survives(void **state)
     assert_true(redis.claim(key(1), "", 1).value == result);
 }
 
-void flushed_scripts_are_loaded_again(void **state)
+UNIT_TEST(flushed_scripts_are_loaded_again)
 {
     Client redis(server_of(state));
     std::string record = record_of(State::running);
@@ -629,7 +629,7 @@ void flushed_scripts_are_loaded_again(void **state)
 }
 
 // One key has one holder, whoever asks how often at the same time.
-void of_many_claims_one_is_granted(void **state)
+UNIT_TEST(of_many_claims_one_is_granted)
 {
     Client redis(server_of(state));
     std::vector<TestCall> claims(64,
@@ -665,7 +665,7 @@ bool has_replica(Client &redis)
     return false;
 }
 
-void a_claim_counts_when_a_replica_has_it(void **)
+UNIT_TEST(a_claim_counts_when_a_replica_has_it)
 {
     int port = free_port();
     Server master(port), replica(0, port);
@@ -710,7 +710,7 @@ void a_claim_counts_when_a_replica_has_it(void **)
     assert_string_equal(redis.take_errors().c_str(), "");
 }
 
-void a_claim_that_too_few_replicas_have_is_released(void **)
+UNIT_TEST(a_claim_that_too_few_replicas_have_is_released)
 {
     int port = free_port();
     Server master(port), replica(0, port);
@@ -780,7 +780,7 @@ private:
     Client redis_;
 };
 
-void the_scripts_do_as_the_model(void **state)
+UNIT_TEST(the_scripts_do_as_the_model)
 {
     ScriptEngine engine(server_of(state));
 
@@ -799,28 +799,6 @@ int stop_server(void **state)
     return 0;
 }
 
+const UnitTests::Group group(start_server, stop_server);
+
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_free_key_is_claimed),
-        cmocka_unit_test(a_claim_gets_the_token_that_it_wants),
-        cmocka_unit_test(a_value_above_the_limit_is_told_of),
-        cmocka_unit_test(a_persistent_claim_ends_all_the_same),
-        cmocka_unit_test(a_result_replaces_its_claim_alone),
-        cmocka_unit_test(an_unknown_outcome_may_become_a_result),
-        cmocka_unit_test(a_lapsed_claim_is_fenced),
-        cmocka_unit_test(a_claim_is_released_while_it_runs),
-        cmocka_unit_test(renewal_is_for_running_claims),
-        cmocka_unit_test(keys_of_others_are_left_alone),
-        cmocka_unit_test(every_byte_survives),
-        cmocka_unit_test(flushed_scripts_are_loaded_again),
-        cmocka_unit_test(of_many_claims_one_is_granted),
-        cmocka_unit_test(a_claim_counts_when_a_replica_has_it),
-        cmocka_unit_test(a_claim_that_too_few_replicas_have_is_released),
-        cmocka_unit_test(the_scripts_do_as_the_model),
-    };
-
-    return cmocka_run_group_tests(tests, start_server, stop_server);
-}

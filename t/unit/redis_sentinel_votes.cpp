@@ -45,14 +45,14 @@ Votes::Decision vote(Votes &votes, const std::string &host, std::uint16_t port =
     return votes.add_vote(endpoint(host, port), false, false);
 }
 
-void a_single_sentinel_is_a_majority(void **)
+UNIT_TEST(a_single_sentinel_is_a_majority)
 {
     Votes votes(1);
 
     assert_checks_role_of(vote(votes, "a"), "a");
 }
 
-void a_majority_is_more_than_half(void **)
+UNIT_TEST(a_majority_is_more_than_half)
 {
     Votes three(3), four(4);
 
@@ -64,7 +64,7 @@ void a_majority_is_more_than_half(void **)
     assert_checks_role_of(vote(four, "a"), "a");
 }
 
-void votes_are_for_host_and_port(void **)
+UNIT_TEST(votes_are_for_host_and_port)
 {
     Votes votes(3);
 
@@ -74,7 +74,7 @@ void votes_are_for_host_and_port(void **)
     assert_checks_role_of(vote(votes, "a", 2), "a", 2);
 }
 
-void an_available_master_stays_where_one_sentinel_names_it(void **)
+UNIT_TEST(an_available_master_stays_where_one_sentinel_names_it)
 {
     Votes votes(3);
 
@@ -82,7 +82,7 @@ void an_available_master_stays_where_one_sentinel_names_it(void **)
     assert_int_equal(votes.add_vote(endpoint("master"), true, true).step, Step::keep_master);
 }
 
-void an_available_master_stays_without_a_majority_for_another_server(void **)
+UNIT_TEST(an_available_master_stays_without_a_majority_for_another_server)
 {
     Votes votes(3);
 
@@ -90,7 +90,7 @@ void an_available_master_stays_without_a_majority_for_another_server(void **)
     assert_int_equal(votes.decide(true).step, Step::keep_master);
 }
 
-void an_available_master_is_replaced_by_a_majority(void **)
+UNIT_TEST(an_available_master_is_replaced_by_a_majority)
 {
     Votes votes(3);
 
@@ -98,7 +98,7 @@ void an_available_master_is_replaced_by_a_majority(void **)
     assert_checks_role_of(votes.add_vote(endpoint("new"), false, true), "new");
 }
 
-void a_vote_for_an_unavailable_master_does_not_count(void **)
+UNIT_TEST(a_vote_for_an_unavailable_master_does_not_count)
 {
     Votes votes(1);
 
@@ -106,7 +106,7 @@ void a_vote_for_an_unavailable_master_does_not_count(void **)
     assert_int_equal(votes.decide(false).step, Step::no_master);
 }
 
-void without_a_majority_the_server_with_the_most_votes_is_tried(void **)
+UNIT_TEST(without_a_majority_the_server_with_the_most_votes_is_tried)
 {
     Votes votes(7);
 
@@ -119,7 +119,7 @@ void without_a_majority_the_server_with_the_most_votes_is_tried(void **)
     assert_checks_role_of(votes.decide(false), "b");
 }
 
-void a_rejected_candidate_is_not_tried_again_in_the_round(void **)
+UNIT_TEST(a_rejected_candidate_is_not_tried_again_in_the_round)
 {
     Votes votes(3);
 
@@ -134,7 +134,7 @@ void a_rejected_candidate_is_not_tried_again_in_the_round(void **)
     assert_checks_role_of(vote(votes, "a.test"), "a.test");
 }
 
-void after_a_rejection_the_next_best_is_tried(void **)
+UNIT_TEST(after_a_rejection_the_next_best_is_tried)
 {
     Votes votes(5);
 
@@ -147,7 +147,7 @@ void after_a_rejection_the_next_best_is_tried(void **)
     assert_int_equal(votes.decide(false).step, Step::no_master);
 }
 
-void only_that_server_is_rejected(void **)
+UNIT_TEST(only_that_server_is_rejected)
 {
     Votes votes(3);
 
@@ -158,7 +158,7 @@ void only_that_server_is_rejected(void **)
     assert_checks_role_of(vote(votes, "a", 1), "a", 1);
 }
 
-void a_restart_forgets_the_votes(void **)
+UNIT_TEST(a_restart_forgets_the_votes)
 {
     Votes votes(3);
 
@@ -168,7 +168,7 @@ void a_restart_forgets_the_votes(void **)
     assert_queries_next(vote(votes, "a"), "too few");
 }
 
-void servers_beyond_the_limit_get_no_votes(void **)
+UNIT_TEST(servers_beyond_the_limit_get_no_votes)
 {
     Votes votes(100);
 
@@ -182,24 +182,3 @@ void servers_beyond_the_limit_get_no_votes(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_single_sentinel_is_a_majority),
-        cmocka_unit_test(a_majority_is_more_than_half),
-        cmocka_unit_test(votes_are_for_host_and_port),
-        cmocka_unit_test(an_available_master_stays_where_one_sentinel_names_it),
-        cmocka_unit_test(an_available_master_stays_without_a_majority_for_another_server),
-        cmocka_unit_test(an_available_master_is_replaced_by_a_majority),
-        cmocka_unit_test(a_vote_for_an_unavailable_master_does_not_count),
-        cmocka_unit_test(without_a_majority_the_server_with_the_most_votes_is_tried),
-        cmocka_unit_test(a_rejected_candidate_is_not_tried_again_in_the_round),
-        cmocka_unit_test(after_a_rejection_the_next_best_is_tried),
-        cmocka_unit_test(only_that_server_is_rejected),
-        cmocka_unit_test(a_restart_forgets_the_votes),
-        cmocka_unit_test(servers_beyond_the_limit_get_no_votes),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

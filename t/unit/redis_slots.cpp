@@ -37,7 +37,7 @@ unsigned slot_of(const std::string &key)
     return redis_crc16(hashed) % kRedisSlots;
 }
 
-void the_checksum_is_the_specified_one(void **)
+UNIT_TEST(the_checksum_is_the_specified_one)
 {
     assert_int_equal(redis_crc16("123456789"), 0x31c3);
     assert_int_equal(redis_crc16(""), 0);
@@ -49,7 +49,7 @@ void the_checksum_is_the_specified_one(void **)
     assert_int_equal(slot_of("{user1000}.following"), slot_of("{user1000}.followers"));
 }
 
-void a_prefix_may_have_a_hash_tag(void **)
+UNIT_TEST(a_prefix_may_have_a_hash_tag)
 {
     const char *const prefixes[] = {"",        "idempotency:", "{shop}:", "a{shop}b{other}:",
                                     "{}:",     "{}{a}:",       "{",       "}{",
@@ -124,7 +124,7 @@ std::string range(long long first, long long last, const std::string &owner)
 
 const char *const kNil = "$-1\r\n";
 
-void slot_maps_are_read(void **)
+UNIT_TEST(slot_maps_are_read)
 {
     RedisSlotMap map;
     std::string replica = node(bulk("10.0.0.9"), 7009);
@@ -155,7 +155,7 @@ void slot_maps_are_read(void **)
     assert_int_equal(map.owner(1), 0);
 }
 
-void a_node_without_a_host_has_the_host_that_was_queried(void **)
+UNIT_TEST(a_node_without_a_host_has_the_host_that_was_queried)
 {
     RedisSlotMap map;
 
@@ -175,7 +175,7 @@ void a_node_without_a_host_has_the_host_that_was_queried(void **)
 }
 
 // `cluster-preferred-endpoint-type hostname` where a node has no hostname.
-void the_address_is_used_where_the_name_is_missing(void **)
+UNIT_TEST(the_address_is_used_where_the_name_is_missing)
 {
     RedisSlotMap map;
     std::string metadata = list({bulk("hostname"), bulk(""), bulk("ip"), bulk("10.0.0.7")});
@@ -198,7 +198,7 @@ void the_address_is_used_where_the_name_is_missing(void **)
     }
 }
 
-void garbage_is_not_a_slot_map(void **)
+UNIT_TEST(garbage_is_not_a_slot_map)
 {
     std::string good = node(bulk("10.0.0.1"), 7001);
     std::string control = "10.0.0.1\n";
@@ -243,7 +243,7 @@ void garbage_is_not_a_slot_map(void **)
     assert_null(map.read(*Reply(list({range(0, 1, node(bulk(std::string(255, 'a')), 65535))}))));
 }
 
-void the_number_of_nodes_is_limited(void **)
+UNIT_TEST(the_number_of_nodes_is_limited)
 {
     std::string ranges;
     RedisSlotMap map;
@@ -262,18 +262,3 @@ void the_number_of_nodes_is_limited(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(the_checksum_is_the_specified_one),
-        cmocka_unit_test(a_prefix_may_have_a_hash_tag),
-        cmocka_unit_test(slot_maps_are_read),
-        cmocka_unit_test(a_node_without_a_host_has_the_host_that_was_queried),
-        cmocka_unit_test(the_address_is_used_where_the_name_is_missing),
-        cmocka_unit_test(garbage_is_not_a_slot_map),
-        cmocka_unit_test(the_number_of_nodes_is_limited),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -22,7 +22,7 @@ struct Parsed {
     const char *fault;
 };
 
-void valid_urls_are_parsed(void **)
+UNIT_TEST(valid_urls_are_parsed)
 {
     struct {
         const char *text;
@@ -58,14 +58,14 @@ void valid_urls_are_parsed(void **)
     }
 }
 
-void a_database_in_the_url_differs_from_the_default(void **)
+UNIT_TEST(a_database_in_the_url_differs_from_the_default)
 {
     assert_false(Parsed("redis://h").url.has_database);
     assert_false(Parsed("redis://h/").url.has_database);
     assert_true(Parsed("redis://h/0").url.has_database);
 }
 
-void sockets_are_paths(void **)
+UNIT_TEST(sockets_are_paths)
 {
     Parsed plain("unix:/run/redis/redis.sock");
     Parsed numbered("unix:/run/redis.sock?db=7");
@@ -80,7 +80,7 @@ void sockets_are_paths(void **)
     assert_int_equal(numbered.url.database, 7);
 }
 
-void an_error_says_what_is_right(void **)
+UNIT_TEST(an_error_says_what_is_right)
 {
     struct {
         const char *text;
@@ -134,15 +134,3 @@ void an_error_says_what_is_right(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(valid_urls_are_parsed),
-        cmocka_unit_test(a_database_in_the_url_differs_from_the_default),
-        cmocka_unit_test(sockets_are_paths),
-        cmocka_unit_test(an_error_says_what_is_right),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -301,7 +301,7 @@ void keep(Request &request, Host &host, const std::string &body)
 
 // One key
 
-void one_key_makes_one_call_of_each(void **)
+UNIT_TEST(one_key_makes_one_call_of_each)
 {
     Backend backend;
     Host host(backend, {1});
@@ -335,7 +335,7 @@ void one_key_makes_one_call_of_each(void **)
     assert_true(host.refusals.empty());
 }
 
-void the_inner_store_sees_neither_key_nor_record(void **)
+UNIT_TEST(the_inner_store_sees_neither_key_nor_record)
 {
     Backend backend;
     Host host(backend, {1});
@@ -354,7 +354,7 @@ void the_inner_store_sees_neither_key_nor_record(void **)
     assert_true(backend.keys.begin()->second.value.find("\xab\xab\xab") == std::string::npos);
 }
 
-void what_does_not_open_is_unavailable_and_told(void **)
+UNIT_TEST(what_does_not_open_is_unavailable_and_told)
 {
     Backend backend;
     Host host(backend, {1}), other(backend, {2});
@@ -402,7 +402,7 @@ void what_does_not_open_is_unavailable_and_told(void **)
     assert_true(one.found().body == "the answer");
 }
 
-void calls_that_end_later_end_once(void **)
+UNIT_TEST(calls_that_end_later_end_once)
 {
     Backend backend;
     Host host(backend, {1, 2});
@@ -427,7 +427,7 @@ void calls_that_end_later_end_once(void **)
     }
 }
 
-void no_memory_is_unavailable(void **)
+UNIT_TEST(no_memory_is_unavailable)
 {
     Backend backend;
     Host host(backend, {1, 2});
@@ -440,7 +440,7 @@ void no_memory_is_unavailable(void **)
     assert_int_equal(int(backend.taken()), 2);
 }
 
-void large_results_are_whole(void **)
+UNIT_TEST(large_results_are_whole)
 {
     Backend backend;
     Host host(backend, {1});
@@ -458,7 +458,7 @@ void large_results_are_whole(void **)
 
 // Several keys
 
-void several_keys_are_taken_with_one_token(void **)
+UNIT_TEST(several_keys_are_taken_with_one_token)
 {
     Backend backend;
     Host host(backend, {1, 2, 3});
@@ -498,7 +498,7 @@ void with_two_keys(Test test)
     test(1, 0);
 }
 
-void a_claim_of_a_neighbour_is_heeded(void **)
+UNIT_TEST(a_claim_of_a_neighbour_is_heeded)
 {
     with_two_keys([](int mine, int other) {
         Backend backend;
@@ -518,7 +518,7 @@ void a_claim_of_a_neighbour_is_heeded(void **)
     });
 }
 
-void a_result_is_found_on_the_way_to_other_keys_and_back(void **)
+UNIT_TEST(a_result_is_found_on_the_way_to_other_keys_and_back)
 {
     with_two_keys([](int from, int to) {
         Backend backend;
@@ -556,7 +556,7 @@ void a_result_is_found_on_the_way_to_other_keys_and_back(void **)
 }
 
 // Somebody is about to give back what he has: that hides no result.
-void a_result_counts_more_than_a_claim(void **)
+UNIT_TEST(a_result_counts_more_than_a_claim)
 {
     with_two_keys([](int mine, int other) {
         Backend backend;
@@ -582,7 +582,7 @@ void a_result_counts_more_than_a_claim(void **)
     });
 }
 
-void of_two_claims_that_of_the_request_is_told(void **)
+UNIT_TEST(of_two_claims_that_of_the_request_is_told)
 {
     with_two_keys([](int mine, int other) {
         Backend backend;
@@ -613,7 +613,7 @@ void of_two_claims_that_of_the_request_is_told(void **)
     });
 }
 
-void a_claim_that_fails_on_the_way_is_given_back(void **)
+UNIT_TEST(a_claim_that_fails_on_the_way_is_given_back)
 {
     Backend backend;
     Host host(backend, {1, 2, 3});
@@ -640,7 +640,7 @@ void a_claim_that_fails_on_the_way_is_given_back(void **)
     assert_int_equal(int(host.refusals.size()), 1);
 }
 
-void an_end_that_is_not_told_everywhere_is_told_again(void **)
+UNIT_TEST(an_end_that_is_not_told_everywhere_is_told_again)
 {
     Backend backend;
     Host host(backend, {1, 2});
@@ -665,7 +665,7 @@ void an_end_that_is_not_told_everywhere_is_told_again(void **)
     }
 }
 
-void a_claim_that_is_lost_in_part_is_lost(void **)
+UNIT_TEST(a_claim_that_is_lost_in_part_is_lost)
 {
     Backend backend;
     Host host(backend, {1, 2});
@@ -681,7 +681,7 @@ void a_claim_that_is_lost_in_part_is_lost(void **)
     }
 }
 
-void renewals_go_to_each_key(void **)
+UNIT_TEST(renewals_go_to_each_key)
 {
     Backend backend;
     Host host(backend, {1, 2});
@@ -868,7 +868,7 @@ private:
     unsigned executions_ = 0;
 };
 
-void neighbours_never_both_hold_a_key(void **)
+UNIT_TEST(neighbours_never_both_hold_a_key)
 {
     with_two_keys([](int from, int to) {
         for (int step = 0; step < 3; step++) {
@@ -911,27 +911,3 @@ void neighbours_never_both_hold_a_key(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(one_key_makes_one_call_of_each),
-        cmocka_unit_test(the_inner_store_sees_neither_key_nor_record),
-        cmocka_unit_test(what_does_not_open_is_unavailable_and_told),
-        cmocka_unit_test(calls_that_end_later_end_once),
-        cmocka_unit_test(no_memory_is_unavailable),
-        cmocka_unit_test(large_results_are_whole),
-        cmocka_unit_test(several_keys_are_taken_with_one_token),
-        cmocka_unit_test(a_claim_of_a_neighbour_is_heeded),
-        cmocka_unit_test(a_result_is_found_on_the_way_to_other_keys_and_back),
-        cmocka_unit_test(a_result_counts_more_than_a_claim),
-        cmocka_unit_test(of_two_claims_that_of_the_request_is_told),
-        cmocka_unit_test(a_claim_that_fails_on_the_way_is_given_back),
-        cmocka_unit_test(an_end_that_is_not_told_everywhere_is_told_again),
-        cmocka_unit_test(a_claim_that_is_lost_in_part_is_lost),
-        cmocka_unit_test(renewals_go_to_each_key),
-        cmocka_unit_test(neighbours_never_both_hold_a_key),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

@@ -297,7 +297,7 @@ private:
     Victims victims_;
 };
 
-void the_zone_survives_those_who_use_it(void **)
+UNIT_TEST(the_zone_survives_those_who_use_it)
 {
     Scene scene;
     unsigned kills = 0;
@@ -367,7 +367,7 @@ struct Steps {
     }
 };
 
-void a_claim_is_there_or_not(void **)
+UNIT_TEST(a_claim_is_there_or_not)
 {
     Steps steps;
 
@@ -386,7 +386,7 @@ void a_claim_is_there_or_not(void **)
         });
 }
 
-void a_settled_claim_is_never_free(void **)
+UNIT_TEST(a_settled_claim_is_never_free)
 {
     Steps steps;
 
@@ -410,7 +410,7 @@ void a_settled_claim_is_never_free(void **)
 }
 
 // What was told to be kept is not undone by what its process leaves half done.
-void a_result_that_replaces_a_claim_is_found(void **)
+UNIT_TEST(a_result_that_replaces_a_claim_is_found)
 {
     Steps steps;
     auto *told = static_cast<std::atomic<bool> *>(map_shared(sizeof(std::atomic<bool>)));
@@ -429,7 +429,7 @@ void a_result_that_replaces_a_claim_is_found(void **)
         });
 }
 
-void a_released_claim_is_there_or_not(void **)
+UNIT_TEST(a_released_claim_is_there_or_not)
 {
     Steps steps;
 
@@ -448,7 +448,7 @@ void a_released_claim_is_there_or_not(void **)
         });
 }
 
-void a_renewed_claim_has_its_old_end_or_its_new_one(void **)
+UNIT_TEST(a_renewed_claim_has_its_old_end_or_its_new_one)
 {
     Steps steps;
 
@@ -465,7 +465,7 @@ void a_renewed_claim_has_its_old_end_or_its_new_one(void **)
 }
 
 // A second one dies while it makes whole what the first has left.
-void a_rebuild_that_dies_is_begun_again(void **)
+UNIT_TEST(a_rebuild_that_dies_is_begun_again)
 {
     Steps steps;
 
@@ -484,18 +484,3 @@ void a_rebuild_that_dies_is_begun_again(void **)
 }
 
 }  // namespace
-
-int main()
-{
-    const CMUnitTest tests[] = {
-        cmocka_unit_test(a_claim_is_there_or_not),
-        cmocka_unit_test(a_settled_claim_is_never_free),
-        cmocka_unit_test(a_result_that_replaces_a_claim_is_found),
-        cmocka_unit_test(a_released_claim_is_there_or_not),
-        cmocka_unit_test(a_renewed_claim_has_its_old_end_or_its_new_one),
-        cmocka_unit_test(a_rebuild_that_dies_is_begun_again),
-        cmocka_unit_test(the_zone_survives_those_who_use_it),
-    };
-
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
-}

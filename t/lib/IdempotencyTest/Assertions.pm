@@ -1,6 +1,6 @@
 package IdempotencyTest::Assertions;
 
-# What tests say about answers.
+# Assertions about responses.
 
 use strict;
 use warnings;
@@ -10,7 +10,7 @@ use Test::More ();
 
 our @EXPORT = qw(is_first is_problem is_replay_of);
 
-# An answer of the application, the Nth.
+# The response of the Nth execution.
 sub is_first {
     my ($answer, $status, $n, $name) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -26,7 +26,7 @@ sub is_replay_of {
 
     return Test::More::ok(
         $answer->status != 0 && $answer->is_replay && $answer->lasting eq $first->lasting, $name)
-        || Test::More::diag("the first answer\n", shown($first), "\nthe replay\n", shown($answer));
+        || Test::More::diag("the first response\n", shown($first), "\nthe replay\n", shown($answer));
 }
 
 sub is_problem {

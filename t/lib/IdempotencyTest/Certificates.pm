@@ -1,12 +1,12 @@
 package IdempotencyTest::Certificates;
 
-# Certificates that a test makes on the spot, with openssl(1): an authority, and what it signs. Files are in a directory
-# that ends with the object.
+# Certificates that a test makes with openssl(1): an authority, and certificates that it signs. Files are in a directory
+# that is removed with the object.
 
 use strict;
 use warnings;
 
-use IdempotencyTest::App ();
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Process qw(temporary_directory);
 
 sub new {
@@ -41,7 +41,7 @@ END
     return $self;
 }
 
-# What a client is to trust.
+# The certificate that a client has to trust.
 sub authority { "$_[0]{directory}/authority.pem" }
 
 # A reference to {certificate, key, authority}, each the name of a file. `names`: such as DNS:redis.test or IP:127.0.0.1;
@@ -79,9 +79,7 @@ sub new_key { return '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1'
 
 sub write_file {
     my ($self, $name, $content) = @_;
-    open my $out, '>:raw', "$self->{directory}/$name" or die "$name: $!\n";
-    print $out $content;
-    close $out or die "$name: $!\n";
+    return IdempotencyTest::Files::write_file("$self->{directory}/$name", $content);
 }
 
 sub openssl {
@@ -90,7 +88,7 @@ sub openssl {
     my $process = IdempotencyTest::Process->start(name => 'openssl', output => $output, command => ['/usr/bin/openssl', @arguments]);
 
     IdempotencyTest::Process::await(sub { !$process->is_running });
-    die "openssl @arguments:\n" . IdempotencyTest::App::slurp($output) if $process->{status} // 1;
+    die "openssl @arguments:\n" . slurp($output) if $process->{status} // 1;
 }
 
 1;

@@ -1,7 +1,7 @@
 package IdempotencyTest::Client;
 
 # An HTTP/1.1 client over raw sockets: requests may be sent in parts, many at
-# once or several in a row on one connection, and an answer is kept as it came.
+# once or one after another on one connection, and a response is kept with its bytes.
 
 use strict;
 use warnings;
@@ -60,7 +60,7 @@ sub send {
     return $self->send_raw(join('', map { "$_\r\n" } @lines) . "\r\n$body", $method);
 }
 
-# `methods` says what answers are to be expected: that of a HEAD has no body.
+# `methods` are those of the expected responses: a response to HEAD has no body.
 sub send_raw {
     my ($self, $bytes, @methods) = @_;
 
@@ -68,7 +68,7 @@ sub send_raw {
     my $socket = $self->{socket};
     while (length $bytes) {
         my $written = syswrite $socket, $bytes;
-        last if !defined $written;     # the answer, or its absence, tells
+        last if !defined $written;     # the test sees that in the response
         substr $bytes, 0, $written, '';
     }
 
@@ -87,7 +87,7 @@ sub read_some {
     return 1;
 }
 
-# The next answer.
+# The next response.
 sub response {
     my ($self, $seconds) = @_;
     my $deadline = time() + ($seconds // $IdempotencyTest::Process::DEADLINE);
@@ -99,9 +99,9 @@ sub response {
         return $response if $response;
 
         my $left = $deadline - time();
-        return IdempotencyTest::Response->missing('no answer in time', $self->{buffer})
+        return IdempotencyTest::Response->missing('no response in time', $self->{buffer})
             if $left <= 0;
-        return IdempotencyTest::Response->missing('closed without a whole answer', $self->{buffer})
+        return IdempotencyTest::Response->missing('closed without a complete response', $self->{buffer})
             if $ended;
 
         $ended = !$self->read_some if $select->can_read($left);
@@ -115,7 +115,7 @@ sub parse {
     return undef if !$response;
 
     substr $self->{buffer}, 0, $length, '';
-    # an interim answer leaves the final one to be awaited
+    # the final response follows an interim response
     shift @{$self->{awaited}} if $response->status >= 200;
     $response->{elapsed} = time() - ($self->{sent} // time());
     return $response;
@@ -152,14 +152,14 @@ sub close_with_reset {
     $self->close;
 }
 
-# Gives back once the first bytes are there.
+# Returns when the first bytes have arrived.
 sub await_bytes {
     my ($self, $seconds) = @_;
     return length $self->{buffer}
         || IO::Select->new($self->{socket})->can_read($seconds // $IdempotencyTest::Process::DEADLINE) && $self->read_some;
 }
 
-# Gives back once what is unread matches.
+# Returns when the unread bytes match.
 sub await_text {
     my ($self, $pattern, $seconds) = @_;
     my $deadline = time() + ($seconds // $IdempotencyTest::Process::DEADLINE);
@@ -180,8 +180,8 @@ sub send_request {
 
 sub request { return send_request(@_)->response }
 
-# The answers of many clients, in their order; each is read as it comes, so that
-# `elapsed` is true for every one.
+# The responses to many clients, in their order; each is read as it arrives, so that
+# `elapsed` is correct for each.
 sub finish {
     my @clients = @_;
     my %answer;
@@ -196,7 +196,7 @@ sub finish {
             my $response = $client->parse($ended);
 
             $response ||= IdempotencyTest::Response->missing(
-                'closed without a whole answer', $client->{buffer}) if $ended;
+                'closed without a complete response', $client->{buffer}) if $ended;
             next if !$response;
 
             $answer{$client} = $response;
@@ -204,7 +204,7 @@ sub finish {
         }
     }
 
-    return map { $answer{$_} || IdempotencyTest::Response->missing('no answer in time', $_->{buffer}) }
+    return map { $answer{$_} || IdempotencyTest::Response->missing('no response in time', $_->{buffer}) }
         @clients;
 }
 

@@ -1,6 +1,6 @@
 package IdempotencyTest::Environment;
 
-# What a test run is given by its environment, with a default for each, so that a
+# The environment of a test run, with defaults, so that a
 # single test file runs by itself:
 #
 #   IDEMPOTENCY_MODULE            the module; build/ngx_http_idempotency_module.so
@@ -20,7 +20,7 @@ use File::Spec;
 use IdempotencyTest::App;
 use IdempotencyTest::Redis;
 
-our @EXPORT_OK = qw(app bad_log_lines module nginx_binary redis store_directives store_mode);
+our @EXPORT_OK = qw(app bad_log_lines module new_prefix nginx_binary redis store_directives store_mode);
 
 my ($app, $redis);
 my $prefixes = 0;
@@ -52,13 +52,20 @@ sub redis {
         : IdempotencyTest::Redis->new;
 }
 
-# No two tests share a prefix, so keys of one never meet those of another.
+# No two tests share a prefix, so the keys of one test never meet those of another.
+sub new_prefix { return sprintf 'test:%s:', join '-', $$, int time, $prefixes++ }
+
+# The directives of a store of the kind that the run uses. Options: `prefix`; `redis`, the URLs, which makes it a Redis store in any
+# run; `memory`, the size; `store`, more directives.
 sub store_directives {
-    return 'memory 8m;' if store_mode() eq 'memory';
-    return sprintf 'redis unix:%s; prefix test:%s:;', redis()->socket, join '-', $$, int time, $prefixes++;
+    my (%options) = @_;
+    my $redis = $options{redis} // (store_mode() eq 'redis' ? 'unix:' . redis()->socket : undef);
+    my $directives = defined $redis
+        ? sprintf 'redis %s; prefix "%s";', $redis, $options{prefix} // new_prefix() : 'memory ' . ($options{memory} // '8m') . ';';
+    return join ' ', $directives, $options{store} // ();
 }
 
-# What an error log never holds, whatever a test does.
+# Lines that must never be in an error log.
 my $bad_log_lines = join '|', map { quotemeta } (
     '[alert]',
     '[crit]',

@@ -1,13 +1,13 @@
 package IdempotencyTest::Faults;
 
-# Makes one call of a process fail, or its clock be wrong: a library of t/lib that is preloaded into nginx, and its control file (fault.h).
+# Makes one call of a process fail, or shifts its clock: a library of t/lib that is preloaded into nginx, and its control file (fault.h).
 
 use strict;
 use warnings;
 
 use File::Basename qw(dirname);
 use File::Spec;
-use IdempotencyTest::App ();
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Process qw(temporary_directory);
 
 my $library = File::Spec->rel2abs(dirname(__FILE__) . '/..');
@@ -23,11 +23,11 @@ sub new {
     return $self;
 }
 
-# What is started by the code is started with the library.
+# Processes that the code starts have the library.
 sub preloaded {
     my ($self, $code) = @_;
     local @ENV{qw(LD_PRELOAD FAULT_CONTROL)} = ($self->{preload}, "$self->{directory}/control");
-    # a sanitizer's library, which wants to be the first, does without these calls
+    # the library of a sanitizer, which should be the first, does not use these calls
     local $ENV{ASAN_OPTIONS} = join ':', $ENV{ASAN_OPTIONS} // (), 'verify_asan_link_order=0';
     return $code->();
 }
@@ -47,6 +47,6 @@ sub disarm { $_[0]->set(0, 0, 0) }
 sub shift_clock { my ($self, $seconds) = @_; $self->set(0, 0, $seconds) }
 
 # The error of the call, or 0 while none has failed.
-sub has_failed { return (unpack 'l l q', IdempotencyTest::App::slurp("$_[0]{directory}/control"))[1] }
+sub has_failed { return (unpack 'l l q', slurp("$_[0]{directory}/control"))[1] }
 
 1;

@@ -1,7 +1,7 @@
 package IdempotencyTest::Http2;
 
-# As much of an HTTP/2 client as it takes to send requests and to leave: streams
-# are opened and reset, answers are not looked into.
+# A minimal HTTP/2 client that sends requests and disconnects: streams
+# are opened and reset, responses are not parsed.
 
 use strict;
 use warnings;
@@ -30,7 +30,7 @@ sub frame {
 # A request without a body; its stream.
 sub send { my ($self, $path, %headers) = @_; return $self->open($path, END_STREAM_AND_HEADERS, %headers) }
 
-# A request whose body goes in parts, by send_data.
+# A request whose body is sent in parts with send_data.
 sub begin { my ($self, $path, %headers) = @_; return $self->open($path, END_OF_HEADERS, %headers) }
 
 sub send_data {
@@ -84,10 +84,10 @@ sub await_frame {
     return 0;
 }
 
-# Gives back once the first bytes of a body are here; false at the end of the connection.
+# Returns when the first bytes of a body have arrived; false at the end of the connection.
 sub await_bytes { return $_[0]->await_frame(DATA, 0) }
 
-# The same once the server has read all that was sent: what it has not is lost if the connection is closed.
+# Returns when the server has read all that was sent: unread data is lost if the connection is closed.
 sub await_read {
     my ($self) = @_;
     $self->frame(PING, 0, 0, 'all read');

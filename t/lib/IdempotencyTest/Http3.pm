@@ -1,8 +1,8 @@
 package IdempotencyTest::Http3;
 
 # A client of HTTP/3, h3.py, and what an nginx needs to speak it. That nginx, the module for it and the client's
-# library are in a directory that tools/nginx-h3 prints: IDEMPOTENCY_TEST_H3 names it, or else it is built. To be
-# used ahead of everything that asks which nginx it is to be.
+# library are in a directory that tools/nginx-h3 prints: IDEMPOTENCY_TEST_H3 names it, or it is built. Load this
+# before any module that needs to know which nginx is tested.
 
 use strict;
 use warnings;
@@ -13,9 +13,9 @@ use IO::Socket::INET;
 use IPC::Open2 ();
 use JSON::PP ();
 
+use IdempotencyTest::Python qw(python_command);
 use IdempotencyTest::Response;
 
-my $library = File::Spec->rel2abs(dirname(__FILE__) . '/..');
 my $json = JSON::PP->new;
 my $home;
 
@@ -56,16 +56,14 @@ sub free_udp_port {
     die "no free port found\n";
 }
 
-# `window`: as many bytes of an answer are taken, and no more.
+# `window`: how many bytes of a response are read at most.
 sub connect {
     my ($class, $nginx, %options) = @_;
     local $ENV{PYTHONPATH} = "$home/python";
-    local $ENV{PYTHONDONTWRITEBYTECODE} = 1;
 
     my $self = bless {}, $class;
     $self->{pid} = IPC::Open2::open2($self->{out}, $self->{in},
-        -x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3', "$library/h3.py", '--port', $nginx->{h3_port},
-        defined $options{window} ? ('--window', $options{window}) : ());
+        python_command('h3.py', '--port', $nginx->{h3_port}, defined $options{window} ? ('--window', $options{window}) : ()));
     return $self;
 }
 
@@ -101,7 +99,7 @@ sub response {
 sub request { my ($self, %request) = @_; return $self->response($self->send(%request)) }
 sub await_bytes { my ($self, $stream) = @_; return $self->tell(begin => $stream) }
 
-# The ways to leave.
+# The ways to disconnect.
 sub stop { my ($self, $stream) = @_; $self->tell(stop => $stream) }
 sub reset { my ($self, $stream) = @_; $self->tell(reset => $stream) }
 sub stop_and_reset { my ($self, $stream) = @_; $self->tell(stop_and_reset => $stream) }

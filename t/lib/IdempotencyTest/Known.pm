@@ -1,6 +1,6 @@
 package IdempotencyTest::Known;
 
-# Requests that have been answered, and whether they are known still.
+# Requests with kept responses, and whether their retries get replays.
 
 use strict;
 use warnings;
@@ -10,13 +10,12 @@ use List::Util qw(min);
 use Test::More;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app);
+use IdempotencyTest::Requests qw(@who);
 
 our @EXPORT_OK = qw(prepare are_replayed);
 
-# There can't be more sockets than so many.
+# The limit of open sockets.
 use constant AT_ONCE => 200;
-
-my @who = (headers => ['X-API-Key: alice']);
 
 # Answers of an nginx to requests that are known by `path`, of the application, `query` and `key`.
 sub answers {
@@ -27,7 +26,7 @@ sub answers {
     return @answers;
 }
 
-# So many first requests at the same time: they are known by their `first` answer, too.
+# First requests at the same time; each has its response in `first`.
 sub prepare {
     my ($nginx, $name, $n, %request) = @_;
     my @known = map { {path => "/$name/$_", key => "$name-$_", %request} } 1 .. $n // 24;

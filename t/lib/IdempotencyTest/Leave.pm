@@ -1,7 +1,7 @@
 package IdempotencyTest::Leave;
 
-# The ways in which a client leaves. An nginx that is to be left listens on `h2`
-# in its directory too, and on tcp: only there is a reset one.
+# The ways in which a client disconnects. The nginx listens on `h2`
+# in its directory too, and on TCP: only there a connection can be reset.
 
 use strict;
 use warnings;
@@ -11,7 +11,7 @@ use IdempotencyTest::Client;
 use IdempotencyTest::Http2;
 use IdempotencyTest::Process qw(free_port);
 
-our @EXPORT_OK = qw(leave_ways leave_listeners upload_ways);
+our @EXPORT_OK = qw(leave_ways leave_listeners leave_locations upload_ways);
 
 # Directives for the server, once for each nginx.
 sub leave_listeners {
@@ -19,6 +19,23 @@ sub leave_listeners {
     $nginx->{leave_port} //= free_port();
     my $h2 = $nginx->directory . '/h2.sock';
     return "listen unix:$h2 http2; listen 127.0.0.1:$nginx->{leave_port};";
+}
+
+# Locations of requests whose client disconnects: the response is kept, or passed through, or the request body is passed
+# through, or nothing is covered.
+sub leave_locations {
+    return <<'END';
+        location / { proxy_pass http://app; }
+        location /unbuffered/ { proxy_buffering off; proxy_pass http://app; }
+        location /streaming/ {
+            idempotency_fingerprint "$request_method $request_uri" body=off;
+            proxy_request_buffering off;
+            proxy_pass http://app;
+        }
+        location /small/ { idempotency_max_body 1k; proxy_pass http://app; }
+        location /small-unbuffered/ { idempotency_max_body 1k; proxy_buffering off; proxy_pass http://app; }
+        location /plain/ { idempotency off; proxy_pass http://app; }
+END
 }
 
 # By name: what sends a request (method, path, key, headers by name) and gives a client with
@@ -41,15 +58,10 @@ sub leave_ways {
         return IdempotencyTest::Leave->new($client, sub { $client->$leave($stream) });
     };
 
-    return (
-        'HTTP/1.1' => sub { $http1->('close', @_) },
-        'HTTP/1.1, its connection reset' => sub { $http1->('close_with_reset', @_) },
-        'HTTP/2, its stream reset' => sub { $http2->('reset', @_) },
-        'HTTP/2, its connection closed' => sub { $http2->('close', @_) },
-    );
+    return ways($http1, $http2);
 }
 
-# The same for a client that leaves within its upload: path, key, what of the body is sent, and
+# The same for a client that disconnects during its upload: path, key, the part of the body that is sent, and
 # the length that is promised, undef for chunks, headers by name.
 sub upload_ways {
     my ($nginx) = @_;
@@ -74,6 +86,12 @@ sub upload_ways {
         return IdempotencyTest::Leave->new($client, sub { $client->$leave($stream) });
     };
 
+    return ways($http1, $http2);
+}
+
+# The ways to disconnect, by name. The first argument of the code is the method of the client that disconnects.
+sub ways {
+    my ($http1, $http2) = @_;
     return (
         'HTTP/1.1' => sub { $http1->('close', @_) },
         'HTTP/1.1, its connection reset' => sub { $http1->('close_with_reset', @_) },

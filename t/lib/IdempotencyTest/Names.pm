@@ -1,18 +1,15 @@
 package IdempotencyTest::Names;
 
-# A name server (names.py) in a process of its own.
+# A name server (names.py) in its own process.
 
 use strict;
 use warnings;
 
-use File::Basename qw(dirname);
-use File::Spec;
-use IdempotencyTest::App ();
-use IdempotencyTest::Process qw(await free_port temporary_directory);
+use IdempotencyTest::Files qw(slurp);
+use IdempotencyTest::Process qw(temporary_directory);
+use IdempotencyTest::Python qw(start_python_server);
 
-my $program = File::Spec->rel2abs(dirname(__FILE__) . '/../names.py');
-
-# What it knows: NAME => [ADDRESS, ...].
+# The zone: NAME => [ADDRESS, ...].
 sub new {
     my ($class, %zone) = @_;
     my $self = bless {directory => temporary_directory(), zone => {}}, $class;
@@ -25,31 +22,18 @@ sub output { "$_[0]{directory}/output" }
 
 sub start {
     my ($self) = @_;
-
-    # a port that somebody else took in the meantime is not worth a failed test
-    for my $attempt (1 .. 5) {
-        my $port = $self->{port} // free_port();
-        unlink $self->output;
-        my $process = IdempotencyTest::Process->start(name => 'names', output => $self->output,
-            command => [-x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3', $program, '--port', $port, '--zone', "$self->{directory}/zone"]);
-
-        await(sub { !$process->is_running || IdempotencyTest::App::slurp($self->output) =~ /^ready$/m });
-        next if !$process->is_running;
-
-        @$self{qw(port process)} = ($port, $process);
-        return $self;
-    }
-
-    die 'the name server does not start: ' . IdempotencyTest::App::slurp($self->output) . "\n";
+    @$self{qw(process port)} = start_python_server(name => 'names', output => $self->output, port => $self->{port},
+        arguments => ['--zone', "$self->{directory}/zone"]);
+    return $self;
 }
 
 sub stop { $_[0]{process}->stop }
 sub port { $_[0]{port} }
 
-# What nginx is to be told.
+# The directives for nginx.
 sub directive { "resolver 127.0.0.1:$_[0]{port}; resolver_timeout 1s;" }
 
-# undef for a name that is to exist no more.
+# undef for a name that no longer exists.
 sub set {
     my ($self, %zone) = @_;
     %{$self->{zone}} = (%{$self->{zone}}, %zone);
@@ -60,10 +44,10 @@ sub set {
     rename "$file.new", $file or die "$file: $!\n";
 }
 
-# How often it was asked for a name.
+# How often a name was queried.
 sub asked {
     my ($self, $name) = @_;
-    return scalar(() = IdempotencyTest::App::slurp($self->output) =~ /^\Q$name\E$/mg);
+    return scalar(() = slurp($self->output) =~ /^\Q$name\E$/mg);
 }
 
 1;

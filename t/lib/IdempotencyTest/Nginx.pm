@@ -1,7 +1,7 @@
 package IdempotencyTest::Nginx;
 
-# An nginx that a test starts, reloads and stops, for what Test::Nginx has no
-# words for. It listens on a unix socket in a directory of its own.
+# An nginx that a test starts, reloads and stops, for tests that Test::Nginx can't
+# express. It listens on a unix socket in its own directory.
 
 use strict;
 use warnings;
@@ -10,12 +10,13 @@ use Test::More ();
 use Time::HiRes qw(sleep);
 
 use IdempotencyTest::Client ();
-use IdempotencyTest::Environment qw(app bad_log_lines module nginx_binary store_directives);
+use IdempotencyTest::Environment qw(app bad_log_lines module new_prefix nginx_binary store_directives);
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Process qw(await temporary_directory);
 
-# Parts of the configuration, or the whole of it as `configuration`: main, http, server; `stores` in place of the store
-# `main`, `workers`, `log_level`, `application` in place of the shared one; `modules`, files that are loaded ahead of the module, which
-# `without_module` leaves out.
+# Parts of the configuration: `main`, `http`, `server`, `workers`, `log_level`; or the whole of it as `configuration`. The store `main`
+# is of the kind that the run uses: `prefix`, `redis`, `memory` and `store` are for store_directives, or `stores` replaces it.
+# `application` replaces the shared one. `modules` are files that are loaded before the module; `without_module` leaves the module out.
 sub new {
     my ($class, %options) = @_;
     my $self = bless {
@@ -27,7 +28,8 @@ sub new {
     }, $class;
 
     # the same prefix over all reloads
-    $self->{stores} //= 'idempotency_store main { ' . store_directives() . ' }';
+    $self->{prefix} //= new_prefix();
+    $self->{stores} //= 'idempotency_store main { ' . store_directives(%$self) . ' }';
     $self->{space} = $self->{application}->space;
 
     mkdir "$self->{directory}/logs" or die "mkdir: $!\n";
@@ -62,12 +64,12 @@ sub test_configuration {
 
     my $output = "$self->{directory}/logs/test";
     unlink $output;
-    # after a test nginx just ends, its configuration's pool with it
+    # nginx -t ends without destroying the pool of its configuration
     my $process = IdempotencyTest::Process->start(name => 'nginx -t', output => $output,
         environment => {ASAN_OPTIONS => join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0'},
         command => [$self->command, '-t']);
     await(sub { !$process->is_running });
-    return $process->{status}, IdempotencyTest::App::slurp($output);
+    return $process->{status}, slurp($output);
 }
 
 # Those of Debian's dynamic modules that are installed and that this nginx loads; each may need the ones before it. They load into
@@ -97,10 +99,7 @@ sub set {
 
 sub write_file {
     my ($self, $name, $content) = @_;
-    open my $out, '>:raw', "$self->{directory}/$name" or die "$name: $!\n";
-    print $out $content;
-    close $out or die "$name: $!\n";
-    return "$self->{directory}/$name";
+    return IdempotencyTest::Files::write_file("$self->{directory}/$name", $content);
 }
 
 sub configure {
@@ -127,7 +126,7 @@ $main
 
 events {
     worker_connections 512;
-    # every worker takes its share, however few requests there are
+    # every worker gets its share of a few requests
     accept_mutex off;
 }
 
@@ -164,17 +163,17 @@ sub pid { $_[0]{process}->pid }
 sub workers {
     my ($self) = @_;
     my $pid = $self->pid // return;
-    return grep { is_worker($_) } split ' ', IdempotencyTest::App::slurp("/proc/$pid/task/$pid/children");
+    return grep { is_worker($_) } split ' ', slurp("/proc/$pid/task/$pid/children");
 }
 
-# What the code gives while this worker alone takes connections: the others, which
-# have to be idle, are held.
+# Returns the result of the code, during which only this worker accepts connections: the other workers, which
+# have to be idle, are stopped.
 sub over {
     my ($self, $worker, $code) = @_;
     my @others = grep { $_ != $worker } $self->workers;
 
     kill STOP => @others;
-    await(sub { !grep { IdempotencyTest::App::slurp("/proc/$_/stat") !~ /\) T / } @others });
+    await(sub { !grep { slurp("/proc/$_/stat") !~ /\) T / } @others });
     my $result = eval { $code->() };
     my $error = $@;
     kill CONT => @others;
@@ -184,11 +183,11 @@ sub over {
 
 sub is_worker {
     my ($pid) = @_;
-    my $title = IdempotencyTest::App::slurp("/proc/$pid/cmdline");
+    my $title = slurp("/proc/$pid/cmdline");
     return $title =~ /^nginx: worker process(?! is shutting down)/;
 }
 
-# Returns when new workers accept and the old ones do not; they are gone too
+# Returns when new workers accept connections and the old ones do not; the old ones have ended too
 # unless `requests_run`.
 sub reload {
     my ($self, %options) = @_;
@@ -215,7 +214,7 @@ sub reload {
     return $self;
 }
 
-# Ends nginx the graceful way, and looks through its log. `seconds`: how long that may take.
+# Ends nginx gracefully, and checks its log. `seconds`: how long that may take.
 sub stop {
     my ($self, %expected) = @_;
     my $pid = $self->pid;
@@ -224,7 +223,7 @@ sub stop {
     $self->check_error_log(%expected);
 }
 
-# `allowed`: a pattern of lines which the test itself brings about.
+# `allowed`: a pattern of lines that the test itself causes.
 sub check_error_log {
     my ($self, %expected) = @_;
     my @lines = split /\n/, $self->error_log . $self->output;
@@ -234,11 +233,11 @@ sub check_error_log {
     Test::More::is(join("\n", grep { /$bad/ } @lines), '', 'nothing bad in the error log');
 }
 
-sub error_log { return IdempotencyTest::App::slurp("$_[0]{directory}/logs/error.log") }
-sub output { return IdempotencyTest::App::slurp("$_[0]{directory}/logs/stderr") }
-sub access_log { return split /\n/, IdempotencyTest::App::slurp("$_[0]{directory}/logs/access.log") }
+sub error_log { return slurp("$_[0]{directory}/logs/error.log") }
+sub output { return slurp("$_[0]{directory}/logs/stderr") }
+sub access_log { return split /\n/, slurp("$_[0]{directory}/logs/access.log") }
 
-# The line that the access log has for a request; it is written after the answer.
+# The line of a request in the access log; it is written after the response.
 sub await_access_log {
     my ($self, $pattern) = @_;
     return await(sub { (grep { /$pattern/ } $self->access_log)[0] });

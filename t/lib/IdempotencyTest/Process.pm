@@ -1,6 +1,6 @@
 package IdempotencyTest::Process;
 
-# A server that a test starts, signals and stops, and the waiting for events.
+# A server that a test starts, signals and stops, and functions that wait for events.
 
 use strict;
 use warnings;
@@ -14,8 +14,8 @@ use Time::HiRes qw(sleep time);
 
 our @EXPORT_OK = qw(await dead_port free_port temporary_directory);
 
-# Longer than anything takes on a slow machine under a sanitizer: only a test
-# that fails waits so long.
+# Longer than any step takes on a slow machine under a sanitizer: only a test
+# that fails waits for so long.
 our $DEADLINE = 20;
 
 my %running;
@@ -55,7 +55,7 @@ sub free_port {
     die "no free port found\n";
 }
 
-# At which nobody listens, and nobody else can begin to: bound until the test ends.
+# A port at which no process listens: it is bound until the test ends.
 my @dead;
 
 sub dead_port {
@@ -76,7 +76,7 @@ sub start {
     my $pid = fork() // die "fork: $!\n";
 
     if ($pid == 0) {
-        # a group, so that an nginx goes with its workers
+        # a process group, so that an nginx is killed with its workers
         setpgrp 0, 0;
         $SIG{$_} = 'DEFAULT' for qw(INT TERM HUP);
         open STDIN, '<', '/dev/null';
@@ -130,7 +130,7 @@ sub kill_now {
     my ($self) = @_;
     return if !defined $self->{pid} || $self->{owner} != $$;
 
-    # a stopped process has to be woken to die in order
+    # a stopped process has to be continued before it can be killed
     kill CONT => -$self->{pid};
     kill KILL => -$self->{pid};
     waitpid $self->{pid}, 0;

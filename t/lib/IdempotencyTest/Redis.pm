@@ -1,7 +1,7 @@
 package IdempotencyTest::Redis;
 
-# A Redis or Valkey server of the test's own, or a connection to one that is
-# running, with a client that takes and gives any bytes.
+# A Redis or Valkey server of the test, or a connection to a server that is
+# running already, with a client for any bytes.
 #
 # Environment: IDEMPOTENCY_TEST_REDIS_SERVER, the server's program.
 
@@ -11,7 +11,7 @@ use warnings;
 use File::Basename qw(basename dirname);
 use IO::Socket::INET;
 use IO::Socket::UNIX;
-use IdempotencyTest::App ();
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Process qw(await free_port temporary_directory);
 
 # `socket`: of a server that is running already; or `address`, HOST:PORT. Otherwise a server is started, with
@@ -23,7 +23,7 @@ use IdempotencyTest::Process qw(await free_port temporary_directory);
 #   acl           text of its ACL file
 #   replica_of    another one of these
 #   mode          `sentinel`
-# and `user` and `password` are what this client needs then.
+# and `user` and `password` are those of this client.
 sub new {
     my ($class, %options) = @_;
     my $self = bless {%options}, $class;
@@ -40,7 +40,7 @@ sub new {
     return $self;
 }
 
-# A port that somebody else took in the meantime is not worth a failed test.
+# A test does not fail because another process took the port in the meantime.
 sub start_somewhere {
     my ($self, %options) = @_;
     my $is_given = defined $self->{port};
@@ -65,10 +65,7 @@ sub is_running { $_[0]{process} && $_[0]{process}->is_running }
 
 sub write_file {
     my ($self, $name, $content) = @_;
-    open my $out, '>:raw', "$self->{directory}/$name" or die "$name: $!\n";
-    print $out $content;
-    close $out or die "$name: $!\n";
-    return "$self->{directory}/$name";
+    return IdempotencyTest::Files::write_file("$self->{directory}/$name", $content);
 }
 
 sub server_program {
@@ -83,7 +80,7 @@ sub server_program {
     die "neither redis-server nor valkey-server is installed\n";
 }
 
-# Of the same make as the server where that is installed: each speaks to both.
+# Of the same product as the server if it is installed: each client works with both servers.
 sub client_program {
     my $server = server_program();
     my ($make) = basename($server) =~ /(redis|valkey)/;
@@ -112,7 +109,7 @@ sub arguments {
 
     my @arguments = ('--bind', @{$self->{bind} || ['127.0.0.1']}, '--port', $self->{port}, '--unixsocket', $self->{socket},
         '--dir', "$self->{directory}", '--save', '', '--appendonly', 'no',
-        # a replica is in step at once
+        # a replica is in sync at once
         '--repl-diskless-sync-delay', '0', '--repl-ping-replica-period', '1', $self->tls_arguments);
 
     if (my $master = $self->{replica_of}) {
@@ -125,7 +122,7 @@ sub arguments {
     return @arguments, @{$self->{arguments} || []};
 }
 
-# Returns when it answers, or when `until` holds.
+# Returns when the server replies, or when `until` holds.
 sub start {
     my ($self, %options) = @_;
     my $until = $options{until} || sub { eval { $self->command('PING') } };
@@ -139,7 +136,7 @@ sub start {
 
     await(sub { !$self->{process}->is_running || $until->() })
         and $self->{process}->is_running
-        or die "redis does not start, see its output:\n" . IdempotencyTest::App::slurp($self->log_file);
+        or die "redis does not start, see its output:\n" . slurp($self->log_file);
 
     return $self;
 }
@@ -147,7 +144,7 @@ sub start {
 sub stop { my ($self) = @_; $self->disconnect; $self->{process}->stop('TERM') }
 sub kill { my ($self) = @_; $self->disconnect; $self->{process}->kill_now }
 
-# A stalled server keeps its connections and answers nothing.
+# A stalled server keeps its connections and sends no replies.
 sub stall { $_[0]{process}->signal('STOP') }
 sub resume { $_[0]{process}->signal('CONT') }
 
@@ -173,8 +170,8 @@ sub command {
     return $self->read_reply;
 }
 
-# Until so many replicas have all that was written so far. WAIT is about what its connection has written last, so that it
-# writes something which leaves nothing behind. How many have it.
+# Waits until so many replicas have all writes so far. WAIT is about the last write of its connection, so this connection
+# writes something that is not stored. Returns how many replicas have it.
 sub await_replication {
     my ($self, $count) = @_;
     $self->command('PUBLISH', 'replication', 'awaited');
@@ -185,7 +182,7 @@ sub send_command {
     my ($self, @arguments) = @_;
     local $SIG{PIPE} = 'IGNORE';
     my $bytes = join '', '*' . @arguments . "\r\n", map { '$' . length($_) . "\r\n$_\r\n" } @arguments;
-    defined(syswrite $self->connection, $bytes) or $self->disconnect, die "redis is gone: $!\n";
+    defined(syswrite $self->connection, $bytes) or $self->disconnect, die "redis has closed the connection: $!\n";
 }
 
 sub read_bytes {
@@ -228,7 +225,7 @@ sub read_reply {
     return $bytes;
 }
 
-# With a connection of its own.
+# With its own connection.
 sub another_client {
     my ($self) = @_;
     my %where = defined $self->{socket} ? (socket => $self->{socket}) : (address => $self->address);
@@ -244,7 +241,7 @@ sub info {
 
 sub is_master { my ($self) = @_; return eval { $self->info('role') eq 'master' } }
 
-# Returns when so many replicas are in step.
+# Returns when so many replicas are in sync.
 sub await_replicas {
     my ($self, $n) = @_;
     await(sub { eval { $n == (() = $self->command('INFO', 'replication') =~ /^slave\d+:.*state=online/mg) } })

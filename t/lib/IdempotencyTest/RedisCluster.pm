@@ -6,7 +6,7 @@ use strict;
 use warnings;
 
 use IO::Socket::INET;
-use IdempotencyTest::App ();
+use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Process qw(await temporary_directory);
 use IdempotencyTest::Redis;
 
@@ -90,7 +90,7 @@ sub form {
         $masters[$i]->command('CLUSTER', 'ADDSLOTSRANGE', $first, $last);
     }
 
-    # each pair, so that nobody has to wait to hear of the others
+    # each pair, so that no node has to wait for gossip
     for my $node (@nodes) {
         $node->command('CLUSTER', 'MEET', '127.0.0.1', $_->tls_port // $_->port) for grep { $_ != $node } @nodes;
     }
@@ -112,8 +112,8 @@ sub known_to {
     return grep { !/handshake|noaddr|fail/ && /connected/ } split /\n/, $node->command('CLUSTER', 'NODES');
 }
 
-# Until each running node says that the cluster is ok, and all agree on who has which slots, since which epoch: a replica
-# that has not heard of an epoch would be elected without the slots that moved in it.
+# Waits until each running node says that the cluster is ok, and all agree which node has which slots, since which epoch: a replica
+# that does not know an epoch would be elected without the slots that moved in this epoch.
 sub await_whole {
     my ($self) = @_;
     await(sub {
@@ -126,11 +126,11 @@ sub await_whole {
             $maps{join ' ', map { "$_->{first}-$_->{last}:$_->{port}\@$epoch{$_->{id}}" } @map}++;
         }
         return keys %maps == 1;
-    }) or die "the cluster is not whole:\n" . join "\n", map { eval { $_->command('CLUSTER', 'NODES') } // $@ } $self->running;
+    }) or die "the cluster is not complete:\n" . join "\n", map { eval { $_->command('CLUSTER', 'NODES') } // $@ } $self->running;
     return $self;
 }
 
-# Of {first, last, host, port, replicas}, as a node tells it.
+# A list of {first, last, host, port, replicas}, from CLUSTER SLOTS of a node.
 sub map_of_slots {
     my ($self, $node) = @_;
     $node ||= ($self->running)[0];
@@ -156,25 +156,25 @@ sub node_of_slot {
     return $node;
 }
 
-# Kills a node, and gives back once another has its slots and all agree, or at once with `now`.
+# Kills a node, and returns when another node has its slots and all agree, or at once with `now`.
 sub kill {
     my ($self, $node, %options) = @_;
     my @slots = map { $_->{first} } grep { $_->{port} == $node->port } $self->map_of_slots;
     $node->kill;
     return if $options{now};
 
-    await(sub { !grep { my $other = eval { $self->node_of_slot($_) }; !$other || $other == $node } @slots }) or die "nobody takes over\n";
+    await(sub { !grep { my $other = eval { $self->node_of_slot($_) }; !$other || $other == $node } @slots }) or die "no replica becomes the master\n";
     $self->await_whole;
 }
 
-# Starts a node that was killed; it comes back as a replica where another has its slots.
+# Starts a node that was killed; it is a replica if another node has its slots.
 sub revive {
     my ($self, $node) = @_;
     $node->start;
     $self->await_whole;
 }
 
-# The steps of a slot's move: between begin_move and end_move keys that the old master has no more are ASK.
+# The steps of a slot's move: between begin_move and end_move the old master replies ASK for keys that it does not have.
 sub begin_move {
     my ($self, $slot, $to) = @_;
     my $from = $self->node_of_slot($slot);
@@ -193,10 +193,10 @@ sub move_keys {
 
 sub end_move {
     my ($self, $slot, $to) = @_;
-    # the new owner first: it must not be asked for what it does not know to be its own
+    # the new owner first: it must not get commands for a slot that it does not own yet
     for my $node ($to, grep { $_ != $to } $self->running) {
         eval { $node->command('CLUSTER', 'SETSLOT', $slot, 'NODE', $to->{id}) };
-        # a replica hears of it; so does a master that has lost its last slot, and has become one
+        # a replica learns this by itself; so does a master that has lost its last slot and has become a replica
         die $@ if $@ && $@ !~ /only with masters/;
     }
     $self->await_whole;
@@ -209,7 +209,7 @@ sub move_slot {
     $self->end_move($slot, $to);
 }
 
-# With the tool that users have. A process that is still at work, for who is to do something meanwhile.
+# With redis-cli. Returns the running process, so that a test can act meanwhile.
 sub begin_reshard {
     my ($self, $from, $to, $slots) = @_;
     $self->{output} ||= temporary_directory();
@@ -222,7 +222,7 @@ sub reshard {
     my ($self, $from, $to, $slots) = @_;
     my $process = $self->begin_reshard($from, $to, $slots);
     await(sub { !$process->is_running }, 60);
-    die "no reshard:\n" . IdempotencyTest::App::slurp("$self->{output}/output") if $process->{status} // 1;
+    die "no reshard:\n" . slurp("$self->{output}/output") if $process->{status} // 1;
     $self->await_whole;
 }
 
@@ -238,7 +238,7 @@ sub add_node {
     return $node;
 }
 
-# Its slots go to the other, then nobody knows it any more.
+# Moves its slots to the other node, then removes it from all nodes.
 sub remove_node {
     my ($self, $node, $to) = @_;
 
@@ -249,7 +249,7 @@ sub remove_node {
     $self->forget($node);
 }
 
-# Stops a node that has no slots, and takes it off the lists of all.
+# Stops a node without slots, and removes it from all nodes.
 sub forget {
     my ($self, $node) = @_;
     $node->stop if $node->is_running;

@@ -9,7 +9,7 @@ use IdempotencyTest::Process qw(await free_port);
 use IdempotencyTest::Redis;
 
 # `name` of the master; `down_after`, milliseconds; `server`: options of each Redis, with `password` where it needs one,
-# with `tls` all speak it; `sentinel_user`, `sentinel_password`: what the sentinels themselves ask for.
+# with `tls` all use TLS; `sentinel_user`, `sentinel_password`: the credentials of the sentinels.
 sub new {
     my ($class, %options) = @_;
     my $self = bless {name => 'shop', down_after => 1000, replicas => 2, sentinels => 3, quorum => 2, server => {}, %options}, $class;
@@ -35,7 +35,7 @@ sub name { $_[0]{name} }
 # URLs of the sentinels that run.
 sub urls { my ($self) = @_; return join ' ', map { $_->tls_port ? 'rediss://127.0.0.1:' . $_->tls_port : 'redis://' . $_->address } grep { $_->is_running } $self->sentinels }
 
-# They know each other and the replicas from the start: they need some seconds to find out by themselves.
+# They know each other and the replicas from the start: discovery would take some seconds.
 sub start_sentinels {
     my ($self) = @_;
     my ($master, @replicas) = $self->redis;
@@ -68,13 +68,13 @@ sub start_sentinels {
             configuration => join('', map { "$_\n" } @lines), user => $self->{sentinel_user}, password => $self->{sentinel_password});
     }
 
-    await(sub { !grep { !$self->is_settled($_) } $self->sentinels }) or die "the sentinels do not find together\n";
+    await(sub { !grep { !$self->is_settled($_) } $self->sentinels }) or die "the sentinels do not find each other\n";
 }
 
-# As they know each other.
+# The port that servers and sentinels use for each other.
 sub port_of { my ($redis) = @_; return $redis->tls_port // $redis->port }
 
-# What a sentinel says of the master.
+# What a sentinel knows about the master.
 sub view {
     my ($self, $sentinel) = @_;
     return {@{$sentinel->command('SENTINEL', 'MASTER', $self->{name})}};
@@ -88,7 +88,7 @@ sub is_settled {
         && eval { $sentinel->command('SENTINEL', 'CKQUORUM', $self->{name}) =~ /^OK/ };
 }
 
-# The Redis which all running sentinels name.
+# The Redis that all running sentinels name.
 sub master {
     my ($self) = @_;
     my %ports = map { my $view = eval { $self->view($_) }; $view ? ($view->{port} => 1) : () } grep { $_->is_running } $self->sentinels;
@@ -98,7 +98,7 @@ sub master {
     return $master;
 }
 
-# Once all sentinels name a running master other than this, and it says so itself; the new one.
+# Waits until all sentinels name another running master, which has this role. Returns the new master.
 sub await_new_master {
     my ($self, $old) = @_;
     my $master;
@@ -107,7 +107,7 @@ sub await_new_master {
     return $master;
 }
 
-# Kills the master, and gives back the new one.
+# Kills the master, and returns the new one.
 sub kill_master {
     my ($self) = @_;
     my $old = $self->master;
@@ -115,7 +115,7 @@ sub kill_master {
     return $self->await_new_master($old);
 }
 
-# An orderly one; the new master.
+# An orderly failover; returns the new master.
 sub failover {
     my ($self) = @_;
     my $old = $self->master;

@@ -1,19 +1,19 @@
 package IdempotencyTest::Response;
 
-# One answer, with the bytes it was made of.
+# One response, with its bytes.
 
 use strict;
 use warnings;
 
 use JSON::PP ();
 
-# Fields that say something of this exchange and not of the answer; x-status is
-# what tests that look at $idempotency_status add to it.
+# Fields of this exchange, which do not belong to the kept response; x-status is
+# added by tests of $idempotency_status.
 my %of_the_exchange = map { $_ => 1 } qw(date connection keep-alive transfer-encoding
     idempotent-replayed x-status);
 
-# The answer at the beginning of `bytes` and its length, or nothing if it is not
-# whole yet. `ended`: no more will come.
+# The response at the beginning of `bytes` and its length, or nothing if it is not
+# complete yet. `ended`: no more bytes will come.
 sub parse {
     my ($class, $bytes, $method, $ended) = @_;
 
@@ -23,7 +23,7 @@ sub parse {
 
     my ($status_line, @lines) = split /\r\n/, substr $bytes, 0, $head_length;
     my ($status, $reason) = $status_line =~ m{^HTTP/1\.[01] (\d{3})(?: (.*))?$}
-        or return $class->missing("not an answer: $status_line", $bytes), length $bytes;
+        or return $class->missing("not a response: $status_line", $bytes), length $bytes;
 
     my $self = bless {
         status => $status,
@@ -70,7 +70,7 @@ sub parse {
     return $self, length $bytes;
 }
 
-# Stands for an answer that never came, so that comparisons fail and tell why.
+# Stands for a missing response, so that comparisons fail with the reason.
 sub missing {
     my ($class, $why, $bytes) = @_;
     return bless {status => 0, status_line => $why, reason => $why, head => '', fields => [],
@@ -93,7 +93,7 @@ sub header { return (headers(@_))[0] }
 
 sub is_replay { return ($_[0]->header('Idempotent-Replayed') // '') eq 'true' }
 
-# The answer without what belongs to the exchange: equal for an answer and its replay.
+# The response without the fields of the exchange: equal for a response and its replay.
 sub lasting {
     my ($self) = @_;
     return join "\n", $self->status_line,
@@ -106,7 +106,7 @@ sub json {
     return eval { JSON::PP->new->decode($self->body) } || {};
 }
 
-# The code of a problem, or nothing if this is none.
+# The code of a problem response, or '' for another response.
 sub code {
     my ($self) = @_;
     return '' if ($self->header('Content-Type') // '') ne 'application/problem+json';
