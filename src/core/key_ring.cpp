@@ -10,20 +10,17 @@
 #include <openssl/rand.h>
 
 #include "core/openssl.h"
-#include "core/record.h"
 #include "core/wire.h"
 
 namespace idempotency {
 
 namespace {
 
-// The clear bytes: the record's magic, version, state and token, then the key's tag and the
-// nonce.  The encrypted record and the tag of GCM follow.
-constexpr std::size_t kTagOffset = 16;
-constexpr std::size_t kNonceOffset = 24;
+// The first kClearSize bytes of the record, with another version byte, then the key's tag and
+// the nonce.  The encrypted record and the tag of GCM follow.
+constexpr std::size_t kTagOffset = kClearSize;
+constexpr std::size_t kNonceOffset = kTagOffset + sizeof(SealingKey::tag);
 
-static_assert(kTagOffset == kTokenOffset + kTokenSize, "the key's tag follows the token");
-static_assert(kNonceOffset == kTagOffset + sizeof(SealingKey::tag), "the nonce follows the tag");
 static_assert(kSealedHeadSize == kNonceOffset + kNonceSize, "the nonce ends the clear bytes");
 
 // EVP_CipherUpdate takes an int.
@@ -235,15 +232,17 @@ bool KeyRing::take_nonce(unsigned char *out)
 }
 
 struct KeyRing::AssociatedData {
-    unsigned char bytes[kTokenOffset + sizeof(SealingKey::tag) + sizeof(Digest)];
+    // the lifetime and the key's tag
+    static constexpr std::size_t kAfterToken = kNonceOffset - kLifetimeOffset;
+
+    unsigned char bytes[kTokenOffset + kAfterToken + sizeof(Digest)];
 
     // Without the token: the store writes it into the record of a claim.
     AssociatedData(const unsigned char *head, const KeyId &stored_id)
     {
         std::memcpy(bytes, head, kTokenOffset);
-        std::memcpy(bytes + kTokenOffset, head + kTagOffset, sizeof(SealingKey::tag));
-        std::memcpy(bytes + kTokenOffset + sizeof(SealingKey::tag), stored_id.bytes.data(),
-                    sizeof(Digest));
+        std::memcpy(bytes + kTokenOffset, head + kLifetimeOffset, kAfterToken);
+        std::memcpy(bytes + kTokenOffset + kAfterToken, stored_id.bytes.data(), sizeof(Digest));
     }
 };
 
@@ -310,7 +309,7 @@ bool KeyRing::seal(const KeyId &stored_id, const std::string_view *pieces, std::
     unsigned char end[1];
     int size;
 
-    if (count_ == 0 || count == 0 || pieces[0].size() < kTokenOffset + kTokenSize) {
+    if (count_ == 0 || count == 0 || pieces[0].size() < kClearSize) {
         return false;
     }
 
@@ -319,7 +318,7 @@ bool KeyRing::seal(const KeyId &stored_id, const std::string_view *pieces, std::
         return true;
     }
 
-    std::memcpy(out, pieces[0].data(), kTokenOffset + kTokenSize);
+    std::memcpy(out, pieces[0].data(), kClearSize);
     out[kVersionOffset] = kSealedVersion;
     std::memcpy(out + kTagOffset, key.tag.data(), key.tag.size());
 
@@ -401,9 +400,9 @@ SealFault KeyRing::open(const KeyId &stored_id, unsigned char *bytes, std::size_
 
     // the store assigns the token of a claim; any other record has the token inside, too
     if (bytes[kStateOffset] == static_cast<unsigned char>(State::running)) {
-        std::memcpy(inside + kTokenOffset, bytes + kTokenOffset, kTokenSize);
+        std::memcpy(inside + kTokenOffset, bytes + kTokenOffset, sizeof(Token));
 
-    } else if (std::memcmp(inside + kTokenOffset, bytes + kTokenOffset, kTokenSize) != 0) {
+    } else if (std::memcmp(inside + kTokenOffset, bytes + kTokenOffset, sizeof(Token)) != 0) {
         return SealFault::broken;
     }
 

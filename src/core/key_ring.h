@@ -18,13 +18,16 @@
 
 #include "core/digest.h"
 #include "core/key_file.h"
+#include "core/record.h"
 
 namespace idempotency {
 
 constexpr std::size_t kMaxSealingKeys = 8;
-constexpr std::size_t kNonceSize = 12;       // NIST SP 800-38D: 96 bits
-constexpr std::size_t kGcmTagSize = 16;      // the longest one
-constexpr std::size_t kSealedHeadSize = 36;  // clear bytes before the encrypted record
+constexpr std::size_t kNonceSize = 12;   // NIST SP 800-38D: 96 bits
+constexpr std::size_t kGcmTagSize = 16;  // the longest one
+
+// Bytes before the encrypted record: the clear bytes of the record, the key's tag, the nonce.
+constexpr std::size_t kSealedHeadSize = kClearSize + 8 + kNonceSize;
 
 // By how many bytes a sealed record is longer than the record in it.
 constexpr std::size_t kSealOverhead = kSealedHeadSize + kGcmTagSize;

@@ -460,4 +460,11 @@ ClaimId claim_of(std::string_view value)
 
 Token token_of(std::string_view value) { return wire::get_u64(wire::octets(value) + kTokenOffset); }
 
+Millis hold_of(std::string_view value)
+{
+    return static_cast<unsigned char>(value[kVersionOffset]) == kPlainVersion
+               ? wire::get_u64(wire::octets(value) + kHoldOffset)
+               : 0;
+}
+
 }  // namespace idempotency

@@ -222,4 +222,7 @@ State state_of(std::string_view value);
 ClaimId claim_of(std::string_view value);
 Token token_of(std::string_view value);
 
+// RecordHead::hold.  0 if the value is a sealed record: its hold is encrypted.
+Millis hold_of(std::string_view value);
+
 }  // namespace idempotency

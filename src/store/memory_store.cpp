@@ -22,17 +22,23 @@ bool MemoryStore::start(Call &call)
     Locked zone(memory_);
     Millis now = memory_.now();
 
+    call.reply = Reply{};
+
     switch (call.kind) {
     case Call::Kind::claim:
         claim(*zone, call, now);
         break;
 
     case Call::Kind::settle:
-        call.reply.verdict = zone->settle(call.id, call.token, call.value, call.lifetime, now);
+        call.reply.verdict = zone->settle(call.id, call.claim, call.value, call.lifetime, now);
         break;
 
     case Call::Kind::release:
-        call.reply.verdict = zone->release(call.id, call.token, now);
+        call.reply.verdict = zone->release(call.id, call.claim, now);
+        break;
+
+    case Call::Kind::renew:
+        call.reply.verdict = zone->renew(call.id, call.claim, call.lifetime, now);
         break;
     }
 
@@ -42,7 +48,7 @@ bool MemoryStore::start(Call &call)
 void MemoryStore::claim(MemoryZone &zone, Call &call, Millis now)
 {
     MemoryZone::ClaimReply found =
-        zone.claim(call.id, *call.value.first, call.lifetime, now, unix_microseconds());
+        zone.claim(call.id, *call.value.first, call.lifetime, call.token, now, unix_microseconds());
 
     call.reply = found.reply;
 
@@ -50,7 +56,7 @@ void MemoryStore::claim(MemoryZone &zone, Call &call, Millis now)
         return;
     }
 
-    char *buffer = call.room(call, found.value_size);
+    char *buffer = call.allocate_value(call, found.value_size);
 
     if (buffer == nullptr) {
         call.reply.verdict = Verdict::unavailable;
@@ -59,16 +65,6 @@ void MemoryStore::claim(MemoryZone &zone, Call &call, Millis now)
 
     zone.read(found.entry, buffer);
     call.reply.value = {buffer, found.value_size};
-}
-
-void MemoryStore::renew(const Lease *leases, std::size_t count)
-{
-    Locked zone(memory_);
-    Millis now = memory_.now();
-
-    for (std::size_t i = 0; i < count; i++) {
-        zone->renew(leases[i].id, leases[i].token, leases[i].length, now);
-    }
 }
 
 StoreFigures MemoryStore::figures()

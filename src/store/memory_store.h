@@ -19,10 +19,9 @@ public:
     // Does nothing: this store is always available.
     void watch(StoreWatcher *) override {}
 
-    // Always true: each call ends at once.  The memory is locked meanwhile; Call::room is
-    // called with the lock held.
+    // Always true: each call ends at once, and is never carried out in part.  The memory is
+    // locked meanwhile; Call::allocate_value is called with the lock held.
     bool start(Call &call) override;
-    void renew(const Lease *leases, std::size_t count) override;
     StoreFigures figures() override;
 
 private:

@@ -1,7 +1,5 @@
 #include "store/near_store.h"
 
-#include "core/wire.h"
-
 namespace idempotency {
 
 namespace {
@@ -23,14 +21,7 @@ bool is_final_record(std::string_view value, const KeyId &id)
 bool is_final_record(const Pieces &value)
 {
     return value.count > 0 && value.first[0].size() >= kRecordHeadSize
-           && is_final(static_cast<State>(value.first[0][kStateOffset]));
-}
-
-Token token_of(const char *record, std::size_t size)
-{
-    return size < kRecordHeadSize
-               ? 0
-               : wire::get_u64(reinterpret_cast<const unsigned char *>(record) + kTokenOffset);
+           && is_final(state_of(value.first[0]));
 }
 
 }  // namespace
@@ -51,10 +42,11 @@ bool NearStore::start(Call &call)
 {
     switch (call.kind) {
     case Call::Kind::claim:
-        return reply_from_copy(call, kNearFresh) || call_store(call);
+        return reply_from_copy(call, kNearFresh, false) || call_store(call);
     case Call::Kind::settle:
         return call_store(call);
     case Call::Kind::release:
+    case Call::Kind::renew:
         break;
     }
 
@@ -74,7 +66,7 @@ bool NearStore::call_store(Call &call)
     store_call->owner = this;
     store_call->caller = &call;
     store_call->sent_at = memory_.now();
-    store_call->room = allocate_value;
+    store_call->allocate_value = allocate_value;
     store_call->ended = on_ended;
 
     if (!store_.start(*store_call)) {
@@ -89,7 +81,7 @@ char *NearStore::allocate_value(Call &call, std::size_t size)
 {
     Call &caller = *static_cast<StoreCall &>(call).caller;
 
-    return caller.room(caller, size);
+    return caller.allocate_value(caller, size);
 }
 
 void NearStore::on_ended(Call &call)
@@ -132,7 +124,7 @@ void NearStore::handle_claim_reply(Call &call, Millis sent_at)
         break;
 
     case Verdict::unavailable:
-        reply_from_copy(call, kAnyAge);
+        reply_from_copy(call, kAnyAge, call.reply.sent);
         break;
 
     default:
@@ -154,7 +146,8 @@ void NearStore::handle_settle_reply(const Call &call, Millis sent_at)
 }
 
 // Ends a claim by a copy that was confirmed less than `max_age` ago.  False: there is none.
-bool NearStore::reply_from_copy(Call &call, Millis max_age)
+// `sent`: the claim may have been granted by the store.
+bool NearStore::reply_from_copy(Call &call, Millis max_age, bool sent)
 {
     Locked locked(memory_);
     Millis now = memory_.now();
@@ -164,15 +157,16 @@ bool NearStore::reply_from_copy(Call &call, Millis max_age)
         return false;
     }
 
-    char *buffer = call.room(call, copy.size);
+    char *buffer = call.allocate_value(call, copy.size);
 
     call.reply = Reply();
+    call.reply.sent = sent;
 
     if (buffer != nullptr) {
         locked->read(copy.entry, buffer);
         call.reply.verdict = Verdict::found;
-        call.reply.token = token_of(buffer, copy.size);
         call.reply.value = {buffer, copy.size};
+        call.reply.token = token_of(call.reply.value);
         call.reply.remaining = copy.expires - now;
     }
 

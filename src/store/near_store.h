@@ -6,6 +6,9 @@
 // reply counts, and the copy is renewed or removed by it.  So a result that was deleted from
 // the store is replayed from copies for up to kNearFresh.
 //
+// A claim that ended in the store as `unavailable` and was sent, and to which a copy replies, ends
+// as `found` with Reply::sent: the store may have granted the claim, so the caller releases it.
+//
 // Only results (`kept`, `not_kept`) are copied: claims and unknown outcomes change.
 
 #pragma once
@@ -35,7 +38,6 @@ public:
     void watch(StoreWatcher *watcher) override { store_.watch(watcher); }
     bool start(Call &call) override;
     KeyId stored_id(const KeyId &id) const override { return store_.stored_id(id); }
-    void renew(const Lease *leases, std::size_t count) override { store_.renew(leases, count); }
     StoreFigures figures() override;
 
 private:
@@ -47,7 +49,7 @@ private:
     void handle_claim_reply(Call &call, Millis sent_at);
     void handle_settle_reply(const Call &call, Millis sent_at);
 
-    bool reply_from_copy(Call &call, Millis max_age);
+    bool reply_from_copy(Call &call, Millis max_age, bool sent);
     void put_copy(const KeyId &id, const Pieces &value, Millis lifetime, Millis sent_at);
     void remove_copy(const KeyId &id);
 

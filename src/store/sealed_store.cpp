@@ -11,36 +11,77 @@ namespace {
 constexpr std::size_t kMaxUnusedBuffer = 16 * 1024;
 constexpr std::size_t kMaxUnused = 256;
 
-// The verdict for the caller when a settlement has two verdicts.  `unavailable` comes first:
-// the caller tries again, and learns then whether its claim is lost.
-Verdict combine_settle(Verdict a, Verdict b)
+// The verdict for the caller when a call has two verdicts under two stored ids.
+//
+// settle: `unavailable` comes first, because the caller tries again, and learns then what the
+// other verdict says.  After `refused` and `full` the caller settles with a shorter value, which is
+// `lost` where the claim is lost.
+//
+// release: a claim that was not there is not held either, so `done` counts more than `lost`.
+//
+// renew: after `gone` the caller claims again, which finds out what is unavailable.
+Verdict worst_verdict(Call::Kind kind, Verdict a, Verdict b)
 {
-    for (Verdict worst : {Verdict::unavailable, Verdict::full, Verdict::lost}) {
-        if (a == worst || b == worst) {
-            return worst;
+    using V = Verdict;
+    static constexpr V settle[] = {V::unavailable, V::refused, V::full, V::lost, V::done};
+    static constexpr V release[] = {V::unavailable, V::done, V::lost};
+    static constexpr V renew[] = {V::lost, V::gone, V::unavailable, V::done};
+
+    auto worst = [&](const auto &order) {
+        for (V verdict : order) {
+            if (a == verdict || b == verdict) {
+                return verdict;
+            }
         }
-    }
 
-    return Verdict::done;
+        return V::unavailable;
+    };
+
+    return kind == Call::Kind::settle    ? worst(settle)
+           : kind == Call::Kind::release ? worst(release)
+                                         : worst(renew);
 }
-
-// The verdict for the caller when a release has two verdicts.  `lost` says that the claim was
-// not there any more: it is not held then, as after `done`.
-Verdict combine_release(Verdict a, Verdict b)
-{
-    if (a == Verdict::unavailable || b == Verdict::unavailable) {
-        return Verdict::unavailable;
-    }
-
-    return a == Verdict::done ? a : b;
-}
-
-State state_of(std::string_view record) { return static_cast<State>(record[kStateOffset]); }
 
 std::string_view fingerprint_of(std::string_view record)
 {
     return record.substr(kFingerprintOffset, sizeof(Fingerprint));
 }
+
+// Memory that grows and is used again.
+class Buffer {
+public:
+    Buffer() = default;
+    ~Buffer() { ::operator delete(data_); }
+    Buffer(const Buffer &) = delete;
+    Buffer &operator=(const Buffer &) = delete;
+
+    // Returns memory for `size` bytes, whose contents are lost with the next call; null: there is
+    // none.
+    unsigned char *reserve(std::size_t size)
+    {
+        if (size > size_) {
+            ::operator delete(data_);
+            data_ = static_cast<unsigned char *>(::operator new(size, std::nothrow));
+            size_ = data_ != nullptr ? size : 0;
+        }
+
+        return data_;
+    }
+
+    // Frees a large buffer.
+    void trim()
+    {
+        if (size_ > kMaxUnusedBuffer) {
+            ::operator delete(data_);
+            data_ = nullptr;
+            size_ = 0;
+        }
+    }
+
+private:
+    unsigned char *data_ = nullptr;
+    std::size_t size_ = 0;
+};
 
 }  // namespace
 
@@ -50,11 +91,9 @@ class SealedStore::Operation : public Call {
 public:
     explicit Operation(SealedStore &store) : store_(store)
     {
-        room = allocate_value;
+        allocate_value = on_allocate_value;
         ended = on_ended;
     }
-
-    ~Operation() { ::operator delete(buffer_); }
 
     // Prepares the operation for a caller's call.  False: OpenSSL failed.
     bool begin(Call &caller);
@@ -65,13 +104,13 @@ public:
     // Copies the result to the caller's call.
     void reply_to_caller();
 
-    // Frees a large buffer, when the operation has ended.
-    void trim_buffer();
+    // Frees large buffers, when the operation has ended.
+    void trim_buffers();
 
     Operation *next = nullptr;  // FreeList's
 
 private:
-    static char *allocate_value(Call &call, std::size_t size);
+    static char *on_allocate_value(Call &call, std::size_t size);
     static void on_ended(Call &call);
 
     bool prepare_call();
@@ -82,32 +121,34 @@ private:
     bool handle_reply();
     bool handle_claim_reply();
     bool handle_found();
-    bool handle_settle_or_release_reply();
+    bool handle_claim_found(std::string_view record);
+    bool handle_other_reply();
     bool claim_next_key();
     bool finish(Verdict verdict);
     bool release_next_claim();
 
-    void save_other_claim(std::string_view record);
-    void return_other_claim();
+    bool save_claim(std::string_view record, bool is_own);
+    void return_saved_claim();
     bool is_same_request(std::string_view record) const;
 
     SealedStore &store_;
     Call *caller_ = nullptr;
     KeyId stored_ids_[kMaxSealingKeys];
     std::size_t current_ = 0;  // index of the stored id of the current inner call
-    unsigned claimed_ = 0;     // bit N: this operation holds a claim of stored_ids_[N]
+    unsigned claimed_ = 0;     // bit N: this operation has claimed stored_ids_[N]
     bool releasing_ = false;
+    bool sent_ = false;  // an inner call that ended as `unavailable` may have been carried out
     Token token_ = 0;
     Reply result_;
 
-    // The claim of another request or host, which was found under one stored id, while the
-    // other stored ids are searched for a result.
-    unsigned char other_claim_[kRecordHeadSize];
-    bool has_other_claim_ = false;
-    Millis other_remaining_ = 0;
+    // A claim that was found under one stored id, while the other stored ids are searched for a
+    // result.
+    std::string_view saved_claim_;
+    Millis saved_remaining_ = 0;
+    bool saved_is_own_ = false;  // it is the caller's claim
 
-    unsigned char *buffer_ = nullptr;  // of the sealed value
-    std::size_t buffer_size_ = 0;
+    Buffer saved_claim_buffer_;
+    Buffer sealed_buffer_;
     std::string_view sealed_;
 
     static_assert(kMaxSealingKeys <= 8 * sizeof(claimed_), "each stored id has a bit");
@@ -119,10 +160,10 @@ bool SealedStore::Operation::begin(Call &caller)
     current_ = 0;
     claimed_ = 0;
     releasing_ = false;
+    sent_ = false;
     token_ = caller.token;
     result_ = Reply{};
-    result_.verdict = caller.kind == Kind::release ? Verdict::lost : Verdict::done;
-    has_other_claim_ = false;
+    saved_claim_ = {};
 
     for (std::size_t i = 0; i < store_.keys_.count(); i++) {
         if (!store_.keys_.derive_stored_id(i, caller.id, stored_ids_[i])) {
@@ -162,28 +203,35 @@ void SealedStore::Operation::on_ended(Call &call)
 
 void SealedStore::Operation::reply_to_caller()
 {
-    if (has_other_claim_ && result_.verdict == Verdict::found) {
-        return_other_claim();
+    // a stored id may have the claim: the caller has to release it, whatever was found
+    if (caller_->kind == Kind::claim && sent_) {
+        result_.verdict = Verdict::unavailable;
+    }
+
+    if (result_.verdict == Verdict::found && !saved_claim_.empty()) {
+        return_saved_claim();
+    }
+
+    if (result_.verdict == Verdict::unavailable) {
+        result_ = Reply{};
+        result_.sent = sent_;
     }
 
     caller_->reply = result_;
 }
 
-void SealedStore::Operation::trim_buffer()
+void SealedStore::Operation::trim_buffers()
 {
-    if (buffer_size_ > kMaxUnusedBuffer) {
-        ::operator delete(buffer_);
-        buffer_ = nullptr;
-        buffer_size_ = 0;
-    }
+    saved_claim_buffer_.trim();
+    sealed_buffer_.trim();
 }
 
 // The inner store writes the sealed value into the caller's memory; it is opened there.
-char *SealedStore::Operation::allocate_value(Call &call, std::size_t size)
+char *SealedStore::Operation::on_allocate_value(Call &call, std::size_t size)
 {
     Call &caller = *static_cast<Operation &>(call).caller_;
 
-    return caller.room(caller, size);
+    return caller.allocate_value(caller, size);
 }
 
 // Fills in the next inner call.  False: it failed, and `reply` is `unavailable`.
@@ -191,49 +239,46 @@ bool SealedStore::Operation::prepare_call()
 {
     kind = releasing_ ? Kind::release : caller_->kind;
     id = stored_ids_[current_];
+    claim = caller_->claim;
     token = token_;
     lifetime = caller_->lifetime;
     value = Pieces{};
     reply = Reply{};
 
-    return kind == Kind::release || seal_value();
+    return (kind != Kind::claim && kind != Kind::settle) || seal_value();
 }
 
 bool SealedStore::Operation::seal_value()
 {
     std::size_t size = caller_->value.size() + store_.keys_.overhead();
+    unsigned char *out = sealed_buffer_.reserve(size);
 
-    if (size > buffer_size_) {
-        ::operator delete(buffer_);
-        buffer_ = static_cast<unsigned char *>(::operator new(size, std::nothrow));
-        buffer_size_ = buffer_ != nullptr ? size : 0;
-    }
-
-    if (buffer_ == nullptr
-        || !store_.keys_.seal(id, caller_->value.first, caller_->value.count, buffer_))
-    {
+    if (out == nullptr || !store_.keys_.seal(id, caller_->value.first, caller_->value.count, out)) {
         return false;
     }
 
-    sealed_ = {reinterpret_cast<char *>(buffer_), size};
+    sealed_ = {reinterpret_cast<char *>(out), size};
     value = {&sealed_, 1};
     return true;
 }
 
 bool SealedStore::Operation::handle_reply()
 {
+    if (reply.verdict == Verdict::unavailable && (reply.sent || releasing_)) {
+        sent_ = true;
+    }
+
     if (releasing_) {
         return release_next_claim();
     }
 
-    return caller_->kind == Kind::claim ? handle_claim_reply() : handle_settle_or_release_reply();
+    return caller_->kind == Kind::claim ? handle_claim_reply() : handle_other_reply();
 }
 
-bool SealedStore::Operation::handle_settle_or_release_reply()
+bool SealedStore::Operation::handle_other_reply()
 {
-    result_.verdict = caller_->kind == Kind::release
-                          ? combine_release(result_.verdict, reply.verdict)
-                          : combine_settle(result_.verdict, reply.verdict);
+    result_.verdict = current_ == 0 ? reply.verdict
+                                    : worst_verdict(caller_->kind, result_.verdict, reply.verdict);
     return ++current_ < store_.keys_.count();
 }
 
@@ -251,9 +296,6 @@ bool SealedStore::Operation::handle_claim_reply()
     }
 }
 
-// A claim that was found does not end the search.  Its holder may be about to release it,
-// because it finds a result or a claim under one of the next stored ids: so this operation
-// has to look there too, and reports what its holder reports.
 bool SealedStore::Operation::handle_found()
 {
     auto *bytes = reinterpret_cast<unsigned char *>(const_cast<char *>(reply.value.data()));
@@ -262,24 +304,34 @@ bool SealedStore::Operation::handle_found()
 
     if (fault != SealFault::none) {
         store_.events_.on_open_failed(id, describe(fault));
-        return finish(Verdict::unavailable);
+        return finish(Verdict::unreadable);
     }
 
-    if (state_of(record) != State::running) {
-        has_other_claim_ = false;
-        result_.value = record;
-        result_.remaining = reply.remaining;
-        return finish(Verdict::found);
+    if (state_of(record) == State::running && store_.keys_.count() > 1) {
+        return handle_claim_found(record);
     }
 
-    if (store_.keys_.count() == 1) {
-        result_.value = record;
-        result_.remaining = reply.remaining;
-        return finish(Verdict::found);
+    saved_claim_ = {};
+    result_.token = token_of(record);
+    result_.value = record;
+    result_.remaining = reply.remaining;
+    return finish(Verdict::found);
+}
+
+// A claim that was found does not end the search.  Its holder may be about to release it,
+// because it finds a result or a claim under one of the next stored ids: so this operation
+// has to look there too, and reports what its holder reports.
+//
+// The caller's own claim is there if the caller claims again because a stored id was free.
+bool SealedStore::Operation::handle_claim_found(std::string_view record)
+{
+    bool is_own = claim_of(record) == claim;
+
+    if (is_own) {
+        token_ = token_of(record);
     }
 
-    save_other_claim(record);
-    return claim_next_key();
+    return save_claim(record, is_own) ? claim_next_key() : finish(Verdict::unavailable);
 }
 
 bool SealedStore::Operation::claim_next_key()
@@ -288,7 +340,7 @@ bool SealedStore::Operation::claim_next_key()
         return true;
     }
 
-    if (has_other_claim_) {
+    if (!saved_claim_.empty() && !(saved_is_own_ && claimed_ != 0)) {
         return finish(Verdict::found);
     }
 
@@ -297,7 +349,7 @@ bool SealedStore::Operation::claim_next_key()
     return false;
 }
 
-// Ends the caller's call with `verdict`, after its claims have been released.
+// Ends the caller's call with `verdict`, after what it has claimed has been released.
 bool SealedStore::Operation::finish(Verdict verdict)
 {
     result_.verdict = verdict;
@@ -305,7 +357,6 @@ bool SealedStore::Operation::finish(Verdict verdict)
     return release_next_claim();
 }
 
-// Replies are ignored: a claim that could not be released expires with its lease.
 bool SealedStore::Operation::release_next_claim()
 {
     for (current_ = 0; current_ < store_.keys_.count(); current_++) {
@@ -318,18 +369,27 @@ bool SealedStore::Operation::release_next_claim()
     return false;
 }
 
-// Saves a claim that was found.  Of several, one with the same fingerprint is preferred:
-// another claim may be about to be released, and the caller must not be told that its key was
-// used for another request.
-void SealedStore::Operation::save_other_claim(std::string_view record)
+// Saves a claim that was found.  Of several, that of another request or host is preferred to the
+// caller's, and of these one with the same fingerprint: another claim may be about to be released,
+// and the caller must not be told that its key was used for another request.  False: there is no
+// memory.
+bool SealedStore::Operation::save_claim(std::string_view record, bool is_own)
 {
-    if (has_other_claim_ && !is_same_request(record)) {
-        return;
+    if (!saved_claim_.empty() && (is_own || (!saved_is_own_ && !is_same_request(record)))) {
+        return true;
     }
 
-    std::memcpy(other_claim_, record.data(), sizeof(other_claim_));
-    other_remaining_ = reply.remaining;
-    has_other_claim_ = true;
+    unsigned char *copy = saved_claim_buffer_.reserve(record.size());
+
+    if (copy == nullptr) {
+        return false;
+    }
+
+    std::memcpy(copy, record.data(), record.size());
+    saved_claim_ = {reinterpret_cast<char *>(copy), record.size()};
+    saved_remaining_ = reply.remaining;
+    saved_is_own_ = is_own;
+    return true;
 }
 
 bool SealedStore::Operation::is_same_request(std::string_view record) const
@@ -337,18 +397,19 @@ bool SealedStore::Operation::is_same_request(std::string_view record) const
     return fingerprint_of(record) == fingerprint_of(*caller_->value.first);
 }
 
-void SealedStore::Operation::return_other_claim()
+void SealedStore::Operation::return_saved_claim()
 {
-    char *place = caller_->room(*caller_, sizeof(other_claim_));
+    char *place = caller_->allocate_value(*caller_, saved_claim_.size());
 
     if (place == nullptr) {
         result_.verdict = Verdict::unavailable;
         return;
     }
 
-    std::memcpy(place, other_claim_, sizeof(other_claim_));
-    result_.value = {place, sizeof(other_claim_)};
-    result_.remaining = other_remaining_;
+    std::memcpy(place, saved_claim_.data(), saved_claim_.size());
+    result_.token = token_of(saved_claim_);
+    result_.value = {place, saved_claim_.size()};
+    result_.remaining = saved_remaining_;
 }
 
 SealedStore::SealedStore(Store &inner, KeyRing &keys, Events &events)
@@ -359,7 +420,7 @@ SealedStore::~SealedStore() = default;
 
 void SealedStore::recycle(Operation *operation)
 {
-    operation->trim_buffer();
+    operation->trim_buffers();
     unused_.give(operation);
 }
 
@@ -384,27 +445,6 @@ bool SealedStore::start(Call &call)
 
     recycle(operation);
     return true;
-}
-
-void SealedStore::renew(const Lease *leases, std::size_t count)
-{
-    std::size_t filled = 0;
-
-    for (std::size_t i = 0; i < count; i++) {
-        for (std::size_t n = 0; n < keys_.count(); n++) {
-            if (filled == kRenewBatch) {
-                inner_.renew(batch_, filled);
-                filled = 0;
-            }
-
-            batch_[filled] = leases[i];
-            filled += keys_.derive_stored_id(n, leases[i].id, batch_[filled].id) ? 1 : 0;
-        }
-    }
-
-    if (filled > 0) {
-        inner_.renew(batch_, filled);
-    }
 }
 
 KeyId SealedStore::stored_id(const KeyId &id) const

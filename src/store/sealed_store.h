@@ -3,9 +3,19 @@
 // The inner store knows an idempotency key by its stored ids: one for each sealing key
 // (core/key_ring.h).  With one sealing key, a call is one call to the inner store.  With
 // several - while an operator changes the keys - a claim claims every stored id, always in the
-// order of the ring and with one token, and a result is kept under every stored id.  So two
-// hosts that have one sealing key in common exclude each other by its stored id, and find each
-// other's results under it.
+// order of the ring, with one claim id and one token, and a result is kept under every stored id.
+// So two hosts that have one sealing key in common exclude each other by its stored id, and find
+// each other's results under it.
+//
+// A claim with several stored ids ends as follows:
+// - `claimed`: at least one stored id was free and has the claim now; the others have it now, too,
+//   or had it already (the caller claims again what was gone).
+// - `found`: a stored id has another value, or all of them have this very claim already.  What this
+//   call has claimed is released; what had the claim already keeps it.
+// - `unavailable` with Reply::sent: a stored id may have the claim.  The caller releases the claim,
+//   which releases it under every stored id.
+//
+// The other calls have the worst verdict of their inner calls: see worst_verdict.
 
 #pragma once
 
@@ -19,7 +29,7 @@ class SealedStore final : public Store {
 public:
     class Events {
     public:
-        // A value that was found could not be opened; the call ends as `unavailable`.
+        // A value that was found could not be opened; the call ends as `unreadable`.
         // `reason` is a string literal, see describe(SealFault).
         virtual void on_open_failed(const KeyId &stored_id, const char *reason) = 0;
 
@@ -44,7 +54,6 @@ public:
     // With n sealing keys the inner calls are made one after the other: the call can take n
     // times the time of one, plus the time to release claims.
     bool start(Call &call) override;
-    void renew(const Lease *leases, std::size_t count) override;
 
     // The stored id by the key that seals.
     KeyId stored_id(const KeyId &id) const override;
@@ -52,15 +61,12 @@ public:
 private:
     class Operation;
 
-    static constexpr std::size_t kRenewBatch = 256;
-
     void recycle(Operation *operation);
 
     Store &inner_;
     KeyRing &keys_;
     Events &events_;
     FreeList<Operation> unused_;
-    Lease batch_[kRenewBatch];  // the inner leases of one call of `renew`
 };
 
 }  // namespace idempotency

@@ -26,7 +26,7 @@ void CacheZone::put(const KeyId &id, const Pieces &value, Millis expires, Millis
 {
     ChangeGuard guard(*this);
 
-    remove_some_expired(now);
+    expire_some(now);
 
     std::uint32_t old = find(id, now);
 

@@ -7,19 +7,22 @@
 
 namespace idempotency {
 
-MemoryZone::ClaimReply MemoryZone::claim(const KeyId &id, std::string_view record, Millis lease,
-                                         Millis now, std::uint64_t clock)
+MemoryZone::ClaimReply MemoryZone::claim(const KeyId &id, std::string_view record, Millis lifetime,
+                                         Token wanted, Millis now, std::uint64_t clock)
 {
     ChangeGuard guard(*this);
     ClaimReply found;
 
-    remove_some_expired(now);
+    expire_some(now);
 
     std::uint32_t at = find(id, now);
 
     if (at != kNoBlock) {
+        std::string_view first(block(at)->first,
+                               std::min<std::size_t>(entry(at).length, kZoneInline));
+
         found.reply.verdict = Verdict::found;
-        found.reply.token = entry(at).token;
+        found.reply.token = first.size() < kClearSize ? 0 : token_of(first);
         found.reply.remaining = entry(at).expires - now;
         found.value_size = entry(at).length;
         found.entry = at;
@@ -27,53 +30,51 @@ MemoryZone::ClaimReply MemoryZone::claim(const KeyId &id, std::string_view recor
     }
 
     // the blocks of the claim, and the one that is reserved for a short result
-    if (record.size() < kTokenOffset + kTokenSize
-        || !make_space(zone_blocks_for(record.size()) + 1, now))
+    if (record.size() < kRecordHeadSize
+        || !make_space(zone_blocks_for(record.size()), 1, kNoBlock, now))
     {
         found.reply.verdict = Verdict::full;
         return found;
     }
 
+    Token token = wanted != 0 ? wanted : std::max<Token>(head()->last_token + 1, clock);
     NewEntry claim;
 
-    claim.token = std::max<Token>(head()->last_token + 1, clock);
-    claim.expires = now + lease;
-    claim.is_claim = true;
+    claim.kind = EntryKind::claim;
+    claim.claim = claim_of(record);
+    claim.expires = now + lifetime;
+    claim.hold = hold_of(record);
 
-    head()->last_token = claim.token;
+    head()->last_token = std::max(head()->last_token, token);
     at = write_entry(id, claim, {&record, 1});
-    wire::put_u64(reinterpret_cast<unsigned char *>(block(at)->first) + kTokenOffset, claim.token);
+    wire::put_u64(reinterpret_cast<unsigned char *>(block(at)->first) + kTokenOffset, token);
     publish_entry(at);
 
     found.reply.verdict = Verdict::claimed;
-    found.reply.token = claim.token;
+    found.reply.token = token;
     return found;
 }
 
-Verdict MemoryZone::settle(const KeyId &id, Token token, const Pieces &value, Millis lifetime,
-                           Millis now)
+Verdict MemoryZone::settle(const KeyId &id, const ClaimId &claim, const Pieces &value,
+                           Millis lifetime, Millis now)
 {
     ChangeGuard guard(*this);
 
-    remove_some_expired(now);
+    expire_some(now);
 
     std::uint32_t old = find(id, now);
 
-    if (old != kNoBlock && entry(old).token != token) {
+    if (old != kNoBlock && entry(old).claim != claim) {
         return Verdict::lost;
     }
 
-    // the block that is reserved for this claim may be used now
-    std::size_t reserve = old != kNoBlock ? entry(old).is_claim : 0;
-    std::size_t needed = zone_blocks_for(value.size());
-
-    if (!make_space(needed - std::min(needed, reserve), now)) {
+    if (!make_space(zone_blocks_for(value.size()), 0, old, now)) {
         return Verdict::full;
     }
 
     NewEntry result;
 
-    result.token = token;
+    result.claim = claim;
     result.expires = now + lifetime;
 
     // before the old entry is removed: if this process is killed in between, there are two, and
@@ -87,12 +88,12 @@ Verdict MemoryZone::settle(const KeyId &id, Token token, const Pieces &value, Mi
     return Verdict::done;
 }
 
-Verdict MemoryZone::release(const KeyId &id, Token token, Millis now)
+Verdict MemoryZone::release(const KeyId &id, const ClaimId &claim, Millis now)
 {
     ChangeGuard guard(*this);
     std::uint32_t at = find(id, now);
 
-    if (at == kNoBlock || entry(at).token != token || entry(at).is_claim == 0) {
+    if (at == kNoBlock || !is_claim_of(at, claim)) {
         return Verdict::lost;
     }
 
@@ -100,31 +101,70 @@ Verdict MemoryZone::release(const KeyId &id, Token token, Millis now)
     return Verdict::done;
 }
 
-Verdict MemoryZone::renew(const KeyId &id, Token token, Millis lease, Millis now)
+Verdict MemoryZone::renew(const KeyId &id, const ClaimId &claim, Millis lifetime, Millis now)
 {
     ChangeGuard guard(*this);
     std::uint32_t at = find(id, now);
 
-    if (at == kNoBlock || entry(at).token != token || entry(at).is_claim == 0) {
+    if (at == kNoBlock) {
+        return Verdict::gone;
+    }
+
+    if (!is_claim_of(at, claim)) {
         return Verdict::lost;
     }
 
-    set_expiry(at, now + lease);
+    update_entry(at, entry(at).kind, now + lifetime);
+
+    if (entry(at).kind == EntryKind::unreserved_claim && lease_end(at) > now
+        && make_space(0, 1, kNoBlock, now))
+    {
+        update_entry(at, EntryKind::claim, entry(at).expires);
+    }
+
     return Verdict::done;
 }
 
-// Removes expired entries until `wanted` blocks are free in addition to the reserve of one block
-// for each claim.  False: the zone is full.  Each removal frees at least one block, so that there
-// are at most as many removals as blocks to write.
-bool MemoryZone::make_space(std::size_t wanted, Millis now)
+bool MemoryZone::is_claim_of(std::uint32_t at, const ClaimId &claim) const
 {
-    while (free_block_count() < wanted + claim_count()) {
-        if (!remove_expired_entry(now)) {
+    return entry(at).kind != EntryKind::result && entry(at).claim == claim;
+}
+
+// Whether `wanted` blocks are free for an entry that replaces `replaced` (kNoBlock: none), so that
+// afterwards one block is free for each claim and for `new_claims` more, and one in any case.  The
+// new entry is written before the old one is removed, so reserved blocks are used meanwhile.
+bool MemoryZone::has_space(std::size_t wanted, std::size_t new_claims, std::uint32_t replaced) const
+{
+    std::size_t free = free_block_count();
+    std::size_t freed = 0;
+    std::size_t claims = claim_count() + new_claims;
+
+    if (replaced != kNoBlock) {
+        freed = entry(replaced).chain_count + 1;
+        claims -= entry(replaced).kind == EntryKind::claim ? 1 : 0;
+    }
+
+    return free >= wanted && free - wanted + freed >= std::max<std::size_t>(claims, 1);
+}
+
+// Expires entries until there is space (see has_space).  False: the zone is full.  Each step makes
+// at least one block available - apart from one step, if the lease of `replaced` expires - so that
+// there are about as many steps as blocks to write.
+bool MemoryZone::make_space(std::size_t wanted, std::size_t new_claims, std::uint32_t replaced,
+                            Millis now)
+{
+    while (!has_space(wanted, new_claims, replaced)) {
+        if (!expire_one(now)) {
             return false;
         }
     }
 
     return true;
+}
+
+bool MemoryZone::is_consistent() const
+{
+    return Zone::is_consistent() && free_block_count() >= std::max<std::size_t>(claim_count(), 1);
 }
 
 }  // namespace idempotency

@@ -1,11 +1,15 @@
 // The zone of MemoryStore: claims and results, each under its key.
 //
-// Each operation is that of Store (core/store.h) and has its verdicts.  A claim is an entry with
-// `is_claim` set; a result replaces it under the claim's token.
+// Each operation is that of Store (core/store.h) and has its verdicts.  A claim is an entry of kind
+// `claim` or `unreserved_claim`; a result with the same claim id replaces it.
 //
 // A full zone refuses new claims: it never removes an entry that has not expired.  For each claim
-// one free block is reserved, so that a claim can always be settled with a short result, even if
-// the response does not fit.
+// whose lease runs, one free block is reserved, so that the claim can always be settled with a
+// short result, even if the response does not fit.  When the lease has expired, the claim stays as
+// long as its outcome is held, and the reserved block is free for others: a claim whose outcome is
+// unknown takes one block.  One block of the zone is never used for anything but to replace an
+// entry by one that is not larger.  So such a claim can be settled with a short result as well, if
+// its holder comes back.
 //
 // The conventions are those of zone.h: the caller holds the mutex.
 
@@ -27,25 +31,33 @@ public:
         std::uint32_t entry = 0;
     };
 
-    // Claims a free key, or finds its entry.  `record` is the record of the claim; its token is
-    // assigned here and written into the record.  `clock` is the Unix time in microseconds: the
-    // token is this time, or the last token plus 1 where that is higher, so that tokens grow
-    // even if the time is set back.
-    ClaimReply claim(const KeyId &id, std::string_view record, Millis lease, Millis now,
-                     std::uint64_t clock);
+    // Claims a free key for `lifetime`, or finds its entry.  `record` is the record of the claim,
+    // with its id and its hold; the token is written into it here.  `wanted` is the token; 0: a new
+    // one.  `clock` is the Unix time in microseconds: a new token is this time, or the last token
+    // plus 1 where that is higher, so that tokens grow even if the time is set back.
+    ClaimReply claim(const KeyId &id, std::string_view record, Millis lifetime, Token wanted,
+                     Millis now, std::uint64_t clock);
 
-    // Replaces the value under the claim `token`.  A key that has no entry any more, because the
-    // lease has expired and no other request has claimed the key, gets the late result as well.
-    Verdict settle(const KeyId &id, Token token, const Pieces &value, Millis lifetime, Millis now);
+    // Replaces the value under the claim.  A key that has no entry any more, because the claim has
+    // expired and no other claim has followed, gets the late result as well.
+    Verdict settle(const KeyId &id, const ClaimId &claim, const Pieces &value, Millis lifetime,
+                   Millis now);
 
-    // Removes the claim `token`.
-    Verdict release(const KeyId &id, Token token, Millis now);
+    // Removes the claim.
+    Verdict release(const KeyId &id, const ClaimId &claim, Millis now);
 
-    // Lets the claim `token` expire at now + lease.
-    Verdict renew(const KeyId &id, Token token, Millis lease, Millis now);
+    // Lets the claim expire at now + lifetime.  If its lease had expired, a block is reserved for
+    // it again, unless the zone is full.
+    Verdict renew(const KeyId &id, const ClaimId &claim, Millis lifetime, Millis now);
+
+    // As Zone::is_consistent, and checks the reserved blocks; for tests.
+    bool is_consistent() const;
 
 private:
-    bool make_space(std::size_t block_count, Millis now);
+    bool is_claim_of(std::uint32_t number, const ClaimId &claim) const;
+    bool has_space(std::size_t block_count, std::size_t new_claims, std::uint32_t replaced) const;
+    bool make_space(std::size_t block_count, std::size_t new_claims, std::uint32_t replaced,
+                    Millis now);
 };
 
 }  // namespace idempotency

@@ -11,17 +11,11 @@ namespace idempotency {
 
 namespace {
 
-// How many expired entries one call removes at most, apart from those whose blocks it needs.  A
-// call adds one entry at most, so a backlog of n expired entries is gone after n / 31 calls.  With
-// a million entries, the heap has 10 levels: 32 removals compare 32 * 10 * 4 = 1280 nodes.
+// How often one call of expire_some calls expire_one at most.  A call to the zone adds one entry at
+// most, which is expired in two steps if it is a claim, so a backlog of n steps is gone after n / 30
+// calls.  With a million entries, the heap has 10 levels: 32 removals compare 32 * 10 * 4 = 1280
+// nodes.
 constexpr unsigned kMaxExpiredPerCall = 32;
-
-// The first tick that begins when the entry has expired.
-std::uint32_t due_tick_of(Millis expires)
-{
-    return static_cast<std::uint32_t>(std::min<Millis>((expires >> kZoneTickShift) + 1,
-                                                       std::numeric_limits<std::uint32_t>::max()));
-}
 
 std::uint64_t bucket_hash(const KeyId &id)
 {
@@ -123,12 +117,13 @@ std::uint32_t Zone::write_entry(const KeyId &id, const NewEntry &what, const Pie
     ZoneEntry &written = current->entry;
 
     written.id = id;
-    written.token = what.token;
+    written.claim = what.claim;
     written.expires = what.expires;
     written.confirmed = what.confirmed;
+    written.hold = what.hold;
     written.sequence = ++head()->sequence;
     written.length = static_cast<std::uint32_t>(value.size());
-    written.is_claim = what.is_claim;
+    written.kind = what.kind;
     written.chain_last = kNoBlock;
     written.chain_count = 0;
 
@@ -201,10 +196,13 @@ void Zone::remove_entry(std::uint32_t at)
     free_chain(at, last, removed->entry.chain_count + 1);
 }
 
-void Zone::set_expiry(std::uint32_t at, Millis expires)
+// If this process is killed between the two stores, the entry has its new expiry and its old kind.
+void Zone::update_entry(std::uint32_t at, EntryKind kind, Millis expires)
 {
     remove_from_heap(at);
     entry(at).expires = expires;
+    compiler_barrier();
+    entry(at).kind = kind;
     insert_into_heap(at);
 }
 
@@ -234,24 +232,38 @@ void Zone::free_chain(std::uint32_t first, std::uint32_t last, std::uint32_t cou
     head()->free_count += count;
 }
 
-// Expiry: the first node of a heap is the one that expires first
+// Expiry: the first node of a heap is the one that is due first
 
-bool Zone::remove_expired_entry(Millis now)
+bool Zone::expire_one(Millis now)
 {
     for (Heap heap : {results, claims}) {
-        if (head()->heap_count[heap] > 0 && node(heap, 0).due_tick <= now >> kZoneTickShift) {
-            remove_entry(node(heap, 0).entry);
-            return true;
+        if (head()->heap_count[heap] == 0 || node(heap, 0).due_tick > now >> kZoneTickShift) {
+            continue;
         }
+
+        std::uint32_t at = node(heap, 0).entry;
+
+        if (entry(at).expires > now) {
+            update_entry(at, EntryKind::unreserved_claim, entry(at).expires);
+        } else {
+            remove_entry(at);
+        }
+
+        return true;
     }
 
     return false;
 }
 
-void Zone::remove_some_expired(Millis now)
+void Zone::expire_some(Millis now)
 {
-    for (unsigned i = 0; i < kMaxExpiredPerCall && remove_expired_entry(now); i++) {
+    for (unsigned i = 0; i < kMaxExpiredPerCall && expire_one(now); i++) {
     }
+}
+
+Millis Zone::lease_end(std::uint32_t at) const
+{
+    return entry(at).expires - std::min(entry(at).expires, entry(at).hold);
 }
 
 std::uint32_t Zone::first_result_to_expire() const
@@ -263,7 +275,16 @@ std::uint32_t Zone::first_result_to_expire() const
 
 Zone::Heap Zone::heap_of(std::uint32_t at) const
 {
-    return entry(at).is_claim != 0 ? claims : results;
+    return entry(at).kind == EntryKind::claim ? claims : results;
+}
+
+// The first tick that begins when the entry, or the lease of a claim, has expired.
+std::uint32_t Zone::due_tick_of(std::uint32_t at) const
+{
+    Millis due = heap_of(at) == claims ? lease_end(at) : entry(at).expires;
+
+    return static_cast<std::uint32_t>(
+        std::min<Millis>((due >> kZoneTickShift) + 1, std::numeric_limits<std::uint32_t>::max()));
 }
 
 void Zone::put_node(Heap heap, std::uint32_t i, const ZoneHeapNode &what)
@@ -315,7 +336,7 @@ void Zone::insert_into_heap(std::uint32_t at)
 {
     Heap heap = heap_of(at);
 
-    sift_up(heap, head()->heap_count[heap]++, {due_tick_of(entry(at).expires), at});
+    sift_up(heap, head()->heap_count[heap]++, {due_tick_of(at), at});
 }
 
 void Zone::remove_from_heap(std::uint32_t at)
@@ -333,144 +354,6 @@ void Zone::remove_from_heap(std::uint32_t at)
     } else {
         sift_down(heap, i, last);
     }
-}
-
-// Recovery after a process was killed within a call
-
-bool Zone::is_chain_complete(std::uint32_t at) const
-{
-    const ZoneEntry &of = entry(at);
-
-    if (zone_blocks_for(of.length) != std::size_t(of.chain_count) + 1) {
-        return false;
-    }
-
-    std::uint32_t last = at;
-
-    for (std::uint32_t i = 0; i < of.chain_count; i++) {
-        last = block(last)->next;
-
-        if (last >= head()->block_count || block(last)->kind != ZoneKind::data) {
-            return false;
-        }
-    }
-
-    return of.chain_count == 0 || last == of.chain_last;
-}
-
-// Makes all that is derived from the published entries again, in one pass over all blocks.  The
-// zone stays dirty until the end: if this process is killed, too, the next one starts over.
-void Zone::rebuild()
-{
-    ZoneHead *zone = head();
-
-    std::fill_n(buckets(), zone->bucket_count, kNoBlock);
-    zone->heap_count[results] = 0;
-    zone->heap_count[claims] = 0;
-    zone->free_first = kNoBlock;
-    zone->free_count = 0;
-
-    for (std::uint32_t i = 0; i < zone->block_count; i++) {
-        if (block(i)->kind != ZoneKind::entry) {
-            block(i)->kind = ZoneKind::data;
-        }
-    }
-
-    for (std::uint32_t i = 0; i < zone->block_count; i++) {
-        ZoneBlock *candidate = block(i);
-
-        if (candidate->kind != ZoneKind::entry) {
-            continue;
-        }
-
-        // of two entries with one key, the older one was about to be removed
-        std::uint32_t other = find_in_bucket(candidate->entry.id);
-        bool stale = other != kNoBlock && entry(other).sequence > candidate->entry.sequence;
-
-        if (stale || !is_chain_complete(i)) {
-            candidate->kind = ZoneKind::data;
-            continue;
-        }
-
-        if (other != kNoBlock) {
-            block(other)->kind = ZoneKind::data;
-            unlink_from_bucket(other);
-        }
-
-        link_to_bucket(i);
-    }
-
-    for (std::uint32_t i = 0; i < zone->block_count; i++) {
-        if (block(i)->kind != ZoneKind::entry) {
-            continue;
-        }
-
-        std::uint32_t owned = i;
-
-        for (std::uint32_t n = 0; n < entry(i).chain_count; n++) {
-            owned = block(owned)->next;
-            block(owned)->kind = ZoneKind::owned_data;
-        }
-
-        insert_into_heap(i);
-        zone->sequence = std::max(zone->sequence, entry(i).sequence);
-        zone->last_token = std::max(zone->last_token, entry(i).token);
-    }
-
-    for (std::uint32_t i = zone->block_count; i-- > 0;) {
-        if (block(i)->kind == ZoneKind::data) {
-            free_chain(i, i, 1);
-        } else if (block(i)->kind == ZoneKind::owned_data) {
-            block(i)->kind = ZoneKind::data;
-        }
-    }
-
-    zone->dirty = 0;
-}
-
-bool Zone::is_heap_consistent(Heap heap) const
-{
-    for (std::uint32_t i = 0; i < head()->heap_count[heap]; i++) {
-        ZoneHeapNode here = node(heap, i);
-
-        if (here.entry >= head()->block_count || block(here.entry)->kind != ZoneKind::entry
-            || entry(here.entry).heap_index != i || heap_of(here.entry) != heap
-            || due_tick_of(entry(here.entry).expires) != here.due_tick
-            || (i > 0 && node(heap, (i - 1) / kZoneHeapArity).due_tick > here.due_tick))
-        {
-            return false;
-        }
-    }
-
-    return true;
-}
-
-bool Zone::is_consistent() const
-{
-    const ZoneHead *zone = head();
-    std::size_t used = 0, found = 0, free = 0;
-
-    for (std::uint32_t b = 0; b < zone->bucket_count; b++) {
-        for (std::uint32_t at = buckets()[b]; at != kNoBlock; at = entry(at).bucket_next) {
-            if (block(at)->kind != ZoneKind::entry || bucket_of(entry(at).id) != buckets() + b
-                || find_in_bucket(entry(at).id) != at || !is_chain_complete(at))
-            {
-                return false;
-            }
-
-            found++;
-            used += 1 + entry(at).chain_count;
-        }
-    }
-
-    for (std::uint32_t at = zone->free_first; at != kNoBlock; at = block(at)->next) {
-        if (at >= zone->block_count || ++free > zone->block_count) {
-            return false;
-        }
-    }
-
-    return found == entry_count() && is_heap_consistent(results) && is_heap_consistent(claims)
-           && free == zone->free_count && used + free == zone->block_count;
 }
 
 }  // namespace idempotency

@@ -9,8 +9,8 @@
 //   Only the first call after a process was killed visits all blocks.
 // - A process may be killed at any instruction.  The next call finds the zone dirty and rebuilds
 //   the hash table, the heaps and the free list from the entries.  That works because an entry is
-//   published by one store, and does not change after that, except for its expiry: a new value
-//   is a new entry with a higher sequence number.
+//   published by one store, and does not change after that, except for its expiry and its kind:
+//   a new value is a new entry with a higher sequence number.
 //
 // Conventions
 //
@@ -43,6 +43,12 @@ struct ZoneHead;
 struct ZoneBlock;
 struct ZoneEntry;
 struct ZoneHeapNode;
+
+enum class EntryKind : std::uint32_t {
+    result = 0,            // a result, or a copy in a cache; in the heap of results
+    claim = 1,             // a claim with a block in reserve; in the heap of claims
+    unreserved_claim = 2,  // a claim without one; in the heap of results
+};
 
 // An object of this class is a view of the memory; copies are views of the same memory.
 class Zone {
@@ -77,10 +83,11 @@ protected:
     class ChangeGuard;
 
     struct NewEntry {
-        Token token = 0;
+        EntryKind kind = EntryKind::result;
+        ClaimId claim{};
         Millis expires = 0;
         Millis confirmed = 0;
-        bool is_claim = false;
+        Millis hold = 0;
     };
 
     ZoneHead *head() const;
@@ -95,17 +102,22 @@ protected:
     std::uint32_t write_entry(const KeyId &id, const NewEntry &entry, const Pieces &value);
     void publish_entry(std::uint32_t number);
     void remove_entry(std::uint32_t number);
-    void set_expiry(std::uint32_t number, Millis expires);
+    void update_entry(std::uint32_t number, EntryKind kind, Millis expires);
 
-    // Removes one entry that has expired.  False: there is none.
-    bool remove_expired_entry(Millis now);
+    // Removes one entry that has expired, or makes one claim whose lease has expired an
+    // unreserved_claim.  False: there is none.
+    bool expire_one(Millis now);
 
-    // Removes up to a fixed number of entries that have expired.
-    void remove_some_expired(Millis now);
+    // The same, for up to a fixed number of entries.
+    void expire_some(Millis now);
 
+    // When the lease of a claim expires: `hold` before the claim itself.
+    Millis lease_end(std::uint32_t number) const;
+
+    // The number of entries of kind `claim`.
     std::size_t claim_count() const;
 
-    // The entry that expires first and is no claim, or kNoBlock.
+    // The entry in the heap of results that expires first, or kNoBlock.
     std::uint32_t first_result_to_expire() const;
 
 private:
@@ -122,6 +134,7 @@ private:
 
     ZoneHeapNode &node(Heap heap, std::uint32_t i) const;
     Heap heap_of(std::uint32_t number) const;
+    std::uint32_t due_tick_of(std::uint32_t number) const;
     void put_node(Heap heap, std::uint32_t i, const ZoneHeapNode &node);
     void sift_up(Heap heap, std::uint32_t i, const ZoneHeapNode &node);
     void sift_down(Heap heap, std::uint32_t i, const ZoneHeapNode &node);

@@ -19,17 +19,20 @@
 //   +--|---+--------+-----------+ +--|---+------+------+ +------+------+--------------+
 //      '---------------------------^  '-----------------^
 //
-//   byte      0      4      8            96                     512
-//   first     | next | kind | ZoneEntry  | 416 bytes of value     |
+//   byte      0      4      8            112                    512
+//   first     | next | kind | ZoneEntry  | 400 bytes of value     |
 //   others    | next | kind | 504 bytes of value                  |
 //
 // Buckets: the hash table.  A bucket has the number of its first entry; the entries of a bucket
 // are linked by `bucket_next`.  The hash is the beginning of the key's id, which is a SHA-256.
 //
 // Heap nodes: one array with two heaps (kZoneHeapArity children for each node), in which the
-// node with the earliest expiry comes first.  There are never more entries than blocks, so
-// the heaps, which grow towards each other, never meet.  Claims come and go quickly: in a heap
-// of their own they do not move the nodes of the many results.
+// node with the earliest due time comes first.  An entry of the heap of results is due when it
+// expires, an entry of the heap of claims when its lease expires.  There are never more entries
+// than blocks, so the heaps, which grow towards each other, never meet.  Running claims come and
+// go quickly: in a heap of their own they do not move the nodes of the many results.  The number
+// of nodes in this heap is the number of running claims, for each of which MemoryZone keeps one
+// block in reserve.
 //
 //   node      0   1   2   3 ...                          ... block_count - 1
 //             | results -->                          <-- claims |
@@ -43,7 +46,8 @@
 //   needed to find entries - buckets, `bucket_next`, heaps, `heap_index`, the free list, counts
 //   - is derived from the published entries, and `rebuild` makes it again.
 // - Of two published entries with one key, `rebuild` keeps the one with the higher `sequence`.
-// - Once an entry is published, only `expires` and what is derived change in it.
+// - Once an entry is published, only `expires`, `kind` (between claim and
+//   unreserved_claim) and what is derived change in it.
 // - `dirty` is set while a call changes the zone (ChangeGuard).
 
 #pragma once
@@ -58,9 +62,9 @@
 
 namespace idempotency {
 
-// "IDMZONE2".  A change of the layout needs another number: after an upgrade of the module, a
+// "IDMZONE3".  A change of the layout needs another number: after an upgrade of the module, a
 // reload finds the zone that the old version has made.
-constexpr std::uint64_t kZoneMagic = 0x49444d5a4f4e4532;
+constexpr std::uint64_t kZoneMagic = 0x49444d5a4f4e4533;
 
 enum class ZoneKind : std::uint32_t {
     data = 0,        // free, or a block of an entry that is not its first
@@ -70,12 +74,13 @@ enum class ZoneKind : std::uint32_t {
 
 struct ZoneEntry {
     KeyId id;
-    Token token;                // of the claim, or of the claim that was settled; 0 in a cache
-    Millis expires;             // the entry does not exist any more at this time
-    Millis confirmed;           // CacheZone::put; 0 in a store
-    std::uint64_t sequence;     // grows with each entry that is written
-    std::uint32_t length;       // of the value, in bytes
-    std::uint32_t is_claim;     // 1: in the heap of claims
+    ClaimId claim;           // the claim, or the claim that was settled; 0 in a cache
+    Millis expires;          // the entry does not exist any more at this time
+    Millis confirmed;        // CacheZone::put; 0 in a store
+    Millis hold;             // RecordHead::hold of a claim; 0 in a result and in a cache
+    std::uint64_t sequence;  // grows with each entry that is written
+    std::uint32_t length;    // of the value, in bytes
+    EntryKind kind;
     std::uint32_t chain_last;   // the last block; kNoBlock if there is only the first
     std::uint32_t chain_count;  // number of blocks after the first
     std::uint32_t bucket_next;  // the next entry in the bucket
@@ -83,17 +88,17 @@ struct ZoneEntry {
 };
 
 static_assert(std::is_trivially_copyable<ZoneEntry>::value, "entries lie in shared memory");
-static_assert(sizeof(ZoneEntry) == 88, "there is no padding");
+static_assert(sizeof(ZoneEntry) == 104, "there is no padding");
 
 // A block's `next` and `kind` take 8 bytes of 512, or 1.6 %.
 constexpr std::size_t kZonePayload = kZoneBlockSize - 2 * sizeof(std::uint32_t);
 
-// Bytes of value in the first block.  A claim needs 80 of them; a result whose header fields and
-// body are short fits, too.
+// Bytes of value in the first block.  A claim needs 174 of them at most, and 250 if it is sealed; a
+// result whose header fields and body are short fits, too.
 constexpr std::size_t kZoneInline = kZonePayload - sizeof(ZoneEntry);
 
-static_assert(kZonePayload == 504 && kZoneInline == 416, "as drawn");
-static_assert(kRecordHeadSize <= kZoneInline, "a claim takes one block");
+static_assert(kZonePayload == 504 && kZoneInline == 400, "as drawn");
+static_assert(kLargestClaim <= kZoneInline, "a claim takes one block");
 
 struct ZoneHead {
     std::uint64_t magic;
@@ -116,7 +121,7 @@ static_assert(sizeof(ZoneHead) == 64, "as drawn");
 // 32 bits for it, so the unit is a tick of 2^7 = 128 ms.  The clock begins when the host boots:
 // 2^32 ticks are 17 years of uptime.
 struct ZoneHeapNode {
-    std::uint32_t due_tick;  // the entry has expired when this tick begins
+    std::uint32_t due_tick;  // the entry, or its lease, has expired when this tick begins
     std::uint32_t entry;
 };
 
@@ -147,7 +152,7 @@ struct ZoneBlock {
 
 static_assert(sizeof(ZoneBlock) == kZoneBlockSize, "blocks have one size");
 static_assert(offsetof(ZoneBlock, entry) == 8 && offsetof(ZoneBlock, data) == 8
-                  && offsetof(ZoneBlock, first) == 96,
+                  && offsetof(ZoneBlock, first) == 112,
               "as drawn");
 
 // How many blocks an entry with a value of `size` bytes takes.
@@ -172,7 +177,7 @@ struct ZoneDimensions {
 // Let n be the number of blocks if there were only blocks.  bucket_count is the power of two in
 // (n / 4, n / 2]: if each entry takes one block, about two to four of them share a bucket in a
 // full zone; most entries take more than one.  So a block costs 522 bytes at most: 512, 8 for its
-// heap node and up to 2 for buckets.  1 MiB holds 2000 results of up to 416 bytes.
+// heap node and up to 2 for buckets.  1 MiB holds 2000 results of up to 400 bytes.
 constexpr ZoneDimensions zone_dimensions(std::size_t size)
 {
     constexpr std::size_t kMaxBlocks = kNoBlock - 1;

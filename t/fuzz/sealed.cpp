@@ -19,9 +19,10 @@ const KeyId kId = {{'f', 'u', 'z', 'z'}};
 
 // Offsets of docs/format.md, stated anew.
 constexpr std::size_t kStateAt = 7;
-constexpr std::size_t kTokenAt = 8;
-constexpr std::size_t kTokenEnd = 16;
-constexpr std::size_t kInsideAt = 36;
+constexpr std::size_t kTokenAt = 24;
+constexpr std::size_t kTokenEnd = 32;
+constexpr std::size_t kClearEnd = 40;
+constexpr std::size_t kInsideAt = 60;
 
 struct Keys {
     KeyRing sealing;
@@ -90,7 +91,7 @@ void check_sealed(Keys &keys, std::string_view input)
     auto mask = static_cast<unsigned char>(steer.number(1));
 
     plain += steer.text(input.size());
-    piece = kTokenEnd + piece % (plain.size() - kTokenEnd + 1);
+    piece = kClearEnd + piece % (plain.size() - kClearEnd + 1);
 
     std::string_view pieces[] = {
         std::string_view(plain).substr(0, piece), {}, std::string_view(plain).substr(piece)};
@@ -98,7 +99,8 @@ void check_sealed(Keys &keys, std::string_view input)
     std::string_view bytes(reinterpret_cast<char *>(sealed.get()), plain.size() + kSealOverhead);
 
     EXPECT(keys.sealing.seal(kId, pieces, 3, sealed.get()));
-    EXPECT(bytes.substr(kTokenEnd + 20, plain.size()) != plain);
+    EXPECT(bytes.substr(0, kClearEnd) == "IDM\2" + plain.substr(4, kClearEnd - 4));
+    EXPECT(bytes.substr(kInsideAt, plain.size()) != plain);
 
     std::string_view record;
 

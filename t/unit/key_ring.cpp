@@ -60,17 +60,19 @@ const KeyId kRaw = {{1, 2, 3}};
 
 std::string record(State state, Token token, const std::string &body = "")
 {
-    unsigned char out[kRecordHeadSize + 2];
+    unsigned char out[256];
     RecordHead head;
 
     head.state = state;
+    head.claim.bytes.fill(0xcd);
     head.token = token;
     head.fingerprint.bytes.fill(0xab);
+    head.lifetime = 86400000;
 
     RecordWriter writer(out, head);
 
     if (state == State::kept) {
-        writer.start_result(200, "");
+        writer.start_response(200, "");
         writer.add_body(body);
     }
 
@@ -105,41 +107,139 @@ SealFault open(KeyRing &keys, const KeyId &id, std::string sealed, std::string *
 
 void expect(SealFault seen, SealFault expected) { assert_int_equal(int(seen), int(expected)); }
 
-// t/unit/seal_vectors.py made them.
-UNIT_TEST(a_record_that_another_implementation_sealed_opens)
+// The output of t/unit/seal_vectors.py.
+constexpr char kVectorKeyId[] = "4fb56e2ac7012ac33f945c232c25b66ce8e3402d5761e4f9a233d43b85a35d51";
+constexpr char kVectorIdentity[] =
+    "0569c142b098f3aa91bdd89f88533c2a4440f4a8cccd54c9ca1c025dec396cc9";
+constexpr char kVectorClaim[] = "49444d0100000052c0c1c2c3c4c5c6c7c8c9cacbcccdcecf000000000000000000"
+                                "0000000526d130abababababababab"
+                                "abababababababababababababababababababababababab000000000000000000"
+                                "00000005265c000000000f00000000"
+                                "42256855000200000009000012677765622d31";
+constexpr char kVectorKept[] = "49444d010000004bc0c1c2c3c4c5c6c7c8c9cacbcccdcecf00060a24181e4001000"
+                               "0000005265c00abababababababab"
+                               "abababababababababababababababababababababababab0000018bcfe5687b000"
+                               "00000000000000000003a00000008"
+                               "e66be5a100010000003400c90001000b323031204372656174656400000c0000001"
+                               "0436f6e74656e742d547970656170"
+                               "706c69636174696f6e2f6a736f6e7b226964223a317d";
+constexpr char kVectorSealedClaim[] = "49444d0200000052c0c1c2c3c4c5c6c7c8c9cacbcccdcecf000000000000"
+                                      "0000000000000526d130f1b6138b437217bc"
+                                      "b0b1b2b3b4b5b6b7b8b9babb4f41539a2c984c53ece895f6ca0514c77b38"
+                                      "b60b0d0399c62fd7e8434114d823971861aa"
+                                      "4ab4bf09c3e99b9fec20372453e6e5f59d7a05b2ffc823db19334f246cd0"
+                                      "596e387708ad0e6a1d8df95c49495dcbb679"
+                                      "c6a9122d4e9ce0d496c2d08b0dce6828adb7bed0e36092792e9d34d032d9"
+                                      "96ceaa0d285804c9164bb94dddace026a1";
+constexpr char kVectorGrantedClaim[] = "49444d0200000052c0c1c2c3c4c5c6c7c8c9cacbcccdcecf00060a24181"
+                                       "e4001000000000526d130f1b6138b437217bc"
+                                       "b0b1b2b3b4b5b6b7b8b9babb4f41539a2c984c53ece895f6ca0514c77b3"
+                                       "8b60b0d0399c62fd7e8434114d823971861aa"
+                                       "4ab4bf09c3e99b9fec20372453e6e5f59d7a05b2ffc823db19334f246cd"
+                                       "0596e387708ad0e6a1d8df95c49495dcbb679"
+                                       "c6a9122d4e9ce0d496c2d08b0dce6828adb7bed0e36092792e9d34d032d"
+                                       "996ceaa0d285804c9164bb94dddace026a1";
+constexpr char kVectorSealedKept[] = "49444d020000004bc0c1c2c3c4c5c6c7c8c9cacbcccdcecf00060a24181e4"
+                                     "0010000000005265c00f1b6138b437217bc"
+                                     "a0a1a2a3a4a5a6a7a8a9aaab9d578388d618578c1bb4c9d7a704bb6440f68"
+                                     "a48424abcda4a1b981c2f0d4efd3b2c1153"
+                                     "78c28ab2ded758a0ae513b5895b846f53c7e8d9a59980179cc05ca46c6fff"
+                                     "a9bc82e40f38d70b930fdb687526ee37910"
+                                     "5ba939d5c531419fc520a67e0f6d8bb3f3b59ca38b83d86695e8ee9929151"
+                                     "44548458cc3b884f674cc1241ca74833202"
+                                     "7a2e9b1557582124bfa60c2a43f11b8da1a0932bc47aba38e03c1e80c5894"
+                                     "4c7bbfa48965638ddb94028701d64694f4f"
+                                     "38c3";
+
+constexpr Token kVectorToken = 1700000000000001;
+
+KeyId vector_id(std::string_view hex)
+{
+    KeyId id;
+
+    std::memcpy(id.bytes.data(), bytes_of(hex).data(), id.bytes.size());
+    return id;
+}
+
+RecordHead vector_head(State state)
+{
+    RecordHead head;
+
+    head.state = state;
+    head.fingerprint.bytes.fill(0xab);
+
+    for (std::size_t i = 0; i < head.claim.bytes.size(); i++) {
+        head.claim.bytes[i] = static_cast<unsigned char>(0xc0 + i);
+    }
+
+    return head;
+}
+
+UNIT_TEST(records_have_the_bytes_of_another_implementation)
+{
+    const Header header = {"Content-Type", "application/json", 0};
+    const std::string body = "{\"id\":1}";
+    unsigned char out[512];
+    RecordHead claim = vector_head(State::running), kept = vector_head(State::kept);
+
+    claim.lifetime = 30000 + 86400000;
+    claim.hold = 86400000;
+    kept.token = kVectorToken;
+    kept.since = 1700000000123;
+    kept.lifetime = 86400000;
+
+    RecordWriter of_claim(out, claim);
+
+    of_claim.add_holder({4711, "web-1"});
+    of_claim.finish(vector_id(kVectorKeyId));
+    assert_string_equal(
+        hex_of(std::string_view(reinterpret_cast<char *>(out), of_claim.size())).c_str(),
+        kVectorClaim);
+
+    RecordWriter of_kept(out, kept);
+
+    of_kept.start_response(201, "201 Created");
+    of_kept.add(header);
+    of_kept.add_body(body);
+    of_kept.finish(vector_id(kVectorKeyId));
+    assert_string_equal(
+        (hex_of(std::string_view(reinterpret_cast<char *>(out), of_kept.size())) + hex_of(body))
+            .c_str(),
+        kVectorKept);
+}
+
+UNIT_TEST(records_that_another_implementation_sealed_open)
 {
     KeyRing keys;
-    KeyId raw, stored_id;
+    KeyId raw = vector_id(kVectorKeyId), stored_id;
     std::string plain;
+    Record read;
 
     add(keys, 0);
-    std::memcpy(raw.bytes.data(),
-                bytes_of("4fb56e2ac7012ac33f945c232c25b66ce8e3402d5761e4f9a233d43b85a35d51").data(),
-                32);
     assert_true(keys.derive_stored_id(0, raw, stored_id));
-    assert_string_equal(hex_of(stored_id.bytes).c_str(),
-                        "0569c142b098f3aa91bdd89f88533c2a4440f4a8cccd54c9ca1c025dec396cc9");
+    assert_string_equal(hex_of(stored_id.bytes).c_str(), kVectorIdentity);
 
-    std::string sealed =
-        bytes_of("49444d020000004b00060a24181e4001f1b6138b437217bca0a1a2a3a4a5a6a7a8a9aaab9d578388d"
-                 "618578cdb730130"
-                 "7bdf3da22394eb28252cd9bee1b639939cb8a5579087baf8d64f7d19ded758a0ae513b583e13ecd55"
-                 "8304e4af233aad2"
-                 "62883ded6d9d51316385eb7d8d70b8b371cb75ef6ee3791057a939d5d5722ecbb145c802c45217629"
-                 "6d5ecd3e7debbce"
-                 "e18081fc344f560a654ccbcba8c3a845b1d9f8981986f2c35eec96c831de0e4cc9");
+    std::string sealed = bytes_of(kVectorSealedKept);
 
     expect(open(keys, stored_id, sealed, &plain), SealFault::none);
+    assert_string_equal(hex_of(plain).c_str(), kVectorKept);
+    assert_int_equal(int(read_record(plain, raw, read)), int(RecordFault::none));
+    assert_true(read.head.token == kVectorToken);
+    assert_int_equal(read.status, 201);
+    assert_true(read.body == "{\"id\":1}");
 
-    Record record;
+    // what is sealed here has the same clear bytes and key tag
+    assert_true(seal(keys, stored_id, plain).substr(0, 48) == sealed.substr(0, 48));
 
-    assert_int_equal(int(read_record(plain, raw, record)), int(RecordFault::none));
-    assert_true(record.head.token == 1700000000000001);
-    assert_int_equal(record.status, 201);
-    assert_true(record.body == "{\"id\":1}");
-
-    // what this one seals has the same key's tag
-    assert_true(seal(keys, stored_id, plain).substr(16, 8) == sealed.substr(16, 8));
+    // a claim, before and after the store has granted it
+    expect(open(keys, stored_id, bytes_of(kVectorSealedClaim), &plain), SealFault::none);
+    assert_string_equal(hex_of(plain).c_str(), kVectorClaim);
+    expect(open(keys, stored_id, bytes_of(kVectorGrantedClaim), &plain), SealFault::none);
+    assert_int_equal(int(read_record(plain, raw, read)), int(RecordFault::none));
+    assert_true(read.head.token == kVectorToken);
+    assert_int_equal(read.head.hold, 86400000);
+    assert_int_equal(read.head.lifetime, 30000 + 86400000);
+    assert_true(read.holder.host == "web-1");
 }
 
 UNIT_TEST(what_is_sealed_opens_and_tells_nothing)
@@ -154,7 +254,7 @@ UNIT_TEST(what_is_sealed_opens_and_tells_nothing)
         std::string opened;
 
         assert_int_equal(sealed.size(), plain.size() + kSealOverhead);
-        assert_true(sealed.substr(0, 16) == "IDM\2" + plain.substr(4, 12));
+        assert_true(sealed.substr(0, kClearSize) == "IDM\2" + plain.substr(4, kClearSize - 4));
         assert_true(sealed.find("\xab\xab\xab\xab") == std::string::npos);
         assert_true(size < 15 || sealed.find(counting(15, 7)) == std::string::npos);
         expect(open(keys, kRaw, sealed, &opened), SealFault::none);
@@ -170,7 +270,7 @@ UNIT_TEST(a_claim_has_the_token_that_the_store_gave)
 
     add(keys, 1);
     sealed = seal(keys, kRaw, record(State::running, 0));
-    sealed.replace(kTokenOffset, kTokenSize, "\0\0\0\0\0\0\1\2", kTokenSize);
+    sealed.replace(kTokenOffset, sizeof(Token), "\0\0\0\0\0\0\1\2", sizeof(Token));
     expect(open(keys, kRaw, sealed, &opened), SealFault::none);
     assert_int_equal(int(read_record(opened, kRaw, read)), int(RecordFault::none));
     assert_true(read.head.token == 0x102);
@@ -188,8 +288,7 @@ UNIT_TEST(each_byte_of_it_counts)
             seal(keys, kRaw, record(state, 99, state == State::kept ? "body" : ""));
 
         for (std::size_t i = 0; i < sealed.size(); i++) {
-            bool is_given =
-                state == State::running && i >= kTokenOffset && i < kTokenOffset + kTokenSize;
+            bool is_given = state == State::running && i >= kTokenOffset && i < kLifetimeOffset;
 
             for (int bit = 0; bit < 8; bit++) {
                 std::string broken = sealed;
@@ -228,7 +327,8 @@ UNIT_TEST(faults_are_told_apart)
     expect(open(keys, kRaw, plain), SealFault::plain);
     expect(open(keys, kRaw, newer), SealFault::newer);
     expect(open(keys, kRaw, older), SealFault::broken);
-    expect(open(keys, kRaw, sealed.substr(0, 131)), SealFault::truncated);
+    expect(open(keys, kRaw, sealed.substr(0, kRecordHeadSize + kSealOverhead - 1)),
+           SealFault::truncated);
     expect(open(others, kRaw, sealed), SealFault::unknown_key);
     expect(open(keys, stranger, sealed), SealFault::broken);
     expect(open(keys, kRaw, broken), SealFault::broken);
@@ -249,9 +349,9 @@ UNIT_TEST(no_nonce_comes_twice)
 
     for (int i = 0; i < 100; i++) {
         assert_true(
-            nonces.insert(seal(keys, kRaw, record(State::running, 0)).substr(24, 12)).second);
+            nonces.insert(seal(keys, kRaw, record(State::running, 0)).substr(48, 12)).second);
         assert_true(
-            nonces.insert(seal(others, kRaw, record(State::running, 0)).substr(24, 12)).second);
+            nonces.insert(seal(others, kRaw, record(State::running, 0)).substr(48, 12)).second);
     }
 }
 
@@ -328,7 +428,7 @@ UNIT_TEST(a_plain_key_leaves_things_as_they_are)
     assert_int_equal(int(ends.overhead()), int(kSealOverhead));
 
     std::string_view pieces[] = {
-        std::string_view(plain).substr(0, 85), {}, std::string_view(plain).substr(85)};
+        std::string_view(plain).substr(0, 105), {}, std::string_view(plain).substr(105)};
     std::string out(plain.size(), '\0');
 
     assert_true(begins.seal(kRaw, pieces, 3, reinterpret_cast<unsigned char *>(&out[0])));
@@ -339,13 +439,13 @@ UNIT_TEST(a_plain_key_leaves_things_as_they_are)
             expect(open(*keys, kRaw, value, &opened), SealFault::none);
             assert_true(opened == plain);
         }
-        expect(open(*keys, kRaw, plain.substr(0, 79)), SealFault::truncated);
+        expect(open(*keys, kRaw, plain.substr(0, 99)), SealFault::truncated);
     }
 
     // no key sealed with it
     std::string forged = seal(sealed, kRaw, plain);
 
-    forged.replace(16, 8, 8, '\0');
+    forged.replace(kClearSize, 8, 8, '\0');
     expect(open(begins, kRaw, forged), SealFault::unknown_key);
     expect(open(sealed, kRaw, plain), SealFault::plain);
 }

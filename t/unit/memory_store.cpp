@@ -24,17 +24,22 @@ KeyId id_of(unsigned n)
     return id;
 }
 
-std::string record(unsigned n, State state, Token token = 0, const std::string &body = "")
+constexpr Millis kHold = 3600000;
+
+std::string record(unsigned n, State state, ClaimNumber by, Token token = 0,
+                   const std::string &body = "")
 {
     unsigned char out[256];
     RecordHead head;
 
     head.state = state;
+    head.claim = claim_id(by);
     head.token = token;
+    head.hold = state == State::running ? kHold : 0;
     RecordWriter writer(out, head);
 
     if (state == State::kept) {
-        writer.start_result(200, "200 OK");
+        writer.start_response(200, "200 OK");
         writer.add_body(body);
     }
 
@@ -44,7 +49,7 @@ std::string record(unsigned n, State state, Token token = 0, const std::string &
 
 // A call whose value comes in two pieces, as that of a response does.
 struct Request : Call {
-    Request(Kind what, unsigned n, Token of, std::string bytes, Millis time)
+    Request(Kind what, unsigned n, ClaimNumber of, std::string bytes, Millis time)
         : bytes(std::move(bytes))
     {
         std::string_view all = this->bytes;
@@ -52,12 +57,12 @@ struct Request : Call {
 
         kind = what;
         id = id_of(n);
-        token = of;
+        claim = claim_id(of);
         pieces[0] = all.substr(0, first);
         pieces[1] = all.substr(first);
         value = {pieces, what == Kind::settle ? std::size_t(2) : std::size_t(1)};
         lifetime = time;
-        room = [](Call &call, std::size_t size) -> char * {
+        allocate_value = [](Call &call, std::size_t size) -> char * {
             auto &self = static_cast<Request &>(call);
 
             self.allocations++;
@@ -82,14 +87,18 @@ struct Scene {
 
     Reply run(MemoryStore &worker, Request &request)
     {
+        request.reply.sent = true;  // of an earlier call
         assert_true(worker.start(request));
         assert_false(memory.locked());
+        assert_false(request.reply.sent);
         return request.reply;
     }
 
+    // A claim with an id of its own, the number `last`.
     Outcome claim(MemoryStore &worker, unsigned n, Millis lease = 30000)
     {
-        Request request(Call::Kind::claim, n, 0, record(n, State::running), lease);
+        ++last;
+        Request request(Call::Kind::claim, n, last, record(n, State::running, last), lease + kHold);
         Reply reply = run(worker, request);
 
         assert_int_equal(request.allocations, reply.verdict == Verdict::found);
@@ -97,22 +106,30 @@ struct Scene {
         return {reply.verdict, reply.token, reply.remaining, std::string(reply.value)};
     }
 
-    Verdict settle(MemoryStore &worker, unsigned n, Token token, const std::string &result,
+    Verdict settle(MemoryStore &worker, unsigned n, ClaimNumber by, const std::string &result,
                    Millis lifetime = 86400000)
     {
-        Request request(Call::Kind::settle, n, token, result, lifetime);
+        Request request(Call::Kind::settle, n, by, result, lifetime);
 
         return run(worker, request).verdict;
     }
 
-    Verdict release(MemoryStore &worker, unsigned n, Token token)
+    Verdict release(MemoryStore &worker, unsigned n, ClaimNumber by)
     {
-        Request request(Call::Kind::release, n, token, "", 0);
+        Request request(Call::Kind::release, n, by, "", 0);
+
+        return run(worker, request).verdict;
+    }
+
+    Verdict renew(MemoryStore &worker, unsigned n, ClaimNumber by, Millis lifetime)
+    {
+        Request request(Call::Kind::renew, n, by, "", lifetime);
 
         return run(worker, request).verdict;
     }
 
     Clock clock;
+    ClaimNumber last = 0;
     Memory memory;
     MemoryStore one{memory};
     MemoryStore other{memory};
@@ -133,10 +150,11 @@ UNIT_TEST(a_claim_of_one_worker_excludes_the_others)
 
     expect(second.verdict, Verdict::found);
     assert_true(second.token == first.token);
-    assert_int_equal(second.remaining, 29000);
+    assert_int_equal(second.remaining, 29000 + kHold);
     assert_int_equal(int(read_record(second.value, id_of(1), seen)), int(RecordFault::none));
     assert_int_equal(int(seen.head.state), int(State::running));
     assert_true(seen.head.token == first.token);
+    assert_true(seen.head.claim == claim_id(1));
 
     expect(s.claim(s.other, 2).verdict, Verdict::claimed);
 }
@@ -148,9 +166,9 @@ UNIT_TEST(a_result_is_found_by_each_worker)
 
     // one block, several, and many
     for (std::size_t size : {0, 300, 5000, 100000}) {
-        std::string result = record(1, State::kept, token, std::string(size, 'x'));
+        std::string result = record(1, State::kept, 1, token, std::string(size, 'x'));
 
-        expect(s.settle(s.one, 1, token, result, 5000), Verdict::done);
+        expect(s.settle(s.one, 1, 1, result, 5000), Verdict::done);
         s.clock.now += 1000;
 
         for (MemoryStore *worker : {&s.one, &s.other}) {
@@ -172,15 +190,15 @@ UNIT_TEST(a_released_key_is_free)
     Scene s;
     Token token = s.claim(s.one, 1).token;
 
-    expect(s.release(s.other, 1, token + 1), Verdict::lost);
-    expect(s.release(s.one, 1, token), Verdict::done);
-    expect(s.release(s.one, 1, token), Verdict::lost);
+    expect(s.release(s.other, 1, 2), Verdict::lost);
+    expect(s.release(s.one, 1, 1), Verdict::done);
+    expect(s.release(s.one, 1, 1), Verdict::lost);
 
     Outcome next = s.claim(s.other, 1);
 
     expect(next.verdict, Verdict::claimed);
     assert_true(next.token > token);
-    expect(s.settle(s.one, 1, token, record(1, State::kept, token)), Verdict::lost);
+    expect(s.settle(s.one, 1, 1, record(1, State::kept, 1, token)), Verdict::lost);
 }
 
 UNIT_TEST(tokens_are_microseconds_of_unix_time)
@@ -194,36 +212,59 @@ UNIT_TEST(tokens_are_microseconds_of_unix_time)
     assert_true(second > first);
 }
 
-UNIT_TEST(leases_are_renewed_several_at_a_time)
+UNIT_TEST(a_claim_is_renewed_and_claimed_again)
 {
     Scene s;
-    std::vector<Lease> leases(3);
+    Token token = s.claim(s.one, 1, 1000).token;
 
-    for (unsigned n = 0; n < 3; n++) {
-        leases[n].id = id_of(n);
-        leases[n].token = s.claim(s.one, n, 1000).token;
-        leases[n].length = 1000 * (n + 1);
-    }
-    leases[1].token++;  // no claim has this token
     s.clock.now += 900;
-    s.one.renew(leases.data(), leases.size());
-    assert_false(s.memory.locked());
-    s.one.renew(nullptr, 0);
+    expect(s.renew(s.one, 1, 1, 2000 + kHold), Verdict::done);
+    expect(s.renew(s.one, 1, 7, 2000 + kHold), Verdict::lost);
+    assert_int_equal(s.claim(s.other, 1).remaining, 2000 + kHold);
 
-    s.clock.now += 100;
-    assert_int_equal(s.claim(s.other, 0).remaining, 900);
-    expect(s.claim(s.other, 1).verdict, Verdict::claimed);
-    assert_int_equal(s.claim(s.other, 2).remaining, 2900);
+    s.clock.now += 2000 + kHold;
+    expect(s.renew(s.one, 1, 1, 2000 + kHold), Verdict::gone);
+
+    Request again(Call::Kind::claim, 1, 1, record(1, State::running, 1), 1000 + kHold);
+
+    again.token = token;
+    expect(s.run(s.one, again).verdict, Verdict::claimed);
+    assert_true(again.reply.token == token);
+    expect(s.renew(s.one, 1, 1, 2000 + kHold), Verdict::done);
+    assert_true(s.claim(s.other, 1).token == token);
+}
+
+UNIT_TEST(an_expired_lease_is_an_unknown_outcome_until_its_holder_returns)
+{
+    Scene s;
+    Token token = s.claim(s.one, 1, 1000).token;
+
+    s.clock.now += 1000;
+
+    Outcome found = s.claim(s.other, 1);
+
+    expect(found.verdict, Verdict::found);
+    assert_int_equal(found.remaining, kHold);
+    assert_true(hold_of(found.value) == kHold);
+
+    std::string unknown = record(1, State::unknown, 1, token);
+    std::string result = record(1, State::kept, 1, token, "body");
+
+    expect(s.settle(s.one, 1, 1, unknown, kHold), Verdict::done);
+    assert_true(s.claim(s.other, 1).value == unknown);
+    expect(s.release(s.one, 1, 1), Verdict::lost);
+    expect(s.settle(s.one, 1, 1, result), Verdict::done);
+    assert_true(s.claim(s.other, 1).value == result);
 }
 
 UNIT_TEST(a_claim_without_memory_for_what_it_finds_is_unavailable)
 {
     Scene s;
     Token token = s.claim(s.one, 1).token;
-    std::string result = record(1, State::kept, token, "body");
-    Request request(Call::Kind::claim, 1, 0, record(1, State::running), 30000);
+    std::string result = record(1, State::kept, 1, token, "body");
+    Request request(Call::Kind::claim, 1, 2, record(1, State::running, 2), 30000);
 
-    expect(s.settle(s.one, 1, token, result), Verdict::done);
+    expect(s.settle(s.one, 1, 1, result), Verdict::done);
     request.out_of_memory = true;
     expect(s.run(s.other, request).verdict, Verdict::unavailable);
     assert_true(s.claim(s.other, 1).value == result);
@@ -232,22 +273,22 @@ UNIT_TEST(a_claim_without_memory_for_what_it_finds_is_unavailable)
 UNIT_TEST(a_full_zone_refuses_claims_and_large_results)
 {
     Scene s(kZoneMinimum);
-    std::vector<Token> tokens;
+    unsigned n = 0;
 
-    for (;;) {
-        Outcome claim = s.claim(s.one, static_cast<unsigned>(tokens.size()));
+    for (;; n++) {
+        Outcome claim = s.claim(s.one, n);
 
         if (claim.verdict != Verdict::claimed) {
             expect(claim.verdict, Verdict::full);
             break;
         }
-        tokens.push_back(claim.token);
     }
 
-    assert_true(tokens.size() > 10);
-    expect(s.settle(s.one, 0, tokens[0], record(0, State::kept, tokens[0], std::string(5000, 'x'))),
+    // key N has the claim N + 1
+    assert_true(n > 10);
+    expect(s.settle(s.one, 0, 1, record(0, State::kept, 1, 5, std::string(5000, 'x'))),
            Verdict::full);
-    expect(s.settle(s.one, 0, tokens[0], record(0, State::not_kept, tokens[0])), Verdict::done);
+    expect(s.settle(s.one, 0, 1, record(0, State::not_kept, 1, 5)), Verdict::done);
     expect(s.claim(s.other, 0).verdict, Verdict::found);
 }
 
@@ -267,11 +308,11 @@ UNIT_TEST(figures_are_those_of_the_zone)
     Token token = s.claim(s.one, 1).token;
 
     s.claim(s.one, 2);
-    s.settle(s.one, 1, token, record(1, State::kept, token, std::string(1000, 'x')));
+    s.settle(s.one, 1, 1, record(1, State::kept, 1, token, std::string(1000, 'x')));
 
     StoreFigures some = s.other.figures();
 
-    // a claim of one block, and a result of three: 416, 504 and some more bytes
+    // a claim of one block, and a result of three: 400, 504 and some more bytes
     assert_int_equal(some.memory.keys, 2);
     assert_int_equal(some.memory.used, 4 * kZoneBlockSize);
     assert_int_equal(some.memory.free_blocks, empty.memory.free_blocks - 4);
@@ -287,29 +328,28 @@ public:
         longest = 20000;
     }
 
-    Outcome claim(unsigned n, const std::string &record, Millis lease) override
+    Outcome claim(unsigned n, ClaimNumber by, Token wanted, const std::string &record,
+                  Millis lifetime) override
     {
-        Request request(Call::Kind::claim, n, 0, record, lease);
+        Request request(Call::Kind::claim, n, by, record, lifetime);
+
+        request.token = wanted;
+
         Reply reply = scene_.run(worker(), request);
 
         return {reply.verdict, reply.token, reply.remaining, std::string(reply.value)};
     }
 
-    Verdict settle(unsigned n, Token by, const std::string &record, Millis lifetime) override
+    Verdict settle(unsigned n, ClaimNumber by, const std::string &record, Millis lifetime) override
     {
         return scene_.settle(worker(), n, by, record, lifetime);
     }
 
-    Verdict release(unsigned n, Token by) override { return scene_.release(worker(), n, by); }
+    Verdict release(unsigned n, ClaimNumber by) override { return scene_.release(worker(), n, by); }
 
-    void renew(unsigned n, Token by, Millis length) override
+    Verdict renew(unsigned n, ClaimNumber by, Millis lifetime) override
     {
-        Lease lease;
-
-        lease.id = id_of(n);
-        lease.token = by;
-        lease.length = length;
-        worker().renew(&lease, 1);
+        return scene_.renew(worker(), n, by, lifetime);
     }
 
     void pass(Millis time) override { scene_.clock.now += time; }

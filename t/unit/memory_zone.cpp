@@ -18,6 +18,7 @@ struct Fixture {
     std::vector<std::uint64_t> memory;
     MemoryZone zone;
     Millis now = 1000000;
+    ClaimNumber last = 0;
 
     explicit Fixture(std::size_t size = 256 * 1024) : memory(size / 8), zone(memory.data(), size)
     {
@@ -35,25 +36,38 @@ struct Fixture {
         return id;
     }
 
-    static std::string claim_record(unsigned n)
+    MemoryZone::ClaimReply claim_as(ClaimNumber by, unsigned n, Millis lease, Millis hold,
+                                    Token wanted = 0)
     {
-        unsigned char out[kRecordHeadSize];
-        RecordWriter writer(out, RecordHead{});
-
-        writer.finish(id(n));
-        return std::string(reinterpret_cast<char *>(out), writer.size());
+        return zone.claim(id(n), record_bytes(State::running, by, 0, lease + hold, hold, ""),
+                          lease + hold, wanted, now, kClock);
     }
 
-    MemoryZone::ClaimReply claim(unsigned n, Millis lease = 30000)
+    // A claim with an id of its own, the number `last`.
+    MemoryZone::ClaimReply claim(unsigned n, Millis lease = 30000, Millis hold = 0)
     {
-        return zone.claim(id(n), claim_record(n), lease, now, kClock);
+        return claim_as(++last, n, lease, hold);
     }
 
-    Verdict settle(unsigned n, Token token, const std::string &value, Millis lifetime = 86400000)
+    // Claims a free key; returns the claim's number.
+    ClaimNumber take(unsigned n, Millis lease = 30000, Millis hold = 0)
+    {
+        assert_int_equal(int(claim(n, lease, hold).reply.verdict), int(Verdict::claimed));
+        return last;
+    }
+
+    Verdict settle(unsigned n, ClaimNumber by, const std::string &value, Millis lifetime = 86400000)
     {
         std::string_view pieces[] = {std::string_view(value).substr(0, value.size() / 3),
                                      std::string_view(value).substr(value.size() / 3)};
-        return zone.settle(id(n), token, Pieces{pieces, 2}, lifetime, now);
+        return zone.settle(id(n), claim_id(by), Pieces{pieces, 2}, lifetime, now);
+    }
+
+    Verdict release(unsigned n, ClaimNumber by) { return zone.release(id(n), claim_id(by), now); }
+
+    Verdict renew(unsigned n, ClaimNumber by, Millis lifetime)
+    {
+        return zone.renew(id(n), claim_id(by), lifetime, now);
     }
 
     std::string value(const MemoryZone::ClaimReply &found)
@@ -74,64 +88,95 @@ UNIT_TEST(a_claim_excludes_and_a_result_is_found)
 
     expect(first.reply.verdict, Verdict::claimed);
 
+    ClaimNumber by = f.last;
     auto second = f.claim(1);
     Record record;
-    expect(second.reply.verdict, Verdict::found);
-    assert_int_equal(int(read_record(f.value(second), Fixture::id(1), record)),
-                     int(RecordFault::none));
-    assert_true(record.head.token == first.reply.token);
+    std::string value = f.value(second);
 
-    for (std::size_t size : {0, 1, 415, 416, 417, 919, 920, 921, 5000, 100000}) {
+    expect(second.reply.verdict, Verdict::found);
+    assert_int_equal(int(read_record(value, KeyId{}, record)), int(RecordFault::none));
+    assert_true(record.head.token == first.reply.token);
+    assert_true(second.reply.token == first.reply.token);
+    assert_true(record.head.claim == claim_id(by));
+
+    for (std::size_t size : {0, 1, 399, 400, 401, 903, 904, 905, 5000, 100000}) {
         std::string body;
         for (std::size_t i = 0; i < size; i++) {
             body += static_cast<char>(i * 7);
         }
-        expect(f.settle(1, first.reply.token, body), Verdict::done);
+        expect(f.settle(1, by, body), Verdict::done);
         assert_true(f.value(f.claim(1)) == body);
         assert_true(f.zone.is_consistent());
     }
 }
 
-UNIT_TEST(tokens_fence)
+UNIT_TEST(another_claim_changes_nothing)
 {
     Fixture f;
-    Token old = f.claim(1, 100).reply.token;
+    auto first = f.claim(1, 100);
+    ClaimNumber old = f.last;
 
     f.now += 100;
-    Token young = f.claim(1).reply.token;
 
-    assert_true(young > old);
+    auto second = f.claim(1);
+    ClaimNumber young = f.last;
+
+    assert_true(second.reply.token > first.reply.token);
     expect(f.settle(1, old, "late"), Verdict::lost);
-    expect(f.zone.renew(Fixture::id(1), old, 1000, f.now), Verdict::lost);
-    expect(f.zone.release(Fixture::id(1), old, f.now), Verdict::lost);
+    expect(f.renew(1, old, 1000), Verdict::lost);
+    expect(f.release(1, old), Verdict::lost);
     expect(f.settle(1, young, "result"), Verdict::done);
-    expect(f.zone.release(Fixture::id(1), young, f.now), Verdict::lost);
+    expect(f.release(1, young), Verdict::lost);
+    expect(f.renew(1, young, 1000), Verdict::lost);
     assert_string_equal(f.value(f.claim(1)).c_str(), "result");
 }
 
-UNIT_TEST(a_lapsed_claim_without_successor_keeps_its_result)
+UNIT_TEST(a_claim_that_is_gone_is_claimed_again_with_its_token)
 {
     Fixture f;
-    Token token = f.claim(1, 100).reply.token;
+    auto first = f.claim(1, 100);
+    ClaimNumber by = f.last;
+
+    f.now += 100;
+    expect(f.renew(1, by, 1000), Verdict::gone);
+    expect(f.release(1, by), Verdict::lost);
+
+    auto again = f.claim_as(by, 1, 1000, 0, first.reply.token);
+
+    expect(again.reply.verdict, Verdict::claimed);
+    assert_true(again.reply.token == first.reply.token);
+    assert_true(f.claim(1).reply.token == first.reply.token);
+    expect(f.renew(1, by, 1000), Verdict::done);
+    assert_true(f.claim(2).reply.token > first.reply.token);
+
+    // tokens grow, also after one that was given by another zone
+    expect(f.claim_as(by, 3, 1000, 0, 2 * kClock).reply.verdict, Verdict::claimed);
+    assert_true(f.claim(4).reply.token > 2 * kClock);
+}
+
+UNIT_TEST(an_expired_claim_without_successor_keeps_its_result)
+{
+    Fixture f;
+    ClaimNumber by = f.take(1, 100);
 
     f.now += 5000;
-    expect(f.settle(1, token, "late but only"), Verdict::done);
+    expect(f.settle(1, by, "late but only"), Verdict::done);
     assert_string_equal(f.value(f.claim(1)).c_str(), "late but only");
 }
 
 UNIT_TEST(leases_end_on_time_and_are_renewed)
 {
     Fixture f;
-    Token token = f.claim(1, 1000).reply.token;
+    ClaimNumber by = f.take(1, 1000);
 
     f.now += 999;
     assert_int_equal(f.claim(1).reply.remaining, 1);
-    expect(f.zone.renew(Fixture::id(1), token, 1000, f.now), Verdict::done);
+    expect(f.renew(1, by, 1000), Verdict::done);
 
     for (int i = 0; i < 100; i++) {
         f.now += 900;
         expect(f.claim(1).reply.verdict, Verdict::found);
-        expect(f.zone.renew(Fixture::id(1), token, 1000, f.now), Verdict::done);
+        expect(f.renew(1, by, 1000), Verdict::done);
         assert_true(f.zone.is_consistent());
     }
 
@@ -139,10 +184,222 @@ UNIT_TEST(leases_end_on_time_and_are_renewed)
     expect(f.claim(1).reply.verdict, Verdict::claimed);
 }
 
+// Unknown outcomes
+
+constexpr Millis kHold = 86400000;
+
+UNIT_TEST(an_expired_lease_holds_the_key_until_the_hold_ends)
+{
+    Fixture f;
+
+    f.take(1, 1000, kHold);
+    f.now += 1000;
+
+    // another one asks: it finds a claim with as much time left as the hold is long
+    auto found = f.claim(1);
+    std::string value = f.value(found);
+    Record record;
+
+    expect(found.reply.verdict, Verdict::found);
+    assert_int_equal(found.reply.remaining, kHold);
+    assert_int_equal(int(read_record(value, KeyId{}, record)), int(RecordFault::none));
+    assert_int_equal(int(record.head.state), int(State::running));
+    assert_int_equal(record.head.hold, kHold);
+
+    f.now += kHold - 1;
+    f.take(2);  // moves what has expired
+    assert_int_equal(f.claim(1).reply.remaining, 1);
+    f.now += 1;
+    expect(f.claim(1).reply.verdict, Verdict::claimed);
+}
+
+UNIT_TEST(an_unknown_outcome_is_recorded_and_settled_by_its_holder)
+{
+    Fixture f;
+    auto first = f.claim(1, 1000, kHold);
+    ClaimNumber by = f.last;
+    std::string unknown = record_bytes(State::unknown, by, first.reply.token, kHold, kHold, "");
+
+    expect(f.settle(1, by, unknown, kHold), Verdict::done);
+    f.now += 5000;
+
+    auto found = f.claim(1);
+
+    expect(found.reply.verdict, Verdict::found);
+    assert_true(f.value(found) == unknown);
+    assert_true(found.reply.token == first.reply.token);
+    assert_int_equal(found.reply.remaining, kHold - 5000);
+
+    // it is not running any more, and of no other claim
+    expect(f.release(1, by), Verdict::lost);
+    expect(f.renew(1, by, 1000), Verdict::lost);
+    expect(f.settle(1, by + 1, "of another"), Verdict::lost);
+
+    expect(f.settle(1, by, "the result"), Verdict::done);
+    assert_string_equal(f.value(f.claim(1)).c_str(), "the result");
+}
+
+UNIT_TEST(a_holder_whose_lease_has_expired_returns)
+{
+    for (Millis late : {0, 127, 128, 5000}) {
+        Fixture f;
+        ClaimNumber settled = f.take(1, 1000, kHold);
+        ClaimNumber released = f.take(2, 1000, kHold);
+        ClaimNumber renewed = f.take(3, 1000, kHold);
+
+        f.now += 1000 + late;
+        f.take(4);
+        assert_true(f.zone.is_consistent());
+
+        expect(f.settle(1, settled, "late"), Verdict::done);
+        assert_string_equal(f.value(f.claim(1)).c_str(), "late");
+        expect(f.release(2, released), Verdict::done);
+        expect(f.claim(2).reply.verdict, Verdict::claimed);
+        expect(f.renew(3, renewed, 1000 + kHold), Verdict::done);
+        assert_int_equal(f.claim(3).reply.remaining, 1000 + kHold);
+        assert_true(f.zone.is_consistent());
+
+        // its lease expires again
+        f.now += 1000 + 256;
+        expect(f.renew(3, renewed, 1000 + kHold), Verdict::done);
+        expect(f.settle(3, renewed, "very late"), Verdict::done);
+        assert_true(f.zone.is_consistent());
+    }
+}
+
+// Claims of which the leases have expired, in all blocks but the one that is kept for replacing.
+struct ExpiredLeases : Fixture {
+    ExpiredLeases() : Fixture(kZoneMinimum)
+    {
+        for (;;) {
+            if (claim(static_cast<unsigned>(holders.size()), 1000, kHold).reply.verdict
+                == Verdict::claimed) {
+                holders.push_back(last);
+                continue;
+            }
+
+            std::size_t before = holders.size();
+
+            now += 1000 + 256;
+            if (claim(static_cast<unsigned>(before), 1000, kHold).reply.verdict == Verdict::full) {
+                break;
+            }
+            holders.push_back(last);
+            assert_true(zone.is_consistent());
+        }
+
+        now += 1000 + 256;
+    }
+
+    std::vector<ClaimNumber> holders;
+};
+
+UNIT_TEST(a_key_whose_lease_has_expired_takes_one_block)
+{
+    ExpiredLeases f;
+
+    assert_int_equal(f.holders.size(), f.zone.block_count() - 1);
+    assert_int_equal(f.zone.entry_count(), f.zone.block_count() - 1);
+    assert_int_equal(f.zone.free_block_count(), 1);
+    expect(f.claim(1000, 1000, kHold).reply.verdict, Verdict::full);
+    assert_true(f.zone.is_consistent());
+
+    // none of them is forgotten, also after a process was killed
+    for (bool killed : {false, true}) {
+        if (killed) {
+            f.zone.mark_dirty();
+        }
+        for (unsigned n = 0; n < f.holders.size(); n++) {
+            expect(f.claim(n).reply.verdict, Verdict::found);
+        }
+        assert_int_equal(f.zone.free_block_count(), 1);
+        assert_true(f.zone.is_consistent());
+    }
+}
+
+UNIT_TEST(holders_return_to_a_full_zone)
+{
+    for (bool killed : {false, true}) {
+        ExpiredLeases f;
+
+        // a result that needs more than the claim is refused, a short one is not
+        for (unsigned n = 0; n < f.holders.size(); n++) {
+            if (killed) {
+                f.zone.mark_dirty();
+            }
+            expect(f.settle(n, f.holders[n], std::string(1000, 'x')), Verdict::full);
+            expect(f.settle(n, f.holders[n], "not kept"), Verdict::done);
+            assert_true(f.zone.is_consistent());
+        }
+        for (unsigned n = 0; n < f.holders.size(); n++) {
+            assert_string_equal(f.value(f.claim(n)).c_str(), "not kept");
+        }
+    }
+}
+
+// The result of a settled key may take a block that a renewed claim would reserve.
+UNIT_TEST(a_renewed_claim_has_a_reserve_again_if_there_is_space)
+{
+    ExpiredLeases f;
+    unsigned n = 0;
+    auto renew_next = [&] {
+        expect(f.renew(n, f.holders[n], 1000 + kHold), Verdict::done);
+        n++;
+        assert_true(f.zone.is_consistent());
+    };
+    // as many new claims as there is space for: each takes two blocks
+    auto new_claims = [&] {
+        unsigned count = 0;
+
+        while (f.claim(1000 + count).reply.verdict == Verdict::claimed) {
+            count++;
+        }
+        for (unsigned i = 0; i < count; i++) {
+            expect(f.release(1000 + i, f.last - count + i), Verdict::done);
+        }
+        return count;
+    };
+
+    // the free block is a reserve now
+    renew_next();
+    expect(f.settle(1, f.holders[1], std::string(1000, 'x')), Verdict::full);
+    assert_int_equal(new_claims(), 0);
+
+    // there is none for the next one
+    renew_next();
+    assert_int_equal(f.claim(1).reply.remaining, 1000 + kHold);
+
+    // space for three claims with their reserves, and one block more
+    for (unsigned i = 0; i < 7; i++) {
+        std::size_t last = f.holders.size() - 1;
+
+        expect(f.release(static_cast<unsigned>(last), f.holders[last]), Verdict::done);
+        f.holders.pop_back();
+    }
+    assert_int_equal(new_claims(), 3);
+    renew_next();  // takes one
+    assert_int_equal(new_claims(), 3);
+    renew_next();
+    assert_int_equal(new_claims(), 2);
+
+    // the one that was renewed without a reserve gets it with the next renewal
+    n = 1;
+    renew_next();
+    assert_int_equal(new_claims(), 2);
+    n = 4;
+    renew_next();
+    assert_int_equal(new_claims(), 1);
+
+    // when the leases have expired, the reserves are free again
+    f.now += 1000 + 256;
+    assert_int_equal(new_claims(), 4);
+    assert_true(f.zone.is_consistent());
+}
+
 UNIT_TEST(a_full_zone_refuses_forgets_nothing_and_recovers)
 {
     Fixture f(kZoneMinimum);
-    std::vector<Token> tokens;
+    std::vector<ClaimNumber> holders;
     unsigned n = 0;
 
     for (;; n++) {
@@ -150,14 +407,14 @@ UNIT_TEST(a_full_zone_refuses_forgets_nothing_and_recovers)
         if (found.reply.verdict == Verdict::full) {
             break;
         }
-        tokens.push_back(found.reply.token);
+        holders.push_back(f.last);
     }
     assert_true(n > 10);
 
     // no room for answers, yet each claim can be told as not kept
     for (unsigned i = 0; i < n; i++) {
-        expect(f.settle(i, tokens[i], std::string(60000, 'x'), 1000), Verdict::full);
-        expect(f.settle(i, tokens[i], "not kept", 1000), Verdict::done);
+        expect(f.settle(i, holders[i], std::string(60000, 'x'), 1000), Verdict::full);
+        expect(f.settle(i, holders[i], "not kept", 1000), Verdict::done);
         assert_true(f.zone.is_consistent());
     }
     for (unsigned i = 0; i < n; i++) {
@@ -181,8 +438,8 @@ UNIT_TEST(room_of_the_expired_is_used_again)
     for (Millis life : lives) {
         for (Millis shift : {0, 1, 127, 128, 32768}) {
             f.now += shift;
-            Token token = f.claim(7).reply.token;
-            expect(f.settle(7, token, std::string(3000, 'x'), life), Verdict::done);
+            ClaimNumber by = f.take(7);
+            expect(f.settle(7, by, std::string(3000, 'x'), life), Verdict::done);
 
             f.now += life - 1;
             expect(f.claim(7).reply.verdict, Verdict::found);
@@ -210,28 +467,27 @@ public:
         longest = 20000;
     }
 
-    Outcome claim(unsigned n, const std::string &record, Millis lease) override
+    Outcome claim(unsigned n, ClaimNumber, Token wanted, const std::string &record,
+                  Millis lifetime) override
     {
-        auto found = fixture_.zone.claim(Fixture::id(n), record, lease, fixture_.now, kClock);
+        auto found =
+            fixture_.zone.claim(Fixture::id(n), record, lifetime, wanted, fixture_.now, kClock);
         bool is_found = found.reply.verdict == Verdict::found;
 
         return {found.reply.verdict, found.reply.token, found.reply.remaining,
                 is_found ? fixture_.value(found) : ""};
     }
 
-    Verdict settle(unsigned n, Token by, const std::string &record, Millis lifetime) override
+    Verdict settle(unsigned n, ClaimNumber by, const std::string &record, Millis lifetime) override
     {
         return fixture_.settle(n, by, record, lifetime);
     }
 
-    Verdict release(unsigned n, Token by) override
-    {
-        return fixture_.zone.release(Fixture::id(n), by, fixture_.now);
-    }
+    Verdict release(unsigned n, ClaimNumber by) override { return fixture_.release(n, by); }
 
-    void renew(unsigned n, Token by, Millis lease) override
+    Verdict renew(unsigned n, ClaimNumber by, Millis lifetime) override
     {
-        fixture_.zone.renew(Fixture::id(n), by, lease, fixture_.now);
+        return fixture_.renew(n, by, lifetime);
     }
 
     // A lifetime ends on the millisecond; room is made by ticks.
@@ -288,7 +544,7 @@ UNIT_TEST(a_call_is_bounded_work_however_many_keys_there_are)
         if (found.reply.verdict == Verdict::full) {
             break;
         }
-        expect(f.settle(n, found.reply.token, "kept", kLife), Verdict::done);
+        expect(f.settle(n, f.last, "kept", kLife), Verdict::done);
     }
     assert_true(n > kKeys - 1000);
     assert_int_equal(f.zone.entry_count(), n);
@@ -344,8 +600,7 @@ UNIT_TEST(a_zone_is_full_only_of_what_is_needed)
                     break;
                 }
                 bool brief = n >= first && n < first + kBrief;
-                expect(f.settle(n, found.reply.token, "kept", brief ? life : life + 1000),
-                       Verdict::done);
+                expect(f.settle(n, f.last, "kept", brief ? life : life + 1000), Verdict::done);
             }
             assert_true(n > kKeys - kBrief);
 
@@ -353,7 +608,7 @@ UNIT_TEST(a_zone_is_full_only_of_what_is_needed)
             for (unsigned i = 0; i < kBrief; i++) {
                 auto found = f.claim(n + i);
                 expect(found.reply.verdict, Verdict::claimed);
-                expect(f.settle(n + i, found.reply.token, "kept", 1000000000), Verdict::done);
+                expect(f.settle(n + i, f.last, "kept", 1000000000), Verdict::done);
             }
             expect(f.claim(n + kBrief).reply.verdict, Verdict::full);
             assert_int_equal(f.zone.entry_count(), n);
@@ -367,16 +622,16 @@ UNIT_TEST(renewed_leases_hinder_nobody)
 {
     constexpr unsigned kKeys = 5000;
     Fixture f(kKeys * 3 * kZoneBlockSize);
-    std::vector<Token> tokens;
+    std::vector<ClaimNumber> holders;
 
     for (unsigned n = 0; n < kKeys; n++) {
-        tokens.push_back(f.claim(n, 1000).reply.token);
+        holders.push_back(f.take(n, 1000));
     }
     for (int round = 0; round < 5; round++) {
         f.now += 900;
         for (unsigned n = 0; n < kKeys; n++) {
             if (n % 10 != 3) {
-                expect(f.zone.renew(Fixture::id(n), tokens[n], 1000, f.now), Verdict::done);
+                expect(f.renew(n, holders[n], 1000), Verdict::done);
             }
         }
         assert_true(f.zone.is_consistent());
@@ -400,7 +655,7 @@ UNIT_TEST(a_million_keys_are_kept)
     auto keep = [&](unsigned n) {
         auto found = f.claim(n);
         expect(found.reply.verdict, Verdict::claimed);
-        expect(f.settle(n, found.reply.token, "result " + std::to_string(n), kLife), Verdict::done);
+        expect(f.settle(n, f.last, "result " + std::to_string(n), kLife), Verdict::done);
     };
     auto expect_kept = [&](unsigned n) {
         auto found = f.claim(n);

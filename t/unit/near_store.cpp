@@ -5,6 +5,7 @@
 
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -27,18 +28,27 @@ KeyId id_of(unsigned n)
     return id;
 }
 
+ClaimNumber new_claim()
+{
+    static ClaimNumber last = 0;
+
+    return ++last;
+}
+
 // A whole record, as a request or its end makes it.
-std::string record(unsigned n, State state, Token token = 1, const std::string &body = "")
+std::string record(unsigned n, State state, ClaimNumber by = 1, Token token = 1,
+                   const std::string &body = "")
 {
     unsigned char out[256];
     RecordHead head;
 
     head.state = state;
+    head.claim = claim_id(by);
     head.token = token;
     RecordWriter writer(out, head);
 
     if (state == State::kept) {
-        writer.start_result(200, "200 OK");
+        writer.start_response(200, "200 OK");
         writer.add_body(body);
     }
 
@@ -56,6 +66,7 @@ public:
     }
 
     bool reachable = true;
+    bool sent = false;  // what can't be reached may have been carried out
     bool late = false;  // answers are held until `answer`
     unsigned asked = 0;
 
@@ -76,13 +87,6 @@ public:
         return true;
     }
 
-    void renew(const Lease *leases, std::size_t count) override
-    {
-        for (std::size_t i = 0; i < count; i++) {
-            zone_.renew(leases[i].id, leases[i].token, leases[i].length, clock_.now);
-        }
-    }
-
     std::size_t held() const { return held_.size(); }
 
     void answer(std::size_t i)
@@ -96,10 +100,8 @@ public:
     // As an operator would.
     void forget(unsigned n)
     {
-        Token token = peek(n).reply.token;
-
         // a result is not released; nothing is there for longer than it lasts
-        zone_.settle(id_of(n), token, {}, 0, clock_.now);
+        zone_.settle(id_of(n), holders_[id_of(n).bytes], {}, 0, clock_.now);
         assert_true(peek(n).reply.verdict != Verdict::found);
     }
 
@@ -107,17 +109,18 @@ public:
     {
         std::string_view piece = value;
 
-        zone_.settle(id_of(n), peek(n).reply.token, {&piece, 1}, lifetime, clock_.now);
+        zone_.settle(id_of(n), holders_[id_of(n).bytes], {&piece, 1}, lifetime, clock_.now);
     }
 
     // What it holds, if anything.
     MemoryZone::ClaimReply peek(unsigned n)
     {
+        ClaimNumber by = new_claim();
         MemoryZone::ClaimReply found =
-            zone_.claim(id_of(n), record(n, State::running), 1, clock_.now, kClock);
+            zone_.claim(id_of(n), record(n, State::running, by), 1, 0, clock_.now, kClock);
 
         if (found.reply.verdict == Verdict::claimed) {
-            zone_.release(id_of(n), found.reply.token, clock_.now);
+            zone_.release(id_of(n), claim_id(by), clock_.now);
         }
         return found;
     }
@@ -136,36 +139,48 @@ private:
         call.reply = Reply();
 
         if (!reachable) {
+            call.reply.sent = sent;
             return;
         }
 
         switch (call.kind) {
         case Call::Kind::claim: {
-            MemoryZone::ClaimReply found =
-                zone_.claim(call.id, *call.value.first, call.lifetime, clock_.now, kClock);
+            MemoryZone::ClaimReply found = zone_.claim(call.id, *call.value.first, call.lifetime,
+                                                       call.token, clock_.now, kClock);
 
             call.reply = found.reply;
             if (found.reply.verdict == Verdict::found) {
-                char *room = call.room(call, found.value_size);
+                char *buffer = call.allocate_value(call, found.value_size);
 
-                if (room == nullptr) {
+                if (buffer == nullptr) {
                     call.reply = Reply();
                     return;
                 }
-                zone_.read(found.entry, room);
-                call.reply.value = {room, found.value_size};
+                zone_.read(found.entry, buffer);
+                call.reply.value = {buffer, found.value_size};
             }
             break;
         }
 
         case Call::Kind::settle:
             call.reply.verdict =
-                zone_.settle(call.id, call.token, call.value, call.lifetime, clock_.now);
+                zone_.settle(call.id, call.claim, call.value, call.lifetime, clock_.now);
             break;
 
         case Call::Kind::release:
-            call.reply.verdict = zone_.release(call.id, call.token, clock_.now);
+            call.reply.verdict = zone_.release(call.id, call.claim, clock_.now);
             break;
+
+        case Call::Kind::renew:
+            call.reply.verdict = zone_.renew(call.id, call.claim, call.lifetime, clock_.now);
+            break;
+        }
+
+        // of a claim, or of a late result
+        if (call.reply.verdict == Verdict::claimed
+            || (call.kind == Call::Kind::settle && call.reply.verdict == Verdict::done))
+        {
+            holders_[call.id.bytes] = call.claim;
         }
     }
 
@@ -173,38 +188,48 @@ private:
     std::vector<std::uint64_t> memory_;
     MemoryZone zone_;
     std::deque<Call *> held_;
+    std::map<decltype(KeyId::bytes), ClaimId> holders_;
 };
 
 using Memory = TestMemory<CacheZone>;
 
 // A call with all that it needs.
 struct Request : Call {
-    std::string claim;
+    ClaimNumber by;
     std::string result;
     std::string_view piece;
     std::string found;
-    bool no_room = false;
+    bool no_memory = false;
     unsigned ends = 0;
 
-    Request(Kind what, unsigned n, Token of, std::string bytes, Millis how_long)
-        : result(std::move(bytes))
+    Request(Kind what, unsigned n, ClaimNumber by, std::string bytes, Millis how_long)
+        : by(by), result(std::move(bytes))
     {
         kind = what;
         id = id_of(n);
-        token = of;
+        claim = claim_id(by);
         piece = result;
         value = {&piece, 1};
         lifetime = how_long;
-        room = [](Call &call, std::size_t size) -> char * {
+        allocate_value = [](Call &call, std::size_t size) -> char * {
             auto &self = static_cast<Request &>(call);
 
             self.found.assign(size, '\0');
-            return self.no_room ? nullptr : &self.found[0];
+            return self.no_memory ? nullptr : &self.found[0];
         };
         ended = [](Call &call) { static_cast<Request &>(call).ends++; };
     }
 
     Request(const Request &) = delete;
+
+    // A claim with an id of its own.
+    static std::unique_ptr<Request> new_claim_of(unsigned n, Millis lifetime = 30000)
+    {
+        ClaimNumber by = new_claim();
+
+        return std::make_unique<Request>(Kind::claim, n, by, record(n, State::running, by),
+                                         lifetime);
+    }
 };
 
 // Another host over the same store is another of these.
@@ -212,6 +237,7 @@ struct Host {
     Behind &behind;
     Memory memory;
     NearStore store;
+    ClaimNumber last = 0;
 
     Host(Behind &inner, Clock &clock, std::size_t size = 1024 * 1024)
         : behind(inner), memory(clock, size), store(inner, memory)
@@ -219,12 +245,13 @@ struct Host {
 
     Reply claim(unsigned n, std::string &value)
     {
-        Request request(Call::Kind::claim, n, 0, record(n, State::running), 30000);
+        std::unique_ptr<Request> request = Request::new_claim_of(n);
 
-        assert_true(store.start(request));
-        assert_int_equal(request.ends, 0);
-        value = request.reply.verdict == Verdict::found ? std::string(request.reply.value) : "";
-        return request.reply;
+        last = request->by;
+        assert_true(store.start(*request));
+        assert_int_equal(request->ends, 0);
+        value = request->reply.verdict == Verdict::found ? std::string(request->reply.value) : "";
+        return request->reply;
     }
 
     Reply claim(unsigned n)
@@ -234,9 +261,10 @@ struct Host {
         return claim(n, value);
     }
 
-    Verdict settle(unsigned n, Token token, const std::string &result, Millis lifetime = 86400000)
+    Verdict settle(unsigned n, ClaimNumber by, const std::string &result,
+                   Millis lifetime = 86400000)
     {
-        Request request(Call::Kind::settle, n, token, result, lifetime);
+        Request request(Call::Kind::settle, n, by, result, lifetime);
 
         assert_true(store.start(request));
         return request.reply.verdict;
@@ -247,8 +275,8 @@ struct Host {
     {
         Reply reply = claim(n);
         assert_int_equal(int(reply.verdict), int(Verdict::claimed));
-        std::string result = record(n, State::kept, reply.token, body);
-        assert_int_equal(int(settle(n, reply.token, result, lifetime)), int(Verdict::done));
+        std::string result = record(n, State::kept, last, reply.token, body);
+        assert_int_equal(int(settle(n, last, result, lifetime)), int(Verdict::done));
         return result;
     }
 
@@ -287,8 +315,8 @@ UNIT_TEST(what_was_settled_is_found_without_the_store)
     assert_true(reply.token == s.behind.peek(1).reply.token);
 
     reply = s.host.claim(2);
-    std::string not_kept = record(2, State::not_kept, reply.token);
-    expect(s.host.settle(2, reply.token, not_kept), Verdict::done);
+    std::string not_kept = record(2, State::not_kept, s.host.last, reply.token);
+    expect(s.host.settle(2, s.host.last, not_kept), Verdict::done);
     s.finds(2, not_kept, 0);
 }
 
@@ -309,6 +337,7 @@ UNIT_TEST(claims_and_unknown_outcomes_are_always_asked_for)
 {
     Scene s;
     Reply claimed = s.host.claim(1);
+    ClaimNumber by = s.host.last;
 
     for (int i = 0; i < 3; i++) {
         unsigned before = s.behind.asked;
@@ -321,8 +350,8 @@ UNIT_TEST(claims_and_unknown_outcomes_are_always_asked_for)
         assert_int_equal(int(read.head.state), int(State::running));
     }
 
-    std::string unknown = record(1, State::unknown, claimed.token);
-    expect(s.host.settle(1, claimed.token, unknown, 30000), Verdict::done);
+    std::string unknown = record(1, State::unknown, by, claimed.token);
+    expect(s.host.settle(1, by, unknown, 30000), Verdict::done);
     s.finds(1, unknown, 1);
     s.finds(1, unknown, 1);
     assert_false(s.host.has(1));
@@ -335,11 +364,12 @@ UNIT_TEST(what_the_store_did_not_take_is_not_kept_here)
 {
     Scene s;
     Token token = s.host.claim(1).token;
+    ClaimNumber by = s.host.last;
 
-    expect(s.host.settle(1, token + 1, record(1, State::kept, token + 1, "late")), Verdict::lost);
+    expect(s.host.settle(1, by + 1, record(1, State::kept, by + 1, token, "late")), Verdict::lost);
     assert_false(s.host.has(1));
     s.behind.reachable = false;
-    expect(s.host.settle(1, token, record(1, State::kept, token, "untold")), Verdict::unavailable);
+    expect(s.host.settle(1, by, record(1, State::kept, by, token, "untold")), Verdict::unavailable);
     assert_false(s.host.has(1));
 }
 
@@ -367,6 +397,7 @@ UNIT_TEST(what_was_forgotten_is_gone_when_its_copy_is_no_longer_fresh)
     s.finds(1, result, 0);
     s.time.now += 1;
     Reply again = s.host.claim(1);
+    ClaimNumber by = s.host.last;
     expect(again.verdict, Verdict::claimed);
     assert_false(s.host.has(1));
 
@@ -375,15 +406,15 @@ UNIT_TEST(what_was_forgotten_is_gone_when_its_copy_is_no_longer_fresh)
     expect(s.host.claim(1).verdict, Verdict::unavailable);
     s.behind.reachable = true;
 
-    std::string second = record(1, State::kept, again.token, "second");
-    expect(s.host.settle(1, again.token, second), Verdict::done);
+    std::string second = record(1, State::kept, by, again.token, "second");
+    expect(s.host.settle(1, by, second), Verdict::done);
     s.finds(1, second, 0);
 }
 
 UNIT_TEST(what_was_replaced_is_replaced_here)
 {
     Scene s;
-    std::string result = s.host.keep(1, "result"), other = record(1, State::not_kept, 9);
+    std::string result = s.host.keep(1, "result"), other = record(1, State::not_kept, 1, 9);
 
     s.behind.write(1, other, 86400000);
     s.finds(1, result, 0);
@@ -392,9 +423,9 @@ UNIT_TEST(what_was_replaced_is_replaced_here)
     s.finds(1, other, 0);
 
     // or claimed anew by another host
-    s.behind.write(1, record(1, State::running, 10), 100000);
+    s.behind.write(1, record(1, State::running, 1, 10), 100000);
     s.time.now += kNearFresh;
-    s.finds(1, record(1, State::running, 10), 1);
+    s.finds(1, record(1, State::running, 1, 10), 1);
     assert_false(s.host.has(1));
 }
 
@@ -416,6 +447,57 @@ UNIT_TEST(an_outage_is_survived_to_the_end_of_the_result)
     expect(s.host.claim(1).verdict, Verdict::unavailable);
 }
 
+// The store may have granted the claim: the caller has to release it.
+UNIT_TEST(a_copy_replies_to_a_claim_that_may_have_been_granted)
+{
+    Scene s;
+    std::string result = s.host.keep(1, "result"), value;
+
+    s.behind.reachable = false;
+    s.time.now += kNearFresh;
+
+    for (bool sent : {true, false}) {
+        s.behind.sent = sent;
+
+        Reply reply = s.host.claim(1, value);
+
+        expect(reply.verdict, Verdict::found);
+        assert_true(value == result);
+        assert_int_equal(reply.sent, sent);
+
+        // without a copy
+        reply = s.host.claim(2);
+        expect(reply.verdict, Verdict::unavailable);
+        assert_int_equal(reply.sent, sent);
+    }
+
+    // a fresh copy replies without the store
+    s.behind.reachable = true;
+    expect(s.host.claim(1).verdict, Verdict::found);
+    s.behind.reachable = false;
+    s.behind.sent = true;
+    assert_false(s.host.claim(1).sent);
+}
+
+UNIT_TEST(renewals_and_their_verdicts_are_passed_on)
+{
+    Scene s;
+    auto renew = [&](unsigned n, ClaimNumber by) {
+        Request request(Call::Kind::renew, n, by, "", 40000);
+
+        assert_true(s.host.store.start(request));
+        return request.reply.verdict;
+    };
+
+    s.host.claim(1);
+    expect(renew(1, s.host.last), Verdict::done);
+    assert_int_equal(s.behind.peek(1).reply.remaining, 40000);
+    expect(renew(1, s.host.last + 1), Verdict::lost);
+    expect(renew(2, s.host.last), Verdict::gone);
+    s.behind.reachable = false;
+    expect(renew(1, s.host.last), Verdict::unavailable);
+}
+
 UNIT_TEST(what_is_no_whole_record_is_handed_on_and_not_kept)
 {
     Scene s;
@@ -423,7 +505,7 @@ UNIT_TEST(what_is_no_whole_record_is_handed_on_and_not_kept)
 
     for (std::string bad :
          {std::string(), std::string("garbage"), result.substr(0, result.size() - 1), result + "x",
-          record(2, State::kept, 1, "of another key"), std::string(5000, 'K')})
+          record(2, State::kept, 1, 1, "of another key"), std::string(5000, 'K')})
     {
         s.behind.write(1, bad, 86400000);
         s.time.now += kNearFresh;
@@ -445,7 +527,7 @@ UNIT_TEST(an_answer_counts_as_of_when_it_was_asked_for)
 {
     Scene s;
     std::string result = Host(s.behind, s.time).keep(1, "result", 86400000);
-    Request slow(Call::Kind::claim, 1, 0, record(1, State::running), 30000);
+    Request slow(Call::Kind::claim, 1, 3, record(1, State::running, 3), 30000);
 
     s.behind.late = true;
     assert_false(s.host.store.start(slow));
@@ -467,7 +549,7 @@ UNIT_TEST(a_late_answer_does_not_undo_a_newer_one)
     Scene s;
     Host other(s.behind, s.time);
     std::string first = other.keep(1, "first");
-    Request slow(Call::Kind::claim, 1, 0, record(1, State::running), 30000);
+    Request slow(Call::Kind::claim, 1, 3, record(1, State::running, 3), 30000);
 
     s.behind.late = true;
     assert_false(s.host.store.start(slow));
@@ -495,8 +577,7 @@ UNIT_TEST(calls_end_in_any_order_each_with_its_own)
         s.behind.late = true;
         requests.clear();
         for (unsigned n = 0; n < 20; n++) {
-            requests.push_back(std::make_unique<Request>(Call::Kind::claim, n, 0,
-                                                         record(n, State::running), 30000));
+            requests.push_back(Request::new_claim_of(n));
             assert_false(s.host.store.start(*requests.back()));
         }
         for (unsigned n = 0; n < 20; n++) {
@@ -511,16 +592,16 @@ UNIT_TEST(calls_end_in_any_order_each_with_its_own)
     }
 }
 
-UNIT_TEST(without_room_for_it_a_call_is_unavailable)
+UNIT_TEST(without_memory_for_the_value_a_claim_is_unavailable)
 {
     Scene s;
     std::string result = s.host.keep(1, "result");
 
     for (Millis passed : {Millis(0), kNearFresh}) {
-        Request request(Call::Kind::claim, 1, 0, record(1, State::running), 30000);
+        Request request(Call::Kind::claim, 1, 3, record(1, State::running, 3), 30000);
 
         s.time.now += passed;
-        request.no_room = true;
+        request.no_memory = true;
         assert_true(s.host.store.start(request));
         expect(request.reply.verdict, Verdict::unavailable);
     }
@@ -559,21 +640,23 @@ UNIT_TEST(what_has_no_place_here_is_asked_for)
 // One host with a near cache does as a store without.
 class NearEngine : public Engine {
 public:
-    Outcome claim(unsigned n, const std::string &claim, Millis lease) override
+    Outcome claim(unsigned n, ClaimNumber by, Token wanted, const std::string &claim,
+                  Millis lifetime) override
     {
-        Request request(Call::Kind::claim, n, 0, claim, lease);
+        Request request(Call::Kind::claim, n, by, claim, lifetime);
 
+        request.token = wanted;
         assert_true(scene_.host.store.start(request));
         return {request.reply.verdict, request.reply.token, request.reply.remaining,
                 std::string(request.reply.value)};
     }
 
-    Verdict settle(unsigned n, Token by, const std::string &result, Millis lifetime) override
+    Verdict settle(unsigned n, ClaimNumber by, const std::string &result, Millis lifetime) override
     {
         return scene_.host.settle(n, by, result, lifetime);
     }
 
-    Verdict release(unsigned n, Token by) override
+    Verdict release(unsigned n, ClaimNumber by) override
     {
         Request request(Call::Kind::release, n, by, "", 0);
 
@@ -581,14 +664,12 @@ public:
         return request.reply.verdict;
     }
 
-    void renew(unsigned n, Token by, Millis lease) override
+    Verdict renew(unsigned n, ClaimNumber by, Millis lifetime) override
     {
-        Lease renewed;
+        Request request(Call::Kind::renew, n, by, "", lifetime);
 
-        renewed.id = id_of(n);
-        renewed.token = by;
-        renewed.length = lease;
-        scene_.host.store.renew(&renewed, 1);
+        assert_true(scene_.host.store.start(request));
+        return request.reply.verdict;
     }
 
     void pass(Millis time) override { scene_.time.now += time; }
@@ -711,8 +792,7 @@ private:
     {
         unsigned asked = behind_.asked;
 
-        begin(n, random_() % 2,
-              std::make_unique<Request>(Call::Kind::claim, n, 0, record(n, State::running), 20000));
+        begin(n, random_() % 2, Request::new_claim_of(n, 20000));
         near_ = behind_.asked == asked;
     }
 
@@ -740,12 +820,12 @@ private:
 
         if (reply.verdict == Verdict::claimed) {
             if (random_() % 4 != 0) {
-                std::string result =
-                    record(done.n, random_() % 5 == 0 ? State::not_kept : State::kept, reply.token,
-                           std::string(random_() % 60, 'b') + std::to_string(reply.token));
+                std::string result = record(
+                    done.n, random_() % 5 == 0 ? State::not_kept : State::kept, done.request->by,
+                    reply.token, std::string(random_() % 60, 'b') + std::to_string(reply.token));
                 begin(done.n, done.host,
-                      std::make_unique<Request>(Call::Kind::settle, done.n, reply.token, result,
-                                                1 + random_() % 300000));
+                      std::make_unique<Request>(Call::Kind::settle, done.n, done.request->by,
+                                                result, 1 + random_() % 300000));
             }
             return;
         }

@@ -3,6 +3,7 @@
 // is found afterwards.
 
 #include "killed.h"
+#include "model.h"
 
 #include <new>
 
@@ -17,12 +18,14 @@ constexpr std::size_t kZoneSize = 2 * 1024 * 1024;
 constexpr unsigned kKeys = 48;
 constexpr unsigned kLargest = 16 * 1024;
 constexpr Millis kLease = 40;
+constexpr Millis kLongestHold = 100;
 
 enum class Holds { nothing, claim, result };
 
-struct State {
+struct KeyState {
     Holds holds;
-    Token token;  // 0: any, of a claim whose grant nobody has heard of
+    ClaimNumber by;
+    Millis hold;  // of a claim
     Millis expires;
     unsigned size;
     char fill;
@@ -30,7 +33,7 @@ struct State {
 
 // What a key holds, and, while a call is under way, what it may hold instead.
 struct Expected {
-    State states[2];
+    KeyState states[2];
     unsigned current;
     unsigned pending;
 };
@@ -38,23 +41,20 @@ struct Expected {
 struct Shared {
     Lock lock;
     std::atomic<unsigned> calls;
+    std::atomic<ClaimNumber> last_claim;
     Fault fault;
     Expected keys[kKeys];
 };
 
-std::string claim_record()
+std::string claim_record(ClaimNumber by, Millis lifetime, Millis hold)
 {
-    unsigned char out[kRecordHeadSize];
-    RecordWriter writer(out, RecordHead{});
-
-    writer.finish(KeyId{});
-    return std::string(reinterpret_cast<char *>(out), writer.size());
+    return record_bytes(State::running, by, 0, lifetime, hold, "");
 }
 
 class Worker {
 public:
     Worker(Shared &shared, MemoryZone zone, unsigned seed)
-        : shared_(shared), zone_(zone), random_(seed), record_(claim_record())
+        : shared_(shared), zone_(zone), random_(seed)
     {}
 
     [[noreturn]] void work()
@@ -75,10 +75,10 @@ public:
     }
 
 private:
-    State &begin(unsigned n)
+    KeyState &begin(unsigned n)
     {
         Expected &key = shared_.keys[n];
-        State &next = key.states[1 - key.current];
+        KeyState &next = key.states[1 - key.current];
 
         next = key.states[key.current];
         return next;
@@ -103,7 +103,7 @@ private:
 
     void call(unsigned n)
     {
-        const State &is = shared_.keys[n].states[shared_.keys[n].current];
+        const KeyState &is = shared_.keys[n].states[shared_.keys[n].current];
         Millis now = now_ms();
         bool lives = is.holds != Holds::nothing && is.expires > now;
 
@@ -126,26 +126,28 @@ private:
 
     void claim(unsigned n, bool lives, Millis now)
     {
-        State &next = begin(n);
+        KeyState &next = begin(n);
+        ClaimNumber by = ++shared_.last_claim;
+        Millis hold = random_() % 2 == 0 ? 0 : random_() % kLongestHold;
+        std::string record = claim_record(by, kLease + hold, hold);
 
         if (!lives) {
-            next = {Holds::claim, 0, now + kLease, 0, 0};
+            next = {Holds::claim, by, hold, now + kLease + hold, 0, 0};
         }
 
         intend(n);
-        MemoryZone::ClaimReply found = zone_.claim(id_of(n), record_, kLease, now, kClock);
+        MemoryZone::ClaimReply found = zone_.claim(id_of(n), record, kLease + hold, 0, now, kClock);
 
         if (found.reply.verdict != (lives ? Verdict::found : Verdict::claimed)) {
             shared_.fault.complain(n, lives ? "was lost" : "could not be claimed");
         }
 
-        next.token = found.reply.token;
         end(n, !lives);
     }
 
     void settle(unsigned n, Millis now)
     {
-        State &next = begin(n);
+        KeyState &next = begin(n);
 
         next.holds = Holds::result;
         next.expires = now + 1 + random_() % 200;
@@ -156,33 +158,34 @@ private:
         std::string_view piece = body;
 
         intend(n);
-        if (zone_.settle(id_of(n), next.token, Pieces{&piece, 1}, next.expires - now, now)
-            != Verdict::done) {
-            shared_.fault.complain(n, "a running claim could not be settled");
+        if (zone_.settle(id_of(n), claim_id(next.by), Pieces{&piece, 1}, next.expires - now, now)
+            != Verdict::done)
+        {
+            shared_.fault.complain(n, "a claim could not be settled");
         }
         end(n, true);
     }
 
     void renew(unsigned n, Millis now)
     {
-        State &next = begin(n);
+        KeyState &next = begin(n);
 
-        next.expires = now + kLease;
+        next.expires = now + kLease + next.hold;
         intend(n);
-        if (zone_.renew(id_of(n), next.token, kLease, now) != Verdict::done) {
-            shared_.fault.complain(n, "a running claim could not be renewed");
+        if (zone_.renew(id_of(n), claim_id(next.by), kLease + next.hold, now) != Verdict::done) {
+            shared_.fault.complain(n, "a claim could not be renewed");
         }
         end(n, true);
     }
 
     void release(unsigned n, Millis now)
     {
-        State &next = begin(n);
+        KeyState &next = begin(n);
 
         next.holds = Holds::nothing;
         intend(n);
-        if (zone_.release(id_of(n), next.token, now) != Verdict::done) {
-            shared_.fault.complain(n, "a running claim could not be released");
+        if (zone_.release(id_of(n), claim_id(next.by), now) != Verdict::done) {
+            shared_.fault.complain(n, "a claim could not be released");
         }
         end(n, true);
     }
@@ -190,7 +193,6 @@ private:
     Shared &shared_;
     MemoryZone zone_;
     std::mt19937 random_;
-    std::string record_;
 };
 
 class Scene {
@@ -217,7 +219,7 @@ private:
     {
         Millis now = now_ms();
 
-        zone_.renew(id_of(kKeys), 1, kLease, now);
+        zone_.renew(id_of(kKeys), claim_id(1), kLease, now);
         if (!zone_.is_consistent()) {
             shared_.fault.complain(0, "the zone is not sound");
         }
@@ -237,11 +239,13 @@ private:
     void check(unsigned n, Millis now)
     {
         Expected &key = shared_.keys[n];
-        MemoryZone::ClaimReply found = zone_.claim(id_of(n), record_, kLease, now, kClock);
-        const State *seen = nullptr;
+        ClaimNumber by = ++shared_.last_claim;
+        MemoryZone::ClaimReply found =
+            zone_.claim(id_of(n), claim_record(by, kLease, 0), kLease, 0, now, kClock);
+        const KeyState *seen = nullptr;
 
         for (unsigned i = 0; i <= key.pending && seen == nullptr; i++) {
-            const State &state = key.states[i == 0 ? key.current : 1 - key.current];
+            const KeyState &state = key.states[i == 0 ? key.current : 1 - key.current];
 
             if (is_of(state, found, now)) {
                 seen = &state;
@@ -256,20 +260,19 @@ private:
             return;
         }
 
-        State is = *seen;
+        KeyState is = *seen;
 
         if (found.reply.verdict == Verdict::claimed) {
-            is = {Holds::claim, 0, now + kLease, 0, 0};
+            is = {Holds::claim, by, 0, now + kLease, 0, 0};
         }
 
-        is.token = found.reply.token;
         key.states[0] = is;
         key.current = 0;
         key.pending = 0;
     }
 
     // A claim or a result is there until its time has come, to the millisecond.
-    bool is_of(const State &state, const MemoryZone::ClaimReply &found, Millis now)
+    bool is_of(const KeyState &state, const MemoryZone::ClaimReply &found, Millis now)
     {
         bool lives = state.holds != Holds::nothing && state.expires > now;
 
@@ -277,22 +280,20 @@ private:
             return found.reply.verdict == Verdict::claimed && !lives;
         }
 
-        if (!lives || found.reply.remaining != state.expires - now
-            || (state.token != 0 && state.token != found.reply.token))
-        {
+        if (!lives || found.reply.remaining != state.expires - now) {
             return false;
         }
 
         std::string value(found.value_size, '\0');
 
         zone_.read(found.entry, &value[0]);
-        return state.holds == Holds::claim ? value.size() == record_.size()
-                                           : value == std::string(state.size, state.fill);
+        return state.holds == Holds::claim
+                   ? value.size() == kRecordHeadSize && claim_of(value) == claim_id(state.by)
+                   : value == std::string(state.size, state.fill);
     }
 
     MemoryZone zone_;
     Shared &shared_;
-    std::string record_ = claim_record();
     unsigned within_call_ = 0;
     Victims victims_;
 };
@@ -311,14 +312,18 @@ UNIT_TEST(the_zone_survives_those_who_use_it)
     assert_true(scene.within_call() >= kWithinCall);
 }
 
-// A zone in which one key has a claim, another a result, and one nothing.
+// A zone in which one key has a claim, another a claim whose lease has expired, another a result,
+// and one nothing.
 struct Steps {
-    static constexpr unsigned kClaim = 1, kResult = 2, kFree = 3, kExpired = 4;
+    static constexpr unsigned kClaim = 1, kResult = 2, kFree = 3, kExpired = 4, kHeld = 5;
+    static constexpr Millis kHold = 20000;
+
+    // The zone has noticed that the lease has expired.
+    bool noticed = false;
 
     void *memory = map_shared(kZoneMinimum);
     std::vector<std::uint64_t> copy = std::vector<std::uint64_t>(kZoneMinimum / 8);
     MemoryZone zone{memory, kZoneMinimum};
-    std::string record = claim_record();
     std::string result = std::string(1000, 'r');
     std::string answer = std::string(1200, 'a');
     Millis now = 1000000;
@@ -330,19 +335,36 @@ struct Steps {
     {
         assert_true(zone.format());
         token = claim(kClaim).reply.token;
-        settle(kResult, claim(kResult).reply.token, result, 10000);
-        settle(kExpired, claim(kExpired).reply.token, result, 500);
+        claim(kResult);
+        settle(kResult, result, 10000);
+        claim(kExpired);
+        settle(kExpired, result, 500);
+        claim(kHeld, 500, kHold);
         now += 1000;
+
+        if (noticed) {
+            claim(kFree);
+            release(kFree);
+        }
     }
 
-    MemoryZone::ClaimReply claim(unsigned n)
+    // Each key has one claim id, whose number is that of the key.
+    MemoryZone::ClaimReply claim(unsigned n, Millis lease = 5000, Millis hold = 0)
     {
-        return zone.claim(id_of(n), record, 5000, now, kClock);
+        return zone.claim(id_of(n), claim_record(n, lease + hold, hold), lease + hold, 0, now,
+                          kClock);
     }
 
-    Verdict settle(unsigned n, Token of, std::string_view body, Millis lifetime)
+    Verdict settle(unsigned n, std::string_view body, Millis lifetime)
     {
-        return zone.settle(id_of(n), of, Pieces{&body, 1}, lifetime, now);
+        return zone.settle(id_of(n), claim_id(n), Pieces{&body, 1}, lifetime, now);
+    }
+
+    Verdict release(unsigned n) { return zone.release(id_of(n), claim_id(n), now); }
+
+    Verdict renew(unsigned n, Millis lifetime)
+    {
+        return zone.renew(id_of(n), claim_id(n), lifetime, now);
     }
 
     std::string value(const MemoryZone::ClaimReply &found)
@@ -356,7 +378,7 @@ struct Steps {
     // What no call of another key may touch.
     void check_result()
     {
-        zone.renew(id_of(99), 1, 1, now);
+        renew(99, 1);
         assert_true(zone.is_consistent());
 
         MemoryZone::ClaimReply found = claim(kResult);
@@ -379,7 +401,7 @@ UNIT_TEST(a_claim_is_there_or_not)
             if (!died || found.reply.verdict != Verdict::claimed) {
                 assert_int_equal(int(found.reply.verdict), int(Verdict::found));
                 assert_int_equal(found.reply.remaining, 5000);
-                assert_int_equal(found.value_size, steps.record.size());
+                assert_int_equal(found.value_size, kRecordHeadSize);
             }
             steps.now += 5000;  // and ends with its lease
             assert_int_equal(int(steps.claim(Steps::kFree).reply.verdict), int(Verdict::claimed));
@@ -391,19 +413,19 @@ UNIT_TEST(a_settled_claim_is_never_free)
     Steps steps;
 
     kill_at_each_instruction(
-        steps, [&] { steps.settle(Steps::kClaim, steps.token, steps.answer, 20000); },
+        steps, [&] { steps.settle(Steps::kClaim, steps.answer, 20000); },
         [&](bool died) {
             MemoryZone::ClaimReply found = steps.claim(Steps::kClaim);
 
             assert_int_equal(int(found.reply.verdict), int(Verdict::found));
-            assert_true(found.reply.token == steps.token);
 
-            if (!died || found.value_size != steps.record.size()) {
+            if (!died || found.value_size != kRecordHeadSize) {
                 assert_true(steps.value(found) == steps.answer);
                 assert_int_equal(found.reply.remaining, 20000);
             } else {
+                assert_true(found.reply.token == steps.token);
                 assert_int_equal(found.reply.remaining, 4000);
-                assert_int_equal(int(steps.settle(Steps::kClaim, steps.token, steps.answer, 20000)),
+                assert_int_equal(int(steps.settle(Steps::kClaim, steps.answer, 20000)),
                                  int(Verdict::done));
             }
         });
@@ -418,9 +440,9 @@ UNIT_TEST(a_result_that_replaces_a_claim_is_found)
     kill_at_each_instruction(
         steps,
         [&] {
-            steps.settle(Steps::kClaim, steps.token, steps.answer, 20000);
+            steps.settle(Steps::kClaim, steps.answer, 20000);
             *told = true;
-            steps.zone.renew(id_of(Steps::kClaim), steps.token, 1000, steps.now);
+            steps.renew(Steps::kClaim, 1000);
         },
         [&](bool) {
             if (*told) {
@@ -434,7 +456,7 @@ UNIT_TEST(a_released_claim_is_there_or_not)
     Steps steps;
 
     kill_at_each_instruction(
-        steps, [&] { steps.zone.release(id_of(Steps::kClaim), steps.token, steps.now); },
+        steps, [&] { steps.release(Steps::kClaim); },
         [&](bool died) {
             MemoryZone::ClaimReply found = steps.claim(Steps::kClaim);
 
@@ -453,7 +475,7 @@ UNIT_TEST(a_renewed_claim_has_its_old_end_or_its_new_one)
     Steps steps;
 
     kill_at_each_instruction(
-        steps, [&] { steps.zone.renew(id_of(Steps::kClaim), steps.token, 7000, steps.now); },
+        steps, [&] { steps.renew(Steps::kClaim, 7000); },
         [&](bool died) {
             MemoryZone::ClaimReply found = steps.claim(Steps::kClaim);
 
@@ -462,6 +484,125 @@ UNIT_TEST(a_renewed_claim_has_its_old_end_or_its_new_one)
                 assert_int_equal(found.reply.remaining, 7000);
             }
         });
+}
+
+// How many claims there is space for in addition.
+unsigned space_of(Steps &steps)
+{
+    std::vector<unsigned> claimed;
+
+    for (unsigned n = 100; steps.claim(n).reply.verdict == Verdict::claimed; n++) {
+        claimed.push_back(n);
+    }
+    assert_true(steps.zone.is_consistent());
+    for (unsigned n : claimed) {
+        assert_int_equal(int(steps.release(n)), int(Verdict::done));
+    }
+    return static_cast<unsigned>(claimed.size());
+}
+
+// The claim whose lease has expired, after a process was killed: whatever the kill has left, it is
+// found, it has one block and no reserve, and its holder returns.
+void check_held(Steps &steps, Millis remaining)
+{
+    MemoryZone::ClaimReply found = steps.claim(Steps::kHeld);
+
+    assert_int_equal(int(found.reply.verdict), int(Verdict::found));
+    assert_int_equal(found.reply.remaining, remaining);
+    assert_true(claim_of(steps.value(found)) == claim_id(Steps::kHeld));
+    assert_int_equal(int(steps.renew(Steps::kHeld, Steps::kHold + 700)), int(Verdict::done));
+    assert_int_equal(steps.claim(Steps::kHeld).reply.remaining, Steps::kHold + 700);
+    assert_true(steps.zone.is_consistent());
+    assert_int_equal(int(steps.settle(Steps::kHeld, steps.answer, 20000)), int(Verdict::done));
+    assert_true(steps.value(steps.claim(Steps::kHeld)) == steps.answer);
+}
+
+// Another key's call notices it.
+UNIT_TEST(an_expired_lease_is_noticed_or_not)
+{
+    Steps steps;
+    unsigned space = 0;
+
+    steps.set();
+    space = space_of(steps);
+
+    kill_at_each_instruction(
+        steps, [&] { steps.claim(Steps::kFree); },
+        [&](bool) {
+            steps.release(Steps::kFree);
+            assert_int_equal(space_of(steps), space);
+            check_held(steps, Steps::kHold - 500);
+        });
+}
+
+UNIT_TEST(a_claim_that_is_renewed_after_its_lease_has_its_old_end_or_its_new_one)
+{
+    for (bool noticed : {false, true}) {
+        Steps steps;
+        unsigned space = 0;
+
+        steps.noticed = noticed;
+        steps.set();
+        space = space_of(steps);
+
+        kill_at_each_instruction(
+            steps, [&] { steps.renew(Steps::kHeld, 600 + Steps::kHold); },
+            [&](bool died) {
+                Millis remaining = steps.claim(Steps::kHeld).reply.remaining;
+                unsigned left = space_of(steps);
+
+                // half a claim less: there is an odd number of blocks
+                assert_true(left == space || left + 1 == space);
+
+                if (!died || remaining != Steps::kHold - 500) {
+                    assert_int_equal(remaining, Steps::kHold + 600);
+                }
+                check_held(steps, remaining);
+            });
+    }
+}
+
+UNIT_TEST(a_claim_that_is_settled_after_its_lease_is_never_free)
+{
+    for (bool noticed : {false, true}) {
+        Steps steps;
+
+        steps.noticed = noticed;
+        kill_at_each_instruction(
+            steps, [&] { steps.settle(Steps::kHeld, steps.answer, 30000); },
+            [&](bool died) {
+                MemoryZone::ClaimReply found = steps.claim(Steps::kHeld);
+
+                assert_int_equal(int(found.reply.verdict), int(Verdict::found));
+
+                if (died && found.value_size == kRecordHeadSize) {
+                    check_held(steps, Steps::kHold - 500);
+                } else {
+                    assert_true(steps.value(found) == steps.answer);
+                    assert_int_equal(found.reply.remaining, 30000);
+                }
+            });
+    }
+}
+
+UNIT_TEST(a_claim_that_is_released_after_its_lease_is_there_or_not)
+{
+    for (bool noticed : {false, true}) {
+        Steps steps;
+
+        steps.noticed = noticed;
+        kill_at_each_instruction(
+            steps, [&] { steps.release(Steps::kHeld); },
+            [&](bool died) {
+                MemoryZone::ClaimReply found = steps.claim(Steps::kHeld);
+
+                if (died && found.reply.verdict == Verdict::found) {
+                    check_held(steps, Steps::kHold - 500);
+                } else {
+                    assert_int_equal(int(found.reply.verdict), int(Verdict::claimed));
+                }
+            });
+    }
 }
 
 // A second one dies while it makes whole what the first has left.
@@ -473,7 +614,7 @@ UNIT_TEST(a_rebuild_that_dies_is_begun_again)
         steps,
         [&] {
             steps.zone.mark_dirty();
-            steps.zone.renew(id_of(Steps::kClaim), steps.token, 5000, steps.now);
+            steps.renew(Steps::kClaim, 5000);
         },
         [&](bool) {
             MemoryZone::ClaimReply found = steps.claim(Steps::kClaim);
