@@ -33,7 +33,8 @@ Exchange::Exchange(ngx_pool_t *pool, Context &context)
     call_.allocate_value = allocate_value;
     call_.ended = on_call_ended;
     hold_ = hold_time(static_cast<UnknownPolicy>(conf_->unknown), conf_->unknown_hold, conf_->ttl);
-    ngx_queue_insert_tail(&conf_->store->maintenance->exchanges, &link_);
+    member_.exchange = this;
+    ngx_queue_insert_tail(&conf_->store->maintenance->exchanges, &member_.link);
 }
 
 Exchange *Exchange::create(Context &context, const KeyId &id)
@@ -65,7 +66,7 @@ void Exchange::drop_reference()
     }
 
     conf_->store->maintenance->leases.remove(lease_);
-    ngx_queue_remove(&link_);
+    ngx_queue_remove(&member_.link);
     ngx_destroy_pool(pool_);
 }
 
@@ -223,6 +224,7 @@ void Exchange::handle_claim_reply()
         }
 
         lease_.length = conf_->lease;
+        lease_.owner = this;
         lease_.renew = renew;
         conf_->store->maintenance->leases.add(lease_);
 
@@ -242,7 +244,7 @@ void Exchange::release_unconfirmed()
 
 void Exchange::renew(RenewedLease &lease)
 {
-    Exchange *exchange = ngx_queue_data(&lease, Exchange, lease_);
+    Exchange *exchange = static_cast<Exchange *>(lease.owner);
     OwnCall &call = exchange->renewal_;
 
     if (exchange->is_renewing_) {

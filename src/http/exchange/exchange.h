@@ -30,7 +30,11 @@ public:
     // The request has ended: the context must not be used any more.
     void detach() { context_ = nullptr; }
 
-    static Exchange &from_link(ngx_queue_t *link) { return *ngx_queue_data(link, Exchange, link_); }
+    // `link` is in Maintenance::exchanges.
+    static Exchange &from_link(ngx_queue_t *link)
+    {
+        return *(ngx_queue_data(link, Member, link))->exchange;
+    }
 
     const KeyId &id() const { return call_.id; }
     Token token() const { return token_; }
@@ -83,6 +87,12 @@ private:
         Exchange *exchange;
     };
 
+    // In Maintenance::exchanges.
+    struct Member {
+        ngx_queue_t link;
+        Exchange *exchange;
+    };
+
     enum class Phase { idle, claiming, claimed, settling, ended };
 
     explicit Exchange(ngx_pool_t *pool, Context &context);
@@ -115,7 +125,7 @@ private:
     void retry_later();
     void wait_for_retry(ngx_msec_t delay);
 
-    ngx_queue_t link_;  // in Maintenance::exchanges
+    Member member_;
     ngx_pool_t *pool_;
     Context *context_;  // null once the request has ended
     LocationConfig *conf_;

@@ -57,7 +57,9 @@ void LeaseRenewer::renew_all_soon()
     for (ngx_queue_t *q = ngx_queue_head(&leases_); q != ngx_queue_sentinel(&leases_);
          q = ngx_queue_next(q))
     {
-        ngx_queue_data(q, RenewedLease, link)->renew_at = ngx_current_msec;
+        RenewedLease *lease = ngx_queue_data(q, RenewedLease, link);
+
+        lease->renew_at = ngx_current_msec;
     }
 
     if (!ngx_queue_empty(&leases_)) {

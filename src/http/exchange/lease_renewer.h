@@ -14,6 +14,8 @@ struct RenewedLease {
     ngx_msec_t renew_at;
     bool queued;
 
+    void *owner;  // the exchange
+
     // Starts one renewal.  It may remove this lease, but no other.
     void (*renew)(RenewedLease &lease);
 };
