@@ -177,7 +177,8 @@ std::size_t Exchange::write_claim(unsigned char *out) const
 
     RecordWriter writer(out, head);
 
-    writer.add_holder({static_cast<std::uint32_t>(ngx_pid), view(ngx_cycle->hostname)});
+    writer.add_holder({static_cast<std::uint32_t>(ngx_pid),
+                       view(const_cast<ngx_cycle_t *>(ngx_cycle)->hostname)});
     writer.finish(call_.id);
     return writer.size();
 }
