@@ -183,17 +183,17 @@ void watch_keepalive_upstreams(ngx_conf_t *cf)
     }
 
     for (ngx_uint_t i = 0; i < main->upstreams.nelts; i++) {
-        ngx_http_upstream_srv_conf_t &upstream = *upstreams[i];
+        ngx_http_upstream_srv_conf_t *upstream = upstreams[i];
 
-        if (!has_cache(upstream, *keepalive)) {
+        if (!has_cache(*upstream, *keepalive)) {
             continue;
         }
 
         auto *conf = static_cast<UpstreamConfig *>(
-            ngx_http_conf_upstream_srv_conf(&upstream, ngx_http_idempotency_module));
+            ngx_http_conf_upstream_srv_conf(upstream, ngx_http_idempotency_module));
 
-        conf->init_peer = upstream.peer.init;
-        upstream.peer.init = init_peer;
+        conf->init_peer = upstream->peer.init;
+        upstream->peer.init = init_peer;
     }
 }
 
