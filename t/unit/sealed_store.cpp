@@ -1108,11 +1108,18 @@ UNIT_TEST(a_sealed_memory_store_does_as_the_model)
 // neighbours on the way from one key to another.
 class Crowd {
 public:
-    Crowd(unsigned seed, std::vector<std::unique_ptr<Host>> hosts)
+    // `loses`: inner calls fail now and then.
+    Crowd(unsigned seed, std::vector<std::unique_ptr<Host>> hosts, bool loses)
         : random_(seed), hosts_(std::move(hosts))
     {
         for (const auto &host : hosts_) {
             host->inner.held_back = true;
+
+            if (loses) {
+                host->inner.fails = [this](const Call &) {
+                    return random_() % 8 == 0 ? Failure(random_() % 3 + 1) : Failure::none;
+                };
+            }
         }
     }
 
@@ -1131,6 +1138,11 @@ public:
         }
         leave();
         assert_true(members_.empty());
+
+        // no claim is left behind
+        for (const auto &each : hosts_[0]->inner.backend.keys) {
+            assert_true(each.second.holds != Key::Holds::claim);
+        }
     }
 
     unsigned executions() const { return executions_; }
@@ -1168,13 +1180,22 @@ private:
             handle_reply(member);
             break;
         case Member::keeps:
+            if (member.reply.verdict == Verdict::unavailable) {
+                assert_false(member.settle(*member.host, State::kept, result_[member.key]));
+                break;
+            }
             expect(member, Verdict::done);
             has_result_[member.key] = true;
             holder_[member.key] = false;
             member.stage = Member::gone;
             break;
         case Member::releases:
-            expect(member, Verdict::done);
+            if (member.reply.verdict == Verdict::unavailable) {
+                assert_false(member.release(*member.host));
+                break;
+            }
+            assert_true(member.reply.verdict == Verdict::done
+                        || member.reply.verdict == Verdict::lost);
             member.stage = Member::gone;
             break;
         default:
@@ -1192,6 +1213,14 @@ private:
             executions_++;
             member.token = member.reply.token;
             member.stage = Member::executes;
+            return;
+        }
+
+        if (member.reply.verdict == Verdict::unavailable) {
+            member.stage = member.reply.sent ? Member::releases : Member::gone;
+            if (member.reply.sent) {
+                assert_false(member.release(*member.host));
+            }
             return;
         }
 
@@ -1273,7 +1302,7 @@ UNIT_TEST(neighbours_never_both_hold_a_key)
         for (int step = 0; step < 3; step++) {
             unsigned executions = 0;
 
-            for (unsigned seed = 0; seed < 300; seed++) {
+            for (unsigned seed = 0; seed < 400; seed++) {
                 Backend backend;
                 std::vector<std::unique_ptr<Host>> hosts;
                 auto add = [&](std::initializer_list<int> files) {
@@ -1298,7 +1327,7 @@ UNIT_TEST(neighbours_never_both_hold_a_key)
                     }
                 }
 
-                Crowd crowd(seed, std::move(hosts));
+                Crowd crowd(seed, std::move(hosts), seed % 2 != 0);
 
                 crowd.run(300);
                 executions += crowd.executions();
