@@ -9,7 +9,7 @@ namespace {
 // How many known nodes are queried before the servers of the configuration.
 constexpr ngx_uint_t kMaxNodesQueried = 3;
 
-// How often a call or a renewal is redirected.
+// How often a call is redirected.
 constexpr unsigned kMaxRedirects = 5;
 
 constexpr ngx_msec_t kFreeInterval = 1000;
@@ -93,17 +93,6 @@ bool RedisCluster::start(Call &call)
     return true;
 }
 
-void RedisCluster::renew(const Lease *leases, std::size_t count)
-{
-    for (std::size_t i = 0; i < count; i++) {
-        RedisNode *node = nodes_.node_of(key_slots_.slot(leases[i].id));
-
-        if (node != nullptr) {
-            node->renew(&leases[i], 1);
-        }
-    }
-}
-
 StoreFigures RedisCluster::figures()
 {
     StoreFigures figures;
@@ -180,19 +169,6 @@ void RedisCluster::redirected(RedisNode &from, Call &call, Millis deadline,
         || node->start(call, deadline, redirect.ask))
     {
         call.ended(call);
-    }
-}
-
-void RedisCluster::lease_redirected(RedisNode &from, const Lease &lease,
-                                    const RedisRedirect &redirect)
-{
-    RedisNode *node = redirect_target(from, lease.id, redirect);
-    Lease again = lease;
-
-    again.asking = redirect.ask;
-
-    if (node != nullptr && again.redirects++ < kMaxRedirects) {
-        node->renew(&again, 1);
     }
 }
 

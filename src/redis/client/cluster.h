@@ -29,7 +29,6 @@ public:
     bool open() override;
     void close() override;
     bool start(Call &call) override;
-    void renew(const Lease *leases, std::size_t count) override;
     void watch(StoreWatcher *watcher) override { watcher_ = watcher; }
     StoreFigures figures() override;
 
@@ -47,8 +46,6 @@ private:
     void read_only(RedisNode &node) override;
     void redirected(RedisNode &node, Call &call, Millis deadline,
                     const RedisRedirect &redirect) override;
-    void lease_redirected(RedisNode &node, const Lease &lease,
-                          const RedisRedirect &redirect) override;
     void cluster_down(RedisNode &node) override;
 
     // RedisQuery::Owner

@@ -27,7 +27,6 @@ RedisPipelineOptions pipeline_options(const RedisOptions &from, std::size_t inli
 
     options.prefix = view(from.prefix);
     options.timeout = from.timeout;
-    options.single_renewals = from.topology == RedisTopology::cluster;
     options.inline_limit = inline_limit;
     options.max_in_flight = inline_limit == 0 ? kMaxLarge : 0;
     options.replicas = static_cast<unsigned>(from.replicas);
@@ -75,6 +74,10 @@ void RedisConnection::open(ngx_log_t *log) noexcept
 
 void RedisConnection::close() noexcept
 {
+    if (state_ == State::connected) {
+        socket_.flush();
+    }
+
     state_ = State::closed;
     socket_.close();
 
@@ -129,19 +132,6 @@ bool RedisConnection::start(Call &call, Millis deadline, bool asking) noexcept
     set_deadline_timer(deadline);
     socket_.write_soon();
     return false;
-}
-
-bool RedisConnection::renew(const Lease *leases, std::size_t count) noexcept
-{
-    if (!pipeline_.ready() || pipeline_.stalled() || draining_) {
-        return false;
-    }
-
-    pipeline_.renew(leases, count, ngx_current_msec);
-    check_fault_soon();
-    set_deadline_timer(ngx_current_msec + options_.timeout);
-    socket_.write_soon();
-    return true;
 }
 
 // Connecting
@@ -236,11 +226,6 @@ void RedisConnection::error_reply(const char *what, const char *code, const KeyI
 void RedisConnection::redirected(Call &call, Millis deadline, const RedisRedirect &redirect)
 {
     owner_.redirected(call, deadline, redirect);
-}
-
-void RedisConnection::lease_redirected(const Lease &lease, const RedisRedirect &redirect)
-{
-    owner_.lease_redirected(lease, redirect);
 }
 
 void RedisConnection::rerouted(Call &call, Millis deadline) { owner_.rerouted(call, deadline); }
@@ -370,7 +355,8 @@ void RedisConnection::drop(const char *why, ngx_err_t error) noexcept
     bool is_read_only = read_only_;
     // Redis, or a proxy, may just have closed an idle connection: whether Redis is
     // down shows when the worker reconnects
-    bool reconnect_now = was_stable && was_greeted && !pipeline_.stalled() && !is_read_only;
+    bool reconnect_now = (was_stable && was_greeted && !pipeline_.stalled() && !is_read_only)
+                         || pipeline_.value_refused();
 
     socket_.close();
     stall_reported_ = false;

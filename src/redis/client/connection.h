@@ -39,7 +39,6 @@ public:
 
         // See RedisPipelineEvents.  No connection may be closed from within.
         virtual void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) = 0;
-        virtual void lease_redirected(const Lease &lease, const RedisRedirect &redirect) = 0;
         virtual void rerouted(Call &call, Millis deadline) = 0;
 
         // The cluster does not serve a key at the moment (CLUSTERDOWN).  No connection
@@ -61,7 +60,9 @@ public:
     // `log` outlives the connection.
     void open(ngx_log_t *log) noexcept;
 
-    // Every call ends, as `unavailable`.
+    // Every call ends, as `unavailable`.  The commands of calls that were started
+    // before are written first, as far as that is possible without waiting: a worker
+    // that ends at once releases its claims so.
     void close() noexcept;
 
     // Connects to another server, which outlives this object.  Calls in flight end as
@@ -73,9 +74,6 @@ public:
 
     // See Store::start; `asking`: see RedisPipeline::start.
     bool start(Call &call, Millis deadline, bool asking = false) noexcept;
-
-    // False where the connection cannot send renewals at the moment.
-    bool renew(const Lease *leases, std::size_t count) noexcept;
 
     bool is_down() const { return down_; }
     bool is_stalled() const { return pipeline_.stalled(); }
@@ -90,7 +88,6 @@ private:
     void greeted() override;
     void error_reply(const char *what, const char *code, const KeyId *id) override;
     void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) override;
-    void lease_redirected(const Lease &lease, const RedisRedirect &redirect) override;
     void rerouted(Call &call, Millis deadline) override;
 
     // RedisSocket::Events

@@ -72,7 +72,8 @@ void RedisNode::retarget(RedisServer &server) noexcept
 }
 
 // All commands of a key go over one connection, which keeps their order.  The
-// exception are large values, so that other calls do not wait behind them.
+// exception are large values, so that other calls do not wait behind them: a renewal
+// that Redis gets after the result which was sent later is `lost`, and changes nothing.
 RedisConnection &RedisNode::connection_of(const Call &call) noexcept
 {
     if (call.kind == Call::Kind::claim && call.large > 0) {
@@ -110,17 +111,6 @@ bool RedisNode::start(Call &call, Millis deadline, bool asking) noexcept
 {
     call.asking = asking;
     return connection_of(call).start(call, deadline, asking);
-}
-
-// Over any connection: a renewal has no effect on a key that is settled, whichever
-// command Redis gets first.
-void RedisNode::renew(const Lease *leases, std::size_t count) noexcept
-{
-    for (ngx_uint_t i = 0; i < options_.connections; i++) {
-        if (connections_[i].renew(leases, count)) {
-            return;
-        }
-    }
 }
 
 bool RedisNode::is_available() const noexcept
@@ -169,11 +159,6 @@ void RedisNode::read_only(RedisConnection &) { owner_.read_only(*this); }
 void RedisNode::redirected(Call &call, Millis deadline, const RedisRedirect &redirect)
 {
     owner_.redirected(*this, call, deadline, redirect);
-}
-
-void RedisNode::lease_redirected(const Lease &lease, const RedisRedirect &redirect)
-{
-    owner_.lease_redirected(*this, lease, redirect);
 }
 
 void RedisNode::rerouted(Call &call, Millis deadline)

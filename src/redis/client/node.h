@@ -27,11 +27,10 @@ public:
         // be called.
         virtual void read_only(RedisNode &) {}
 
-        // Another node has the key of a call or of a renewal.  The call has not ended
-        // and belongs to the owner now; by default it ends as `unavailable`.
+        // Another node has the key of a call.  The call has not ended and belongs to the
+        // owner now; by default it ends as `unavailable`.
         virtual void redirected(RedisNode &, Call &call, Millis deadline,
                                 const RedisRedirect &redirect);
-        virtual void lease_redirected(RedisNode &, const Lease &, const RedisRedirect &) {}
 
         // The cluster does not serve a key at the moment.
         virtual void cluster_down(RedisNode &) {}
@@ -53,7 +52,7 @@ public:
     // `log` outlives the node.
     void open(ngx_log_t *log) noexcept;
 
-    // Every call ends, as `unavailable`.
+    // Every call ends, as `unavailable`: see RedisConnection::close.
     void close() noexcept;
 
     // To another server from now on, which outlives this object.
@@ -61,7 +60,6 @@ public:
 
     // See Store.
     bool start(Call &call) noexcept;
-    void renew(const Lease *leases, std::size_t count) noexcept;
 
     // The same with a deadline; `asking`: see RedisPipeline::start.
     bool start(Call &call, Millis deadline, bool asking) noexcept;
@@ -82,7 +80,6 @@ private:
     void available_again(RedisConnection &connection) override;
     void read_only(RedisConnection &connection) override;
     void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) override;
-    void lease_redirected(const Lease &lease, const RedisRedirect &redirect) override;
     void rerouted(Call &call, Millis deadline) override;
     void cluster_down() override;
 

@@ -35,7 +35,6 @@ public:
     bool open() override;
     void close() override;
     bool start(Call &call) override;
-    void renew(const Lease *leases, std::size_t count) override { node_.renew(leases, count); }
     void watch(StoreWatcher *watcher) override { watcher_ = watcher; }
     StoreFigures figures() override;
 

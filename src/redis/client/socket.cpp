@@ -2,12 +2,13 @@
 
 #include <algorithm>
 
+#include "redis/client/output_chain.h"
+
 namespace idempotency {
 
 namespace {
 
 constexpr std::size_t kReadSize = 16 * 1024;
-constexpr std::size_t kMaxPieces = 64;  // as many as nginx gives to one writev()
 
 constexpr const char *kConnectFailed = "connecting to it failed";
 constexpr const char *kClosed = "it closed the connection";
@@ -26,28 +27,6 @@ ngx_err_t socket_error(const ngx_connection_t *c)
     }
 
     return error;
-}
-
-std::size_t size_of(const iovec *pieces, std::size_t count)
-{
-    std::size_t size = 0;
-
-    for (std::size_t i = 0; i < count; i++) {
-        size += pieces[i].iov_len;
-    }
-
-    return size;
-}
-
-std::size_t size_of(const ngx_chain_t *link)
-{
-    std::size_t size = 0;
-
-    for (/* void */; link != nullptr; link = link->next) {
-        size += static_cast<std::size_t>(link->buf->last - link->buf->pos);
-    }
-
-    return size;
 }
 
 }  // namespace
@@ -322,17 +301,40 @@ void RedisSocket::fail_with_tls_reason(const char *why, ngx_err_t error) noexcep
     fail(tls_failed_ ? reason : why, tls_failed_ ? 0 : error);
 }
 
+// The server may have sent the reason before it closed the connection: an error reply;
+// or the alert with which it refuses the client's certificate, which comes only after
+// the handshake.
 void RedisSocket::fail_to_write(ngx_err_t error) noexcept
 {
-    u_char bytes[256];
-
-    // the alert with which a server refuses the client's certificate comes only after
-    // the handshake: read it
-    if (tls_.is_used()) {
-        (void) connection_->recv(connection_, bytes, sizeof(bytes));
+    if (read_rest()) {
+        fail_with_tls_reason("writing to it failed", error);
     }
+}
 
-    fail_with_tls_reason("writing to it failed", error);
+// Reads what has arrived on a broken connection.  False where the owner has closed the
+// connection meanwhile.
+bool RedisSocket::read_rest() noexcept
+{
+    u_char bytes[kReadSize];
+    std::uint32_t generation = generation_;
+
+    for (;;) {
+        // the last read has found no more bytes: nginx would not try again before the
+        // next event
+        connection_->read->available = -1;
+
+        ssize_t n = connection_->recv(connection_, bytes, sizeof(bytes));
+
+        if (n <= 0) {
+            return true;
+        }
+
+        events_.received({reinterpret_cast<char *>(bytes), static_cast<std::size_t>(n)});
+
+        if (generation != generation_) {
+            return false;
+        }
+    }
 }
 
 void RedisSocket::on_timeout(ngx_event_t *event)
@@ -430,34 +432,23 @@ void RedisSocket::write() noexcept
 // Writes as much as the socket takes.  False where it is broken.
 bool RedisSocket::write_some() noexcept
 {
-    iovec pieces[kMaxPieces];
-    ngx_buf_t buffers[kMaxPieces];
-    ngx_chain_t links[kMaxPieces];
+    iovec pieces[RedisOutputChain::kMaxPieces];
 
     for (;;) {
-        std::size_t n = events_.output(pieces, kMaxPieces);
+        std::size_t n = events_.output(pieces, RedisOutputChain::kMaxPieces);
 
         if (n == 0) {
             break;
         }
 
-        ngx_memzero(buffers, n * sizeof(ngx_buf_t));
-
-        for (std::size_t i = 0; i < n; i++) {
-            buffers[i].pos = static_cast<u_char *>(pieces[i].iov_base);
-            buffers[i].last = buffers[i].pos + pieces[i].iov_len;
-            buffers[i].memory = 1;
-            links[i].buf = &buffers[i];
-            links[i].next = i + 1 < n ? &links[i + 1] : nullptr;
-        }
-
-        ngx_chain_t *rest = connection_->send_chain(connection_, links, 0);
+        RedisOutputChain chain(pieces, n);
+        ngx_chain_t *rest = connection_->send_chain(connection_, chain.first(), 0);
 
         if (rest == NGX_CHAIN_ERROR) {
             return false;
         }
 
-        events_.wrote(size_of(pieces, n) - size_of(rest));
+        events_.wrote(chain.sent(rest));
 
         if (rest != nullptr) {
             return true;
@@ -467,6 +458,18 @@ bool RedisSocket::write_some() noexcept
     // flush the bytes that nginx keeps in order to fill a TLS record
     return (connection_->buffered & NGX_SSL_BUFFERED) == 0
            || connection_->send_chain(connection_, nullptr, 0) != NGX_CHAIN_ERROR;
+}
+
+void RedisSocket::flush() noexcept
+{
+    u_char bytes[kReadSize];
+
+    (void) write_some();
+
+    // bytes that were not read would make the system reset the connection, and drop
+    // what it has not sent yet
+    while (connection_->recv(connection_, bytes, sizeof(bytes)) > 0) {
+    }
 }
 
 void RedisSocket::write_soon() noexcept

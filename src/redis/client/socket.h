@@ -90,6 +90,10 @@ public:
     // cycle share a system call.
     void write_soon() noexcept;
 
+    // Writes what there is to write, as much as the socket takes at once, and ignores
+    // errors.  Only before `close`, in the state `connected`.
+    void flush() noexcept;
+
     RedisServer &server() const { return *server_; }
 
 private:
@@ -119,6 +123,7 @@ private:
     void fail_to_write(ngx_err_t error) noexcept;
 
     void read() noexcept;
+    bool read_rest() noexcept;
     void write() noexcept;
     bool write_some() noexcept;
 

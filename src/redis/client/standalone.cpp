@@ -43,7 +43,6 @@ public:
     }
 
     bool start(Call &call) override { return node_.start(call); }
-    void renew(const Lease *leases, std::size_t count) override { node_.renew(leases, count); }
 
 private:
     void node_available(RedisNode &) override

@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string_view>
 
 #include "core/deadline_queue.h"
@@ -16,10 +15,6 @@ namespace idempotency {
 struct RedisPipelineOptions {
     std::string_view prefix;  // of every key; outlives the pipeline
     Millis timeout = 1000;    // for the reply to a command that the pipeline itself sends
-
-    // Each command renews one key: in a cluster all keys of a command must be in
-    // one slot.
-    bool single_renewals = false;
 
     std::size_t inline_limit = 0;  // bytes; a claim returns no larger value; 0: no limit
 
@@ -34,9 +29,9 @@ struct RedisPipelineOptions {
     unsigned replicas = 0;
     Millis replica_wait = 0;
 
-    // The deadline of a command that the pipeline itself sends: Redis may first
-    // have to carry out a WAIT that was sent before.
-    Millis own_deadline(Millis now) const
+    // The deadline of a WAIT: Redis may first have to carry out another one that
+    // was sent before.
+    Millis wait_deadline(Millis now) const
     {
         return now + timeout + (replicas > 0 ? replica_wait : 0);
     }
@@ -53,14 +48,10 @@ struct RedisCommand {
     bool awaits_asking_reply = false;  // ASKING was sent and has no reply yet
     Call *call = nullptr;              // null: no call waits for the reply
     KeyId id{};
-    Token token = 0;
+    Token token = 0;  // of a claim: the token that it has
     Millis deadline = 0;
-    Millis lease = 0;              // of a claim, in milliseconds
-    Millis claim_expires = 0;      // of the release of a late claim: when its lease has expired
-    std::uint64_t asking_end = 0;  // where the bytes of ASKING end, as RedisOutput counts them
-    std::uint64_t end = 0;         // where the bytes of the command end
-    std::unique_ptr<Lease[]> leases;
-    std::size_t lease_count = 0;
+    std::uint64_t begin = 0;  // where the bytes of the command begin, as RedisOutput counts them
+    std::uint64_t end = 0;    // where they end; those of ASKING end at `begin`
 
     // For the log.
     const char *name() const;
@@ -74,9 +65,14 @@ struct RedisCommand {
     // Counts against RedisPipelineOptions::max_in_flight.
     bool is_limited() const { return changes_key() || kind == Kind::fetch; }
 
-    bool releases_late_claim() const
+    // The result of the call of a command that was sent and whose outcome is not
+    // known.
+    Reply unknown_result() const
     {
-        return kind == Kind::release && call == nullptr && claim_expires != 0;
+        Reply result;
+
+        result.sent = kind != Kind::fetch;  // which changes nothing
+        return result;
     }
 };
 

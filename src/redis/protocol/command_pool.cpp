@@ -14,10 +14,19 @@ void RedisCommandPool::end(RedisCommand *command, const Reply &result) noexcept
     }
 }
 
-void RedisCommandPool::end_all(RedisCommandQueue commands) noexcept
+void RedisCommandPool::end_unsent(RedisCommandQueue commands) noexcept
 {
     while (!commands.empty()) {
         end(commands.pop(), Reply());
+    }
+}
+
+void RedisCommandPool::end_unknown(RedisCommandQueue commands) noexcept
+{
+    while (!commands.empty()) {
+        RedisCommand *command = commands.pop();
+
+        end(command, command->unknown_result());
     }
 }
 

@@ -25,18 +25,16 @@ public:
     }
 
     // The command is in no queue.
-    void recycle(RedisCommand *command) noexcept
-    {
-        command->leases.reset();
-        unused_.give(command);
-    }
+    void recycle(RedisCommand *command) noexcept { unused_.give(command); }
 
     // Recycles the command, then ends its call, if there is one, with `result`.
     // Call::ended may start other calls.
     void end(RedisCommand *command, const Reply &result) noexcept;
 
-    // Ends all of them as `unavailable`.
-    void end_all(RedisCommandQueue commands) noexcept;
+    // Ends all of them as `unavailable`: commands that were never sent, or commands
+    // that were sent and whose outcome is not known.
+    void end_unsent(RedisCommandQueue commands) noexcept;
+    void end_unknown(RedisCommandQueue commands) noexcept;
 
 private:
     FreeList<RedisCommand> unused_;

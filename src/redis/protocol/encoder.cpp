@@ -72,13 +72,12 @@ void RedisEncoder::put(const RedisCommand &command) noexcept
 
 void RedisEncoder::put_claim(const RedisCommand &claim) noexcept
 {
-    put_script(claim, 1, 4);
-    put_key(claim.id);
+    put_script(claim, 4);
     put_pieces(claim.call->value);
     put_bulk_number(claim.call->lifetime);
 
-    if (claim.token != 0) {
-        put_token(claim.token);
+    if (claim.call->token != 0) {
+        put_token(claim.call->token);
     } else {
         put_bulk({});
     }
@@ -88,32 +87,23 @@ void RedisEncoder::put_claim(const RedisCommand &claim) noexcept
 
 void RedisEncoder::put_settle(const RedisCommand &settle) noexcept
 {
-    put_script(settle, 1, 3);
-    put_key(settle.id);
-    put_token(settle.token);
+    put_script(settle, 3);
+    put_claim_id(settle);
     put_pieces(settle.call->value);
     put_bulk_number(settle.call->lifetime);
 }
 
 void RedisEncoder::put_release(const RedisCommand &release) noexcept
 {
-    put_script(release, 1, 1);
-    put_key(release.id);
-    put_token(release.token);
+    put_script(release, 1);
+    put_claim_id(release);
 }
 
 void RedisEncoder::put_renew(const RedisCommand &renew) noexcept
 {
-    put_script(renew, renew.lease_count, 2 * renew.lease_count);
-
-    for (std::size_t i = 0; i < renew.lease_count; i++) {
-        put_key(renew.leases[i].id);
-    }
-
-    for (std::size_t i = 0; i < renew.lease_count; i++) {
-        put_token(renew.leases[i].token);
-        put_bulk_number(renew.leases[i].length);
-    }
+    put_script(renew, 2);
+    put_claim_id(renew);
+    put_bulk_number(renew.call->lifetime);
 }
 
 void RedisEncoder::put_wait() noexcept
@@ -153,10 +143,15 @@ void RedisEncoder::put_bulk_number(std::uint64_t number) noexcept
 
 void RedisEncoder::put_token(Token token) noexcept
 {
-    unsigned char bytes[kTokenSize];
+    unsigned char bytes[sizeof(Token)];
 
     wire::put_u64(bytes, token);
     put_bulk(wire::view(bytes, sizeof(bytes)));
+}
+
+void RedisEncoder::put_claim_id(const RedisCommand &command) noexcept
+{
+    put_bulk(command.call->claim.view());
 }
 
 void RedisEncoder::put_key(const KeyId &id) noexcept
@@ -185,15 +180,16 @@ void RedisEncoder::put_pieces(const Pieces &pieces) noexcept
     output_.copy("\r\n");
 }
 
-void RedisEncoder::put_script(const RedisCommand &command, std::size_t keys,
-                              std::size_t arguments) noexcept
+// Up to the key; `arguments` follow.
+void RedisEncoder::put_script(const RedisCommand &command, std::size_t arguments) noexcept
 {
     RedisScript script = script_of(command.kind);
 
-    put_number('*', 3 + keys + arguments);
+    put_number('*', 3 + 1 + arguments);
     put_bulk(command.as_eval ? "EVAL" : "EVALSHA");
     put_bulk(command.as_eval ? script_text(script) : scripts_.sha(script));
-    put_bulk_number(keys);
+    put_bulk_number(1);
+    put_key(command.id);
 }
 
 }  // namespace idempotency

@@ -35,9 +35,10 @@ private:
     void put_bulk(std::string_view bytes) noexcept;
     void put_bulk_number(std::uint64_t number) noexcept;
     void put_token(Token token) noexcept;
+    void put_claim_id(const RedisCommand &command) noexcept;
     void put_key(const KeyId &id) noexcept;
     void put_pieces(const Pieces &pieces) noexcept;
-    void put_script(const RedisCommand &command, std::size_t keys, std::size_t arguments) noexcept;
+    void put_script(const RedisCommand &command, std::size_t arguments) noexcept;
     void put_claim(const RedisCommand &claim) noexcept;
     void put_settle(const RedisCommand &settle) noexcept;
     void put_release(const RedisCommand &release) noexcept;

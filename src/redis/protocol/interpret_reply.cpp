@@ -1,8 +1,9 @@
 #include "redis/protocol/interpret_reply.h"
 
+#include <algorithm>
 #include <charconv>
 
-#include "core/wire.h"
+#include "core/record.h"
 
 namespace idempotency {
 
@@ -24,13 +25,49 @@ const char *role_fault(const ServerReply &reply)
                                    : "it is not a master";
 }
 
+bool begins_with(std::string_view text, std::string_view begin)
+{
+    return text.substr(0, begin.size()) == begin;
+}
+
+// Whether an error says that Redis did not run the command, or did not change the key.
+// Any other may come from a proxy which has lost the reply of Redis.
+bool says_nothing_changed(std::string_view code)
+{
+    static constexpr std::string_view codes[] = {
+        "OOM",    "READONLY",  "LOADING",  "CLUSTERDOWN", "NOREPLICAS", "MISCONF",  "NOPERM",
+        "NOAUTH", "WRONGTYPE", "NOSCRIPT", "BUSY",        "CROSSSLOT",  "TRYAGAIN", "MASTERDOWN",
+    };
+
+    return std::find(std::begin(codes), std::end(codes), code) != std::end(codes);
+}
+
+void interpret_error(const RedisCommand &command, const ServerReply &error, Reply &result)
+{
+    if (is_bulk_length_error(command, error)
+        || (command.kind == RedisCommand::Kind::settle
+            && begins_with(error.text, "ERR string exceeds maximum allowed size")))
+    {
+        result.verdict = Verdict::refused;
+    } else if (!says_nothing_changed(error.code)) {
+        result = command.unknown_result();
+    }
+}
+
 }  // namespace
+
+bool is_bulk_length_error(const RedisCommand &command, const ServerReply &reply) noexcept
+{
+    return command.kind == RedisCommand::Kind::settle && reply.kind == ServerReply::Kind::error
+           && begins_with(reply.text, "ERR Protocol error: invalid bulk length");
+}
 
 bool interpret_reply(const RedisCommand &command, const ServerReply &reply, const RedisValue &value,
                      Reply &result) noexcept
 {
     switch (reply.kind) {
     case ServerReply::Kind::error:
+        interpret_error(command, reply, result);
         return true;
 
     case ServerReply::Kind::pair:
@@ -60,7 +97,10 @@ bool interpret_reply(const RedisCommand &command, const ServerReply &reply, cons
         return command.token != 0 ? reply.integer == 1 : reply.integer > 0;
 
     case RedisCommand::Kind::renew:
-        return reply.integer >= 0;
+        result.verdict = reply.integer == 1    ? Verdict::done
+                         : reply.integer == -1 ? Verdict::gone
+                                               : Verdict::lost;
+        return reply.integer >= -1 && reply.integer <= 1;
 
     default:
         result.verdict = reply.integer == 1 ? Verdict::done : Verdict::lost;
@@ -76,9 +116,8 @@ Reply found_result(const RedisValue &value, Millis remaining) noexcept
     result.value = value.bytes;
     result.remaining = remaining;
 
-    if (value.bytes.size() >= kTokenOffset + kTokenSize) {
-        result.token = wire::get_u64(reinterpret_cast<const unsigned char *>(value.bytes.data())
-                                     + kTokenOffset);
+    if (value.bytes.size() >= kTokenOffset + sizeof(Token)) {
+        result.token = token_of(value.bytes);
     }
 
     return result;

@@ -2,16 +2,13 @@
 
 #include <algorithm>
 #include <charconv>
-#include <memory>
-#include <new>
-#include <utility>
 
 namespace idempotency {
 
 namespace {
 
 // A stalled connection is closed after so many timeouts without the reply.
-// Until then Redis may reply, and a claim that it has granted late is released.
+// Until then Redis may reply, and calls can be sent again.
 constexpr Millis kStalledTimeouts = 3;
 
 constexpr const char *kNoReply = "it does not reply";
@@ -21,8 +18,7 @@ constexpr const char *kNoReply = "it does not reply";
 RedisPipeline::RedisPipeline(const RedisScripts &scripts, const RedisPipelineOptions &options,
                              Events &events) noexcept
     : options_(options), sender_(scripts, options_, pool_, replicas_),
-      late_claims_(options_, pool_, sender_),
-      replies_(options_, events, pool_, sender_, replicas_, late_claims_)
+      replies_(options_, events, pool_, sender_, replicas_)
 {}
 
 RedisPipeline::~RedisPipeline()
@@ -64,20 +60,11 @@ void RedisPipeline::close() noexcept
 
     replies_.close();
 
-    while (!in_flight.empty()) {
-        RedisCommand *command = in_flight.pop();
-
-        if (command->releases_late_claim()) {
-            late_claims_.keep(command);
-        } else {
-            pool_.end(command, Reply());
-        }
-    }
-
-    late_claims_.end_held_after_close(held);
+    pool_.end_unknown(in_flight);
+    pool_.end_unknown(held);
 }
 
-void RedisPipeline::end_waiting() noexcept { pool_.end_all(sender_.take_waiting()); }
+void RedisPipeline::end_waiting() noexcept { pool_.end_unsent(sender_.take_waiting()); }
 
 // Calls
 
@@ -86,7 +73,7 @@ bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
     using Kind = RedisCommand::Kind;
 
     // in the order of Call::Kind
-    static constexpr Kind kinds[] = {Kind::claim, Kind::settle, Kind::release};
+    static constexpr Kind kinds[] = {Kind::claim, Kind::settle, Kind::release, Kind::renew};
 
     bool fetches = call.kind == Call::Kind::claim && call.large > 0;
     Kind kind = fetches ? Kind::fetch : kinds[static_cast<std::size_t>(call.kind)];
@@ -102,53 +89,18 @@ bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
     command->id = call.id;
     command->token = call.token;
     command->asking = asking;
-    command->lease = call.lifetime;
     sender_.send_or_queue(command);
     return false;
-}
-
-void RedisPipeline::renew(const Lease *leases, std::size_t count, Millis now) noexcept
-{
-    std::size_t max = options_.single_renewals ? 1 : kMaxRenewedAtOnce;
-
-    while (count > 0 && ready() && !stalled()) {
-        std::size_t n = std::min(count, max);
-
-        if (!send_renewal(leases, n, now)) {
-            return;
-        }
-
-        leases += n;
-        count -= n;
-    }
-}
-
-bool RedisPipeline::send_renewal(const Lease *leases, std::size_t count, Millis now) noexcept
-{
-    std::unique_ptr<Lease[]> copy(new (std::nothrow) Lease[count]);
-    RedisCommand *command =
-        copy ? pool_.make(RedisCommand::Kind::renew, options_.own_deadline(now)) : nullptr;
-
-    if (command == nullptr) {
-        return false;
-    }
-
-    std::copy(leases, leases + count, copy.get());
-    command->leases = std::move(copy);
-    command->lease_count = count;
-    command->asking = count == 1 && leases[0].asking;
-    sender_.send(command);
-    return true;
 }
 
 // Deadlines
 
 void RedisPipeline::expire(Millis now) noexcept
 {
-    pool_.end_all(sender_.take_expired_waiting(now));
+    pool_.end_unsent(sender_.take_expired_waiting(now));
 
     if (fault() == nullptr) {
-        late_claims_.end_held(replicas_.take_expired(now), now);
+        pool_.end_unknown(replicas_.take_expired(now));
     }
 
     expire_in_flight(now);
@@ -186,7 +138,7 @@ void RedisPipeline::expire_in_flight(Millis now) noexcept
         }
 
         if (call != nullptr) {
-            call->reply = Reply();
+            call->reply = at->unknown_result();
             call->ended(*call);
         }
     }

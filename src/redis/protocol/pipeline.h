@@ -5,8 +5,11 @@
 // bytes and the time, in milliseconds of any clock that never goes back.
 //
 // Its parts: RedisSender (what is sent), RedisReplyHandler (what replies mean),
-// RedisReplicaWait (what waits for replicas), RedisLateClaims (claims that were
-// granted too late).
+// RedisReplicaWait (what waits for replicas).
+//
+// Reply::sent of a call that ends as `unavailable`: true once its command was in
+// flight, unless Redis has replied that it has changed nothing.  A reply that comes
+// after the deadline is read and dropped.
 
 #pragma once
 
@@ -18,7 +21,6 @@
 
 #include "core/store.h"
 #include "redis/protocol/command_pool.h"
-#include "redis/protocol/late_claims.h"
 #include "redis/protocol/pipeline_events.h"
 #include "redis/protocol/replica_wait.h"
 #include "redis/protocol/reply_handler.h"
@@ -33,10 +35,6 @@ struct RedisLogin {
     std::uint32_t database = 0;
     bool master_only = false;  // the greeting fails where the server is no master
 };
-
-// How many claims one command renews at most: while a script runs Redis serves
-// no other client.
-constexpr std::size_t kMaxRenewedAtOnce = 512;
 
 class RedisPipeline {
 public:
@@ -55,8 +53,7 @@ public:
 
     // The connection is closed.  Calls in flight end as `unavailable`, as it is
     // not known whether Redis has run their commands; calls that were not sent
-    // yet wait for the next connection.  Late claims are released over the next
-    // connection.
+    // yet wait for the next connection.
     void close() noexcept;
 
     // Ends the calls that wait as `unavailable`: there is no new connection
@@ -68,10 +65,6 @@ public:
     // `unavailable`: the connection has a fault or is stalled, or there is no
     // memory.  `asking`: a node of a cluster has redirected the call with ASK.
     bool start(Call &call, Millis deadline, bool asking = false) noexcept;
-
-    // Sends renewals.  Best effort: nothing is sent where the connection is not
-    // ready or is stalled.
-    void renew(const Lease *leases, std::size_t count, Millis now) noexcept;
 
     // Sends no further calls over this connection: they wait for the next one.
     void pause() noexcept { sender_.pause(); }
@@ -98,6 +91,10 @@ public:
     // Why the connection cannot be used any more and is to be closed, or null.
     const char *fault() const { return sender_.fault(); }
 
+    // The fault is that Redis has refused a value (Verdict::refused): the server is
+    // available, and may be connected to at once.
+    bool value_refused() const { return sender_.value_refused(); }
+
     // Redis has completed the greeting, and there is no fault.
     bool ready() const { return sender_.ready(); }
 
@@ -108,7 +105,6 @@ public:
     bool idle() const { return sender_.idle() && replicas_.holds_none(); }
 
 private:
-    bool send_renewal(const Lease *leases, std::size_t count, Millis now) noexcept;
     void expire_in_flight(Millis now) noexcept;
     Millis stall_deadline() const noexcept;
 
@@ -116,7 +112,6 @@ private:
     RedisCommandPool pool_;
     RedisReplicaWait replicas_;
     RedisSender sender_;
-    RedisLateClaims late_claims_;
     RedisReplyHandler replies_;
 };
 

@@ -14,17 +14,14 @@ public:
     virtual void greeted() = 0;
 
     // Redis replied to the command `what` with an error that begins with `code`.
-    // `id` is the key's, or null where a command has no key or several.  Where
-    // too few replicas have a change `what` is "WAIT" and `code` "NOREPLICAS".
+    // `id` is the key's, or null where a command has no key.  Where too few
+    // replicas have a change `what` is "WAIT" and `code` "NOREPLICAS".
     virtual void error_reply(const char *what, const char *code, const KeyId *id) = 0;
 
     // Another node of the cluster has the key of this call: Redis has not run
     // the command.  The call has not ended, and belongs to the connection again.
     // `redirect` is valid until this returns.
     virtual void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) = 0;
-
-    // The same for the renewal of a lease.
-    virtual void lease_redirected(const Lease &lease, const RedisRedirect &redirect) = 0;
 
     // The call has not ended, belongs to the connection again and has to be
     // started over another connection: the claim found a value above

@@ -48,9 +48,9 @@ char *RedisReplyHandler::allocate_value(std::size_t size)
     RedisCommand *command = sender_.first_in_flight();
     Call *call =
         command->kind == Kind::claim || command->kind == Kind::fetch ? command->call : nullptr;
-    bool is_wanted = call != nullptr && call->room != nullptr
+    bool is_wanted = call != nullptr && call->allocate_value != nullptr
                      && (command->kind == Kind::claim || size == call->large);
-    char *buffer = is_wanted ? call->room(*call, size) : nullptr;
+    char *buffer = is_wanted ? call->allocate_value(*call, size) : nullptr;
 
     value_ = {{buffer, buffer != nullptr ? size : 0}, size, buffer != nullptr};
     return buffer;
@@ -62,7 +62,7 @@ char *RedisReplyHandler::allocate_value(std::size_t size)
 void RedisReplyHandler::end_with_fault(RedisCommand *command) noexcept
 {
     sender_.set_fault(kNotRedis);
-    pool_.end(command, Reply());
+    pool_.end(command, command->unknown_result());
 }
 
 void RedisReplyHandler::handle(const ServerReply &reply, Millis now) noexcept
@@ -73,13 +73,17 @@ void RedisReplyHandler::handle(const ServerReply &reply, Millis now) noexcept
 
     RedisCommand *command = sender_.pop_in_flight();
 
-    if (!sender_.is_written(command->end)) {
+    bool is_complete = sender_.is_written(command->end);
+
+    if (!is_complete
+        && !(is_bulk_length_error(*command, reply) && sender_.may_be_written(command->begin + 1)))
+    {
         end_with_fault(command);
         return;
     }
 
     if (command->is_greeting()) {
-        handle_greeting(*command, reply, now);
+        handle_greeting(*command, reply);
         pool_.recycle(command);
         return;
     }
@@ -105,7 +109,7 @@ void RedisReplyHandler::handle(const ServerReply &reply, Millis now) noexcept
         return;
     }
 
-    handle_result(command, reply, now);
+    handle_result(command, reply);
 }
 
 // The reply to the ASKING that was sent before the command.
@@ -119,9 +123,8 @@ bool RedisReplyHandler::handle_asking(RedisCommand &command, const ServerReply &
 
     command.awaits_asking_reply = false;
 
-    if (!sender_.is_written(command.asking_end)
-        || (!is_error && reply.kind != ServerReply::Kind::status))
-    {
+    if (!sender_.is_written(command.begin)
+        || (!is_error && reply.kind != ServerReply::Kind::status)) {
         sender_.set_fault(kNotRedis);
     } else if (is_error) {
         events_.error_reply("ASKING", reply.code, nullptr);
@@ -130,8 +133,8 @@ bool RedisReplyHandler::handle_asking(RedisCommand &command, const ServerReply &
     return true;
 }
 
-void RedisReplyHandler::handle_greeting(const RedisCommand &command, const ServerReply &reply,
-                                        Millis now) noexcept
+void RedisReplyHandler::handle_greeting(const RedisCommand &command,
+                                        const ServerReply &reply) noexcept
 {
     const char *fault = greeting_fault(command, reply);
 
@@ -145,7 +148,6 @@ void RedisReplyHandler::handle_greeting(const RedisCommand &command, const Serve
 
     if (fault == nullptr && command.kind == Kind::ping) {
         sender_.greeted();
-        late_claims_.send_kept(now);
         sender_.send_waiting();
         events_.greeted();
     }
@@ -165,14 +167,14 @@ void RedisReplyHandler::handle_wait(RedisCommand *command, const ServerReply &re
     }
 
     bool are_enough = !is_error && reply.integer >= static_cast<long long>(options_.replicas);
-    RedisCommandQueue held = replicas_.wait_replied(are_enough, options_.own_deadline(now));
+    RedisCommandQueue held = replicas_.wait_replied(are_enough, options_.wait_deadline(now));
 
     if (!are_enough) {
         if (is_error || !held.empty()) {
             events_.error_reply("WAIT", is_error ? reply.code : "NOREPLICAS", nullptr);
         }
 
-        late_claims_.end_held(held, now);
+        pool_.end_unknown(held);
         return;
     }
 
@@ -194,7 +196,7 @@ bool RedisReplyHandler::handle_no_script(RedisCommand *command, const ServerRepl
         return false;
     }
 
-    if (command->timed_out && !command->releases_late_claim()) {
+    if (command->timed_out) {
         pool_.recycle(command);
         return true;
     }
@@ -203,7 +205,6 @@ bool RedisReplyHandler::handle_no_script(RedisCommand *command, const ServerRepl
     // were in flight at the same time, and no call has the outcome of either: the
     // two may run in any order.
     command->as_eval = true;
-    command->timed_out = false;
     sender_.send(command);
     return true;
 }
@@ -213,22 +214,17 @@ bool RedisReplyHandler::handle_redirect(RedisCommand *command, const ServerReply
 {
     RedisRedirect redirect;
 
-    if (!parse_redis_redirect(reply.text, redirect) || command->lease_count > 1) {
+    if (!parse_redis_redirect(reply.text, redirect)) {
         return false;
     }
 
     Call *call = command->call;
     Millis deadline = command->deadline;
-    bool timed_out = command->timed_out;
-    bool is_renewal = command->kind == Kind::renew;
-    Lease lease = is_renewal ? command->leases[0] : Lease();
 
     pool_.recycle(command);
 
     if (call != nullptr) {
         events_.redirected(*call, deadline, redirect);
-    } else if (is_renewal && !timed_out) {
-        events_.lease_redirected(lease, redirect);
     }
 
     return true;
@@ -245,7 +241,7 @@ void RedisReplyHandler::handle_too_large(RedisCommand *command, std::size_t size
     Millis remaining = 0;
 
     if (call == nullptr || !value_.has_buffer || !parse_pttl(value_.bytes, remaining)
-        || call->room(*call, size) == nullptr)
+        || call->allocate_value(*call, size) == nullptr)
     {
         pool_.end(command, Reply());
         return;
@@ -290,8 +286,7 @@ void RedisReplyHandler::handle_fetch(RedisCommand *command, const ServerReply &r
 }
 
 // The reply of a script, or an error.
-void RedisReplyHandler::handle_result(RedisCommand *command, const ServerReply &reply,
-                                      Millis now) noexcept
+void RedisReplyHandler::handle_result(RedisCommand *command, const ServerReply &reply) noexcept
 {
     Reply result;
 
@@ -300,19 +295,15 @@ void RedisReplyHandler::handle_result(RedisCommand *command, const ServerReply &
         return;
     }
 
-    if (command->timed_out && result.verdict == Verdict::claimed) {
-        late_claims_.release(*command, result.token, now);
-    }
-
     if (reply.kind == ServerReply::Kind::error) {
-        events_.error_reply(command->name(), reply.code,
-                            command->kind != Kind::renew ? &command->id : nullptr);
+        events_.error_reply(command->name(), reply.code, &command->id);
     }
 
-    // another Redis has become the master, and may have the claim
-    if (command->releases_late_claim() && std::strcmp(reply.code, "READONLY") == 0) {
-        late_claims_.keep(command);
-    } else if (!hold_for_replicas(command, result)) {
+    if (is_bulk_length_error(*command, reply)) {
+        sender_.set_value_refused();
+    }
+
+    if (!hold_for_replicas(command, result)) {
         pool_.end(command, result);
     }
 }

@@ -6,9 +6,9 @@
 #include <string_view>
 
 #include "redis/protocol/interpret_reply.h"
-#include "redis/protocol/late_claims.h"
 #include "redis/protocol/pipeline_events.h"
 #include "redis/protocol/reader.h"
+#include "redis/protocol/sender.h"
 
 namespace idempotency {
 
@@ -20,10 +20,10 @@ class RedisReplyHandler : private RedisReader::Sink {
 public:
     // All of them outlive this object.
     RedisReplyHandler(const RedisPipelineOptions &options, RedisPipelineEvents &events,
-                      RedisCommandPool &pool, RedisSender &sender, RedisReplicaWait &replicas,
-                      RedisLateClaims &late_claims) noexcept
+                      RedisCommandPool &pool, RedisSender &sender,
+                      RedisReplicaWait &replicas) noexcept
         : options_(options), events_(events), pool_(pool), sender_(sender), replicas_(replicas),
-          late_claims_(late_claims), reader_(*this)
+          reader_(*this)
     {}
 
     // A new connection.  False where there is no memory.
@@ -45,14 +45,13 @@ private:
 
     void handle(const ServerReply &reply, Millis now) noexcept;
     bool handle_asking(RedisCommand &command, const ServerReply &reply) noexcept;
-    void handle_greeting(const RedisCommand &command, const ServerReply &reply,
-                         Millis now) noexcept;
+    void handle_greeting(const RedisCommand &command, const ServerReply &reply) noexcept;
     void handle_wait(RedisCommand *command, const ServerReply &reply, Millis now) noexcept;
     bool handle_no_script(RedisCommand *command, const ServerReply &reply) noexcept;
     bool handle_redirect(RedisCommand *command, const ServerReply &reply) noexcept;
     void handle_too_large(RedisCommand *command, std::size_t size, Millis now) noexcept;
     void handle_fetch(RedisCommand *command, const ServerReply &reply, Millis now) noexcept;
-    void handle_result(RedisCommand *command, const ServerReply &reply, Millis now) noexcept;
+    void handle_result(RedisCommand *command, const ServerReply &reply) noexcept;
     bool hold_for_replicas(RedisCommand *command, const Reply &result) noexcept;
     void end_with_fault(RedisCommand *command) noexcept;
 
@@ -61,7 +60,6 @@ private:
     RedisCommandPool &pool_;
     RedisSender &sender_;
     RedisReplicaWait &replicas_;
-    RedisLateClaims &late_claims_;
 
     RedisReader reader_;
     RedisValue value_;  // of the reply that is being read

@@ -10,15 +10,17 @@ namespace idempotency {
 namespace {
 
 // The scripts count bytes from 1, GETRANGE from 0.
-static_assert(kStateOffset == 7 && kTokenOffset == 8 && kTokenSize == 8,
-              "the scripts have the offsets of a record's state and token");
+static_assert(kStateOffset == 7 && kClaimOffset == 8 && sizeof(ClaimId) == 16 && kTokenOffset == 24
+                  && sizeof(Token) == 8 && kLifetimeOffset == 32 && sizeof(Millis) == 8,
+              "the scripts have the offsets of a record's state, claim, token and lifetime");
 
 // A new token is the time in microseconds, which stays below 2^53 until the year
 // 2255, so a Lua number holds it exactly.  A token that the caller wants may be
 // larger, and stays a string.
 //
-// A claim without an expiry (someone has used PERSIST) gets the lease again: else
-// its key would be blocked for ever.
+// No claim is left for longer than its own lifetime.  It would be without an expiry
+// (someone has used PERSIST) or after the clock of Redis has gone back; until then the
+// key would be blocked.  A lifetime that PEXPIRE does not take is of a damaged record.
 constexpr std::string_view kClaim = R"(
 local left = redis.call('PTTL', KEYS[1])
 if left ~= -2 then
@@ -29,9 +31,12 @@ if left ~= -2 then
     end
     local held = redis.call('GET', KEYS[1])
     local state = held:sub(8, 8)
-    if left == -1 and held:sub(1, 3) == 'IDM' and (state == 'R' or state == 'U') then
-        left = tonumber(ARGV[2])
-        redis.call('PEXPIRE', KEYS[1], left)
+    if held:sub(1, 3) == 'IDM' and (state == 'R' or state == 'U') and #held >= 40 then
+        local lifetime = struct.unpack('>I8', held:sub(33, 40))
+        if (left == -1 or left > lifetime) and lifetime > 0 and lifetime < 1e14 then
+            left = lifetime
+            redis.call('PEXPIRE', KEYS[1], left)
+        end
     end
     return {held, left}
 end
@@ -41,15 +46,15 @@ if token == '' then
     answer = now[1] * 1000000 + now[2]
     token = struct.pack('>I8', answer)
 end
-redis.call('SET', KEYS[1], ARGV[1]:sub(1, 8) .. token .. ARGV[1]:sub(17), 'PX', ARGV[2])
+redis.call('SET', KEYS[1], ARGV[1]:sub(1, 24) .. token .. ARGV[1]:sub(33), 'PX', ARGV[2])
 return answer
 )";
 
 // GETRANGE returns an empty string both for a missing key and for a value that is
 // too short: EXISTS tells which.
 constexpr std::string_view kSettle = R"(
-local token = redis.call('GETRANGE', KEYS[1], 8, 15)
-if token ~= ARGV[1] and (token ~= '' or redis.call('EXISTS', KEYS[1]) == 1) then
+local claim = redis.call('GETRANGE', KEYS[1], 8, 23)
+if claim ~= ARGV[1] and (claim ~= '' or redis.call('EXISTS', KEYS[1]) == 1) then
     return 0
 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -57,21 +62,18 @@ return 1
 )";
 
 constexpr std::string_view kRelease = R"(
-if redis.call('GETRANGE', KEYS[1], 7, 15) ~= 'R' .. ARGV[1] then
+if redis.call('GETRANGE', KEYS[1], 7, 23) ~= 'R' .. ARGV[1] then
     return 0
 end
 return redis.call('DEL', KEYS[1])
 )";
 
-// A key of another type must not prevent the renewal of the other keys: so pcall.
 constexpr std::string_view kRenew = R"(
-local renewed = 0
-for i, key in ipairs(KEYS) do
-    if redis.pcall('GETRANGE', key, 7, 15) == 'R' .. ARGV[2 * i - 1] then
-        renewed = renewed + redis.call('PEXPIRE', key, ARGV[2 * i])
-    end
+local claim = redis.call('GETRANGE', KEYS[1], 7, 23)
+if claim == 'R' .. ARGV[1] then
+    return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
-return renewed
+return claim == '' and redis.call('EXISTS', KEYS[1]) - 1 or 0
 )";
 
 bool write_sha1(std::string_view text, char *out)

@@ -1,7 +1,8 @@
 // The Lua scripts that Redis runs, each in one round trip.
 //
-// A script declares every key that it touches.  It may read the clock, as Redis
-// sends the effects of a script to replicas, not the script.
+// A script has one key, which it declares: so it also runs behind a proxy that finds
+// the server by the key.  It may read the clock, as Redis sends the effects of a
+// script to replicas, not the script.
 
 #pragma once
 
@@ -12,14 +13,14 @@
 namespace idempotency {
 
 enum class RedisScript {
-    // KEYS: key; ARGV: record, lease (ms), the wanted token or an empty string, the
-    // largest value that is returned (bytes) or 0.
+    // ARGV: record, lifetime (ms), the wanted token or an empty string, the largest
+    // value that is returned (bytes) or 0.
     // Claimed: the new token, or 1 where a token was wanted.
     // Found: {value, PTTL}; where the value is larger: {PTTL as text, -size}.
     claim,
-    settle,   // KEYS: key; ARGV: token, record, lifetime (ms).  1 written, 0 lost
-    release,  // KEYS: key; ARGV: token.  1 deleted, 0 lost
-    renew,    // KEYS: keys; ARGV: token and lease (ms) of each.  How many were renewed
+    settle,   // ARGV: claim id, record, lifetime (ms).  1 written, 0 lost
+    release,  // ARGV: claim id.  1 deleted, 0 lost
+    renew,    // ARGV: claim id, lifetime (ms).  1 renewed, 0 lost, -1 no such key
 };
 
 constexpr std::size_t kRedisScripts = 4;

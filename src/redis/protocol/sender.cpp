@@ -8,18 +8,28 @@ void RedisSender::open() noexcept
 {
     state_ = State::greeting;
     fault_ = nullptr;
+    value_refused_ = false;
     output_.clear();
+    offered_ = 0;
 }
 
 RedisCommandQueue RedisSender::close() noexcept
 {
     state_ = State::closed;
     fault_ = nullptr;
+    value_refused_ = false;
     paused_ = false;
     timed_out_ = 0;
     limited_ = 0;
     output_.clear();
+    offered_ = 0;
     return in_flight_.take();
+}
+
+void RedisSender::set_value_refused() noexcept
+{
+    value_refused_ = true;
+    fault_ = "it has refused a value as too large (proto-max-bulk-len)";
 }
 
 // Sending
@@ -45,9 +55,9 @@ void RedisSender::send(RedisCommand *command) noexcept
         // ASKING is for the next command alone
         encoder_.put_words({"ASKING"});
         command->awaits_asking_reply = true;
-        command->asking_end = output_.appended();
     }
 
+    command->begin = output_.appended();
     encoder_.put(*command);
     command->end = output_.appended();
     in_flight_.push(command);
@@ -107,7 +117,15 @@ std::size_t RedisSender::output(iovec *out, std::size_t max) noexcept
         send_wait();
     }
 
-    return fault_ == nullptr ? output_.pieces(out, max) : 0;
+    std::size_t count = fault_ == nullptr ? output_.pieces(out, max) : 0;
+    std::uint64_t end = output_.written();
+
+    for (std::size_t i = 0; i < count; i++) {
+        end += out[i].iov_len;
+    }
+
+    offered_ = std::max(offered_, end);
+    return count;
 }
 
 // Commands in flight

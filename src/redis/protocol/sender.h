@@ -46,6 +46,10 @@ public:
     void set_fault(const char *reason) noexcept { fault_ = reason; }
     void set_out_of_memory() noexcept { fault_ = "no memory"; }
 
+    // The fault is that Redis has refused a value, and closes the connection.
+    void set_value_refused() noexcept;
+    bool value_refused() const { return value_refused_; }
+
     bool is_greeted() const { return state_ == State::ready; }
     bool ready() const { return is_greeted() && fault_ == nullptr; }
 
@@ -79,6 +83,10 @@ public:
 
     // Whether all bytes up to `end` have been written (RedisCommand::end).
     bool is_written(std::uint64_t end) const { return end <= output_.written(); }
+
+    // Whether bytes up to `end` may have been written: of a write that fails the
+    // connection does not say how many bytes were.
+    bool may_be_written(std::uint64_t end) const { return end <= offered_; }
 
     // The oldest command in flight: the next reply is for this one.
     RedisCommand *first_in_flight() const { return in_flight_.first(); }
@@ -115,8 +123,10 @@ private:
 
     State state_ = State::closed;
     const char *fault_ = nullptr;
+    bool value_refused_ = false;
     bool paused_ = false;
     RedisOutput output_;
+    std::uint64_t offered_ = 0;  // where the last bytes end that `output` has returned
     RedisEncoder encoder_;
 
     RedisCommandQueue in_flight_;  // in the order in which they were sent
