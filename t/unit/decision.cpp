@@ -68,7 +68,7 @@ UNIT_TEST(a_request_that_never_reached_the_application_frees_the_key)
         facts.origin = Origin::not_reached;
         facts.unknown = policy;
         expect(settle(facts), Settlement::release);
-        expect(decide_without_answer(Origin::not_reached, policy), Settlement::release);
+        expect(decide_without_response(Origin::not_reached, policy), Settlement::release);
     }
 }
 
@@ -89,29 +89,29 @@ UNIT_TEST(a_broken_exchange_follows_the_policy)
     expect(settle(facts), Settlement::keep);
 
     // there is nothing to store
-    expect(decide_without_answer(Origin::broken, UnknownPolicy::store), Settlement::unknown);
-    expect(decide_without_answer(Origin::broken, UnknownPolicy::hold), Settlement::unknown);
-    expect(decide_without_answer(Origin::broken, UnknownPolicy::release), Settlement::release);
+    expect(decide_without_response(Origin::broken, UnknownPolicy::store), Settlement::unknown);
+    expect(decide_without_response(Origin::broken, UnknownPolicy::hold), Settlement::unknown);
+    expect(decide_without_response(Origin::broken, UnknownPolicy::release), Settlement::release);
 }
 
 UNIT_TEST(the_response_header_of_the_application_is_parsed)
 {
     Word word;
 
-    read_word(" Release ,\tno-store,ttl=60", word);
+    parse_word(" Release ,\tno-store,ttl=60", word);
     assert_true(word.release && word.no_store && word.well_formed);
     assert_int_equal(word.ttl, 60000);
 
     for (const char *bad : {"ttl=", "ttl=0", "ttl=-1", "ttl=1h", "ttl=99999999999999999999", "keep"}) {
         Word other;
 
-        read_word(bad, other);
+        parse_word(bad, other);
         assert_false(other.well_formed);
         assert_int_equal(other.ttl, 0);
     }
 
     Word nothing;
-    read_word(" , ,", nothing);
+    parse_word(" , ,", nothing);
     assert_true(nothing.well_formed && !nothing.release && !nothing.no_store);
 }
 
