@@ -32,9 +32,42 @@ UNIT_TEST(a_record_decides_by_its_fingerprint_first)
 
         record.head.state = c.state;
         record.head.fingerprint = fingerprint_of(1);
-        assert_int_equal(int(decide_by_record(record, fingerprint_of(1))), int(c.action));
-        assert_int_equal(int(decide_by_record(record, fingerprint_of(2))), int(Action::reused));
+        assert_int_equal(int(decide_by_record(record, 1000, fingerprint_of(1))), int(c.action));
+        assert_int_equal(int(decide_by_record(record, 1000, fingerprint_of(2))),
+                         int(Action::reused));
     }
+}
+
+// The lease of a claim has expired when the store has at most its hold left.
+UNIT_TEST(a_claim_without_a_lease_is_an_unknown_outcome)
+{
+    Record record;
+
+    record.head.state = State::running;
+    record.head.fingerprint = fingerprint_of(1);
+
+    for (Millis hold : {Millis(1), Millis(1000), Millis(24) * 3600 * 1000}) {
+        record.head.hold = hold;
+        assert_int_equal(int(decide_by_record(record, hold + 1, fingerprint_of(1))),
+                         int(Action::in_progress));
+        assert_int_equal(int(decide_by_record(record, hold, fingerprint_of(1))),
+                         int(Action::outcome_unknown));
+        assert_int_equal(int(decide_by_record(record, 0, fingerprint_of(1))),
+                         int(Action::outcome_unknown));
+        assert_int_equal(int(decide_by_record(record, 0, fingerprint_of(2))), int(Action::reused));
+    }
+
+    // `release`: the store removes it when the lease ends
+    record.head.hold = 0;
+    assert_int_equal(int(decide_by_record(record, 1, fingerprint_of(1))), int(Action::in_progress));
+}
+
+UNIT_TEST(an_unknown_outcome_is_held_as_long_as_a_response_by_default)
+{
+    assert_int_equal(hold_time(UnknownPolicy::hold, 0, 500), 500);
+    assert_int_equal(hold_time(UnknownPolicy::hold, 70, 500), 70);
+    assert_int_equal(hold_time(UnknownPolicy::store, 0, 500), 500);
+    assert_int_equal(hold_time(UnknownPolicy::release, 0, 500), 0);
 }
 
 Settlement settle(ResponseFacts facts) { return decide_settlement(facts); }
@@ -62,7 +95,8 @@ UNIT_TEST(a_response_is_kept_unless_it_says_otherwise)
 
 UNIT_TEST(a_request_that_never_reached_the_application_frees_the_key)
 {
-    for (UnknownPolicy policy : {UnknownPolicy::hold, UnknownPolicy::release, UnknownPolicy::store}) {
+    for (UnknownPolicy policy : {UnknownPolicy::hold, UnknownPolicy::release, UnknownPolicy::store})
+    {
         ResponseFacts facts;
 
         facts.origin = Origin::not_reached;
@@ -77,7 +111,7 @@ UNIT_TEST(a_broken_exchange_follows_the_policy)
     ResponseFacts facts;
 
     facts.origin = Origin::broken;
-    facts.retriable = true;         // nginx's own 503 says nothing of the application
+    facts.retriable = true;  // nginx's own 503 says nothing of the application
 
     facts.unknown = UnknownPolicy::hold;
     expect(settle(facts), Settlement::unknown);
@@ -102,7 +136,8 @@ UNIT_TEST(the_response_header_of_the_application_is_parsed)
     assert_true(word.release && word.no_store && word.well_formed);
     assert_int_equal(word.ttl, 60000);
 
-    for (const char *bad : {"ttl=", "ttl=0", "ttl=-1", "ttl=1h", "ttl=99999999999999999999", "keep"}) {
+    for (const char *bad :
+         {"ttl=", "ttl=0", "ttl=-1", "ttl=1h", "ttl=99999999999999999999", "keep"}) {
         Word other;
 
         parse_word(bad, other);
