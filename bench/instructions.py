@@ -11,8 +11,8 @@ what starting and stopping costs is in both runs.  nginx is one process (`master
 the requests come one by one over one connection, so a figure is the same on a busy machine.  It
 counts the instructions of nginx, the module and their libraries, not those of the kernel.
 
-Each figure is measured --rounds times; the table has the least one, and the largest deviation from
-it.  Needs nginx, valgrind and redis-server (tools/setup, and apt install valgrind).
+Each run is repeated --rounds times, and the lowest count is taken, since a disturbance can only add
+to it.  `+-` is by how much the figure of the second lowest counts differs.  Needs nginx, valgrind and redis-server (tools/setup, and apt install valgrind).
 """
 
 import argparse
@@ -225,19 +225,17 @@ def count(module, path, requests, redis):
 
 
 def measure(module, path, requests, rounds, redis):
-    """The instructions of one request, and by how much the rounds differ, as a share."""
-    figures = []
-    for _ in range(rounds):
-        less, more = (count(module, path, n, redis) for n in (requests, 2 * requests))
-        figures.append((more - less) / requests)
-    return min(figures), max(figures) / min(figures) - 1
+    """The instructions of one request, and by how much the second best runs give another figure, as a share."""
+    less, more = (sorted(count(module, path, n, redis) for _ in range(rounds)) for n in (requests, 2 * requests))
+    best, second = ((more[i] - less[i]) / requests for i in (0, min(1, rounds - 1)))
+    return best, abs(second / best - 1)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="+", metavar="MODULE.so", type=lambda name: pathlib.Path(name).resolve(strict=True))
     parser.add_argument("--requests", type=int, default=1000, help="how many requests more the second run sends (default: 1000)")
-    parser.add_argument("--rounds", type=int, default=2, help="how often each figure is measured (default: 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each run is repeated (default: 3)")
     parser.add_argument("--only", default="", help="only paths whose name has this in it, such as 'replay'")
     options = parser.parse_args()
 
