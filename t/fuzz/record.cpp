@@ -65,7 +65,7 @@ struct Result {
     std::string_view status_line;
     std::vector<Header> headers;
     std::string_view body;
-    std::size_t first_piece;    // of the body
+    std::size_t first_piece;  // of the body
 };
 
 Written write_claim(const RecordHead &head)

@@ -13,7 +13,7 @@ using namespace idempotency;
 
 namespace {
 
-constexpr Millis kLease = 2, kLifetime = 2;     // ticks
+constexpr Millis kLease = 2, kLifetime = 2;  // ticks
 constexpr std::size_t kHosts = 3, kStrays = 1;
 
 enum class What : unsigned char { nothing, claim, settle, release, renew };
@@ -31,9 +31,9 @@ struct Command {
 
 enum class Phase : unsigned char {
     idle,
-    sent,           // its command is on the way
-    answered,       // its reply is on the way
-    running,        // its request is at the application, by the claim `command.token`
+    sent,      // its command is on the way
+    answered,  // its reply is on the way
+    running,   // its request is at the application, by the claim `command.token`
 };
 
 struct Host {
@@ -43,7 +43,8 @@ struct Host {
 
     bool operator<(const Host &other) const
     {
-        return std::tie(phase, verdict, command) < std::tie(other.phase, other.verdict, other.command);
+        return std::tie(phase, verdict, command)
+               < std::tie(other.phase, other.verdict, other.command);
     }
 };
 
@@ -67,7 +68,7 @@ struct World {
     ModelKey<char> key;
     Token last = 0;
     std::array<Host, kHosts> hosts;
-    std::array<Command, kStrays> strays;    // on the way, no call waits for them
+    std::array<Command, kStrays> strays;  // on the way, no call waits for them
     Promise claim, result;
 };
 
@@ -77,7 +78,8 @@ std::string packed(const World &world)
     auto put = [&](auto value) { out += static_cast<char>(value); };
     auto put_command = [&](const Command &c) { put(c.what), put(c.token), put(c.value); };
 
-    put(world.key.holds), put(world.key.token), put(world.key.left), put(world.key.value), put(world.last);
+    put(world.key.holds), put(world.key.token), put(world.key.left), put(world.key.value),
+        put(world.last);
 
     // hosts are interchangeable
     auto hosts = world.hosts;
@@ -113,7 +115,8 @@ Verdict carry_out(World &world, Command &command)
         verdict = world.key.claim(world.last + 1, 0, kLease);
 
         // the key is taken exactly as long as a claim or a result is promised
-        assert_int_equal(int(verdict), int(claim.left > 0 || result.left > 0 ? Verdict::found : Verdict::claimed));
+        assert_int_equal(int(verdict), int(claim.left > 0 || result.left > 0 ? Verdict::found
+                                                                             : Verdict::claimed));
 
         if (verdict == Verdict::claimed) {
             assert_true(world.key.token > world.last);
@@ -127,12 +130,14 @@ Verdict carry_out(World &world, Command &command)
 
         if (verdict == Verdict::done) {
             assert_true(claim.left == 0 || claim.token == token);
-            assert_true(result.left == 0 || (result.token == token && result.value == command.value));
+            assert_true(result.left == 0
+                        || (result.token == token && result.value == command.value));
             claim = {};
             result = {token, kLifetime, command.value};
         } else {
             // a result is refused only if another claim has followed its claim
-            assert_true((claim.left > 0 && claim.token > token) || (result.left > 0 && result.token != token));
+            assert_true((claim.left > 0 && claim.token > token)
+                        || (result.left > 0 && result.token != token));
         }
         break;
 
@@ -140,7 +145,8 @@ Verdict carry_out(World &world, Command &command)
     case What::renew: {
         bool runs = claim.left > 0 && claim.token == token;
 
-        verdict = command.what == What::release ? world.key.release(token) : world.key.renew(token, kLease);
+        verdict = command.what == What::release ? world.key.release(token)
+                                                : world.key.renew(token, kLease);
         assert_int_equal(int(verdict), int(runs ? Verdict::done : Verdict::lost));
 
         if (runs) {
@@ -167,7 +173,8 @@ void check(World world)
     assert_int_equal(key.holds == Holds::result, world.result.left > 0);
 
     if (key.holds == Holds::claim) {
-        assert_true(key.token == world.claim.token && key.left == world.claim.left && key.left <= kLease);
+        assert_true(key.token == world.claim.token && key.left == world.claim.left
+                    && key.left <= kLease);
     } else if (key.holds == Holds::result) {
         assert_true(key.value == world.result.value && key.left == world.result.left);
     }
@@ -181,8 +188,7 @@ class Search {
 public:
     Search(std::size_t hosts, Token claims, std::size_t strays)
         : hosts_(hosts), claims_(claims), strays_(strays)
-    {
-    }
+    {}
 
     std::size_t run()
     {

@@ -62,7 +62,8 @@ UNIT_TEST(a_response_is_kept_unless_it_says_otherwise)
 
 UNIT_TEST(a_request_that_never_reached_the_application_frees_the_key)
 {
-    for (UnknownPolicy policy : {UnknownPolicy::hold, UnknownPolicy::release, UnknownPolicy::store}) {
+    for (UnknownPolicy policy : {UnknownPolicy::hold, UnknownPolicy::release, UnknownPolicy::store})
+    {
         ResponseFacts facts;
 
         facts.origin = Origin::not_reached;
@@ -77,7 +78,7 @@ UNIT_TEST(a_broken_exchange_follows_the_policy)
     ResponseFacts facts;
 
     facts.origin = Origin::broken;
-    facts.retriable = true;         // nginx's own 503 says nothing of the application
+    facts.retriable = true;  // nginx's own 503 says nothing of the application
 
     facts.unknown = UnknownPolicy::hold;
     expect(settle(facts), Settlement::unknown);
@@ -102,7 +103,8 @@ UNIT_TEST(the_response_header_of_the_application_is_parsed)
     assert_true(word.release && word.no_store && word.well_formed);
     assert_int_equal(word.ttl, 60000);
 
-    for (const char *bad : {"ttl=", "ttl=0", "ttl=-1", "ttl=1h", "ttl=99999999999999999999", "keep"}) {
+    for (const char *bad :
+         {"ttl=", "ttl=0", "ttl=-1", "ttl=1h", "ttl=99999999999999999999", "keep"}) {
         Word other;
 
         read_word(bad, other);

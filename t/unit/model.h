@@ -103,8 +103,8 @@ public:
     virtual void disturb(std::mt19937 &) {}
 
     unsigned keys = 4;
-    std::size_t longest = 300;      // of a result
-    Millis slack = 0;               // how much of a lifetime may have passed besides
+    std::size_t longest = 300;  // of a result
+    Millis slack = 0;           // how much of a lifetime may have passed besides
 };
 
 inline std::string with_token(std::string record, Token token)
@@ -136,8 +136,9 @@ inline void follow_model(Engine &engine, unsigned seed, int steps)
         case 1: {
             Outcome seen = engine.claim(n, claim_record, time);
 
-            assert_int_equal(int(seen.verdict),
-                             int(key.claim(seen.token, with_token(claim_record, seen.token), time)));
+            assert_int_equal(
+                int(seen.verdict),
+                int(key.claim(seen.token, with_token(claim_record, seen.token), time)));
 
             if (seen.verdict == Verdict::claimed) {
                 assert_true(tokens[n].empty() || seen.token > tokens[n].back());
@@ -152,10 +153,14 @@ inline void follow_model(Engine &engine, unsigned seed, int steps)
 
         case 2:
         case 3: {
-            std::string record = with_token(std::string(kStateOffset, '\1') + "KUN"[random() % 3] + std::string(8, '\0'), by)
-                                 + std::string(random() % engine.longest, static_cast<char>('a' + random() % 26));
+            std::string record =
+                with_token(std::string(kStateOffset, '\1') + "KUN"[random() % 3]
+                               + std::string(8, '\0'),
+                           by)
+                + std::string(random() % engine.longest, static_cast<char>('a' + random() % 26));
 
-            assert_int_equal(int(engine.settle(n, by, record, time)), int(key.settle(by, record, time)));
+            assert_int_equal(int(engine.settle(n, by, record, time)),
+                             int(key.settle(by, record, time)));
             break;
         }
 

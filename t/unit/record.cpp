@@ -90,7 +90,10 @@ UNIT_TEST(a_result_is_read_as_written)
     assert_int_equal(int(read_record(bytes, kId, record)), int(RecordFault::none));
     assert_int_equal(record.status, 201);
     assert_true(record.status_line == "201 Made");
-    assert_true(record.body == std::string_view("{\"a\":\0" "1}", 8));
+    assert_true(record.body
+                == std::string_view("{\"a\":\0"
+                                    "1}",
+                                    8));
 
     HeaderCursor cursor(record.fields);
     for (const Header &expected : kHeaders) {
@@ -194,7 +197,10 @@ UNIT_TEST(faults_have_names)
 UNIT_TEST(header_injection_is_refused)
 {
     const Header bad[] = {
-        {"X-A", "1\r\nSet-Cookie: b", 0}, {"X A", "1", 0}, {"", "1", 0}, {"X-A", {"\0", 1}, 0},
+        {"X-A", "1\r\nSet-Cookie: b", 0},
+        {"X A", "1", 0},
+        {"", "1", 0},
+        {"X-A", {"\0", 1}, 0},
     };
 
     for (const Header &header : bad) {
@@ -204,9 +210,8 @@ UNIT_TEST(header_injection_is_refused)
         writer.start_result(200, "");
         writer.add(header);
         writer.finish(kId);
-        assert_int_equal(
-            int(fault_of(std::string(reinterpret_cast<char *>(out), writer.size()))),
-            int(RecordFault::corrupt));
+        assert_int_equal(int(fault_of(std::string(reinterpret_cast<char *>(out), writer.size()))),
+                         int(RecordFault::corrupt));
     }
 }
 

@@ -310,7 +310,8 @@ void RedisSentinel::ended(RedisQuery &query, const char *fault, ngx_err_t error)
 {
     if (fault != nullptr) {
         ngx_log_error(NGX_LOG_INFO, log_, error, "idempotency: the query to %s \"%V\" failed: %s",
-                      &query == &role_query_ ? "redis" : "redis sentinel", &query.server().name, fault);
+                      &query == &role_query_ ? "redis" : "redis sentinel", &query.server().name,
+                      fault);
     }
 
     if (&query == &subscription_) {
