@@ -89,8 +89,7 @@ class Harness : RedisPipeline::Events {
 public:
     Harness(const RedisScripts &scripts, std::uint64_t choice)
         : pipeline_(scripts, options(choice), *this)
-    {
-    }
+    {}
 
     ~Harness()
     {
@@ -207,10 +206,21 @@ private:
     static std::string_view canned(std::uint64_t choice)
     {
         static constexpr std::string_view answers[] = {
-            ":1\r\n", ":0\r\n", ":1700000000000001\r\n", "*2\r\n$3\r\nabc\r\n:5\r\n",
-            "-NOSCRIPT No matching script.\r\n", "-OOM command not allowed\r\n",
-            "*2\r\n$-1\r\n", "*2\r\n$20\r\n01234567890123456789\r\n:-1\r\n",
-            "-MOVED 1 host:1\r\n", "-ASK 2 ::1:2\r\n", "+OK\r\n", "*2\r\n$20000\r\n", "\r\n:7\r\n", ":-1001\r\n", ":-9223372036854775808\r\n",
+            ":1\r\n",
+            ":0\r\n",
+            ":1700000000000001\r\n",
+            "*2\r\n$3\r\nabc\r\n:5\r\n",
+            "-NOSCRIPT No matching script.\r\n",
+            "-OOM command not allowed\r\n",
+            "*2\r\n$-1\r\n",
+            "*2\r\n$20\r\n01234567890123456789\r\n:-1\r\n",
+            "-MOVED 1 host:1\r\n",
+            "-ASK 2 ::1:2\r\n",
+            "+OK\r\n",
+            "*2\r\n$20000\r\n",
+            "\r\n:7\r\n",
+            ":-1001\r\n",
+            ":-9223372036854775808\r\n",
         };
 
         return answers[choice % 15];
