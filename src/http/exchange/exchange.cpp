@@ -91,7 +91,8 @@ char *Exchange::allocate_value(Call &call, std::size_t size)
 
     // another application has written the value to this Redis
     if (size > exchange->conf_->store->largest_value) {
-        exchange->log(NGX_LOG_ERR, "its value is too large for a result of this module");
+        exchange->log(NGX_LOG_ERR, "its value is too large for a record of this module");
+        exchange->is_oversized_ = true;
         return nullptr;
     }
 
@@ -228,8 +229,16 @@ void Exchange::handle_claim_reply()
         lease_.owner = this;
         lease_.renew = renew;
         conf_->store->maintenance->leases.add(lease_);
+        return;
+    }
 
-    } else if (claim_reply_.verdict == Verdict::unavailable && claim_reply_.sent) {
+    if (is_oversized_ && claim_reply_.verdict == Verdict::unavailable) {
+        claim_reply_.verdict = Verdict::unreadable;
+        return;
+    }
+
+    // `found` too: a near cache answers with its copy while the store itself is unavailable
+    if (claim_reply_.sent) {
         release_unconfirmed();
     }
 }
@@ -297,7 +306,7 @@ void Exchange::handle_renewal_reply()
         break;
 
     case Verdict::gone:
-        if (is_wanted && settlement_ != Settlement::release) {
+        if (is_wanted && needs_claim()) {
             claim_again();
         }
         break;
@@ -311,8 +320,7 @@ void Exchange::handle_renewal_reply()
 
     case Verdict::unavailable:
         // the claim may arrive after the release
-        if (renewal_.kind == Call::Kind::claim && renewal_.reply.sent
-            && settlement_ == Settlement::release) {
+        if (renewal_.kind == Call::Kind::claim && renewal_.reply.sent && !needs_claim()) {
             release_again();
         }
         break;
@@ -320,6 +328,13 @@ void Exchange::handle_renewal_reply()
     default:
         break;
     }
+}
+
+// Its request runs, or an outcome other than `release` is not recorded yet.
+bool Exchange::needs_claim() const
+{
+    return phase_ == Phase::claimed
+           || (phase_ == Phase::settling && settlement_ != Settlement::release);
 }
 
 // The key was claimed again for an exchange that has ended.
