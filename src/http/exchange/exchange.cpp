@@ -319,9 +319,13 @@ void Exchange::handle_renewal_reply()
         break;
 
     case Verdict::unavailable:
-        // the claim may arrive after the release
-        if (renewal_.kind == Call::Kind::claim && renewal_.reply.sent && !needs_claim()) {
-            release_again();
+        // the claim may arrive after a release
+        if (renewal_.kind == Call::Kind::claim && renewal_.reply.sent) {
+            unconfirmed_ = true;
+
+            if (!needs_claim()) {
+                release_again();
+            }
         }
         break;
 
@@ -587,13 +591,14 @@ void Exchange::retry_later()
         exiting_since_ = now;
     }
 
-    bool is_over = (!unconfirmed_ && now - settled_at_ >= longest)
+    bool is_unused = unconfirmed_ && settlement_ == Settlement::release;
+    bool is_over = (!is_unused && now - settled_at_ >= longest)
                    || (exiting_since_ != 0 && now - exiting_since_ >= conf_->lease);
 
     if (retry_delay_ == 0) {
         retry_delay_ = kFirstRetryDelay;
 
-        if (!unconfirmed_) {
+        if (!is_unused) {
             log(NGX_LOG_ERR, "the store is unavailable: the outcome of the request is not recorded "
                              "yet; retrying");
         }
