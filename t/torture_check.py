@@ -248,6 +248,8 @@ BAD = {
     'before the hold has passed': (twice('hold', kind='broken', second=12.0), {1}),
     'broken, held and executed twice': (twice('hold', kind='broken', second=13.3).executed(3, 13.6, 13.7), {1, 4}),
     'killed, and executed before lease and hold have passed': (twice('hold', second=13.5).killed(10.1), {1}),
+    'nor is a full store': (twice('release', second=14.0).fault('store_full', 10.1, 14.5)
+                            .got(9.9, 10.3, 201, 'STORE_ERROR', 1), {1}),
     'overtaken, and a third execution': (
         twice('release', end=20.0, second=14.0).fault('stalled', 10.5, 12.5).executed(3, 12.9, 13.9)
         .got(9.9, 20.1, 201, 'STORE_ERROR', 1), {1}),

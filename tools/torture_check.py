@@ -82,6 +82,7 @@ What is assumed
   - An outage lasts as long as its fault, and RECOVERY more after a kill or a long stall: a worker
     waits for a second at most before it reconnects. A closed connection is an outage of BLINK. What has failed in an
     outage is tried again within RETRY.
+  - A full store is an outage, but not for renewals.
   - For renewals, outages less than a third of a lease apart count as one: they may have met the same renewal. Together
     with the third of a lease that may have passed since the last renewal, an outage of less than OUTAGE leases is too
     short for a claim to expire.
@@ -289,14 +290,16 @@ class History:
         self.forward = Spans(jump for jump in jumps if jump.seconds > 0)
         self.back = Spans(jump for jump in jumps if jump.seconds < 0)
 
-        outages = [(fault['at'], self.outage_length(fault)) for fault in faults]
-        self.outages = Spans(Span(at, at + length) for at, length in outages if length is not None).joined(0)
-        self.long_outages = self.outages.joined(self.lease / 3)
+        outages = [Span(fault['at'], fault['at'] + self.outage_length(fault)) for fault in faults
+                   if self.outage_length(fault) is not None]
+        self.outages = Spans(outages + self.full.spans).joined(0)
+        # a store that is full renews claims all the same
+        self.long_outages = Spans(outages).joined(self.lease / 3)
 
     @staticmethod
     def outage_length(fault):
         length = fault['until'] - fault['at']
-        if fault['fault'] in ('pause', 'store_full'):
+        if fault['fault'] == 'pause':
             return length
         if fault['fault'] == 'killed':
             return length + RECOVERY
