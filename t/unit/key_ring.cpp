@@ -114,20 +114,18 @@ UNIT_TEST(a_record_that_another_implementation_sealed_opens)
 
     add(keys, 0);
     std::memcpy(raw.bytes.data(),
-                bytes_of("4fb56e2ac7012ac33f945c232c25b66ce8e3402d5761e4f9a233d43b85a35d51").data(),
+                bytes_of("71a2943078f46b5a3c089e8cbc04a62999aa12f4a00cd149414f1bce2340b72d").data(),
                 32);
     assert_true(keys.derive_stored_id(0, raw, stored_id));
     assert_string_equal(hex_of(stored_id.bytes).c_str(),
-                        "0569c142b098f3aa91bdd89f88533c2a4440f4a8cccd54c9ca1c025dec396cc9");
+                        "674d3fa550cd06d5139d6d72108180d7941e189a4ccb8eaebffc0b03992efaa2");
 
     std::string sealed =
-        bytes_of("49444d020000004b00060a24181e4001f1b6138b437217bca0a1a2a3a4a5a6a7a8a9aaab9d578388d"
-                 "618578cdb730130"
-                 "7bdf3da22394eb28252cd9bee1b639939cb8a5579087baf8d64f7d19ded758a0ae513b583e13ecd55"
-                 "8304e4af233aad2"
-                 "62883ded6d9d51316385eb7d8d70b8b371cb75ef6ee3791057a939d5d5722ecbb145c802c45217629"
-                 "6d5ecd3e7debbce"
-                 "e18081fc344f560a654ccbcba8c3a845b1d9f8981986f2c35eec96c831de0e4cc9");
+        bytes_of("49444d020000004b00060a24181e4001f1b6138b437217bca0a1a2a3a4a5a6a7a8a9aaabe14e0a09"
+                 "4bd8e69ab34e4499d3770c8cfa156bb5aa1bbbdce6ec56c37e9ea3fe6c50318c095d40c7c4aaf6d7"
+                 "88d6b382f0669dd6e0eaff47ea966da22f04bcaf6397716751d1b4bd7ee8fa5661cf9bedb3603969"
+                 "2f198f26474e7c50ae83a5a9ad46126970d0cb1569a7aea603911e8bd00e47ef165779c560988eda"
+                 "92e0997114afd2f1bd81a3848a62d01d99");
 
     expect(open(keys, stored_id, sealed, &plain), SealFault::none);
 

@@ -21,8 +21,9 @@ def hmac_sha256(key, text):
     return hmac.new(key, text, hashlib.sha256).digest()
 
 
-def key_id(owner, key):
-    return hashlib.sha256(b'S' + struct.pack('>Q', len(owner)) + owner + key).digest()
+# of a scope with one value
+def key_id(value, key):
+    return hashlib.sha256(b'S\x01' + struct.pack('>Q', len(value)) + value + b'K' + key).digest()
 
 
 def record(raw_id, token):
