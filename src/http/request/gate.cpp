@@ -201,18 +201,26 @@ ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
     key = parse_key(view(key_value), key_buffer);
     question.key_fault = key.fault;
 
-    switch (decide_coverage(question)) {
+    Coverage coverage = decide_coverage(question);
+
+    if (conf->scope != nullptr
+        && (coverage == Coverage::unscoped || coverage == Coverage::scope_missing))
+    {
+        log_empty_scope(r, *conf->scope, scope,
+                        coverage == Coverage::unscoped ? "was passed without protection"
+                                                       : "was refused");
+    }
+
+    switch (coverage) {
     case Coverage::uncovered:
         return NGX_DECLINED;
     case Coverage::bypassed:
         return pass_uncovered(r, conf, Status::bypass);
     case Coverage::unscoped:
-        log_empty_scope(r, *conf->scope, scope, "was passed without protection");
         return pass_uncovered(r, conf, Status::unscoped);
     case Coverage::key_missing:
         return refuse_uncovered(r, conf, Status::missing, Problem::key_missing);
     case Coverage::scope_missing:
-        log_empty_scope(r, *conf->scope, scope, "was refused");
         return refuse_uncovered(r, conf, Status::unscoped, Problem::scope_missing);
     case Coverage::key_invalid:
         return refuse_uncovered(r, conf, Status::invalid, Problem::key_invalid);
