@@ -36,7 +36,7 @@ sub locations {
         add_header X-Status \$idempotency_status always;
         idempotency $store;
         location / { proxy_pass http://app; }
-        location ~ /short/ { idempotency_lease 1s; proxy_pass http://app; }
+        location ~ /short/ { idempotency_lease 6s; proxy_pass http://app; }
 END
 }
 
@@ -114,7 +114,7 @@ sub is_smallest {
     # an nginx for each user, so that errors can be assigned
     for my $user (sort keys %user) {
         my $nginx = IdempotencyTest::Nginx->start(workers => 1, server => locations($user),
-            stores => "idempotency_store $user { redis $options{urls}; user $user; password of-$user; timeout 20s; $options{store} }");
+            stores => "idempotency_store $user { redis $options{urls}; user $user; password of-$user; timeout 5s; $options{store} }");
         my $failure = first_failure($nginx, $user, %options);
 
         if ($user eq 'all') {

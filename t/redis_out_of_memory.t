@@ -58,7 +58,7 @@ my %kind = (
         my $replica = IdempotencyTest::Redis->new(replica_of => $master);
         $master->await_replicas(1);
         $master->await_replication(1);
-        return {store => 'redis redis://' . $master->address . '; wait_replicas 1 5s; timeout 5s;', servers => [$master], alive => [$replica]};
+        return {store => 'redis redis://' . $master->address . '; wait_replicas 1 5s; timeout 5s;', servers => [$master], alive => [$replica], lease => 6};
     },
     'TLS' => sub {
         my $authority = IdempotencyTest::Certificates->new;
@@ -93,9 +93,12 @@ sub drop_connections {
 
 for my $name (sort keys %kind) {
     my $kind = $kind{$name}->();
-    my $nginx = IdempotencyTest::Nginx->new(workers => 1, stores => "idempotency_store main { $kind->{store} }", server => <<'END');
+    # not less than connect_timeout and timeout
+    my $lease = $kind->{lease} // 2;
+    my $nginx = IdempotencyTest::Nginx->new(workers => 1, stores => "idempotency_store main { $kind->{store} }", server => <<'END' =~ s/LEASE/$lease/r);
         idempotency main;
-        idempotency_lease 1s;
+        idempotency_lease LEASEs;
+        idempotency_unknown hold 1s;
         location / { proxy_pass http://app; }
         location /probe { idempotency_lease 30s; proxy_pass http://app; }
         location = /figures { idempotency_status; }
@@ -129,8 +132,8 @@ END
     cmp_ok scalar(@all), '>', 5, "$name: there are allocations";
     is join(' ', $nginx->workers), $worker, "$name: and nginx still runs";
 
-    # the leases expire
-    sleep 1.2;
+    # leases and holds end
+    sleep $lease + 1.2;
     @wrong = ();
 
     for my $one (@all) {
@@ -141,7 +144,7 @@ END
             if !$works || $count < 1 || $count > ($one->{delivered} ? 1 : 2);
     }
 
-    is join("\n", @wrong), '', "$name: when the lease has expired the key works, and no request with a response is executed again";
+    is join("\n", @wrong), '', "$name: when lease and hold have ended the key works, and no request with a response is executed again";
 
     # Connections
     my ($nth, $works) = (1, 1);
