@@ -406,7 +406,7 @@ subtest 'Renewals' => sub {
     my $before = moved();
     my @running = map { $nginx->send_request(path => "/short/renewed/$_?gate=renewed", key => "renewed-$_", @who) } 1 .. 12;
     app()->await_arrival("/short/renewed/$_") for 1 .. 12;
-    my $until = time + 5;
+    my $until = time + 7;
     while (time < $until) {
         my @retries = finish(map { $nginx->send_request(path => "/short/renewed/$_?gate=renewed", key => "renewed-$_", @who) } 1 .. 12);
         is scalar(grep { $_->status == 409 } @retries), 12, 'requests that run for many leases go on running' or last;
