@@ -136,12 +136,13 @@ END
     for my $one (@all) {
         my $retry = $nginx->request(%{$one->{request}});
         my $count = app()->count($one->{request}{path});
+        # nginx takes a request for sent before it has the memory to send it
         my $works = $retry->status == 201 || $retry->code =~ /^(?:response_not_kept|outcome_unknown)$/;
         push @wrong, "allocation $one->{nth}: the retry gets " . $retry->status_line . ' ' . $retry->code . ", $count executions"
-            if !$works || $count != 1;
+            if !$works || $count > 1 || $count < ($retry->code eq 'outcome_unknown' ? 0 : 1);
     }
 
-    is join("\n", @wrong), '', "$name: when the lease has expired each request has run, and none has run twice";
+    is join("\n", @wrong), '', "$name: when the lease has expired each key works, and no request has run twice";
 
     # Connections
     my ($nth, $works) = (1, 1);
