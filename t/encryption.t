@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Digest::SHA qw(sha256);
+use Sys::Hostname ();
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
@@ -165,11 +166,11 @@ subtest 'A changed value is not replayed' => sub {
     my $length = length $good{a};
     my $flipped = sub { my ($at) = @_; my $v = $good{a}; substr($v, $at, 1) ^= "\x01"; return $v };
     my @damage = (
-        (map { ["byte $_ changed" => $flipped->($_), qr/./] } 0, 3, 4, 8, 15),
+        (map { ["byte $_ changed" => $flipped->($_), qr/./] } 0, 3, 4, 8, 31),
         ['its state changed' => do { my $v = $good{a}; substr($v, 7, 1) = 'N'; $v }, qr/does not open/],
-        ['the key that sealed it changed' => $flipped->(16), qr/not among "encryption_key_file"/],
-        (map { ["byte $_ changed" => $flipped->($_), qr/does not open: it was changed, or is of another key/] } 24, 35, 36, 100, $length - 17, $length - 16, $length - 1),
-        (map { ["all after $_ bytes cut" => substr($good{a}, 0, $_), qr/./] } 0, 2, 8, 40, 131, $length - 1),
+        ['the key that sealed it changed' => $flipped->(40), qr/not among "encryption_key_file"/],
+        (map { ["byte $_ changed" => $flipped->($_), qr/does not open: it was changed, or is of another key/] } 8, 24, 32, 39, 48, 59, 60, 100, $length - 17, $length - 16, $length - 1),
+        (map { ["all after $_ bytes cut" => substr($good{a}, 0, $_), qr/./] } 0, 2, 8, 40, 175, $length - 1),
         ['more behind it' => "$good{a}x", qr/does not open/],
         ['the value of another key' => $good{b}, qr/does not open/],
         ['a value that another secret sealed' => $foreign, qr/not among "encryption_key_file"/],
@@ -193,7 +194,7 @@ subtest 'A changed value is not replayed' => sub {
 
     $redis->command('SET', $plain_name, $good{a}, 'PX', 60_000);
     is_problem ask($plain, $path, 'a'), 503, 'store_unavailable', 'a sealed value in a store without keys: a 503';
-    ok $plain->await_error_log(qr/\[error\].*is sealed, and the store has no "encryption_key_file"/), 'the error log has a line about it';
+    ok $plain->await_error_log(qr/\[error\].*is encrypted, and the store has no "encryption_key_file"/), 'the error log has a line about it';
     $_->stop for $nginx, $plain;
 };
 
@@ -202,10 +203,11 @@ subtest 'A claim was changed' => sub {
     my $running = begin($nginx, '/claimed', 'claimed');
     my ($name) = keys_of($nginx);
     my $good = $redis->command('GET', $name);
-    is length $good, 80 + 52, 'a claim is a sealed record of 80 bytes';
+    my $host = Sys::Hostname::hostname();
+    is length $good, 100 + 10 + length($host) + 76, 'a claim is a sealed record of its head and its holder';
 
     my $broken = $good;
-    substr($broken, 50, 1) ^= "\x01";
+    substr($broken, 70, 1) ^= "\x01";
     $redis->command('SET', $name, $broken, 'KEEPTTL');
     is_problem ask($nginx, '/claimed?gate=claimed', 'claimed'), 503, 'store_unavailable', 'a duplicate is refused';
     is app()->count('/claimed'), 1, 'and does not run';

@@ -20,7 +20,7 @@ my $token = 'proxy_set_header Idempotency-Token $idempotency_token; proxy_set_he
 my $cgi = join ' ', map { "PROTOCOL_param $_;" } 'REQUEST_METHOD $request_method', 'REQUEST_URI $request_uri', 'CONTENT_LENGTH $content_length',
     "HTTP_APP_SPACE $space";
 
-$nginx->set(server => join "\n        ", "listen unix:$h2 http2;", 'idempotency main;', 'idempotency_lease 2s;',
+$nginx->set(server => join "\n        ", "listen unix:$h2 http2;", 'idempotency main;', 'idempotency_lease 2s;', 'idempotency_unknown hold 2s;',
     "location / { $token proxy_pass http://app; }",
     'location /unbuffered/ { proxy_buffering off; proxy_pass http://app; }',
     "location /plain/ { idempotency off; $token proxy_pass http://app; }",

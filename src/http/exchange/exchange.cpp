@@ -531,7 +531,9 @@ bool Exchange::handle_settle_reply()
         return true;
 
     case Verdict::lost:
-        if (settlement_ != Settlement::release) {
+        // a release may have been carried out by an earlier try; the claim may never have been
+        // granted
+        if (settlement_ != Settlement::release || (!unconfirmed_ && retry_delay_ == 0)) {
             count(Count::late);
             log(NGX_LOG_ERR, "the claim was lost before its request ended: the response is "
                              "delivered and not kept");
