@@ -7,12 +7,15 @@ With two files, such as the module before and after a change, the table shows bo
 
 Each figure is the difference between two runs of nginx under valgrind's callgrind, one of which
 sends twice as many requests as the other, divided by the number of requests that it sends more:
-what starting and stopping costs is in both runs.  nginx is one process (`master_process off`), and
-the requests come one by one over one connection, so a figure is the same on a busy machine.  It
-counts the instructions of nginx, the module and their libraries, not those of the kernel.
+what starting and stopping costs is in both runs.  It counts the instructions of nginx, the module and
+their libraries, not those of the kernel.
 
-Each figure is measured --rounds times; the table has the least one, and the largest deviation from
-it.  Needs nginx, valgrind and redis-server (tools/setup, and apt install valgrind).
+nginx is one process (`master_process off`), the requests come one by one, and whatever nginx receives,
+from the client, the application or Redis, is sent to it only when it waits for events.  So it takes
+the same path through its code each time, and a figure is the same on a busy machine.
+
+Each figure is measured --rounds times: the table has the median, and by how much the other ones
+differ from it.  Needs nginx, valgrind and redis-server (tools/setup, and apt install valgrind).
 """
 
 import argparse
@@ -22,6 +25,8 @@ import pathlib
 import re
 import shutil
 import socket
+import socketserver
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,10 +37,6 @@ BODY = b'{"assetId":"model-123"}'
 RESPONSE = (b'{"id":"5b0fbd7d8a0f4bd0b1b5a58ae8a3d0f4","assetId":"model-123","title":"Model 123, as new","status":"active",'
             b'"price":{"amount":"49.00","currency":"USD"},"seller":{"id":"user-9","name":"A. Seller"}}')
 WARM_UP = 50
-# Before each request, and before the application responds: nginx then always waits for events, and
-# never finds the next bytes there already, which would be another path through its code.
-PAUSE = 0.003
-
 CONFIGURATION = """
 load_module {module};
 daemon off;
@@ -92,6 +93,44 @@ PATHS = [
 ]
 
 
+def wait_until_idle(pid):
+    """Until the process sleeps: nginx does so only when it waits for events."""
+    stat = pathlib.Path(f"/proc/{pid}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "S":
+        time.sleep(0.0001)
+
+
+class Relay(socketserver.ThreadingTCPServer):
+    """Stands between nginx and Redis, and passes a reply on when nginx waits for it."""
+
+    daemon_threads = True
+
+    def __init__(self, redis):
+        super().__init__(("127.0.0.1", 0), RelayHandler)
+        self.redis, self.port = redis, self.server_address[1]
+        self.nginx = None   # its process id
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class RelayHandler(socketserver.BaseRequestHandler):
+    def handle(self):
+        with socket.create_connection(("127.0.0.1", self.server.redis)) as redis:
+            for s in (redis, self.request):
+                s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=self.pass_replies, args=(redis,), daemon=True).start()
+            while commands := self.request.recv(65536):
+                redis.sendall(commands)
+            redis.shutdown(socket.SHUT_WR)
+
+    def pass_replies(self, redis):
+        try:
+            while replies := redis.recv(65536):
+                wait_until_idle(self.server.nginx)
+                self.request.sendall(replies)
+        except OSError:
+            pass    # nginx has ended
+
+
 class Application(http.server.ThreadingHTTPServer):
     """Responds to a request with the key `running` only when it is told to."""
 
@@ -100,6 +139,7 @@ class Application(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), ApplicationHandler)
         self.port = self.server_address[1]
+        self.nginx = None   # its process id
         self.started, self.finish = threading.Event(), threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -113,7 +153,7 @@ class ApplicationHandler(http.server.BaseHTTPRequestHandler):
         if self.headers["Idempotency-Key"] == "running":
             self.server.started.set()
             self.server.finish.wait()
-        time.sleep(PAUSE)
+        wait_until_idle(self.server.nginx)
         # in one write: nginx then always reads it at once
         self.wfile.write(b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nLocation: /v1/listings/1\r\n"
                          b"Content-Length: %d\r\n\r\n%s" % (len(RESPONSE), RESPONSE))
@@ -124,14 +164,16 @@ class ApplicationHandler(http.server.BaseHTTPRequestHandler):
 
 class Client:
     def __init__(self, port):
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self.socket = socket.create_connection(("127.0.0.1", port), 60)
 
     def post(self, path, key, status):
-        self.connection.request("POST", path, BODY, {"Content-Type": "application/json", "X-API-Key": "bench",
-                                                     "Idempotency-Key": key})
-        response = self.connection.getresponse()
+        # in one piece, which http.client's own request() does not do
+        self.socket.sendall((f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-API-Key: bench\r\n"
+                             f"Idempotency-Key: {key}\r\nContent-Length: {len(BODY)}\r\n\r\n").encode() + BODY)
+        response = http.client.HTTPResponse(self.socket, method="POST")
+        response.begin()
         response.read()
-        if status is not None and response.status != status:
+        if response.status != status:
             sys.exit(f"{path} responds with {response.status} instead of {status}")
         return response
 
@@ -174,14 +216,14 @@ def stop(nginx):
 def count(module, path, requests, redis):
     """The instructions of one nginx, from its start to its end, that gets this many requests."""
     name, location, keys, status = path
-    application = Application()
+    application, relay = Application(), Relay(redis)
 
     with tempfile.TemporaryDirectory(prefix="instructions-") as directory:
         directory = pathlib.Path(directory)
         port, out = free_port(), directory / "callgrind.out"
         configuration = directory / "nginx.conf"
         user = "user root;" if pathlib.Path.home().owner() == "root" else ""
-        configuration.write_text(CONFIGURATION.format(module=module, directory=directory, port=port, redis=redis,
+        configuration.write_text(CONFIGURATION.format(module=module, directory=directory, port=port, redis=relay.port,
                                                       app=application.port, user=user))
 
         with socket.create_connection(("127.0.0.1", redis), 5) as s:
@@ -191,6 +233,7 @@ def count(module, path, requests, redis):
         log = directory / "valgrind.log"
         nginx = subprocess.Popen(["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", f"--log-file={log}",
                                   "nginx", "-p", str(directory), "-c", str(configuration), "-e", str(directory / "error.log")])
+        application.nginx = relay.nginx = nginx.pid
         try:
             wait_for_port(port, nginx, [log, directory / "error.log"])
             client = Client(port)
@@ -206,7 +249,7 @@ def count(module, path, requests, redis):
             if keys == "kept":
                 client.post(location, "kept", 201)
             for i in range(WARM_UP + requests):
-                time.sleep(PAUSE)
+                wait_until_idle(nginx.pid)
                 response = client.post(location, f"key-{i:08}" if keys == "new" else keys, status)
                 if keys == "kept" and response.getheader("Idempotent-Replayed") != "true":
                     sys.exit(f"{name}: a response is not replayed")
@@ -214,30 +257,32 @@ def count(module, path, requests, redis):
             application.finish.set()
             if runner is not None:
                 runner.join()
-            time.sleep(0.1)     # nginx finishes the last request after the client has its response
-            client.connection.close()
+            wait_until_idle(nginx.pid)
+            client.socket.close()
         finally:
             stop(nginx)
-            application.shutdown()
-            application.server_close()
+            for server in (application, relay):
+                server.shutdown()
+                server.server_close()
 
         return int(re.search(r"^(?:summary|totals): (\d+)", out.read_text(errors="replace"), re.M).group(1))
 
 
 def measure(module, path, requests, rounds, redis):
-    """The instructions of one request, and by how much the rounds differ, as a share."""
+    """The instructions of one request, and by how much the rounds differ from it, as a share."""
     figures = []
     for _ in range(rounds):
         less, more = (count(module, path, n, redis) for n in (requests, 2 * requests))
         figures.append((more - less) / requests)
-    return min(figures), max(figures) / min(figures) - 1
+    median = statistics.median(figures)
+    return median, max(abs(figure / median - 1) for figure in figures)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="+", metavar="MODULE.so", type=lambda name: pathlib.Path(name).resolve(strict=True))
-    parser.add_argument("--requests", type=int, default=1000, help="how many requests more the second run sends (default: 1000)")
-    parser.add_argument("--rounds", type=int, default=2, help="how often each figure is measured (default: 2)")
+    parser.add_argument("--requests", type=int, default=300, help="how many requests more the second run sends (default: 300)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each figure is measured (default: 3)")
     parser.add_argument("--only", default="", help="only paths whose name has this in it, such as 'replay'")
     options = parser.parse_args()
 

@@ -177,7 +177,7 @@ is_wrong 'idempotency without a name', [server => 'idempotency "";'], '"idempote
 is_wrong 'idempotency with an unknown word', [server => 'idempotency main requires;'], '"idempotency"', 'requires', '"required"';
 is_wrong 'idempotency off required', [server => 'idempotency off required;'], '"idempotency"', 'required', '"off"';
 is_wrong 'idempotency with three words', [server => 'idempotency main required x;'], '"idempotency"', 'number of arguments';
-is_wrong_value 'idempotency_key', '""', qr/variable/;
+is_wrong_value 'idempotency_key', $_, 'value with a variable, such as $http_idempotency_key' for '""', 'http_idempotency_key', '"a key"', 'off';
 is_wrong 'a variable that nobody knows', [server => 'location / { idempotency main; idempotency_key $nobody_knows; }'], qr/unknown "nobody_knows" variable/;
 for my $method (qw(HEAD CONNECT TRACE)) {
     my ($status, $output) = nginx_says(server => "location / { idempotency main; idempotency_methods POST $method; }");
@@ -186,9 +186,49 @@ for my $method (qw(HEAD CONNECT TRACE)) {
 }
 is_wrong_value 'idempotency_methods', $_, qr/method/, 'such as POST' for qw(post Post ""), '"PO ST"';
 is_wrong 'an unknown method among others', [server => 'idempotency_methods POST post;'], 'invalid value "post" in "idempotency_methods"';
-is_wrong_value 'idempotency_scope', '""', qr/\$http_x_api_key/, '"off"';
+is_wrong_value 'idempotency_methods', $_, 'not a method', '"POST PUT PATCH DELETE"' for qw(ALL ANY * all any All);
+is_wrong 'all methods among others', [server => 'idempotency_methods POST ANY;'], 'invalid value "ANY" in "idempotency_methods"';
+
+# A scope: the values, and which of them the message names.
+sub is_wrong_scope {
+    my ($values, $wrong, @right) = @_;
+    is_wrong "idempotency_scope $values", [server => "location / { idempotency main; idempotency_scope $values; }"],
+        "invalid value \"$wrong\" in \"idempotency_scope\"", @right;
+}
+
+my @variable = ('value with a variable, such as $http_x_api_key', '"off" alone');
+is_wrong_scope '""', '', @variable;
+is_wrong_scope $_, $_, @variable for qw(tenant ANY on http_x_api_key);
+is_wrong_scope '$arg_a ""', '', @variable;
+is_wrong_scope "\$arg_a tenant$_", 'tenant', @variable for '', ' $arg_b', ' any';
+is_wrong_scope 'any', 'any', 'must follow one or more values', '$http_x_api_key any';
+is_wrong_scope $_, 'any', 'must be the last parameter' for 'any $arg_a', '$arg_a any $arg_b', '$arg_a any any', 'any any';
+is_wrong_scope $_, 'off', 'must be the only parameter' for 'off $arg_a', '$arg_a off', '$arg_a off any', 'off off', 'off any';
+is_wrong_scope join(' ', map { "\$arg_a$_" } 1 .. 256), '$arg_a256', 'at most 255 values';
+is_right "a scope with $_->[0]", server => "location / { idempotency main; idempotency_scope $_->[1]; }"
+    for ['one value and any', '$arg_a any'], ['two values', '$arg_a "$arg_b/$arg_c"'], ['a value named as the last word', '$arg_a $arg_any any'],
+        ['255 values', join ' ', map { "\$arg_a$_" } 1 .. 255], ['255 values and any', join ' ', (map { "\$arg_a$_" } 1 .. 255), 'any'],
+        ['a capture of a regular expression', '$1$2'];
+is_wrong 'a scope with an unknown variable', [server => 'location / { idempotency main; idempotency_scope $arg_a $nobody_knows; }'], qr/unknown "nobody_knows" variable/;
 is_wrong "idempotency_fingerprint with $_", [server => "idempotency_fingerprint \$request_uri $_;"], "invalid value \"$_\" in \"idempotency_fingerprint\"",
-    'body=on', 'body=off' for qw(body=yes body off);
+    'body=on', 'body=off' for qw(body=yes body off body=);
+is_wrong 'idempotency_fingerprint with an empty parameter', [server => 'idempotency_fingerprint $request_uri "";'],
+    'invalid value "" in "idempotency_fingerprint"', '"body=on" or "body=off"';
+
+# A fingerprint: the parameters, and which of them the message names.
+sub is_wrong_fingerprint {
+    my ($parameters, $wrong, @right) = @_;
+    is_wrong "idempotency_fingerprint $parameters", [server => "location / { idempotency main; idempotency_fingerprint $parameters; }"],
+        "invalid value \"$wrong\" in \"idempotency_fingerprint\"", @right;
+}
+
+is_wrong_fingerprint "\$request_uri $_", $_, 'this version does not support', '"body=on" or "body=off"' for qw(body=json body=form);
+is_wrong_fingerprint "\$request_uri $_", 'except=/a', 'this version does not support "except"' for 'except=/a', 'body=on except=/a', 'except=/a except=/b';
+is_wrong_fingerprint '$request_uri body=json except=/a', 'body=json', 'this version does not support';
+is_wrong_fingerprint $_, (split / /)[0], '"$request_method $host$request_uri" must stand before it' for 'body=on', 'body=off', 'body=off $request_uri', 'except=/a';
+is_wrong_fingerprint "\$request_uri $_", (split / /)[1], '"body" must be given once' for 'body=on body=off', 'body=off body=off';
+is_wrong 'idempotency_fingerprint without a value', [server => 'idempotency_fingerprint;'], '"idempotency_fingerprint"', 'number of arguments';
+is_wrong 'idempotency_scope without a value', [server => 'idempotency_scope;'], '"idempotency_scope"', 'number of arguments';
 is_wrong_value "idempotency_$_->[0]", $_->[1], qr/time above 0/ for map { my $d = $_; map { [$d, $_] } qw(0 0s 0ms -1s 1x soon "") } qw(ttl lease keepalive_idle);
 is_wrong_value 'idempotency_conflict', $_, qr/"reject" or "wait TIME"/ for qw(hold wait "");
 is_wrong "idempotency_conflict wait $_", [server => "idempotency_conflict wait $_;"], "invalid value \"$_\" in \"idempotency_conflict\"", 'time above 0'

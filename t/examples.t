@@ -35,11 +35,13 @@ sub examples { my ($beginning) = @_; return grep { /\A$beginning/ } map { blocks
 my ($whole) = examples('load_module ');
 my @stores = grep { !/NAME/ } examples('idempotency_store ');
 my @locations = examples('location ');
+my @upstreams = examples('upstream ');
 my @formats = examples('log_format ');
 my ($request) = examples('POST ');
 
 is scalar(@stores), 10, 'the examples of stores are found';
-is scalar(@locations), 3, 'the examples of locations are found';
+is scalar(@locations), 4, 'the examples of locations are found';
+is scalar(@upstreams), 1, 'the example of an upstream is found';
 is scalar(@formats), 1, 'the example of a log format is found';
 
 # The parts that depend on the machine are replaced; the rest is as a reader copies it.
@@ -65,7 +67,7 @@ $nginx->write_file('redis.password', "word\n");
 $nginx->write_file($_, unpack 'H*', pack 'N8', map { int rand 2**32 } 1 .. 8) for 'idempotency.key';
 
 my ($status, $output) = $nginx->set(
-    stores => at_home(join "\n", 'idempotency_store local { memory 1m; }', @stores, @formats),
+    stores => at_home(join "\n", 'idempotency_store local { memory 1m; }', @stores, @upstreams, @formats),
     server => at_home(join "\n", 'access_log logs/example.log idempotency;', @locations))->test_configuration;
 is $status, 0, 'the examples of the reference are right' or diag $output;
 

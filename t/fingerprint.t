@@ -118,3 +118,107 @@ idempotency_fingerprint $arg_f;
 [echo(1, "POST /orders?f=ab", "c"), problem('idempotency_key_reused')]
 --- error_code eval
 [201, 422]
+
+
+
+=== TEST 10: another media type under a kept key is refused and spoils nothing
+--- more_headers eval
+[map { "X-API-Key: alice\nIdempotency-Key: k\n$_" } "Content-Type: application/json", "Content-Type: text/plain", "Content-Type: application/jsonl",
+    "X-None: 1", "Content-Type: application/json", "X-None: 1"]
+--- request eval
+[("POST /orders\n{}") x 5, "GET /count/orders"]
+--- response_body eval
+[echo(1, "POST /orders", "{}"), (problem('idempotency_key_reused')) x 3, echo(1, "POST /orders", "{}"), "1\n"]
+--- error_code eval
+[201, (422) x 3, 201, 200]
+
+
+
+=== TEST 11: case, spaces and parameters of the media type do not count
+--- more_headers eval
+[map { "X-API-Key: alice\nIdempotency-Key: k\nContent-Type: $_" } 'multipart/form-data; boundary=a', 'Multipart/FORM-Data;boundary=b', "multipart/form-data \t; x=\"a;b\"", 'multipart/form-data']
+--- request eval
+[("POST /orders\nbody") x 4]
+--- response_body eval
+[(echo(1, "POST /orders", "body")) x 4]
+--- error_code eval
+[(201) x 4]
+
+
+
+=== TEST 12: another Content-Encoding under a kept key is refused
+--- more_headers eval
+[map { "X-API-Key: alice\nIdempotency-Key: k\n$_" } 'Content-Encoding: gzip', 'Content-Encoding: br', 'Content-Encoding: gzip, br', 'X-None: 1', 'Content-Encoding: GZIP']
+--- request eval
+[("POST /orders\nbody") x 5]
+--- response_body eval
+[echo(1, "POST /orders", "body"), (problem('idempotency_key_reused')) x 3, echo(1, "POST /orders", "body")]
+--- error_code eval
+[201, (422) x 3, 201]
+
+
+
+=== TEST 13: a list of codings is the same in one header and in two
+--- more_headers eval
+[map { "X-API-Key: alice\nIdempotency-Key: k\n$_" } 'Content-Encoding: gzip, br', "Content-Encoding: gzip\nContent-Encoding: br", 'content-encoding: gzip,br',
+    "Content-Encoding: br\nContent-Encoding: gzip"]
+--- request eval
+[("POST /orders\nbody") x 4]
+--- response_body eval
+[(echo(1, "POST /orders", "body")) x 3, problem('idempotency_key_reused')]
+--- error_code eval
+[(201) x 3, 422]
+
+
+
+=== TEST 14: a second Content-Type header counts
+--- more_headers eval
+[map { "X-API-Key: alice\nIdempotency-Key: k\n$_" } 'Content-Type: text/plain;a=b', "Content-Type: text/plain;a=b\nContent-Type: text/html", "Content-Type: text/plain"]
+--- request eval
+[("POST /orders\nbody") x 3]
+--- response_body eval
+[echo(1, "POST /orders", "body"), problem('idempotency_key_reused'), echo(1, "POST /orders", "body")]
+--- error_code eval
+[201, 422, 201]
+
+
+
+=== TEST 15: the media type counts without a body too
+--- more_headers eval
+[map { "X-API-Key: alice\nIdempotency-Key: k\n$_" } 'Content-Type: text/plain', 'Content-Type: text/html', 'Content-Type: text/plain']
+--- request eval
+[("POST /orders") x 3]
+--- response_body eval
+[echo(1, "POST /orders"), problem('idempotency_key_reused'), echo(1, "POST /orders")]
+--- error_code eval
+[201, 422, 201]
+
+
+
+=== TEST 16: the media type, the coding and the body do not run together
+--- more_headers eval
+[map { "X-API-Key: alice\nIdempotency-Key: k\n$_" } "Content-Type: ab\nContent-Encoding: c", "Content-Type: a\nContent-Encoding: bc", "Content-Type: ab", "Content-Encoding: abc"]
+--- request eval
+["POST /orders\nd", "POST /orders\nd", "POST /orders\ncd", "POST /orders\nd"]
+--- response_body eval
+[echo(1, "POST /orders", "d"), (problem('idempotency_key_reused')) x 3]
+--- error_code eval
+[201, (422) x 3]
+
+
+
+=== TEST 17: with body=off the media type and the Content-Encoding do not count
+--- config
+location / {
+    idempotency main;
+    idempotency_fingerprint $request_uri body=off;
+    proxy_pass http://app;
+}
+--- more_headers eval
+[map { "X-API-Key: alice\nIdempotency-Key: k\n$_" } "Content-Type: a/b\nContent-Encoding: gzip", "Content-Type: c/d", "Content-Encoding: br"]
+--- request eval
+[("POST /orders\nbody") x 3]
+--- response_body eval
+[(echo(1, "POST /orders", "body")) x 3]
+--- error_code eval
+[(201) x 3]

@@ -65,7 +65,7 @@ sub first_failure {
     return 'conflict' if $refused->status != 409;
 
     my $claim = $name->($refused);
-    my $least = 1000;
+    my $least = 1e12;
     my $renewed = await(sub {
         my $left = $at->($claim)->command('PTTL', $claim);
         return -1 if $left < 0 || $complains->();

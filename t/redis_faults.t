@@ -275,7 +275,7 @@ for my $way (['away', sub { $relay->do('refuse') }, sub { $relay->do('accept') }
             is scalar(grep { $_->status == 201 } values %first), 20, 'running requests get their responses';
 
             # by now the next attempt of each is not due soon
-            ok await(sub { 20 == (() = $nginx->error_log =~ /the outcome of a request is not recorded yet/g) }), 'and their outcomes are not recorded yet';
+            ok await(sub { 20 == (() = $nginx->error_log =~ /the outcome of the request is not recorded yet/g) }), 'and their outcomes are not recorded yet';
             sleep 1.6;
 
             $end->();
@@ -294,7 +294,7 @@ for my $way (['away', sub { $relay->do('refuse') }, sub { $relay->do('accept') }
 }
 
 subtest 'A client disconnects before Redis has kept the response' => sub {
-    my $nginx = start_nginx(store => 'timeout 1s; connect_timeout 1s;');
+    my $nginx = start_nginx(store => 'timeout 700ms; connect_timeout 300ms;');
     my %expected = (fails => 'STORE_ERROR', works => 'NEW');
 
     for my $redis (sort keys %expected) {

@@ -92,7 +92,7 @@ sub await_stores {
     for my $case (@_) {
         my $nginx = $case->{nginx};
         await(sub { $nginx->request(path => '/probe', key => 'probe', body => 'body', @who)->status == 201 });
-        my $failed = () = $nginx->error_log =~ /the outcome of a request is not recorded yet/g;
+        my $failed = () = $nginx->error_log =~ /the outcome of the request is not recorded yet/g;
         $outcomes += $failed - ($case->{outcomes} // 0);
         $case->{outcomes} = $failed;
     }

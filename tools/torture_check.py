@@ -6,67 +6,92 @@
 A history is a file of JSON lines, in any order. All times are seconds of one monotonic clock of one
 machine.
 
-    {"event": "run", "store": "memory|redis", "lease": 2.0, "end": T}
-    {"event": "request", "id": I, "key": K, "sent": T, "ended": T, "final": false,
+    {"event": "run", "store": "memory|redis", "lease": 2.0, "end": T, "locations": {NAME: LOCATION}}
+            LOCATION: `hold`: how long an unknown outcome is held, 0 with `idempotency_unknown release`, null for the
+            window; `ttl`: the window, or null if it is longer than the run; `timeout`: proxy_read_timeout, or null if
+            it is longer than an execution; `kept_open`: connections to the application are kept open; `bulky`:
+            responses are larger than the least proto-max-bulk-len; `small`: the store is too small for all keys. What
+            is missing is null or false.
+    {"event": "request", "id": I, "key": K, "location": NAME, "sent": T, "ended": T, "final": false,
      "outcome": "answer|lost|left", "status": 201, "idempotency": "NEW", "code": "", "execution": 1,
-     "whole": true}
+     "whole": true, "worker": PID}
             a response has the fields after `outcome`: `idempotency` is $idempotency_status, `code` that
             of a problem, `execution` the execution that it names (or null), `whole`: it is byte for byte
             the response of this execution. `lost`: the connection broke before the response was
             complete. `left`: the client disconnected by itself. `final`: sent after the last fault.
-    {"event": "start", "key": K, "number": N, "at": T, "worker": PID, "kind": KIND}
+    {"event": "start", "key": K, "location": NAME, "number": N, "at": T, "worker": PID, "kind": KIND, "timeout": S}
     {"event": "end", "key": K, "number": N, "at": T}
             an execution at the application; `end` is recorded before its response. KIND is the kind of the
             response: `kept`; `free` (retriable, or released); `not_kept` (no-store); `large` (over
-            idempotency_max_body); `broken` (closes before or during its response).
-    {"event": "logged", "key": K, "number": N, "at": T, "worker": PID}
-            nginx has logged the response of this execution as NEW. It counts as kept unless there was
-            a fault within SLACK: if the client has disconnected, the outcome may not be recorded in Redis yet.
+            idempotency_max_body); `broken` (no whole response: the connection is closed or reset before or during
+            it, or it comes after the `timeout` of nginx, which is given only then).
+    {"event": "logged", "id": I, "key": K, "number": N, "idempotency": "NEW", "at": T, "worker": PID}
+            nginx has logged the end of this request (`id`), with the execution whose response it got, or null. A
+            response that was logged as NEW counts as kept unless there was a fault within SLACK: if the client has
+            disconnected, the outcome may not be recorded in Redis yet.
     {"event": "fault", "fault": NAME, "at": T, "until": T, "worker": PID}
-            `worker_killed` and `worker_stalled` (which `worker`), `reload`, and of Redis `stalled`, `killed` (until it
-            replies again), `connections_closed`, `scripts_flushed`. `pause`: the machine itself
-            was stopped, as the watcher has measured.
+            `worker_killed` and `worker_stalled` (which `worker`), `reload` (of which `workers`), and of Redis `stalled`,
+            `killed` (until it replies again), `connections_closed`, `scripts_flushed`, `reply_lost` (replies or
+            commands of one connection were lost or late), `store_full`, `values_refused` (those of `bulky` locations),
+            `clock` (its clock jumped by `seconds`). `pause`: the machine itself was stopped, as the watcher has
+            measured.
+    {"event": "cross_slot", "command": NAME, "keys": N}
+            nginx has sent a command with keys of several slots, which a proxy that shards refuses.
     {"event": "log", "level": "alert", "text": "..."}
 
 What is decided
 
-  1  At most one execution of a key at a time, and none after one that ended: an execution A may be
-     followed by B only where
+  1  Within the window one execution of a key. An execution A may be followed by B only where
        - A was `free` and had ended, or
-       - A was `broken`, and B starts a lease after A's end, or
-       - A's worker was killed before A's outcome was recorded in the store, and B starts no earlier
-         than a lease after A's start and 2/3 of a lease after the kill (a claim is renewed each
-         third of its lease), or
-       - an outage of the store of at least OUTAGE leases met A, or the lease that follows A's end
-         (it was not renewed, or its outcome could not be recorded), and B starts no earlier than a
-         lease after A's start, or
-       - a stall of A's worker had the same effect.
+       - the `ttl` of A's location has passed since A's end, or
+       - the location has a `hold` shorter than the window (0 with `release`), and B starts no earlier than `hold`
+         after the outcome of A became unknown:
+           - A was `broken`: at its end, or after its `timeout`;
+           - A's worker was killed before A's outcome was recorded in the store: a lease after A's start and 2/3 of a
+             lease after the kill (a claim is renewed each third of its lease);
+           - A was not renewed because of an outage of the store, a stall of its worker, or a jump of the clock of
+             Redis: a lease after the last renewal before; and B starts no later than A can be renewed again.
+         A jump forward of Redis' clock counts as time that has passed.
+     An execution C after that may follow B, and no longer A.
+     Nothing else excuses a second execution: no broken execution, killed worker, outage, full store, late or lost
+     reply, or clock.
   2  A response is byte for byte that of the execution that it names, which has ended; all responses of a
-     key that were delivered as kept (NEW or REPLAYED) name one execution.
-  3  409 `request_in_progress` or `outcome_unknown` comes within a lease of the last sign of life of
-     a request that may hold the key: an execution until its end, or until its worker was killed; a
-     request of this key that ended without a response from the application. An outage during this time
-     extends it until the outage has ended: a stalled Redis executes pending commands when it runs again. So does the
-     stall of a worker.
-  4  When a response of a key was delivered or logged as kept, nothing is executed any more, and
-     each later request gets this response (after `not_kept`: 409 `response_not_kept`).
+     key that were delivered as kept (NEW or REPLAYED) name one execution, if the location has no `ttl`.
+  3  A key is not blocked without a reason. 409 `request_in_progress` and `outcome_unknown` come only
+       - while an execution runs, until its outcome was recorded, which an outage or the stall of its worker delays;
+         if its worker was killed: `request_in_progress` for a lease after that, then `outcome_unknown` for `hold`;
+         if it was `broken`: `outcome_unknown` for `hold`;
+       - `outcome_unknown` for a short time, while an execution could not be renewed in time;
+       - within RELEASED seconds of the end of a request under whose claim nothing was sent, or of the outage that
+         met it. If its worker was killed before that: as after an execution whose worker was killed.
+     After a jump back of Redis' clock: a lease (and `hold`) after the first request that found the claim.
+     With `release` there is no `outcome_unknown`.
+  4  When a response of a key was delivered or logged as kept, nothing is executed any more, and each later request
+     gets this response (after `not_kept`: 409 `response_not_kept`). If the store was full or refused the value, either
+     of both, and always the same.
   5  No other responses than these: those of the application; 409; 503 `store_unavailable`, and
-     STORE_ERROR with a response, if an outage or an expired claim explains it; 502 and 504 if the application
-     broke off. No line of the level `alert` or above except those about killed workers.
-  6  At the end each key gets a final response that is a replay, an execution, or 409
-     `response_not_kept`.
+     STORE_ERROR with a response, if an outage, a full store or an expired claim explains it; 502 and 504 if the
+     application broke off or was too slow. No line of the level `alert` or above except those about killed workers.
+     No command with keys of several slots.
+  6  At the end each key gets a final response that is a replay, an execution, 409 `response_not_kept`, or, where an
+     unknown outcome is held for the window, 409 `outcome_unknown` (for which rule 3 has to have a reason).
 
 What is assumed
 
   - Claim, execution and settling are observed late by less than SLACK; a `pause` adds its own length.
   - An outage lasts as long as its fault, and RECOVERY more after a kill or a long stall: a worker
-    waits for a second at most before it reconnects. A closed connection is an outage of BLINK.
-    Outages less than a third of a lease apart count as one: they may have met the same renewal.
-  - The retry queue doubles its delay: an outcome may be recorded as late as twice the outage.
-    Together with the third of a lease that may have passed since the last renewal, an outage of
-    less than a quarter of a lease is too short for a claim to expire.
+    waits for a second at most before it reconnects. A closed connection is an outage of BLINK. What has failed in an
+    outage is tried again within RETRY.
+  - A full store is an outage, but not for renewals.
+  - For renewals, outages less than a third of a lease apart count as one: they may have met the same renewal. Together
+    with the third of a lease that may have passed since the last renewal, an outage of less than OUTAGE leases is too
+    short for a claim to expire.
+  - A worker that was told to quit gives up an outcome that it could not record for a lease.
+  - With connections that are kept open, and with a short proxy_read_timeout, a worker that was stopped may find that
+    a connection was closed, or that the time is over.
 """
 
+import bisect
 import collections
 import json
 import re
@@ -76,6 +101,8 @@ SLACK = 1.0
 EARLY = 0.5         # how much earlier a lease may seem to expire: it began before the execution's start
 RECOVERY = 1.3
 BLINK = 0.3
+RETRY = 0.3         # an eighth of a lease, at most
+RELEASED = 1.0
 LONG_STALL = 1.0    # the store's `timeout`: its connections count as stalled
 OUTAGE = 0.25       # of a lease
 EXPLAINED = 1.0     # `timeout`: a call may last for this time after its fault
@@ -84,23 +111,99 @@ BLOCKED = ('IN_PROGRESS', 'UNKNOWN')
 FOREVER = float('inf')
 
 Violation = collections.namedtuple('Violation', 'rule key text')
-Outage = collections.namedtuple('Outage', 'start end')
-Stall = collections.namedtuple('Stall', 'start end worker')
+Span = collections.namedtuple('Span', 'start end')
+Jump = collections.namedtuple('Jump', 'start end seconds')
+
+# How long a key may be blocked by one execution or one request: from when, and until when with which code. `claim`: how
+# long a claim without a recorded outcome may be there.
+Hold = collections.namedtuple('Hold', 'since progress unknown claim')
+
+
+class Spans:
+    """Spans of time, to find those that meet another span."""
+
+    def __init__(self, spans=()):
+        self.spans = sorted(spans)
+        self.starts = [span.start for span in self.spans]
+        self.longest = max((span.end - span.start for span in self.spans), default=0)
+
+    def between(self, start, end):
+        found = []
+        for index in range(bisect.bisect_left(self.starts, start - self.longest), len(self.spans)):
+            span = self.spans[index]
+            if span.start > end:
+                break
+            if span.end >= start:
+                found.append(span)
+        return found
+
+    def joined(self, distance):
+        """With those that are less than `distance` apart as one."""
+        joined = []
+        for span in self.spans:
+            if joined and span.start - joined[-1].end < distance:
+                joined[-1] = Span(joined[-1].start, max(span.end, joined[-1].end))
+            else:
+                joined.append(Span(span.start, span.end))
+        return Spans(joined)
+
+
+class Location:
+    def __init__(self, values):
+        self.ttl = values.get('ttl')
+        self.hold = FOREVER if values.get('hold') is None else values['hold']
+        self.timeout = values.get('timeout')
+        self.kept_open = values.get('kept_open', False)
+        self.bulky = values.get('bulky', False)
+        self.small = values.get('small', False)
 
 
 class Execution:
+    __slots__ = ('key', 'number', 'start', 'end', 'worker', 'kind', 'location', 'timeout')
+
     def __init__(self, event):
         self.key = event['key']
         self.number = event['number']
         self.start = event['at']
         self.end = FOREVER
         self.worker = event['worker']
-        self.kind = event['kind']
+        self.kind = sys.intern(event['kind'])
+        self.location = sys.intern(event.get('location', ''))
+        self.timeout = event.get('timeout')
+
+    @property
+    def over(self):
+        """When nginx had the whole response, or gave up waiting for it."""
+        return self.end if self.timeout is None else min(self.end, self.start + self.timeout)
 
     def __str__(self):
         end = 'no end' if self.end == FOREVER else '%.3f' % self.end
         return 'execution %d (%s, %.3f to %s, worker %s)' % (
             self.number, self.kind, self.start, end, self.worker)
+
+
+class Request:
+    __slots__ = ('id', 'key', 'location', 'sent', 'ended', 'final', 'outcome', 'status', 'idempotency', 'code', 'execution',
+                 'whole', 'worker', 'logged')
+
+    def __init__(self, event):
+        for name in self.__slots__:
+            value = event.get(name)
+            setattr(self, name, sys.intern(value) if isinstance(value, str) else value)
+        self.logged = None
+
+    @property
+    def is_answered(self):
+        return self.outcome == 'answer'
+
+    @property
+    def is_blocked(self):
+        return self.is_answered and self.status == 409 and self.idempotency in BLOCKED
+
+    @property
+    def over(self):
+        """When nginx was done with it."""
+        return self.ended if self.logged is None else max(self.ended, self.logged)
 
 
 class History:
@@ -109,108 +212,153 @@ class History:
         self.requests = collections.defaultdict(list)
         self.logged = collections.defaultdict(list)
         self.kills = collections.defaultdict(list)
-        self.stalls = []
+        self.quits = {}
         self.log = []
+        self.cross_slot = []
         self.run = None
         by_number = {}
         ends = []
         faults = []
+        ended_at = {}
 
         for event in events:
             name = event['event']
             if name == 'run':
                 self.run = event
             elif name == 'request':
-                self.requests[event['key']].append(event)
+                self.requests[event['key']].append(Request(event))
             elif name == 'start':
                 execution = Execution(event)
                 by_number[execution.key, execution.number] = execution
                 self.executions[execution.key].append(execution)
             elif name == 'end':
-                ends.append(event)
+                ends.append((event['key'], event['number'], event['at']))
             elif name == 'logged':
-                self.logged[event['key']].append(event)
+                ended_at[event['id']] = (event['at'], event['worker'])
+                if event['number'] is not None and event['idempotency'] == 'NEW':
+                    self.logged[event['key']].append((event['at'], event['number'], event['worker']))
             elif name == 'log':
                 self.log.append(event)
+            elif name == 'cross_slot':
+                self.cross_slot.append(event)
             elif name == 'fault':
                 faults.append(event)
-                if event['fault'] == 'worker_killed':
-                    self.kills[event['worker']].append(event['at'])
-                elif event['fault'] == 'worker_stalled':
-                    self.stalls.append(Stall(event['at'], event['until'], event['worker']))
 
         if self.run is None:
             raise ValueError('no history: the event "run" is missing')
+        self.lease = self.run['lease']
+        self.locations = {name: Location(values) for name, values in self.run.get('locations', {}).items()}
 
-        for event in ends:
-            by_number[event['key'], event['number']].end = event['at']
+        for key, number, at in ends:
+            by_number[key, number].end = at
         for executions in self.executions.values():
             executions.sort(key=lambda execution: execution.start)
         for requests in self.requests.values():
-            requests.sort(key=lambda request: request['sent'])
-
-        self.lease = self.run['lease']
-        self.pauses = [(fault['at'], fault['until']) for fault in faults if fault['fault'] == 'pause']
-        self.outages = self.find_outages(faults)
+            requests.sort(key=lambda request: request.sent)
+            for request in requests:
+                if request.id in ended_at:
+                    request.logged, worker = ended_at[request.id]
+                    request.worker = request.worker or worker
+        self.read_faults(sorted(faults, key=lambda fault: fault['at']))
 
     @classmethod
     def read(cls, path):
         with open(path, encoding='utf-8') as lines:
             return cls(json.loads(line) for line in lines)
 
-    def find_outages(self, faults):
-        outages = []
-        for fault in sorted(faults, key=lambda fault: fault['at']):
-            length = self.outage_length(fault)
-            if length is None:
-                continue
-            end = fault['at'] + length
-            if outages and fault['at'] - outages[-1].end < self.lease / 3:
-                outages[-1] = Outage(outages[-1].start, max(end, outages[-1].end))
-            else:
-                outages.append(Outage(fault['at'], end))
-        return outages
+    def read_faults(self, faults):
+        def spans_of(*names):
+            return Spans(Span(fault['at'], fault['until']) for fault in faults if fault['fault'] in names)
+
+        stalls = collections.defaultdict(list)
+        for fault in faults:
+            if fault['fault'] == 'worker_killed':
+                self.kills[fault['worker']].append(fault['at'])
+            elif fault['fault'] == 'worker_stalled':
+                stalls[fault['worker']].append(Span(fault['at'], fault['until']))
+            elif fault['fault'] == 'reload':
+                for worker in fault.get('workers', ()):
+                    self.quits.setdefault(worker, fault['at'])
+
+        self.all_kills = sorted(at for kills in self.kills.values() for at in kills)
+        self.stalls = {worker: Spans(spans) for worker, spans in stalls.items()}
+        self.all_stalls = spans_of('worker_stalled')
+        self.pauses = spans_of('pause')
+        self.full = spans_of('store_full')
+        self.refused = spans_of('values_refused')
+        jumps = [Jump(fault['at'], fault['until'], fault['seconds']) for fault in faults if fault['fault'] == 'clock']
+        self.forward = Spans(jump for jump in jumps if jump.seconds > 0)
+        self.back = Spans(jump for jump in jumps if jump.seconds < 0)
+
+        outages = [Span(fault['at'], fault['at'] + self.outage_length(fault)) for fault in faults
+                   if self.outage_length(fault) is not None]
+        self.outages = Spans(outages + self.full.spans).joined(0)
+        # a store that is full renews claims all the same
+        self.long_outages = Spans(outages).joined(self.lease / 3)
 
     @staticmethod
     def outage_length(fault):
-        length = fault.get('until', fault['at']) - fault['at']
+        length = fault['until'] - fault['at']
         if fault['fault'] == 'pause':
             return length
         if fault['fault'] == 'killed':
             return length + RECOVERY
         if fault['fault'] == 'stalled':
             return length + (RECOVERY if length >= LONG_STALL else 0)
-        if fault['fault'] == 'connections_closed':
-            return BLINK
+        if fault['fault'] in ('reply_lost', 'connections_closed'):
+            return length + (RECOVERY if length >= LONG_STALL else BLINK)
         return None
 
-    def outages_between(self, start, end):
-        return [outage for outage in self.outages if outage.start <= end and outage.end >= start]
+    def location(self, key):
+        for item in self.executions.get(key, []) + self.requests.get(key, []):
+            return self.locations.get(item.location) or Location({})
+        return Location({})
 
-    def stalls_between(self, start, end, worker=None):
-        return [stall for stall in self.stalls if stall.start <= end and stall.end >= start
-                and worker in (None, stall.worker)]
+    def stalls_of(self, worker, start, end):
+        """Without a worker: of any."""
+        stalls = self.all_stalls if worker is None else self.stalls.get(worker)
+        return stalls.between(start, end) if stalls is not None else []
 
     def slack(self, start, end):
-        return SLACK + sum(until - at for at, until in self.pauses if at <= end and until >= start)
+        return SLACK + sum(pause.end - pause.start for pause in self.pauses.between(start, end))
+
+    def elapsed(self, start, end):
+        """The most that may have passed between two times by the clock of the store."""
+        return end - start + sum(jump.seconds for jump in self.forward.between(start - SLACK, end + SLACK))
 
     def execution(self, key, number):
-        for execution in self.executions[key]:
+        for execution in self.executions.get(key, ()):
             if execution.number == number:
                 return execution
         return None
 
-    # When the worker of an execution was killed, if its outcome may not have been recorded by then.
-    def killed(self, execution):
-        settled = execution.end + SLACK
-        for outage in self.outages_between(execution.end, execution.end + self.lease):
-            settled = max(settled, min(outage.end, execution.end + self.lease) + SLACK)
-        for stall in self.stalls_between(execution.end - SLACK, execution.end + SLACK, execution.worker):
-            settled = max(settled, stall.end + SLACK)
-        for at in self.kills[execution.worker]:
-            if execution.start - SLACK <= at <= settled:
+    def reached(self, at, worker):
+        """When the store can have been reached by a worker that began to try it at `at`."""
+        while True:
+            spans = self.outages.between(at, at + RETRY) + self.stalls_of(worker, at - SLACK, at + SLACK)
+            latest = max([at] + [span.end for span in spans])
+            if latest == at:
+                return at
+            at = latest
+
+    def recorded(self, execution):
+        """By when the outcome of an execution was recorded, if its worker lived."""
+        return self.reached(execution.over, execution.worker) + SLACK
+
+    def died(self, worker, since, over, until):
+        """When a worker was killed between `since` and `until`, or gave up what it could not record from `over` on."""
+        for at in self.kills.get(worker, ()):
+            if since <= at <= until:
+                return at
+        if worker in self.quits:
+            at = max(over, self.quits[worker]) + self.lease - EARLY
+            if at <= until < FOREVER:
                 return at
         return None
+
+    # When the worker of an execution was killed, if its outcome may not have been recorded by then.
+    def killed(self, execution):
+        return self.died(execution.worker, execution.start - SLACK, execution.over, self.recorded(execution))
 
 
 class Checker:
@@ -220,15 +368,17 @@ class Checker:
         self.violations = []
 
     def check(self):
-        keys = sorted(set(self.history.requests) | set(self.history.executions))
-        for key in keys:
+        for key in sorted(set(self.history.requests) | set(self.history.executions)):
+            self.location = self.history.location(key)
+            self.executions = self.history.executions.get(key, [])
+            self.requests = self.history.requests.get(key, [])
+            self.answers = [request for request in self.requests if request.is_answered]
             self.check_executions(key)
             self.check_results(key)
             self.check_blocked(key)
             self.check_nothing_lost(key)
-            for request in self.history.requests[key]:
-                if request['outcome'] == 'answer':
-                    self.check_explained(key, request)
+            for request in self.answers:
+                self.check_explained(key, request)
             self.check_converges(key)
         self.check_log()
         return self.violations
@@ -239,192 +389,290 @@ class Checker:
     # 1
 
     def check_executions(self, key):
-        executions = self.history.executions[key]
-        for later, b in enumerate(executions):
-            for a in executions[:later]:
-                if not self.may_follow(a, b):
+        overtaken = set()
+        for later, b in enumerate(self.executions):
+            for a in self.executions[:later]:
+                if a.number in overtaken:
+                    continue
+                if self.may_follow(a, b):
+                    overtaken.add(a.number)
+                else:
                     self.report(1, key, '%s is followed by %s', a, b)
 
     def may_follow(self, a, b):
         if a.kind == 'free' and a.end <= b.start:
             return True
-        if a.kind == 'broken' and a.end + self.lease - EARLY <= b.start:
+        if self.is_past_window(a, b.start):
             return True
-        if a.start + self.lease - EARLY > b.start:
+        if self.location.hold == FOREVER:
             return False
-        killed = self.history.killed(a)
-        if killed is not None and killed + self.lease * 2 / 3 - EARLY <= b.start:
+        return self.may_have_become_unknown(a, b.start) or self.may_have_lapsed(a, b.start)
+
+    def is_past_window(self, execution, at):
+        return self.location.ttl is not None and execution.end < at \
+            and self.history.elapsed(execution.end, at) >= self.location.ttl - EARLY
+
+    def is_free_again(self, renewed, at):
+        """Whether a claim whose last renewal was at `renewed` may have ended by then."""
+        return self.history.elapsed(renewed, at) >= self.lease + self.location.hold - EARLY
+
+    def may_have_become_unknown(self, execution, at):
+        if self.may_be_broken(execution) and execution.over - EARLY <= at \
+                and self.history.elapsed(execution.over, at) >= self.location.hold - EARLY:
             return True
-        return self.may_have_lapsed(a, b.start)
+        killed = self.history.killed(execution)
+        return killed is not None and killed <= at \
+            and self.is_free_again(max(execution.start, killed - self.lease / 3), at)
+
+    def may_be_broken(self, execution):
+        return execution.kind == 'broken' \
+            or self.is_disturbed(execution.worker, execution.start, execution.over + SLACK)
+
+    def is_disturbed(self, worker, start, end):
+        """Whether nginx may have lost a connection, or the patience, without a fault of the application."""
+        return (self.location.kept_open or self.location.timeout is not None) and bool(
+            self.history.pauses.between(start, end) or self.history.stalls_of(worker, start, end))
+
+    # What may have prevented renewals of an execution for too long.
+    def breaks(self, execution, until=FOREVER):
+        start, end = execution.start - SLACK, min(self.history.recorded(execution), until)
+        spans = self.history.long_outages.between(start, end) \
+            + self.history.stalls_of(execution.worker, start, end)
+        return [span for span in spans if span.end - span.start >= self.lease * OUTAGE] \
+            + self.history.forward.between(start, end)
 
     def may_have_lapsed(self, execution, at):
-        start = execution.start - SLACK
-        breaks = self.history.outages_between(start, min(execution.end + self.lease, at)) \
-            + self.history.stalls_between(start, min(execution.end + SLACK, at), execution.worker)
-        return any(stretch.end - stretch.start >= self.lease * OUTAGE for stretch in breaks)
+        return any(at <= span.end + self.lease / 3 + SLACK
+                   and self.is_free_again(max(span.start - self.lease / 3, execution.start), at)
+                   for span in self.breaks(execution, at))
 
     # 2
 
     def check_results(self, key):
         kept = {}
-        for request in self.history.requests[key]:
-            if request['outcome'] != 'answer' or request['execution'] is None:
+        for request in self.answers:
+            if request.execution is None:
                 continue
-            execution = self.history.execution(key, request['execution'])
+            execution = self.history.execution(key, request.execution)
             if execution is None:
                 self.report(2, key, 'request %s names execution %s, which never was',
-                            request['id'], request['execution'])
+                            request.id, request.execution)
                 continue
-            if not request['whole']:
+            if not request.whole:
                 self.report(2, key, 'request %s got another response than that of %s',
-                            request['id'], execution)
-            if execution.end > request['ended']:
+                            request.id, execution)
+            if execution.end > request.ended:
                 self.report(2, key, 'request %s got the response of %s at %.3f',
-                            request['id'], execution, request['ended'])
-            if request['idempotency'] == 'REPLAYED' and execution.kind != 'kept':
-                self.report(2, key, 'request %s is a replay of %s', request['id'], execution)
-            if self.is_kept(request, execution):
-                kept.setdefault(execution.number, request['id'])
-        if len(kept) > 1:
+                            request.id, execution, request.ended)
+            if request.idempotency == 'REPLAYED' and execution.kind != 'kept':
+                self.report(2, key, 'request %s is a replay of %s', request.id, execution)
+            if execution.kind == 'kept' and request.idempotency in ('NEW', 'REPLAYED'):
+                kept.setdefault(execution.number, request.id)
+        if len(kept) > 1 and self.location.ttl is None:
             self.report(2, key, 'different responses were delivered as kept: %s', ', '.join(
                 'execution %s to request %s' % pair for pair in sorted(kept.items())))
-
-    @staticmethod
-    def is_kept(request, execution):
-        return execution.kind == 'kept' and request['idempotency'] in ('NEW', 'REPLAYED')
 
     # 3
 
     def check_blocked(self, key):
-        for request in self.history.requests[key]:
-            if request['outcome'] != 'answer' or request['idempotency'] not in BLOCKED:
+        blocked = [request for request in self.requests if request.is_blocked]
+        if not blocked:
+            return
+        holds = [self.hold_of_execution(execution) for execution in self.executions] \
+            + [self.hold_of_request(request) for request in self.requests if self.may_hold(request)]
+
+        for request in blocked:
+            code = 0 if request.idempotency == 'IN_PROGRESS' else 1
+            if code == 1 and self.location.hold == 0:
+                self.report(3, key, 'request %s got UNKNOWN, and unknown outcomes are released', request.id)
                 continue
-            life = self.last_sign_of_life(key, request)
-            late = request['sent'] - life - self.lease
-            if late > self.history.slack(life, request['sent']):
-                self.report(3, key, 'request %s, sent at %.3f, got %s; the last who could hold the key '
-                            'was alive at %.3f', request['id'], request['sent'], request['idempotency'], life)
+            until = max([-FOREVER] + [self.after_jumps(hold, code, request)
+                                      for hold in holds if hold.since <= request.ended])
+            if request.sent > until + (0 if until == -FOREVER else self.history.slack(until, request.sent)):
+                self.report(3, key, 'request %s, sent at %.3f, got %s; the key could be blocked until %.3f',
+                            request.id, request.sent, request.idempotency, until)
 
-    def last_sign_of_life(self, key, blocked):
-        signs = [-FOREVER]
-        for execution in self.history.executions[key]:
-            if execution.start - SLACK <= blocked['ended']:
-                killed = self.history.killed(execution)
-                signs.append(self.outlast(execution.end if killed is None else min(killed, execution.end)))
-        for request in self.history.requests[key]:
-            if request is not blocked and request['sent'] <= blocked['ended'] and self.may_hold(request):
-                signs.append(self.outlast(request['ended']))
-        return max(signs)
+    def hold_of_execution(self, execution):
+        recorded = self.history.recorded(execution)
+        killed = self.history.killed(execution)
+        claim = progress = recorded
+        unknown = -FOREVER
 
-    @staticmethod
-    def may_hold(request):
-        return request['outcome'] != 'answer' or request['idempotency'] == 'STORE_ERROR'
+        if killed is not None:
+            progress = self.outlast(killed) + self.lease
+            claim = unknown = progress + self.location.hold
+        if self.may_be_broken(execution):
+            # the claim itself may have been there until then
+            late = self.lease if recorded > execution.over + SLACK else 0
+            unknown = max(unknown, recorded + late + self.location.hold)
+        for span in self.breaks(execution):
+            unknown = max(unknown, span.end + self.lease / 3)
+        return Hold(execution.start - SLACK, progress, unknown, claim)
 
+    # Nothing was sent under its claim, or there is an execution.
+    def hold_of_request(self, request):
+        free = self.history.reached(request.over, request.worker) + RELEASED
+        killed = self.killed_with(request, free)
+        claim = progress = unknown = free
+        if killed is not None:
+            progress = max(progress, self.outlast(killed) + self.lease)
+            claim = unknown = progress + self.location.hold
+        if self.location.kept_open and self.is_disturbed(request.worker, request.sent, request.over):
+            unknown = request.over + self.location.hold
+        return Hold(request.sent, progress, unknown, claim)
+
+    def may_hold(self, request):
+        if not request.is_answered or request.idempotency == 'STORE_ERROR':
+            return True
+        return self.location.kept_open and request.status == 502
+
+    # nginx logs each request, unless its worker is killed.
+    def killed_with(self, request, until):
+        if request.worker is not None:
+            return self.history.died(request.worker, request.sent - SLACK, request.over, until + SLACK)
+        last = max([request.ended + EXPLAINED] + [
+            stall.end for stall in self.history.all_stalls.between(request.sent, request.ended + SLACK)]) + SLACK
+        kills = self.history.all_kills
+        index = bisect.bisect_right(kills, last) - 1
+        return kills[index] if index >= 0 and kills[index] >= request.sent - SLACK else None
+
+    # A stalled Redis carries out what it was sent once it runs again.
     def outlast(self, at):
-        if at == FOREVER:
-            return at
-        breaks = self.history.outages_between(at - EXPLAINED, at + self.lease) \
-            + self.history.stalls_between(at - EXPLAINED, at + EXPLAINED)
-        return max([at] + [stretch.end for stretch in breaks])
+        spans = self.history.outages.between(at - EXPLAINED, at + self.lease) \
+            + self.history.all_stalls.between(at - EXPLAINED, at + EXPLAINED)
+        return max([at] + [span.end for span in spans])
+
+    # The first request that finds a claim after Redis' clock has gone back gives it no more than its whole lifetime.
+    def after_jumps(self, hold, code, blocked):
+        until, there = hold[1 + code], max(hold[1 + code], hold.claim)
+        for jump in self.history.back.between(hold.since, blocked.ended):
+            if jump.start > there + SLACK:
+                break
+            found = min((request.ended for request in self.answers
+                         if request.sent > jump.end and request.idempotency in BLOCKED), default=FOREVER)
+            until = max(until, found + self.lease + (self.location.hold if code == 1 else 0))
+            there = max(there, until)
+        return until
 
     # 4
 
     def check_nothing_lost(self, key):
-        kept = self.first_kept(key)
-        if kept is None:
-            return
-        since, execution = kept
+        for since, execution in self.kept(key):
+            for other in self.executions:
+                if other.start > since and not self.is_past_window(execution, other.start):
+                    self.report(4, key, '%s was kept by %.3f, and there is %s', execution, since, other)
 
-        for other in self.history.executions[key]:
-            if other.start > since:
-                self.report(4, key, '%s was kept by %.3f, and there is %s', execution, since, other)
-        for request in self.history.requests[key]:
-            if request['sent'] > since and request['outcome'] == 'answer' \
-                    and not self.is_result(request, execution) and request['code'] != 'store_unavailable':
-                self.report(4, key, '%s was kept by %.3f, and request %s, sent at %.3f, got %s %s (execution %s)',
-                            execution, since, request['id'], request['sent'], request['status'],
-                            request['idempotency'], request['execution'])
+            seen = set()
+            for request in self.answers:
+                if request.sent <= since or request.code == 'store_unavailable' \
+                        or self.is_past_window(execution, request.ended):
+                    continue
+                if self.is_result(request, execution):
+                    seen.add(request.idempotency)
+                else:
+                    self.report(4, key, '%s was kept by %.3f, and request %s, sent at %.3f, got %s %s (execution %s)',
+                                execution, since, request.id, request.sent, request.status,
+                                request.idempotency, request.execution)
+            if len(seen) > 1:
+                self.report(4, key, '%s was replayed, and is recorded as not kept', execution)
 
-    @staticmethod
-    def is_result(request, execution):
-        if execution.kind == 'not_kept':
-            return request['code'] == 'response_not_kept'
-        return request['idempotency'] == 'REPLAYED' and request['execution'] == execution.number
+    def is_result(self, request, execution):
+        if request.code == 'response_not_kept':
+            return execution.kind == 'not_kept' or self.may_be_refused(execution)
+        return request.idempotency == 'REPLAYED' and request.execution == execution.number
 
-    # When a kept response was known first, and of which execution.
-    def first_kept(self, key):
-        seen = []
-        for request in self.history.requests[key]:
-            if request['outcome'] == 'answer' and request['execution'] is not None \
-                    and request['idempotency'] in ('NEW', 'REPLAYED'):
-                seen.append((request['ended'], request['execution']))
-        for event in self.history.logged[key]:
-            if self.is_certain(event):
-                seen.append((event['at'], event['number']))
+    # Whether the store may have refused a response, so that it is recorded as not kept.
+    def may_be_refused(self, execution):
+        if execution.kind != 'kept':
+            return False
+        around = execution.over - SLACK, self.history.recorded(execution)
+        return self.location.small or bool(self.history.full.between(*around)) \
+            or self.location.bulky and bool(self.history.refused.between(*around))
+
+    # The executions whose response was kept, and when that was known; only the first if there is no `ttl`.
+    def kept(self, key):
+        seen = [(request.ended, request.execution) for request in self.answers
+                if request.execution is not None and request.idempotency in ('NEW', 'REPLAYED')]
+        seen += [(at, number) for at, number, worker in self.history.logged.get(key, ()) if self.is_certain(at, worker)]
+        found = {}
         for at, number in sorted(seen):
             execution = self.history.execution(key, number)
             if execution is not None and execution.kind in ('kept', 'not_kept'):
-                return at, execution
-        return None
+                found.setdefault(number, (at, execution))
+        kept = list(found.values())
+        return kept if self.location.ttl is not None else kept[:1]
 
     # The request of a client that has disconnected is logged before its outcome is recorded in Redis, and a worker
     # that was stopped logs with an old clock.
-    def is_certain(self, logged):
-        around = logged['at'] - SLACK, logged['at'] + SLACK
-        return not self.history.outages_between(*around) \
-            and not self.history.stalls_between(*around, logged['worker']) \
-            and not any(around[0] <= at <= around[1] for at in self.history.kills[logged['worker']])
+    def is_certain(self, at, worker):
+        around = at - SLACK, at + SLACK
+        return not self.history.outages.between(*around) \
+            and not self.history.stalls_of(worker, *around) \
+            and not any(around[0] <= kill <= around[1] for kill in self.history.kills.get(worker, ()))
 
     # 5
 
     def check_explained(self, key, request):
-        if request['idempotency'] == 'STORE_ERROR':
-            explained = self.store_was_out(request) or self.has_lapsed(key, request)
-        elif request['execution'] is not None:
-            explained = request['idempotency'] in ('NEW', 'REPLAYED')
-        elif request['status'] == 409:
-            explained = request['idempotency'] in BLOCKED or self.was_not_keepable(key, request)
-        elif request['status'] in (502, 504):
-            explained = self.has_broken(key, request)
+        if request.idempotency == 'STORE_ERROR':
+            explained = self.store_was_out(request) or self.has_lapsed(request)
+        elif request.execution is not None:
+            explained = request.idempotency in ('NEW', 'REPLAYED')
+        elif request.status == 409:
+            explained = request.idempotency in BLOCKED or self.was_not_keepable(request)
+        elif request.status in (502, 504):
+            explained = self.has_broken(request)
         else:
             explained = False
 
         if not explained:
             self.report(5, key, 'nothing explains the response to request %s (%.3f to %.3f): %s %s %s (execution %s)',
-                        request['id'], request['sent'], request['ended'], request['status'],
-                        request['idempotency'], request['code'], request['execution'])
+                        request.id, request.sent, request.ended, request.status,
+                        request.idempotency, request.code, request.execution)
 
     def store_was_out(self, request):
-        return bool(self.history.outages_between(request['sent'] - EXPLAINED, request['ended']))
+        around = request.sent - EXPLAINED, request.ended
+        if self.history.outages.between(*around) or self.location.bulky and self.history.refused.between(*around):
+            return True
+        if request.execution is None and self.location.small and request.code == 'store_unavailable':
+            return True
+        # a grant that was read after its lease is not used
+        return any(stall.end - stall.start >= self.lease * 3 / 4
+                   for stall in self.history.stalls_of(request.worker, request.sent, request.ended))
 
     # The claim had expired by the time of the response, and there may have been another claim.
-    def has_lapsed(self, key, request):
-        for own in self.history.executions[key]:
-            is_own = own.number == request['execution'] or self.is_broken_within(own, request)
-            if is_own and (self.is_overtaken(own, request) or self.may_have_lapsed(own, request['ended'])):
+    def has_lapsed(self, request):
+        if self.location.hold == FOREVER:
+            return False
+        for own in self.executions:
+            is_own = own.number == request.execution or self.is_broken_within(own, request)
+            if is_own and (self.is_overtaken(own, request) or self.may_have_lapsed(own, request.ended)):
                 return True
         return False
 
     def is_overtaken(self, own, request):
-        return any(own.start < other.start <= request['ended'] + SLACK for other in self.history.executions[own.key])
+        return any(own.start < other.start <= request.ended + SLACK for other in self.executions)
 
     @staticmethod
     def is_broken_within(execution, request):
-        return execution.kind == 'broken' and request['sent'] <= execution.end <= request['ended']
+        return execution.kind == 'broken' and request.sent <= execution.over <= request.ended + EARLY
 
-    def was_not_keepable(self, key, request):
-        return request['code'] == 'response_not_kept' and any(
-            execution.kind in ('not_kept', 'large') and execution.start <= request['ended']
-            for execution in self.history.executions[key])
+    def was_not_keepable(self, request):
+        return request.code == 'response_not_kept' and any(
+            execution.start <= request.ended
+            and (execution.kind in ('not_kept', 'large') or self.may_be_refused(execution))
+            for execution in self.executions)
 
-    def has_broken(self, key, request):
-        return any(self.is_broken_within(execution, request) for execution in self.history.executions[key])
+    def has_broken(self, request):
+        return any(self.is_broken_within(execution, request) for execution in self.executions) \
+            or self.is_disturbed(request.worker, request.sent, request.ended)
 
     def check_log(self):
         killed = {str(worker) for worker in self.history.kills}
         for line in self.history.log:
             if not self.is_of_a_kill(line['text'], killed):
                 self.report(5, '', 'the error log has: %s', line['text'])
+        for event in self.history.cross_slot:
+            self.report(5, '', 'a command with %d keys of several slots was sent: %s', event['keys'], event['command'])
 
     @staticmethod
     def is_of_a_kill(text, killed):
@@ -440,15 +688,16 @@ class Checker:
     # 6
 
     def check_converges(self, key):
-        finals = [request for request in self.history.requests[key] if request.get('final')]
+        finals = [request for request in self.requests if request.final]
         if not finals:
             self.report(6, key, 'was not asked for in the end')
             return
-        last = max(finals, key=lambda request: request['ended'])
-        if last['outcome'] == 'answer' and (last['code'] == 'response_not_kept' or last['execution'] is not None):
-            return
-        self.report(6, key, 'has no result in the end: request %s got %s %s %s', last['id'], last['outcome'],
-                    last.get('status'), last.get('idempotency'))
+        last = max(finals, key=lambda request: request.ended)
+        is_final = last.code == 'response_not_kept' or last.execution is not None \
+            or last.is_blocked and last.idempotency == 'UNKNOWN' and self.location.hold == FOREVER
+        if not last.is_answered or not is_final:
+            self.report(6, key, 'has no result in the end: request %s got %s %s %s', last.id, last.outcome,
+                        last.status, last.idempotency)
 
 
 def check(events):

@@ -4,6 +4,7 @@
 
 #include <string_view>
 
+#include "core/digest.h"
 #include "core/key.h"
 
 namespace idempotency {
@@ -17,6 +18,18 @@ enum class Coverage {
     key_invalid,
     scope_missing,
 };
+
+// Every part of a scope must have a value; with `any`, one part with a value is enough.
+inline bool is_scope_empty(const Scope &scope, bool any)
+{
+    std::size_t with_value = 0;
+
+    for (std::size_t i = 0; i < scope.count; i++) {
+        with_value += scope.parts[i].empty() ? 0 : 1;
+    }
+
+    return any ? with_value == 0 : with_value < scope.count;
+}
 
 struct CoverageQuestion {
     bool method_covered = false;

@@ -7,6 +7,52 @@
 
 namespace idempotency {
 
+namespace {
+
+bool is_space(char c) { return c == ' ' || c == '\t'; }
+
+char to_lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c; }
+
+// Digests tokens (RFC 9110, section 5.6.2) with the characters between them: the length without
+// spaces and tabs, then the characters in lower case.
+bool update_with_tokens(Sha256 &sha, std::string_view text)
+{
+    unsigned char length[8];
+    char buffer[64];
+    std::size_t used = 0;
+    std::size_t spaces = 0;
+
+    for (char c : text) {
+        spaces += is_space(c) ? 1 : 0;
+    }
+
+    wire::put_u64(length, text.size() - spaces);
+
+    if (!sha.update(wire::view(length, sizeof(length)))) {
+        return false;
+    }
+
+    for (char c : text) {
+        if (is_space(c)) {
+            continue;
+        }
+
+        buffer[used++] = to_lower(c);
+
+        if (used == sizeof(buffer)) {
+            if (!sha.update({buffer, used})) {
+                return false;
+            }
+
+            used = 0;
+        }
+    }
+
+    return sha.update({buffer, used});
+}
+
+}  // namespace
+
 bool operator==(const Digest &a, const Digest &b)
 {
     return CRYPTO_memcmp(a.bytes.data(), b.bytes.data(), a.bytes.size()) == 0;
@@ -47,19 +93,41 @@ bool Sha256::finish(Digest &out)
     return done;
 }
 
+std::string_view media_type(std::string_view content_type)
+{
+    return content_type.substr(0, content_type.find(';'));
+}
+
+bool start_body_digest(Sha256 &sha, std::string_view media_type, std::string_view content_encoding)
+{
+    return sha.restart() && update_with_tokens(sha, media_type)
+           && update_with_tokens(sha, content_encoding);
+}
+
 Digester::Digester() : method_(EVP_MD_fetch(nullptr, "SHA256", nullptr)), sha_(method_) {}
 
 Digester::~Digester() { EVP_MD_free(method_); }
 
 bool Digester::key_id(const Scope &scope, std::string_view key, KeyId &out)
 {
-    unsigned char head[9];
+    char kind = static_cast<char>(scope.kind);
 
-    head[0] = scope.global ? 'G' : 'S';
-    wire::put_u64(head + 1, scope.owner.size());
+    if (!sha_.restart() || !sha_.update({&kind, 1})) {
+        return false;
+    }
 
-    return sha_.restart() && sha_.update(wire::view(head, sizeof(head))) && sha_.update(scope.owner)
-           && sha_.update(key) && sha_.finish(out);
+    for (std::size_t i = 0; i < scope.count; i++) {
+        unsigned char head[9];
+
+        head[0] = static_cast<unsigned char>(i + 1);
+        wire::put_u64(head + 1, scope.parts[i].size());
+
+        if (!sha_.update(wire::view(head, sizeof(head))) || !sha_.update(scope.parts[i])) {
+            return false;
+        }
+    }
+
+    return sha_.update("K") && sha_.update(key) && sha_.finish(out);
 }
 
 bool Digester::fingerprint(std::string_view value, Sha256 *body, Fingerprint &out)

@@ -34,10 +34,20 @@ constexpr std::size_t kHexLength = 2 * sizeof(Digest);
 // Writes kHexLength lower case digits to `out`, without a NUL.
 void write_hex(const Digest &digest, char *out);
 
-// The owner of a key: keys of two owners are different keys.
+// The first byte of the digest input of a key id.  Keys of two kinds are different keys.
+enum class ScopeKind : char {
+    parts = 'S',   // the values of `idempotency_scope`
+    global = 'G',  // `idempotency_scope off`
+};
+
+constexpr std::size_t kMaxScopeParts = 255;  // the number of a part is one byte
+
+// Equal keys of two scopes are different keys.  `parts` points to `count` values, which the caller
+// owns; a global scope has none.
 struct Scope {
-    bool global = false;  // `idempotency_scope off`
-    std::string_view owner;
+    ScopeKind kind;
+    const std::string_view *parts;
+    std::size_t count;
 };
 
 // Computes SHA-256 digests, one after the other: restart, update ..., finish.  After a call that
@@ -61,6 +71,16 @@ private:
     bool running_ = false;
 };
 
+// The media type in the value of a Content-Type header: type and subtype, without parameters
+// (RFC 9110, section 8.3.1).  A part of `content_type`: case and spaces stay as they are.
+std::string_view media_type(std::string_view content_type);
+
+// Starts the digest of a request body for a fingerprint: the length of the media type (8 bytes,
+// big-endian), the media type, and the same for the content codings.  Both are case-insensitive,
+// and spaces and tabs in them are not digested.  `media_type` has no parameters; `content_encoding`
+// is a list with commas (RFC 9110, section 8.4).  False if OpenSSL has no memory.
+bool start_body_digest(Sha256 &sha, std::string_view media_type, std::string_view content_encoding);
+
 // Computes the two digests of a request.  One object serves a whole process.
 class Digester {
 public:
@@ -72,14 +92,19 @@ public:
     bool usable() const { return method_ != nullptr; }
     const EVP_MD *method() const { return method_; }
 
-    // The id of a key: SHA-256 of 'G' (global) or 'S' (scoped), the length of the owner (8 bytes,
-    // big-endian), the owner and the key.  Two pairs of owner and key never give the same bytes.
+    // The id of a key: SHA-256 of the kind of the scope, each part (its number, which is one byte
+    // and begins with 1; its length, 8 bytes, big-endian; its value), 'K' and the key.  At most
+    // kMaxScopeParts parts.
+    //
+    // Two pairs of scope and key never give the same bytes.  'K' is the number of part 75 too, but
+    // the byte after the number is 0, the first byte of a length, and a key has no byte 0 (key.h).
     bool key_id(const Scope &scope, std::string_view key, KeyId &out);
 
     // The fingerprint of a request: SHA-256 of the body, `value`, its length (8 bytes, big-endian)
     // and 'B'; without a body, 'V' instead.  The body comes first, so that it can be digested while
-    // it arrives: `body` is the digest of all of it, which this function finishes.  Null: the
-    // fingerprint does not include the body.  Two pairs never give the same bytes.
+    // it arrives: `body` is the digest that start_body_digest started and that has all of the body;
+    // this function finishes it.  Null: the fingerprint does not include the body.  Two requests
+    // that differ never give the same bytes.
     bool fingerprint(std::string_view value, Sha256 *body, Fingerprint &out);
 
 private:

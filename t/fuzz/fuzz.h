@@ -9,13 +9,12 @@
 #include <string_view>
 
 // An invariant.  Unlike assert() it is there in every kind of build.
-#define EXPECT(condition)                                                        \
-    do {                                                                         \
-        if (!(condition)) {                                                      \
-            std::fprintf(stderr, "%s:%d: does not hold: %s\n", __FILE__, __LINE__, \
-                         #condition);                                            \
-            std::abort();                                                        \
-        }                                                                        \
+#define EXPECT(condition)                                                                          \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            std::fprintf(stderr, "%s:%d: does not hold: %s\n", __FILE__, __LINE__, #condition);    \
+            std::abort();                                                                          \
+        }                                                                                          \
     } while (0)
 
 namespace fuzz {

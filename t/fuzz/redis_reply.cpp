@@ -23,9 +23,9 @@ constexpr std::size_t kLargestRoom = 1 << 16;
 struct FuzzCall : Call {
     FuzzCall(std::uint64_t choice)
     {
-        static constexpr Kind kinds[] = {Kind::claim, Kind::settle, Kind::release};
+        static constexpr Kind kinds[] = {Kind::claim, Kind::settle, Kind::release, Kind::renew};
 
-        kind = kinds[choice % 3];
+        kind = kinds[choice & 3];
         id.bytes.fill(static_cast<unsigned char>(choice >> 2));
         token = choice;
         lifetime = 1000;
@@ -33,7 +33,9 @@ struct FuzzCall : Call {
         piece = {bytes.get(), (choice & 0x80) != 0 ? kBytes : 80};
         value = {&piece, 1};
 
-        room = [](Call &call, std::size_t size) -> char * {
+        claim.bytes.fill(static_cast<unsigned char>(choice >> 4));
+
+        allocate_value = [](Call &call, std::size_t size) -> char * {
             auto &self = static_cast<FuzzCall &>(call);
 
             EXPECT(self.kind == Kind::claim && !self.over && !self.place);
@@ -65,10 +67,17 @@ struct FuzzCall : Call {
         case Verdict::lost:
             EXPECT(kind != Kind::claim && reply.value.empty());
             break;
+        case Verdict::gone:
+            EXPECT(kind == Kind::renew);
+            break;
+        case Verdict::refused:
+            EXPECT(kind == Kind::settle);
+            break;
         case Verdict::unavailable:
             EXPECT(reply.value.empty() && reply.token == 0);
             break;
         case Verdict::full:
+        case Verdict::unreadable:
             EXPECT(false);
         }
 
@@ -89,8 +98,7 @@ class Harness : RedisPipeline::Events {
 public:
     Harness(const RedisScripts &scripts, std::uint64_t choice)
         : pipeline_(scripts, options(choice), *this)
-    {
-    }
+    {}
 
     ~Harness()
     {
@@ -119,8 +127,6 @@ public:
             write(steering.number(2));
             break;
         case 2:
-            renew(steering.number(1) % 70);
-            break;
         case 3:
             now_ += steering.number(1);
             pipeline_.expire(now_);
@@ -158,7 +164,6 @@ private:
     {
         RedisPipelineOptions options;
 
-        options.single_renewals = (choice & 1) != 0;
         options.inline_limit = (choice & 2) != 0 ? 1000 : 0;
         options.max_in_flight = choice >> 2 & 3;
         options.replicas = choice >> 4 & 1;
@@ -174,11 +179,6 @@ private:
     {
         expect_valid(redirect);
         hand_back(call);
-    }
-
-    void lease_redirected(const Lease &, const RedisRedirect &redirect) override
-    {
-        expect_valid(redirect);
     }
 
     void rerouted(Call &call, Millis) override { hand_back(call); }
@@ -207,13 +207,26 @@ private:
     static std::string_view canned(std::uint64_t choice)
     {
         static constexpr std::string_view answers[] = {
-            ":1\r\n", ":0\r\n", ":1700000000000001\r\n", "*2\r\n$3\r\nabc\r\n:5\r\n",
-            "-NOSCRIPT No matching script.\r\n", "-OOM command not allowed\r\n",
-            "*2\r\n$-1\r\n", "*2\r\n$20\r\n01234567890123456789\r\n:-1\r\n",
-            "-MOVED 1 host:1\r\n", "-ASK 2 ::1:2\r\n", "+OK\r\n", "*2\r\n$20000\r\n", "\r\n:7\r\n", ":-1001\r\n", ":-9223372036854775808\r\n",
+            ":1\r\n",
+            ":0\r\n",
+            ":1700000000000001\r\n",
+            "*2\r\n$3\r\nabc\r\n:5\r\n",
+            "-NOSCRIPT No matching script.\r\n",
+            "-OOM command not allowed\r\n",
+            "*2\r\n$-1\r\n",
+            "*2\r\n$20\r\n01234567890123456789\r\n:-1\r\n",
+            ":-1\r\n",
+            "-ERR Protocol error: invalid bulk length\r\n",
+            "-MOVED 1 host:1\r\n",
+            "-ASK 2 ::1:2\r\n",
+            "+OK\r\n",
+            "*2\r\n$20000\r\n",
+            "\r\n:7\r\n",
+            ":-1001\r\n",
+            ":-9223372036854775808\r\n",
         };
 
-        return answers[choice % 15];
+        return answers[choice % 17];
     }
 
     void start(std::uint64_t choice)
@@ -229,15 +242,9 @@ private:
 
         EXPECT(pipeline_.start(call, now_ + kTimeout, (choice & 0x40) != 0) == refused);
         if (refused) {
+            EXPECT(!call.reply.sent);
             call.end();
         }
-    }
-
-    void renew(std::size_t count)
-    {
-        std::vector<Lease> leases(count);
-
-        pipeline_.renew(leases.data(), count, now_);
     }
 
     // Reads what it writes: a piece that is gone shows under AddressSanitizer.

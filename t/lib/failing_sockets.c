@@ -95,10 +95,12 @@ static int is_socket(int fd)
 
 ssize_t read(int fd, void *bytes, size_t size)
 {
-    return is_socket(fd) ? CALL(ECONNRESET, SYS_read, fd, bytes, size) : syscall(SYS_read, fd, bytes, size);
+    return is_socket(fd) ? CALL(ECONNRESET, SYS_read, fd, bytes, size)
+                         : syscall(SYS_read, fd, bytes, size);
 }
 
 ssize_t write(int fd, const void *bytes, size_t size)
 {
-    return is_socket(fd) ? CALL(EPIPE, SYS_write, fd, bytes, size) : syscall(SYS_write, fd, bytes, size);
+    return is_socket(fd) ? CALL(EPIPE, SYS_write, fd, bytes, size)
+                         : syscall(SYS_write, fd, bytes, size);
 }

@@ -11,9 +11,9 @@
 #include <unistd.h>
 
 struct control {
-    int32_t pid;            /* of the process that is meant; 0: of none */
-    int32_t failed;         /* set once the call has failed */
-    int64_t countdown;      /* the call that brings this to 0 fails */
+    int32_t pid;       /* of the process that is meant; 0: of none */
+    int32_t failed;    /* set once the call has failed */
+    int64_t countdown; /* the call that brings this to 0 fails */
 };
 
 static struct control *control;
@@ -22,7 +22,9 @@ static __attribute__((constructor)) void map_control(void)
 {
     const char *file = getenv("FAULT_CONTROL");
     int fd = file != NULL ? open(file, O_RDWR | O_CLOEXEC) : -1;
-    void *mapped = fd != -1 ? mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+    void *mapped = fd != -1
+                       ? mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+                       : MAP_FAILED;
 
     if (fd != -1) {
         close(fd);
@@ -33,7 +35,8 @@ static __attribute__((constructor)) void map_control(void)
 
 static inline int fails(int error)
 {
-    if (control == NULL || control->pid == 0 || control->pid != getpid() || --control->countdown != 0) {
+    if (control == NULL || control->pid == 0 || control->pid != getpid()
+        || --control->countdown != 0) {
         return 0;
     }
 

@@ -11,10 +11,7 @@
 #include <sys/time.h>
 #include <time.h>
 
-static time_t shift(void)
-{
-    return control != NULL ? control->countdown : 0;
-}
+static time_t shift(void) { return control != NULL ? control->countdown : 0; }
 
 int clock_gettime(clockid_t clock, struct timespec *now)
 {

@@ -27,7 +27,10 @@ struct UnitTests {
 
     // A test registers itself where it is defined.
     struct Registration {
-        Registration(const char *name, CMUnitTestFunction test) { all().tests.push_back({name, test, nullptr, nullptr, nullptr}); }
+        Registration(const char *name, CMUnitTestFunction test)
+        {
+            all().tests.push_back({name, test, nullptr, nullptr, nullptr});
+        }
     };
 
     // What runs before and after all tests.
@@ -44,9 +47,9 @@ struct UnitTests {
     CMFixtureFunction teardown = nullptr;
 };
 
-#define UNIT_TEST(name) \
-    void name(void **); \
-    const idempotency::UnitTests::Registration register_##name(#name, name); \
+#define UNIT_TEST(name)                                                                            \
+    void name(void **);                                                                            \
+    const idempotency::UnitTests::Registration register_##name(#name, name);                       \
     void name([[maybe_unused]] void **state)
 
 }  // namespace idempotency
@@ -55,5 +58,6 @@ int main()
 {
     const auto &all = idempotency::UnitTests::all();
 
-    return _cmocka_run_group_tests("tests", all.tests.data(), all.tests.size(), all.setup, all.teardown);
+    return _cmocka_run_group_tests("tests", all.tests.data(), all.tests.size(), all.setup,
+                                   all.teardown);
 }

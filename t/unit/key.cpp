@@ -54,11 +54,30 @@ UNIT_TEST(parameters_are_ignored)
 
 UNIT_TEST(faults_of_malformed_fields_are_named)
 {
-    for (const char *field : {"a b", "a\tb", "\x7f", "caf\xc3\xa9", "\"", "\"a", "\"a\\", "\"a\\n\"",
-                              "\"a\"b", "\"a\", \"b\"", "\"a\" ;b", "\"a\";", "\"a\";A", "\"a\";b=",
-                              "\"a\";b=1.", "\"a\";b=1.2345", "\"a\";b=1234567890123456",
-                              "\"a\";b=\"x", "\"a\";b=?2", "\"a\";b=:x", "\"a\";b=@1.5",
-                              "\"a\";b=%\"%C3\"", "\"caf\xc3\xa9\"", "\"a\tb\""})
+    for (const char *field : {"a b",
+                              "a\tb",
+                              "\x7f",
+                              "caf\xc3\xa9",
+                              "\"",
+                              "\"a",
+                              "\"a\\",
+                              "\"a\\n\"",
+                              "\"a\"b",
+                              "\"a\", \"b\"",
+                              "\"a\" ;b",
+                              "\"a\";",
+                              "\"a\";A",
+                              "\"a\";b=",
+                              "\"a\";b=1.",
+                              "\"a\";b=1.2345",
+                              "\"a\";b=1234567890123456",
+                              "\"a\";b=\"x",
+                              "\"a\";b=?2",
+                              "\"a\";b=:x",
+                              "\"a\";b=@1.5",
+                              "\"a\";b=%\"%C3\"",
+                              "\"caf\xc3\xa9\"",
+                              "\"a\tb\""})
     {
         expect_fault(field, KeyFault::ill_formed);
     }
@@ -68,7 +87,8 @@ UNIT_TEST(faults_of_malformed_fields_are_named)
 
 UNIT_TEST(white_space_around_is_ignored)
 {
-    for (const char *field : {"k", " k", "k ", "\tk \t", "\"k\"", "  \"k\"", "\"k\" ", "\"k\";a\t"}) {
+    for (const char *field : {"k", " k", "k ", "\tk \t", "\"k\"", "  \"k\"", "\"k\" ", "\"k\";a\t"})
+    {
         assert_string_equal(value_of(field).c_str(), "k");
     }
 

@@ -108,48 +108,48 @@ SealFault open(KeyRing &keys, const KeyId &id, std::string sealed, std::string *
 void expect(SealFault seen, SealFault expected) { assert_int_equal(int(seen), int(expected)); }
 
 // The output of t/unit/seal_vectors.py.
-constexpr char kVectorKeyId[] = "4fb56e2ac7012ac33f945c232c25b66ce8e3402d5761e4f9a233d43b85a35d51";
+constexpr char kVectorKeyId[] = "71a2943078f46b5a3c089e8cbc04a62999aa12f4a00cd149414f1bce2340b72d";
 constexpr char kVectorIdentity[] =
-    "0569c142b098f3aa91bdd89f88533c2a4440f4a8cccd54c9ca1c025dec396cc9";
+    "674d3fa550cd06d5139d6d72108180d7941e189a4ccb8eaebffc0b03992efaa2";
 constexpr char kVectorClaim[] = "49444d0100000052c0c1c2c3c4c5c6c7c8c9cacbcccdcecf000000000000000000"
                                 "0000000526d130abababababababab"
                                 "abababababababababababababababababababababababab000000000000000000"
                                 "00000005265c000000000f00000000"
-                                "42256855000200000009000012677765622d31";
+                                "b21c94f7000200000009000012677765622d31";
 constexpr char kVectorKept[] = "49444d010000004bc0c1c2c3c4c5c6c7c8c9cacbcccdcecf00060a24181e4001000"
                                "0000005265c00abababababababab"
                                "abababababababababababababababababababababababab0000018bcfe5687b000"
                                "00000000000000000003a00000008"
-                               "e66be5a100010000003400c90001000b323031204372656174656400000c0000001"
+                               "1652190300010000003400c90001000b323031204372656174656400000c0000001"
                                "0436f6e74656e742d547970656170"
                                "706c69636174696f6e2f6a736f6e7b226964223a317d";
 constexpr char kVectorSealedClaim[] = "49444d0200000052c0c1c2c3c4c5c6c7c8c9cacbcccdcecf000000000000"
                                       "0000000000000526d130f1b6138b437217bc"
-                                      "b0b1b2b3b4b5b6b7b8b9babb4f41539a2c984c53ece895f6ca0514c77b38"
-                                      "b60b0d0399c62fd7e8434114d823971861aa"
-                                      "4ab4bf09c3e99b9fec20372453e6e5f59d7a05b2ffc823db19334f246cd0"
-                                      "596e387708ad0e6a1d8df95c49495dcbb679"
-                                      "c6a9122d4e9ce0d496c2d08b0dce6828adb7bed0e36092792e9d34d032d9"
-                                      "96ceaa0d285804c9164bb94dddace026a1";
+                                      "b0b1b2b3b4b5b6b7b8b9babb71c6c1a3ef14eedfb5af3ed282ac2c6c3de0"
+                                      "314f4d01f4ba7ed331886e28597dc6124c09"
+                                      "7ced25642b31a7cedbfa1d2d74fc3e8f18b135b67b79f77c30b23b2b3563"
+                                      "94286fec7bb5b883bacd07894885df9d2c0a"
+                                      "652409c7fcdcb578819286808ff85fba5e8a3cbfc06aaa1ffaafc3d174d4"
+                                      "c9e2b6e7a20d7fe6a9da549c677566b246";
 constexpr char kVectorGrantedClaim[] = "49444d0200000052c0c1c2c3c4c5c6c7c8c9cacbcccdcecf00060a24181"
                                        "e4001000000000526d130f1b6138b437217bc"
-                                       "b0b1b2b3b4b5b6b7b8b9babb4f41539a2c984c53ece895f6ca0514c77b3"
-                                       "8b60b0d0399c62fd7e8434114d823971861aa"
-                                       "4ab4bf09c3e99b9fec20372453e6e5f59d7a05b2ffc823db19334f246cd"
-                                       "0596e387708ad0e6a1d8df95c49495dcbb679"
-                                       "c6a9122d4e9ce0d496c2d08b0dce6828adb7bed0e36092792e9d34d032d"
-                                       "996ceaa0d285804c9164bb94dddace026a1";
+                                       "b0b1b2b3b4b5b6b7b8b9babb71c6c1a3ef14eedfb5af3ed282ac2c6c3de"
+                                       "0314f4d01f4ba7ed331886e28597dc6124c09"
+                                       "7ced25642b31a7cedbfa1d2d74fc3e8f18b135b67b79f77c30b23b2b356"
+                                       "394286fec7bb5b883bacd07894885df9d2c0a"
+                                       "652409c7fcdcb578819286808ff85fba5e8a3cbfc06aaa1ffaafc3d174d"
+                                       "4c9e2b6e7a20d7fe6a9da549c677566b246";
 constexpr char kVectorSealedKept[] = "49444d020000004bc0c1c2c3c4c5c6c7c8c9cacbcccdcecf00060a24181e4"
                                      "0010000000005265c00f1b6138b437217bc"
-                                     "a0a1a2a3a4a5a6a7a8a9aaab9d578388d618578c1bb4c9d7a704bb6440f68"
-                                     "a48424abcda4a1b981c2f0d4efd3b2c1153"
-                                     "78c28ab2ded758a0ae513b5895b846f53c7e8d9a59980179cc05ca46c6fff"
-                                     "a9bc82e40f38d70b930fdb687526ee37910"
-                                     "5ba939d5c531419fc520a67e0f6d8bb3f3b59ca38b83d86695e8ee9929151"
-                                     "44548458cc3b884f674cc1241ca74833202"
-                                     "7a2e9b1557582124bfa60c2a43f11b8da1a0932bc47aba38e03c1e80c5894"
-                                     "4c7bbfa48965638ddb94028701d64694f4f"
-                                     "38c3";
+                                     "a0a1a2a3a4a5a6a7a8a9aaabe14e0a094bd8e69a73898c7e0fac8a4a99770"
+                                     "ad5cd7ddeb84d41f74ccd2b4854c7fb9a27"
+                                     "a7d0b76cc4aaf6d788d6b3825bcd37f684a43c97413dc60981894b04c8f5d"
+                                     "acdfa7a1f337ee8fbd51d8b95f2b3603969"
+                                     "23198f26570d1304dae6cbd59640721a15b0bb6505facd0e77f971eecd540"
+                                     "5a03b5e3ecd70dfd0ebefef1835b454477a"
+                                     "e2cada41e2d69013e0a36099742c598619ea2598019429a0d9213c9102e83"
+                                     "b57216cd6c78cccb8f6365ef40b39b22f75"
+                                     "ba3b";
 
 constexpr Token kVectorToken = 1700000000000001;
 
@@ -233,6 +233,8 @@ UNIT_TEST(records_that_another_implementation_sealed_open)
 
     // a claim, before and after the store has granted it
     expect(open(keys, stored_id, bytes_of(kVectorSealedClaim), &plain), SealFault::none);
+    assert_int_equal(hold_of(plain), 86400000);
+    assert_int_equal(hold_of(bytes_of(kVectorSealedClaim)), 0);
     assert_string_equal(hex_of(plain).c_str(), kVectorClaim);
     expect(open(keys, stored_id, bytes_of(kVectorGrantedClaim), &plain), SealFault::none);
     assert_int_equal(int(read_record(plain, raw, read)), int(RecordFault::none));

@@ -156,6 +156,7 @@ inline void follow_model(Engine &engine, unsigned seed, int steps)
     struct Claim {
         ClaimNumber number;
         Token token;
+        Millis lifetime;  // of each renewal, too
     };
 
     std::mt19937 random(seed);
@@ -168,7 +169,7 @@ inline void follow_model(Engine &engine, unsigned seed, int steps)
         unsigned n = random() % engine.keys;
         ModelKey<std::string> &key = keys[n];
         std::size_t back = random() % 3;
-        Claim by = back < claims[n].size() ? claims[n][claims[n].size() - 1 - back] : Claim{5, 5};
+        Claim by = back < claims[n].size() ? claims[n][claims[n].size() - 1 - back] : Claim{5, 5, kUnit};
         Millis time = (random() % 4 + 1) * kUnit;
         Millis hold = random() % 2 == 0 ? 0 : random() % (time / kUnit) * kUnit;
 
@@ -179,7 +180,11 @@ inline void follow_model(Engine &engine, unsigned seed, int steps)
         case 1: {
             // mostly a new claim, sometimes one that was gone and is claimed again
             bool again = random() % 4 == 0 && by.number != 5;
-            Claim wanted = again ? by : Claim{++last, 0};
+            Claim wanted = again ? by : Claim{++last, 0, time};
+
+            time = wanted.lifetime;
+            hold = std::min(hold, time - 1);
+
             std::string record = record_bytes(State::running, wanted.number, 0, time, hold, "");
             Outcome seen = engine.claim(n, wanted.number, wanted.token, record, time);
 
@@ -196,7 +201,7 @@ inline void follow_model(Engine &engine, unsigned seed, int steps)
             } else {
                 assert_true(seen.token > highest[n]);
                 highest[n] = seen.token;
-                claims[n].push_back({wanted.number, seen.token});
+                claims[n].push_back({wanted.number, seen.token, time});
             }
             break;
         }
@@ -219,8 +224,8 @@ inline void follow_model(Engine &engine, unsigned seed, int steps)
 
         case 5:
         case 6:
-            assert_int_equal(int(engine.renew(n, by.number, time)),
-                             int(key.renew(by.number, time)));
+            assert_int_equal(int(engine.renew(n, by.number, by.lifetime)),
+                             int(key.renew(by.number, by.lifetime)));
             break;
 
         default:

@@ -7,6 +7,7 @@
 #include <functional>
 #include <string>
 
+#include "core/wire.h"
 #include "redis/protocol/pipeline.h"
 
 namespace idempotency {
@@ -15,13 +16,32 @@ constexpr Millis kTimeout = 100;
 constexpr const char *kPong = "+PONG\r\n";
 constexpr const char *kNoScript = "-NOSCRIPT No matching script. Please use EVAL.\r\n";
 
+// As unlike any other text of a command as it can be.
+inline ClaimId claim_id(unsigned char key)
+{
+    ClaimId claim;
+
+    claim.bytes.fill(key);
+    claim.bytes[0] = '\r';
+    claim.bytes[1] = '\n';
+    claim.bytes[2] = 0;
+    return claim;
+}
+
+// The claim of a TestCall with this key, as an argument of a command.
+inline std::string claim_argument(unsigned char key)
+{
+    return "$16\r\n" + std::string(claim_id(key).view()) + "\r\n";
+}
+
 struct TestCall : Call {
     TestCall(Kind what, unsigned char key)
     {
         kind = what;
         id.bytes.fill(key);
         lifetime = 30000;
-        room = allocate_value;
+        claim = claim_id(key);
+        Call::allocate_value = allocate_found;
         ended = on_ended;
     }
 
@@ -31,7 +51,7 @@ struct TestCall : Call {
         value = {&piece, 1};
     }
 
-    static char *allocate_value(Call &call, std::size_t size)
+    static char *allocate_found(Call &call, std::size_t size)
     {
         auto &self = static_cast<TestCall &>(call);
 
@@ -56,6 +76,10 @@ struct TestCall : Call {
     }
 
     bool ended_as(Verdict verdict) const { return ends == 1 && reply.verdict == verdict; }
+    bool ended_unavailable(bool sent) const
+    {
+        return ended_as(Verdict::unavailable) && reply.sent == sent;
+    }
 
     int ends = 0;
     bool no_memory = false;
@@ -90,12 +114,6 @@ struct Harness : RedisPipeline::Events {
         redirected_call = &call;
         note_redirect(redirect);
         redirects += " by " + std::to_string(deadline) + ";";
-    }
-
-    void lease_redirected(const Lease &lease, const RedisRedirect &redirect) override
-    {
-        note_redirect(redirect);
-        redirects += " lease " + std::to_string(lease.token) + ";";
     }
 
     void rerouted(Call &call, Millis deadline) override
@@ -164,6 +182,12 @@ inline std::string found_reply(const std::string &value, long long ttl)
 {
     return "*2\r\n$" + std::to_string(value.size()) + "\r\n" + value + "\r\n:" + std::to_string(ttl)
            + "\r\n";
+}
+
+inline bool ends_with(const std::string &text, const std::string &end)
+{
+    return text.size() >= end.size()
+           && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
 inline std::size_t count_of(const std::string &text, const std::string &part)

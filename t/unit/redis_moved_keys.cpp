@@ -13,7 +13,7 @@ UNIT_TEST(a_redirected_call_is_given_to_the_owner)
 {
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'),
-        release(Call::Kind::release, 'c');
+        release(Call::Kind::release, 'c'), renew(Call::Kind::renew, 'd');
 
     redis.greet();
     claim.set_value("claim");
@@ -21,6 +21,7 @@ UNIT_TEST(a_redirected_call_is_given_to_the_owner)
     redis.send(claim);
     redis.send(settle);
     redis.send(release);
+    redis.send(renew);
 
     redis.reply("-MOVED 3999 127.0.0.1:6381\r\n");
     assert_ptr_equal(redis.redirected_call, &claim);
@@ -28,15 +29,17 @@ UNIT_TEST(a_redirected_call_is_given_to_the_owner)
     assert_ptr_equal(redis.redirected_call, &settle);
     redis.reply("-MOVED 5 :6383\r\n");
     assert_ptr_equal(redis.redirected_call, &release);
+    redis.reply("-MOVED 6 host:6384\r\n");
+    assert_ptr_equal(redis.redirected_call, &renew);
 
     assert_string_equal(redis.redirects.c_str(),
                         "moved 3999 to 127.0.0.1 6381 by 1100;ask 16383 to ::1 6382 by 1100;"
-                        "moved 5 to  6383 by 1100;");
+                        "moved 5 to  6383 by 1100;moved 6 to host 6384 by 1100;");
     assert_string_equal(redis.errors.c_str(), "");
     assert_true(redis.pipeline.idle());
 
     redis.pipeline.close();
-    assert_int_equal(claim.ends + settle.ends + release.ends, 0);
+    assert_int_equal(claim.ends + settle.ends + release.ends + renew.ends, 0);
 }
 
 UNIT_TEST(a_redirection_without_a_target_is_an_error)
@@ -48,7 +51,7 @@ UNIT_TEST(a_redirection_without_a_target_is_an_error)
     redis.send(claim);
     redis.send(other);
     redis.reply("-MOVED 16384 host:1\r\n-MOVED 1 " + std::string(300, 'h') + ":1\r\n");
-    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_true(claim.ended_unavailable(true));
     assert_true(other.ended_as(Verdict::unavailable));
     assert_string_equal(redis.errors.c_str(), "claim MOVED key;claim MOVED key;");
     assert_string_equal(redis.redirects.c_str(), "");
@@ -58,19 +61,15 @@ UNIT_TEST(a_redirection_without_a_target_is_an_error)
 // It was not carried out, and nobody waits for it.
 UNIT_TEST(a_late_redirection_is_dropped)
 {
-    RedisPipelineOptions options = Harness::options_of_tests();
-
-    options.single_renewals = true;
-
-    Harness redis(options);
-    TestCall claim(Call::Kind::claim, 'a');
-    Lease lease;
+    Harness redis;
+    TestCall claim(Call::Kind::claim, 'a'), renew(Call::Kind::renew, 'b');
 
     redis.greet();
-    redis.pipeline.renew(&lease, 1, redis.now);
+    redis.send(renew);
     redis.send(claim);
     redis.pipeline.expire(redis.now + kTimeout);
-    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_true(claim.ended_unavailable(true));
+    assert_true(renew.ended_unavailable(true));
     redis.reply("-MOVED 1 host:7\r\n-MOVED 1 host:7\r\n");
     assert_string_equal(redis.redirects.c_str(), "");
     assert_string_equal(redis.errors.c_str(), "");
@@ -129,7 +128,7 @@ UNIT_TEST(the_reply_to_asking_is_a_status_after_it_was_sent)
         assert_non_null(redis.pipeline.fault());
         assert_int_equal(claim.ends, 0);
         redis.pipeline.close();
-        assert_true(claim.ended_as(Verdict::unavailable));
+        assert_true(claim.ended_unavailable(true));
     }
 }
 

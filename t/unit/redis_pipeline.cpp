@@ -150,8 +150,8 @@ UNIT_TEST(an_error_is_reported_without_its_text)
     redis.reply("-OOM command not allowed when used memory > 'maxmemory'.\r\n"
                 "-secret arguments repeated\r\n");
 
-    assert_true(one.ended_as(Verdict::unavailable));
-    assert_true(two.ended_as(Verdict::unavailable));
+    assert_true(one.ended_unavailable(false));
+    assert_true(two.ended_unavailable(true));
     assert_string_equal(redis.errors.c_str(), "release OOM key;release ERR key;");
     assert_null(redis.pipeline.fault());
 }
@@ -178,7 +178,8 @@ UNIT_TEST(replies_go_to_their_calls_in_order)
     Harness redis;
     TestCall claim(Call::Kind::claim, 'a'), taken(Call::Kind::claim, 'b'),
         settle(Call::Kind::settle, 'c'), release(Call::Kind::release, 'd');
-    std::string value("IDM\1\0\0\0R\0\0\0\0\0\0\1\2\r\n$3\r\n", 22);
+    std::string value = std::string("IDM\1\0\0\0R", 8) + std::string(16, 'c')
+                        + std::string("\0\0\0\0\0\0\1\2", 8) + "\r\n$3\r\n";
 
     redis.greet();
     claim.set_value("claim");
@@ -216,7 +217,7 @@ UNIT_TEST(a_value_without_memory_is_unavailable)
     claim.no_memory = true;
     redis.send(claim);
     redis.reply(found_reply("value", 1));
-    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_true(claim.ended_unavailable(false));
     assert_null(redis.pipeline.fault());
 }
 
@@ -236,27 +237,115 @@ UNIT_TEST(a_key_without_expiry_is_found)
 UNIT_TEST(a_claim_may_want_its_token)
 {
     Harness redis;
-    TestCall plain(Call::Kind::claim, 'a'), wants(Call::Kind::claim, 'b'),
-        late(Call::Kind::claim, 'c');
+    TestCall plain(Call::Kind::claim, 'a'), wants(Call::Kind::claim, 'b');
     const Token token = ~Token(0) - 1;
     const std::string bytes = "$8\r\n\xff\xff\xff\xff\xff\xff\xff\xfe\r\n";
 
     redis.greet();
     assert_true(redis.send(plain).find("$5\r\n30000\r\n$0\r\n\r\n$1\r\n0\r\n")
                 != std::string::npos);
-    wants.token = late.token = token;
+    wants.token = token;
     assert_true(redis.send(wants).find("$5\r\n30000\r\n" + bytes + "$1\r\n0\r\n")
                 != std::string::npos);
     redis.reply(":1\r\n:1\r\n");
     assert_true(plain.reply.token == 1);
     assert_true(wants.ended_as(Verdict::claimed));
     assert_true(wants.reply.token == token);
+}
 
-    // it is known even where the call is not any more
-    redis.send(late);
-    redis.pipeline.expire(redis.now + kTimeout);
-    redis.reply(":1\r\n");
-    assert_true(redis.written().find(bytes) != std::string::npos);
+// Of every call that has a claim, with the bytes of a line end in the id.
+UNIT_TEST(settle_release_and_renew_name_their_claim)
+{
+    Harness redis;
+    TestCall settle(Call::Kind::settle, 'a'), release(Call::Kind::release, 'b'),
+        renew(Call::Kind::renew, 'c');
+
+    redis.greet();
+    settle.set_value("result");
+    assert_true(
+        ends_with(redis.send(settle), claim_argument('a') + "$6\r\nresult\r\n$5\r\n30000\r\n"));
+    assert_true(ends_with(redis.send(release), claim_argument('b')));
+
+    std::string bytes = redis.send(renew);
+
+    assert_int_equal(bytes.rfind("*6\r\n$7\r\nEVALSHA\r\n$40\r\n"
+                                     + std::string(redis.scripts.sha(RedisScript::renew))
+                                     + "\r\n$1\r\n1\r\n",
+                                 0),
+                     0);
+    assert_true(ends_with(bytes, claim_argument('c') + "$5\r\n30000\r\n"));
+    redis.reply(":1\r\n:1\r\n:1\r\n");
+    assert_true(settle.ended_as(Verdict::done) && release.ended_as(Verdict::done)
+                && renew.ended_as(Verdict::done));
+}
+
+UNIT_TEST(each_renewal_has_its_result)
+{
+    Harness redis;
+    TestCall done(Call::Kind::renew, 'a'), lost(Call::Kind::renew, 'b'),
+        gone(Call::Kind::renew, 'c'), failed(Call::Kind::renew, 'd'), wrong(Call::Kind::renew, 'e');
+
+    redis.greet();
+
+    for (TestCall *call : {&done, &lost, &gone, &failed, &wrong}) {
+        assert_false(redis.start(*call));
+    }
+
+    assert_int_equal(count_of(redis.written(), "EVALSHA"), 5);
+
+    // without the script the call is still known
+    redis.reply(kNoScript);
+    assert_int_equal(redis.written().rfind("*6\r\n$4\r\nEVAL\r\n", 0), 0);
+    redis.reply(":0\r\n:-1\r\n-WRONGTYPE Operation against a key\r\n");
+    assert_true(lost.ended_as(Verdict::lost));
+    assert_true(gone.ended_as(Verdict::gone));
+    assert_true(failed.ended_unavailable(false));
+    assert_string_equal(redis.errors.c_str(), "renew WRONGTYPE key;");
+    assert_int_equal(done.ends, 0);
+
+    redis.reply(":2\r\n");
+    assert_true(wrong.ended_unavailable(true));
+    assert_non_null(redis.pipeline.fault());
+}
+
+// As the interface of a store promises it.
+UNIT_TEST(the_calls_of_a_key_are_sent_in_order)
+{
+    for (bool greeted : {true, false}) {
+        Harness redis;
+        TestCall claim(Call::Kind::claim, 'a'), renew(Call::Kind::renew, 'a'),
+            again(Call::Kind::renew, 'a'), settle(Call::Kind::settle, 'a'),
+            release(Call::Kind::release, 'a');
+
+        if (greeted) {
+            redis.greet();
+        }
+
+        claim.set_value("claim");
+        settle.set_value("result");
+
+        for (TestCall *call : {&claim, &renew, &settle, &again, &release}) {
+            assert_false(redis.start(*call));
+        }
+
+        if (!greeted) {
+            redis.pipeline.open(RedisLogin(), redis.now);
+            redis.written();
+            redis.reply(kPong);
+        }
+
+        std::string bytes = redis.written();
+        std::size_t at = 0;
+
+        for (RedisScript script : {RedisScript::claim, RedisScript::renew, RedisScript::settle,
+                                   RedisScript::renew, RedisScript::release})
+        {
+            at = bytes.find(std::string(redis.scripts.sha(script)), at + 1);
+            assert_true(at != std::string::npos);
+        }
+
+        assert_int_equal(count_of(bytes, "EVALSHA"), 5);
+    }
 }
 
 UNIT_TEST(large_pieces_are_sent_in_place)
@@ -268,7 +357,6 @@ UNIT_TEST(large_pieces_are_sent_in_place)
     iovec out[8];
 
     redis.greet();
-    settle.token = 0x0d0a000000000001;
     settle.value = {pieces, 4};
     assert_false(redis.start(settle));
 
@@ -281,8 +369,8 @@ UNIT_TEST(large_pieces_are_sent_in_place)
     assert_true(referred);
 
     std::string bytes = redis.written();
-    std::string expected = "$8\r\n" + std::string("\r\n\0\0\0\0\0\1", 8) + "\r\n$100008\r\nhead"
-                           + large + "tail\r\n$5\r\n30000\r\n";
+    std::string expected =
+        claim_argument('a') + "$100008\r\nhead" + large + "tail\r\n$5\r\n30000\r\n";
 
     assert_true(bytes.size() > expected.size());
     assert_true(bytes.compare(bytes.size() - expected.size(), expected.size(), expected) == 0);
@@ -302,12 +390,12 @@ UNIT_TEST(a_late_reply_is_read_and_dropped)
 
     redis.now = 1100;
     redis.pipeline.expire(redis.now);
-    assert_true(early.ended_as(Verdict::unavailable));
+    assert_true(early.ended_unavailable(true));
     assert_int_equal(late.ends, 0);
     assert_true(redis.pipeline.stalled());
     assert_true(redis.pipeline.next_deadline() == 1150);
     assert_true(redis.start(refused));
-    assert_true(refused.reply.verdict == Verdict::unavailable);
+    assert_true(refused.reply.verdict == Verdict::unavailable && !refused.reply.sent);
 
     // the first call is gone by now: its answer must not touch it
     early.found = "untouched";
@@ -321,25 +409,168 @@ UNIT_TEST(a_late_reply_is_read_and_dropped)
     assert_true(after.ended_as(Verdict::lost));
 }
 
-UNIT_TEST(a_claim_that_is_granted_late_is_released)
+// Its caller releases it: the pipeline has nothing more to do with it.
+UNIT_TEST(a_late_grant_is_dropped)
 {
     Harness redis;
-    TestCall claim(Call::Kind::claim, 'a');
+    TestCall claim(Call::Kind::claim, 'a'), release(Call::Kind::release, 'a');
 
     redis.greet();
     redis.send(claim);
     redis.now += kTimeout;
     redis.pipeline.expire(redis.now);
+    assert_true(claim.ended_unavailable(true));
     redis.reply(":258\r\n");
+    assert_true(redis.written().empty());
+    assert_true(redis.pipeline.idle() && !redis.pipeline.stalled());
+    assert_int_equal(claim.ends, 1);
 
-    std::string bytes = redis.written();
-
-    assert_true(bytes.find(std::string(redis.scripts.sha(RedisScript::release)))
-                != std::string::npos);
-    assert_true(bytes.find(std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)) != std::string::npos);
-    assert_false(redis.pipeline.idle());
+    assert_true(ends_with(redis.send(release), claim_argument('a')));
     redis.reply(":1\r\n");
-    assert_true(redis.pipeline.idle());
+    assert_true(release.ended_as(Verdict::done));
+}
+
+// A claim whose reply does not come may be in Redis, whatever ended the connection.
+UNIT_TEST(what_was_in_flight_when_the_connection_is_closed_may_be_done)
+{
+    Harness redis;
+    TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'),
+        renew(Call::Kind::renew, 'c'), waits(Call::Kind::claim, 'd');
+
+    redis.greet();
+    claim.set_value("claim");
+    settle.set_value("result");
+    redis.send(claim);
+    redis.send(settle);
+    redis.send(renew);
+    redis.pipeline.pause();
+    assert_false(redis.start(waits));
+    redis.pipeline.close();
+    assert_true(claim.ended_unavailable(true));
+    assert_true(settle.ended_unavailable(true));
+    assert_true(renew.ended_unavailable(true));
+    assert_int_equal(waits.ends, 0);
+    redis.pipeline.end_waiting();
+    assert_true(waits.ended_unavailable(false));
+}
+
+// An error of Redis itself says that the key is as it was; one with another code may be that of a proxy, which does not know.
+UNIT_TEST(some_errors_say_that_nothing_was_changed)
+{
+    const struct {
+        const char *error;
+        bool sent;
+    } cases[] = {
+        {"-OOM command not allowed when used memory > 'maxmemory'.\r\n", false},
+        {"-READONLY You can't write against a read only replica.\r\n", false},
+        {"-LOADING Redis is loading the dataset in memory\r\n", false},
+        {"-CLUSTERDOWN Hash slot not served\r\n", false},
+        {"-NOREPLICAS Not enough good replicas to write.\r\n", false},
+        {"-MISCONF Redis is configured to save RDB snapshots\r\n", false},
+        {"-NOPERM this user has no permissions\r\n", false},
+        {"-BUSY Redis is busy running a script.\r\n", false},
+        {"-CROSSSLOT Keys in request don't hash to the same slot\r\n", false},
+        {"-ERR Connection timed out\r\n", true},
+        {"-ERR string exceeds maximum allowed size (proto-max-bulk-len)\r\n", true},
+        {"-ERR Protocol error: invalid bulk length\r\n", true},
+        {"-upstream failure\r\n", true},
+        {"-OOMX what\r\n", true},
+    };
+
+    for (const auto &each : cases) {
+        Harness redis;
+        TestCall claim(Call::Kind::claim, 'a');
+
+        redis.greet();
+        redis.send(claim);
+        redis.reply(each.error);
+
+        if (!claim.ended_unavailable(each.sent)) {
+            fail_msg("%s", each.error);
+        }
+
+        assert_null(redis.pipeline.fault());
+    }
+}
+
+UNIT_TEST(a_value_that_redis_will_never_take_is_refused)
+{
+    Harness redis;
+    TestCall large(Call::Kind::settle, 'a'), other(Call::Kind::settle, 'b'),
+        behind(Call::Kind::release, 'c');
+
+    redis.greet();
+    large.set_value("result");
+    other.set_value("result");
+    redis.send(large);
+    redis.send(other);
+    redis.send(behind);
+    redis.reply("-ERR string exceeds maximum allowed size (proto-max-bulk-len)\r\n");
+    assert_true(large.ended_as(Verdict::refused));
+    assert_null(redis.pipeline.fault());
+    assert_false(redis.pipeline.value_refused());
+
+    // Redis closes the connection: the reply is the last one
+    other.then = [&](TestCall &) {
+        TestCall next(Call::Kind::settle, 'b');
+
+        assert_true(redis.start(next));
+        assert_false(next.reply.sent);
+    };
+    redis.reply("-ERR Protocol error: invalid bulk length\r\n");
+    assert_true(other.ended_as(Verdict::refused));
+    assert_string_equal(redis.errors.c_str(), "settle ERR key;settle ERR key;");
+    assert_non_null(redis.pipeline.fault());
+    assert_true(redis.pipeline.value_refused());
+    assert_int_equal(behind.ends, 0);
+    redis.pipeline.close();
+    assert_true(behind.ended_unavailable(true));
+    assert_false(redis.pipeline.value_refused());
+}
+
+// It replies as soon as it has read the length, and the rest of the value is not written any more.
+UNIT_TEST(a_value_is_refused_before_all_of_it_is_written)
+{
+    const std::string large(300000, 'v');
+    const char *error = "-ERR Protocol error: invalid bulk length\r\n";
+
+    Harness redis;
+    TestCall before(Call::Kind::release, 'a'), partly(Call::Kind::settle, 'b');
+    iovec pieces[8];
+
+    redis.greet();
+    partly.set_value(large);
+    assert_false(redis.start(before));
+    assert_false(redis.start(partly));
+    assert_true(redis.pipeline.output(pieces, 8) > 1);
+    redis.pipeline.wrote(pieces[0].iov_len + 1000);
+    redis.reply(std::string(":1\r\n") + error);
+    assert_true(before.ended_as(Verdict::done));
+    assert_true(partly.ended_as(Verdict::refused));
+    assert_int_equal(redis.pipeline.output(pieces, 8), 0);
+    redis.pipeline.close();
+    assert_int_equal(partly.ends, 1);
+
+    // the write has failed: how much of it was written is not known
+    Harness failed;
+    TestCall settle(Call::Kind::settle, 'b'), early(Call::Kind::settle, 'c');
+    iovec piece;
+
+    failed.greet();
+    settle.set_value(large);
+    assert_false(failed.start(settle));
+    assert_int_equal(failed.pipeline.output(&piece, 1), 1);
+    failed.reply(error);
+    assert_true(settle.ended_as(Verdict::refused));
+
+    // but not before any of it is written
+    failed.pipeline.close();
+    failed.greet();
+    early.set_value(large);
+    assert_false(failed.start(early));
+    failed.reply(error);
+    assert_true(early.ended_unavailable(true));
+    assert_false(failed.pipeline.value_refused());
 }
 
 // Its value came in time, the rest of it when the call and its room were gone.
@@ -436,7 +667,7 @@ UNIT_TEST(a_command_that_is_not_written_in_time_is_a_fault)
     assert_non_null(redis.pipeline.fault());
     assert_int_equal(redis.pipeline.output(&piece, 1), 0);
     redis.pipeline.close();
-    assert_true(settle.ended_as(Verdict::unavailable));
+    assert_true(settle.ended_unavailable(true));
 }
 
 UNIT_TEST(a_waiting_call_ends_at_its_deadline)
@@ -450,9 +681,11 @@ UNIT_TEST(a_waiting_call_ends_at_its_deadline)
     assert_true(redis.pipeline.next_deadline() == 1100);
 
     redis.pipeline.expire(1100);
-    assert_true(early.ended_as(Verdict::unavailable));
+    assert_true(early.ended_unavailable(false));
     assert_int_equal(later.ends, 0);
     assert_false(redis.pipeline.stalled());
+    redis.pipeline.end_waiting();
+    assert_true(later.ended_unavailable(false));
 }
 
 UNIT_TEST(a_missing_script_is_sent_as_text)
@@ -491,7 +724,7 @@ UNIT_TEST(a_script_is_sent_as_text_once)
     redis.reply(kNoScript);
     redis.written();
     redis.reply(kNoScript);
-    assert_true(release.ended_as(Verdict::unavailable));
+    assert_true(release.ended_unavailable(false));
     assert_true(redis.written().empty());
     assert_string_equal(redis.errors.c_str(), "release NOSCRIPT key;");
 }
@@ -548,8 +781,8 @@ UNIT_TEST(garbage_ends_everything)
 
         redis.reply(":1\r\n");
         redis.pipeline.close();
-        assert_true(first.ended_as(Verdict::unavailable));
-        assert_true(second.ended_as(Verdict::unavailable));
+        assert_true(first.ended_unavailable(true));
+        assert_true(second.ended_unavailable(true));
     }
 }
 
@@ -562,6 +795,7 @@ UNIT_TEST(a_reply_without_a_command_is_garbage)
     redis.reply(":1\r\n");
     assert_non_null(redis.pipeline.fault());
     assert_true(redis.start(release));
+    assert_false(release.reply.sent);
 }
 
 UNIT_TEST(a_reply_before_its_command_is_written_is_garbage)
@@ -604,7 +838,7 @@ UNIT_TEST(a_call_may_start_another_one_when_it_ends)
     TestCall *another = &release;
 
     claim.then = [&](TestCall &ended) {
-        another->token = ended.reply.token;
+        assert_int_equal(ended.ends, 1);
         assert_false(redis.start(*another));
     };
 
@@ -628,53 +862,6 @@ UNIT_TEST(a_call_may_start_another_one_when_it_ends)
     assert_false(redis.pipeline.idle());
     redis.pipeline.end_waiting();
     assert_true(waits.ended_as(Verdict::unavailable));
-}
-
-UNIT_TEST(renewals_share_commands)
-{
-    Harness redis;
-    std::vector<Lease> leases(kMaxRenewedAtOnce + 1);
-
-    redis.pipeline.renew(leases.data(), leases.size(), redis.now);
-    assert_true(redis.pipeline.idle());
-
-    redis.greet();
-    redis.pipeline.renew(leases.data(), leases.size(), redis.now);
-
-    std::string bytes = redis.written();
-
-    // a command, its digest and number of keys; a key, a token and a length each
-    std::string head = "*" + std::to_string(3 + 3 * kMaxRenewedAtOnce) + "\r\n";
-
-    assert_int_equal(bytes.rfind(head, 0), 0);
-    assert_true(bytes.find("*6\r\n$7\r\nEVALSHA") != std::string::npos);
-
-    // without the script the leases are still known
-    redis.reply(kNoScript);
-    assert_int_equal(redis.written().rfind(head + "$4\r\nEVAL\r\n", 0), 0);
-    redis.reply(":1\r\n:64\r\n");
-    assert_true(redis.pipeline.idle());
-    assert_null(redis.pipeline.fault());
-}
-
-UNIT_TEST(a_renewal_in_a_cluster_is_for_one_key)
-{
-    RedisPipelineOptions options = Harness::options_of_tests();
-
-    options.single_renewals = true;
-
-    Harness redis(options);
-    std::vector<Lease> leases(3);
-
-    leases[1].token = 7;
-    redis.greet();
-    redis.pipeline.renew(leases.data(), leases.size(), redis.now);
-    assert_int_equal(count_of(redis.written(), "*6\r\n$7\r\nEVALSHA"), 3);
-
-    redis.reply(":1\r\n-MOVED 3 host:7\r\n:0\r\n");
-    assert_string_equal(redis.redirects.c_str(), "moved 3 to host 7 lease 7;");
-    assert_true(redis.pipeline.idle());
-    assert_null(redis.pipeline.fault());
 }
 
 }  // namespace

@@ -20,12 +20,6 @@ RedisPipelineOptions options_with_replicas()
 
 const std::string kWait = "*3\r\n$4\r\nWAIT\r\n$1\r\n2\r\n$2\r\n50\r\n";
 
-bool ends_with(const std::string &text, const std::string &end)
-{
-    return text.size() >= end.size()
-           && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
 // A connection on which there have been replicas enough.
 void greet_with_replicas(Harness &redis)
 {
@@ -48,15 +42,16 @@ UNIT_TEST(changes_of_a_key_wait_for_the_replicas)
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'),
         found(Call::Kind::claim, 'c'), lost(Call::Kind::settle, 'd'),
         release(Call::Kind::release, 'e');
-    Lease lease;
+    TestCall renew(Call::Kind::renew, 'f');
 
     greet_with_replicas(redis);
 
-    // nobody waits for what these come to
-    redis.pipeline.renew(&lease, 1, redis.now);
+    // these do not wait for the replicas
+    redis.start(renew);
     redis.start(release);
     assert_int_equal(count_of(redis.written(), "WAIT"), 0);
     redis.reply(":1\r\n:1\r\n");
+    assert_true(renew.ended_as(Verdict::done));
     assert_true(release.ended_as(Verdict::done));
 
     // one for all
@@ -110,7 +105,8 @@ UNIT_TEST(one_wait_is_in_flight_at_a_time)
     assert_true(redis.pipeline.idle());
 }
 
-UNIT_TEST(a_claim_that_too_few_replicas_have_is_released)
+// The caller releases such a claim: its call says that it was sent.
+UNIT_TEST(a_claim_that_too_few_replicas_have_is_unavailable)
 {
     const struct {
         const char *answer;
@@ -133,17 +129,11 @@ UNIT_TEST(a_claim_that_too_few_replicas_have_is_released)
         redis.written();
         redis.reply(":258\r\n:1\r\n");
         redis.reply(each.answer);
-        assert_true(claim.ended_as(Verdict::unavailable));
+        assert_true(claim.ended_unavailable(true));
         assert_true(claim.reply.token == 0);
-        assert_true(settle.ended_as(Verdict::unavailable));
+        assert_true(settle.ended_unavailable(true));
         assert_string_equal(redis.errors.c_str(), each.error);
-
-        // its token, and nobody else's; no WAIT for that
-        std::string bytes = redis.written();
-
-        assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
-        assert_true(ends_with(bytes, std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)));
-        redis.reply(":1\r\n");
+        assert_true(redis.written().empty());
         assert_true(redis.pipeline.idle());
         assert_null(redis.pipeline.fault());
     }
@@ -186,38 +176,21 @@ UNIT_TEST(a_held_call_ends_at_its_deadline)
     assert_true(redis.pipeline.next_deadline() == 1100);
 
     redis.pipeline.expire(1100);
-    assert_true(claim.ended_as(Verdict::unavailable));
-    assert_true(settle.ended_as(Verdict::unavailable));
+    assert_true(claim.ended_unavailable(true));
+    assert_true(settle.ended_unavailable(true));
     assert_int_equal(later.ends, 0);
     assert_null(redis.pipeline.fault());
-
-    std::string bytes = redis.written();
-
-    assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
-    assert_true(ends_with(bytes, std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)));
+    assert_true(redis.written().empty());
 
     // now they have it, which is too late for the two
-    redis.reply(":2\r\n:1\r\n");
+    redis.reply(":2\r\n");
     assert_true(later.ended_as(Verdict::done));
     assert_true(redis.pipeline.idle());
     assert_int_equal(claim.ends, 1);
 }
 
-void is_released_next(Harness &redis)
-{
-    redis.pipeline.open(RedisLogin(), redis.now);
-    redis.written();
-    redis.reply(kPong);
-
-    std::string bytes = redis.written();
-
-    assert_int_equal(count_of(bytes, "EVALSHA"), 1);
-    assert_int_equal(count_of(bytes, std::string(redis.scripts.sha(RedisScript::release))), 1);
-    assert_true(ends_with(bytes, std::string("$8\r\n\0\0\0\0\0\0\1\2\r\n", 14)));
-}
-
-// A release is owed to a claim whoever is on the other side by then.
-UNIT_TEST(a_claim_that_is_held_when_the_connection_is_closed_is_released)
+// Whether the replicas have it can't be found out any more.
+UNIT_TEST(what_is_held_when_the_connection_is_closed_may_be_done)
 {
     Harness redis(options_with_replicas());
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'b'),
@@ -229,65 +202,18 @@ UNIT_TEST(a_claim_that_is_held_when_the_connection_is_closed_is_released)
     redis.written();
     redis.reply(":258\r\n:1\r\n");
     redis.pipeline.close();
-    assert_true(claim.ended_as(Verdict::unavailable));
-    assert_true(settle.ended_as(Verdict::unavailable));
-    assert_true(redis.pipeline.idle());
-    redis.pipeline.end_waiting();
-
-    is_released_next(redis);
-    redis.reply(":1\r\n");
+    assert_true(claim.ended_unavailable(true));
+    assert_true(settle.ended_unavailable(true));
+    assert_true(claim.reply.token == 0);
     assert_true(redis.pipeline.idle());
 
     // the new connection has a WAIT of its own
+    redis.greet();
     redis.send(next);
     redis.reply(":9\r\n");
     assert_true(redis.written() == kWait);
-    redis.pipeline.close();
-    assert_true(next.ended_as(Verdict::unavailable));
-
-    // by then its lease has ended
-    redis.now += kTimeout + next.lifetime;
-    redis.pipeline.open(RedisLogin(), redis.now);
-    redis.written();
-    redis.reply(kPong);
-    assert_true(redis.written().empty());
-}
-
-UNIT_TEST(a_release_is_kept_until_it_is_done)
-{
-    Harness redis;
-    TestCall claim(Call::Kind::claim, 'a');
-
-    redis.greet();
-    redis.send(claim);
-    redis.now += kTimeout;
-    redis.pipeline.expire(redis.now);
-    redis.reply(":258\r\n");
-    assert_int_equal(count_of(redis.written(), "EVALSHA"), 1);
-
-    // the connection ends before the answer; the next one is to a replica
-    redis.pipeline.close();
-    redis.pipeline.end_waiting();
-    is_released_next(redis);
-    redis.reply("-READONLY You can't write against a read only replica.\r\n");
-    redis.pipeline.close();
-    is_released_next(redis);
-
-    // late, and it has lost its scripts
-    redis.pipeline.close();
-    is_released_next(redis);
-    redis.now += kTimeout;
-    redis.pipeline.expire(redis.now);
-    assert_true(redis.pipeline.stalled());
-    redis.reply(kNoScript);
-    assert_int_equal(count_of(redis.written(), "$4\r\nEVAL\r\n"), 1);
-
-    // what Redis refuses for another reason it would refuse again
-    redis.reply("-NOPERM no\r\n");
-    redis.pipeline.close();
-    redis.greet();
-    assert_true(redis.written().empty());
-    assert_string_equal(redis.errors.c_str(), "release READONLY key;release NOPERM key;");
+    redis.reply(":2\r\n");
+    assert_true(next.ended_as(Verdict::claimed));
 }
 
 UNIT_TEST(a_wait_without_a_reply_is_a_stall)
@@ -300,15 +226,11 @@ UNIT_TEST(a_wait_without_a_reply_is_a_stall)
     redis.reply(":258\r\n");
     redis.now = 1150;
     redis.pipeline.expire(redis.now);
-    assert_true(claim.ended_as(Verdict::unavailable));
+    assert_true(claim.ended_unavailable(true));
     assert_true(redis.pipeline.stalled());
     assert_true(redis.start(refused));
-
-    Millis end = redis.pipeline.next_deadline();
-
-    // that of the release, behind a WAIT of whatever length
-    assert_true(end == 1150 + kTimeout + 50);
-    redis.written();
+    assert_false(refused.reply.sent);
+    assert_true(redis.pipeline.next_deadline() == 1450);
     redis.pipeline.expire(1450);
     assert_non_null(redis.pipeline.fault());
 }
@@ -324,23 +246,7 @@ UNIT_TEST(the_reply_to_a_wait_is_a_number)
     assert_non_null(redis.pipeline.fault());
     assert_int_equal(claim.ends, 0);
     redis.pipeline.close();
-    assert_true(claim.ended_as(Verdict::unavailable));
-    assert_true(redis.pipeline.idle());
-}
-
-// The release of a claim that was granted off the slot's own node, too.
-UNIT_TEST(a_claim_after_asking_is_released_with_asking)
-{
-    Harness redis(options_with_replicas());
-    TestCall claim(Call::Kind::claim, 'a');
-
-    greet_with_replicas(redis);
-    assert_false(redis.pipeline.start(claim, redis.now + kTimeout, true));
-    redis.written();
-    redis.reply("+OK\r\n:7\r\n:0\r\n");
-    assert_true(claim.ended_as(Verdict::unavailable));
-    assert_int_equal(redis.written().rfind("*1\r\n$6\r\nASKING\r\n*5\r\n", 0), 0);
-    redis.reply("+OK\r\n:1\r\n");
+    assert_true(claim.ended_unavailable(true));
     assert_true(redis.pipeline.idle());
 }
 
@@ -350,7 +256,7 @@ UNIT_TEST(a_call_may_start_another_one_when_the_replicas_have_it)
     TestCall claim(Call::Kind::claim, 'a'), settle(Call::Kind::settle, 'a');
 
     claim.then = [&](TestCall &ended) {
-        settle.token = ended.reply.token;
+        assert_true(ended.reply.token == 9);
         assert_false(redis.start(settle));
     };
 
@@ -373,9 +279,8 @@ UNIT_TEST(a_found_value_does_not_wait_for_replicas)
     greet_with_replicas(redis);
     redis.send(claim);
     redis.reply(":7\r\n:1\r\n");
-    assert_true(claim.ended_as(Verdict::unavailable));
-    redis.written();
-    redis.reply(":1\r\n");
+    assert_true(claim.ended_unavailable(true));
+    assert_true(redis.written().empty());
 
     assert_int_equal(count_of(redis.send(found), "WAIT"), 0);
     assert_int_equal(count_of(redis.send(lost), "WAIT"), 0);

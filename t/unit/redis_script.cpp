@@ -143,7 +143,7 @@ struct TestCall : Call {
         piece = storage;
         value = {&piece, 1};
         ended = [](Call &call) { static_cast<TestCall &>(call).over = true; };
-        room = [](Call &call, std::size_t size) {
+        allocate_value = [](Call &call, std::size_t size) {
             auto &self = static_cast<TestCall &>(call);
 
             self.found.resize(size);
@@ -163,7 +163,7 @@ public:
     explicit Client(const Server &server, std::size_t inline_limit = 0, unsigned replicas = 0,
                     Millis replica_wait = 0)
         : pipeline_(scripts_, options(inline_limit, replicas, replica_wait), *this),
-          fd_(server.connect()), raw_(server.connect())
+          server_(server), fd_(server.connect()), raw_(server.connect())
     {
         assert_true(scripts_.usable());
 
@@ -182,33 +182,49 @@ public:
         ::close(raw_);
     }
 
-    Outcome claim(const KeyId &id, const std::string &record, Millis lease)
+    Outcome claim(const KeyId &id, ClaimNumber by, const std::string &record, Millis lifetime,
+                  Token wanted = 0)
     {
-        return run(Call::Kind::claim, id, 0, record, lease);
+        return run(Call::Kind::claim, id, by, wanted, record, lifetime);
     }
 
-    Outcome claim_as(const KeyId &id, Token token, const std::string &record, Millis lease)
+    // What the key has.
+    Outcome look_up(const KeyId &id) { return claim(id, 999, "", 1); }
+
+    Verdict settle(const KeyId &id, ClaimNumber by, const std::string &record, Millis lifetime)
     {
-        return run(Call::Kind::claim, id, token, record, lease);
+        return run(Call::Kind::settle, id, by, 0, record, lifetime).verdict;
     }
 
-    Verdict settle(const KeyId &id, Token token, const std::string &record, Millis lifetime)
+    Verdict release(const KeyId &id, ClaimNumber by)
     {
-        return run(Call::Kind::settle, id, token, record, lifetime).verdict;
+        return run(Call::Kind::release, id, by, 0, "", 0).verdict;
     }
 
-    Verdict release(const KeyId &id, Token token)
+    Verdict renew(const KeyId &id, ClaimNumber by, Millis lifetime)
     {
-        return run(Call::Kind::release, id, token, "", 0).verdict;
-    }
-
-    void renew(const std::vector<Lease> &leases)
-    {
-        pipeline_.renew(leases.data(), leases.size(), steady_now());
-        pump();
+        return run(Call::Kind::renew, id, by, 0, "", lifetime).verdict;
     }
 
     bool start(TestCall &call) { return pipeline_.start(call, steady_now() + 5000); }
+
+    // Until the connection can't be used any more.
+    void pump_to_fault()
+    {
+        while (pipeline_.fault() == nullptr) {
+            write();
+            read();
+        }
+    }
+
+    void reconnect()
+    {
+        ::close(fd_);
+        pipeline_.close();
+        fd_ = server_.connect();
+        pipeline_.open(RedisLogin(), steady_now());
+        pump();
+    }
 
     // Until nothing is waited for.
     void pump()
@@ -255,7 +271,6 @@ private:
 
     void greeted() override {}
     void redirected(Call &, Millis, const RedisRedirect &) override { fail(); }
-    void lease_redirected(const Lease &, const RedisRedirect &) override { fail(); }
 
     void rerouted(Call &call, Millis) override
     {
@@ -269,12 +284,13 @@ private:
         errors_ += std::string(what) + " " + code + ";";
     }
 
-    Outcome run(Call::Kind kind, const KeyId &id, Token token, const std::string &record,
-                Millis lifetime)
+    Outcome run(Call::Kind kind, const KeyId &id, ClaimNumber by, Token wanted,
+                const std::string &record, Millis lifetime)
     {
         TestCall call(kind, id, record);
 
-        call.token = token;
+        call.claim = claim_id(by);
+        call.token = wanted;
         call.lifetime = lifetime;
         assert_false(start(call));
         pump();
@@ -286,13 +302,17 @@ private:
     void write()
     {
         iovec pieces[16];
-        std::size_t n = pipeline_.output(pieces, 16);
+        msghdr message{};
 
-        if (n > 0) {
-            ssize_t written = writev(fd_, pieces, static_cast<int>(n));
+        message.msg_iov = pieces;
+        message.msg_iovlen = pipeline_.output(pieces, 16);
 
-            assert_true(written > 0);
-            pipeline_.wrote(static_cast<std::size_t>(written));
+        if (message.msg_iovlen > 0) {
+            ssize_t written = sendmsg(fd_, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+            // where the other side has closed, it may have said why
+            assert_true(written > 0 || errno == EAGAIN || errno == EPIPE || errno == ECONNRESET);
+            pipeline_.wrote(written > 0 ? static_cast<std::size_t>(written) : 0);
         }
     }
 
@@ -312,6 +332,7 @@ private:
     RedisScripts scripts_;
     std::string errors_;
     RedisPipeline pipeline_;
+    const Server &server_;
     int fd_;
     int raw_;
 };
@@ -325,13 +346,15 @@ KeyId key(unsigned n)
 }
 
 // Of key(1), where it is read again.
-std::string record_of(State state, Token token = 0)
+std::string record_of(State state, ClaimNumber by, Token token = 0, Millis lifetime = 30000)
 {
     unsigned char out[kRecordHeadSize];
     RecordHead head;
 
     head.state = state;
+    head.claim = claim_id(by);
     head.token = token;
+    head.lifetime = lifetime;
 
     RecordWriter writer(out, head);
 
@@ -339,10 +362,15 @@ std::string record_of(State state, Token token = 0)
     return std::string(reinterpret_cast<char *>(out), writer.size());
 }
 
-// A result's state and token, and then any bytes.
-std::string result_of(Token token, const std::string &rest)
+std::string claim_record(ClaimNumber by, Millis lifetime = 30000)
 {
-    return with_token("IDM\1" + std::string(3, '\0') + "K" + std::string(8, '\0'), token) + rest;
+    return record_of(State::running, by, 0, lifetime);
+}
+
+// The head of a result, and then any bytes.
+std::string result_of(ClaimNumber by, const std::string &rest)
+{
+    return record_of(State::kept, by) + rest;
 }
 
 const Server &server_of(void **state) { return *static_cast<Server *>(*state); }
@@ -350,155 +378,191 @@ const Server &server_of(void **state) { return *static_cast<Server *>(*state); }
 UNIT_TEST(a_free_key_is_claimed)
 {
     Client redis(server_of(state));
-    std::string record = record_of(State::running);
     auto before = Token(std::time(nullptr)) * 1000000;
-    Outcome first = redis.claim(key(1), record, 30000);
+    Outcome first = redis.claim(key(1), 1, claim_record(1), 30000);
 
     assert_true(first.verdict == Verdict::claimed);
     assert_true(first.token >= before && first.token < before + 60000000);
 
-    Outcome second = redis.claim(key(1), record, 99000);
+    Outcome second = redis.claim(key(1), 2, claim_record(2, 99000), 99000);
     Record read;
 
     assert_true(second.verdict == Verdict::found);
     assert_true(second.token == first.token);
     assert_true(second.remaining > 25000 && second.remaining <= 30000);
-    assert_true(second.value == with_token(record, first.token));
+    assert_true(second.value == with_token(claim_record(1), first.token));
     assert_true(read_record(second.value, key(1), read) == RecordFault::none);
     assert_true(read.head.token == first.token);
+    assert_true(read.head.claim == claim_id(1));
 
-    // tokens grow, also within a key's life after life
+    // tokens grow, also after the key was released
     Token last = first.token;
 
-    for (int i = 0; i < 100; i++) {
-        assert_true(redis.release(key(1), last) == Verdict::done);
-        Outcome next = redis.claim(key(1), record, 30000);
+    assert_true(redis.release(key(1), 1) == Verdict::done);
+
+    for (ClaimNumber by = 10; by < 110; by++) {
+        Outcome next = redis.claim(key(1), by, claim_record(by), 30000);
 
         assert_true(next.verdict == Verdict::claimed && next.token > last);
         last = next.token;
+        assert_true(redis.release(key(1), by) == Verdict::done);
     }
 }
 
 UNIT_TEST(a_claim_gets_the_token_that_it_wants)
 {
     Client redis(server_of(state));
-    std::string record = record_of(State::running);
     const Token token = ~Token(0) - 1;
-    Outcome first = redis.claim_as(key(1), token, record, 30000);
+    Outcome first = redis.claim(key(1), 1, claim_record(1), 30000, token);
 
     assert_true(first.verdict == Verdict::claimed && first.token == token);
 
-    Outcome second = redis.claim_as(key(1), 7, record, 30000);
+    Outcome second = redis.claim(key(1), 2, claim_record(2), 30000, 7);
 
     assert_true(second.verdict == Verdict::found && second.token == token);
-    assert_true(second.value == with_token(record, token));
-    assert_true(redis.settle(key(1), token, result_of(token, ""), 30000) == Verdict::done);
+    assert_true(second.value == with_token(claim_record(1), token));
+    assert_true(redis.settle(key(1), 1, result_of(1, ""), 30000) == Verdict::done);
 }
 
 UNIT_TEST(a_value_above_the_limit_is_told_of)
 {
     Client redis(server_of(state), 1000);
-    Token token = redis.claim(key(1), record_of(State::running), 30000).token;
 
-    redis.settle(key(1), token, std::string(1000, 'x'), 30000);
-    assert_true(redis.claim(key(1), "", 1).value.size() == 1000);
+    redis.claim(key(1), 1, claim_record(1), 30000);
+    redis.settle(key(1), 1, std::string(1000, 'x'), 30000);
+    assert_true(redis.look_up(key(1)).value.size() == 1000);
     redis.raw({"APPEND", Client::name(key(1)), "x"});
     assert_string_equal(redis.take_errors().c_str(), "");
-    redis.claim(key(1), "", 1);
+    redis.look_up(key(1));
     assert_string_equal(redis.take_errors().c_str(), "too large: 1001;");
 
     Client other(server_of(state));
 
-    assert_true(other.claim(key(2), record_of(State::running), 30000).verdict == Verdict::claimed);
+    assert_true(other.claim(key(2), 1, claim_record(1), 30000).verdict == Verdict::claimed);
 }
 
-// A claim that somebody has made persistent would block its key for good.
-UNIT_TEST(a_persistent_claim_ends_all_the_same)
+// Somebody has made it persistent, or the clock of Redis has gone back since: it would block its key for ever, or for too long.
+UNIT_TEST(a_claim_is_left_for_its_own_lifetime_at_most)
 {
     Client redis(server_of(state));
+    std::string name = Client::name(key(1));
 
     for (State held : {State::running, State::unknown}) {
-        Token token = redis.claim(key(1), record_of(State::running), 30000).token;
+        for (bool persistent : {true, false}) {
+            redis.claim(key(1), 1, claim_record(1), 30000);
+            assert_true(redis.settle(key(1), 1, record_of(held, 1, 7, 20), 30000) == Verdict::done);
 
-        redis.settle(key(1), token, record_of(held, token), 30000);
-        assert_string_equal(redis.raw({"PERSIST", Client::name(key(1))}).c_str(), ":1\r\n");
+            if (persistent) {
+                assert_string_equal(redis.raw({"PERSIST", name}).c_str(), ":1\r\n");
+            }
 
-        Outcome found = redis.claim(key(1), "", 20);
+            // whatever the lifetime of the new claim would be
+            Outcome found = redis.claim(key(1), 2, claim_record(2, 90000), 90000);
 
-        assert_true(found.verdict == Verdict::found && found.token == token);
-        assert_int_equal(found.remaining, 20);
+            assert_true(found.verdict == Verdict::found && found.token == 7);
+            assert_int_equal(found.remaining, 20);
+            assert_true(found.value == record_of(held, 1, 7, 20));
 
-        while (redis.claim(key(1), record_of(State::running), 20).verdict != Verdict::claimed) {
-            sleep_for(1);
+            while (redis.raw({"EXISTS", name}) != ":0\r\n") {
+                sleep_for(1);
+            }
         }
 
-        while (redis.raw({"EXISTS", Client::name(key(1))}) != ":0\r\n") {
-            sleep_for(1);
-        }
+        // what is left of it is not made longer
+        redis.claim(key(1), 1, record_of(held, 1, 7, 30000), 10000);
+
+        Millis remaining = redis.look_up(key(1)).remaining;
+
+        assert_true(remaining > 5000 && remaining <= 10000);
+        redis.raw({"DEL", name});
+    }
+}
+
+// A result that was made persistent stays, as does what is no claim; a lifetime that is none is no reason to delete a claim.
+UNIT_TEST(only_a_claim_gets_its_lifetime_again)
+{
+    Client redis(server_of(state));
+    std::string name = Client::name(key(1));
+    const std::string values[] = {
+        record_of(State::kept, 1, 7, 20),
+        record_of(State::not_kept, 1, 7, 20),
+        claim_record(1, 20).substr(0, 39),
+        "IDN" + claim_record(1, 20).substr(3),
+        claim_record(1, 0),
+        claim_record(1, ~Millis(0)),
+        "IDM\1....R",
+    };
+
+    for (const std::string &value : values) {
+        redis.raw({"SET", name, value});
+
+        Outcome found = redis.look_up(key(1));
+
+        assert_true(found.verdict == Verdict::found && found.value == value);
+        assert_int_equal(found.remaining, 0);
+        assert_string_equal(redis.raw({"PTTL", name}).c_str(), ":-1\r\n");
     }
 
-    // a result may stay
-    Token token = redis.claim(key(1), record_of(State::running), 30000).token;
-
-    redis.settle(key(1), token, result_of(token, ""), 30000);
-    redis.raw({"PERSIST", Client::name(key(1))});
-    assert_int_equal(redis.claim(key(1), "", 1).remaining, 0);
-    assert_string_equal(redis.raw({"PTTL", Client::name(key(1))}).c_str(), ":-1\r\n");
+    // the clock has gone back: a result just stays for longer
+    redis.raw({"SET", name, values[0], "PX", "50000"});
+    assert_true(redis.look_up(key(1)).remaining > 40000);
+    assert_string_equal(redis.take_errors().c_str(), "");
 }
 
 UNIT_TEST(a_result_replaces_its_claim_alone)
 {
     Client redis(server_of(state));
-    Token token = redis.claim(key(1), record_of(State::running), 30000).token;
-    std::string result = result_of(token, "made");
+    Token token = redis.claim(key(1), 1, claim_record(1), 30000).token;
+    std::string result = result_of(1, "made");
 
-    assert_true(redis.settle(key(1), token + 1, result, 60000) == Verdict::lost);
-    assert_true(redis.claim(key(1), "", 1).value == with_token(record_of(State::running), token));
+    assert_true(redis.settle(key(1), 2, result, 60000) == Verdict::lost);
+    assert_true(redis.look_up(key(1)).value == with_token(claim_record(1), token));
 
-    assert_true(redis.settle(key(1), token, result, 60000) == Verdict::done);
+    assert_true(redis.settle(key(1), 1, result, 60000) == Verdict::done);
 
-    Outcome found = redis.claim(key(1), record_of(State::running), 30000);
+    Outcome found = redis.claim(key(1), 3, claim_record(3), 30000);
 
     assert_true(found.verdict == Verdict::found && found.value == result);
     assert_true(found.remaining > 55000 && found.remaining <= 60000);
 
-    // once more, as after a lost answer, is the same; another's is not
-    assert_true(redis.settle(key(1), token, result, 60000) == Verdict::done);
-    assert_true(redis.settle(key(1), token - 1, result, 60000) == Verdict::lost);
+    // once more, as after a lost reply, is the same; another's is not
+    assert_true(redis.settle(key(1), 1, result, 60000) == Verdict::done);
+    assert_true(redis.settle(key(1), 2, result, 60000) == Verdict::lost);
 }
 
 UNIT_TEST(an_unknown_outcome_may_become_a_result)
 {
     Client redis(server_of(state));
-    Token token = redis.claim(key(1), record_of(State::running), 30000).token;
-    std::string unknown = record_of(State::unknown, token);
+    Token token = redis.claim(key(1), 1, claim_record(1), 30000).token;
+    std::string unknown = record_of(State::unknown, 1, token);
 
-    assert_true(redis.settle(key(1), token, unknown, 30000) == Verdict::done);
-    assert_true(redis.claim(key(1), "", 1).value == unknown);
-    assert_true(redis.release(key(1), token) == Verdict::lost);
-    assert_true(redis.settle(key(1), token, result_of(token, ""), 30000) == Verdict::done);
-    assert_true(redis.claim(key(1), "", 1).value == result_of(token, ""));
+    assert_true(redis.settle(key(1), 1, unknown, 30000) == Verdict::done);
+    assert_true(redis.look_up(key(1)).value == unknown);
+    assert_true(redis.release(key(1), 1) == Verdict::lost);
+    assert_true(redis.renew(key(1), 1, 60000) == Verdict::lost);
+    assert_true(redis.settle(key(1), 1, result_of(1, ""), 30000) == Verdict::done);
+    assert_true(redis.look_up(key(1)).value == result_of(1, ""));
 }
 
-UNIT_TEST(a_lapsed_claim_is_fenced)
+UNIT_TEST(a_claim_whose_lifetime_has_ended_is_fenced)
 {
     Client redis(server_of(state));
-    Token old = redis.claim(key(1), record_of(State::running), 20).token;
+    Token old = redis.claim(key(1), 1, claim_record(1, 20), 20).token;
 
     sleep_for(40);
 
     // nobody came since: the late result is as good as ever
-    assert_true(redis.settle(key(1), old, result_of(old, "late"), 20) == Verdict::done);
+    assert_true(redis.settle(key(1), 1, record_of(State::kept, 1, old, 20), 20) == Verdict::done);
     sleep_for(40);
 
-    Outcome next = redis.claim(key(1), record_of(State::running), 30000);
+    Outcome next = redis.claim(key(1), 2, claim_record(2), 30000);
 
     assert_true(next.verdict == Verdict::claimed && next.token > old);
-    assert_true(redis.settle(key(1), old, result_of(old, "too late"), 30000) == Verdict::lost);
-    assert_true(redis.release(key(1), old) == Verdict::lost);
-    redis.renew({{key(1), old, 90000}});
+    assert_true(redis.settle(key(1), 1, result_of(1, "too late"), 30000) == Verdict::lost);
+    assert_true(redis.release(key(1), 1) == Verdict::lost);
+    assert_true(redis.renew(key(1), 1, 90000) == Verdict::lost);
 
-    Outcome found = redis.claim(key(1), "", 1);
+    Outcome found = redis.look_up(key(1));
 
     assert_true(found.token == next.token && found.remaining <= 30000);
 }
@@ -506,45 +570,43 @@ UNIT_TEST(a_lapsed_claim_is_fenced)
 UNIT_TEST(a_claim_is_released_while_it_runs)
 {
     Client redis(server_of(state));
-    Token token = redis.claim(key(1), record_of(State::running), 30000).token;
 
-    assert_true(redis.release(key(1), token + 1) == Verdict::lost);
-    assert_true(redis.release(key(1), token) == Verdict::done);
-    assert_true(redis.release(key(1), token) == Verdict::lost);
+    redis.claim(key(1), 1, claim_record(1), 30000);
+    assert_true(redis.release(key(1), 2) == Verdict::lost);
+    assert_true(redis.release(key(1), 1) == Verdict::done);
+    assert_true(redis.release(key(1), 1) == Verdict::lost);
 
-    token = redis.claim(key(1), record_of(State::running), 30000).token;
-    assert_true(redis.settle(key(1), token, result_of(token, ""), 30000) == Verdict::done);
-    assert_true(redis.release(key(1), token) == Verdict::lost);
+    redis.claim(key(1), 3, claim_record(3), 30000);
+    assert_true(redis.settle(key(1), 3, result_of(3, ""), 30000) == Verdict::done);
+    assert_true(redis.release(key(1), 3) == Verdict::lost);
 }
 
-UNIT_TEST(renewal_is_for_running_claims)
+UNIT_TEST(renewal_is_for_a_running_claim)
 {
     Client redis(server_of(state));
-    std::vector<Lease> leases;
-    constexpr unsigned many = 3 * kMaxRenewedAtOnce + 1;
 
-    for (unsigned i = 0; i < many; i++) {
-        leases.push_back(
-            {key(i), redis.claim(key(i), record_of(State::running), 10000).token, 60000});
-    }
+    assert_true(redis.renew(key(1), 1, 60000) == Verdict::gone);
+    assert_string_equal(redis.raw({"EXISTS", Client::name(key(1))}).c_str(), ":0\r\n");
 
-    Token settled = leases[7].token;
+    redis.claim(key(1), 1, claim_record(1, 60000), 10000);
+    assert_true(redis.renew(key(1), 2, 60000) == Verdict::lost);
+    assert_true(redis.look_up(key(1)).remaining <= 10000);
+    assert_true(redis.renew(key(1), 1, 60000) == Verdict::done);
+    assert_true(redis.look_up(key(1)).remaining > 50000);
 
-    redis.settle(key(7), settled, result_of(settled, ""), 10000);
-    leases[8].token++;
-    redis.raw({"DEL", Client::name(key(9))});
-    redis.raw({"LPUSH", Client::name(key(9)), "x"});
-    redis.renew(leases);
+    redis.settle(key(1), 1, result_of(1, ""), 10000);
+    assert_true(redis.renew(key(1), 1, 60000) == Verdict::lost);
+    assert_true(redis.look_up(key(1)).remaining <= 10000);
+
+    // a claim that was gone is claimed again, with its token
+    redis.raw({"DEL", Client::name(key(1))});
+    assert_true(redis.renew(key(1), 1, 60000) == Verdict::gone);
+
+    Outcome again = redis.claim(key(1), 1, claim_record(1), 30000, 7);
+
+    assert_true(again.verdict == Verdict::claimed && again.token == 7);
+    assert_true(redis.renew(key(1), 1, 60000) == Verdict::done);
     assert_string_equal(redis.take_errors().c_str(), "");
-
-    for (unsigned i = 0; i < many; i++) {
-        if (i != 9) {
-            Outcome found = redis.claim(key(i), "", 1);
-
-            assert_true(found.verdict == Verdict::found);
-            assert_int_equal(found.remaining > 10000, i != 7 && i != 8);
-        }
-    }
 }
 
 UNIT_TEST(keys_of_others_are_left_alone)
@@ -552,30 +614,61 @@ UNIT_TEST(keys_of_others_are_left_alone)
     Client redis(server_of(state));
     std::string name = Client::name(key(1));
 
-    // without expiry
-    redis.raw({"SET", name, "mine"});
-    Outcome found = redis.claim(key(1), record_of(State::running), 30000);
-    assert_true(found.verdict == Verdict::found && found.value == "mine" && found.remaining == 0);
-    assert_true(redis.settle(key(1), 7, "x", 1000) == Verdict::lost);
-    assert_true(redis.release(key(1), 7) == Verdict::lost);
+    // empty is not the same as missing
+    for (const std::string value : {"mine", ""}) {
+        redis.raw({"SET", name, value});
 
-    // empty: not the same as missing
-    redis.raw({"SET", name, ""});
-    found = redis.claim(key(1), record_of(State::running), 30000);
-    assert_true(found.verdict == Verdict::found && found.value.empty());
-    assert_true(redis.settle(key(1), 7, "x", 1000) == Verdict::lost);
-    assert_string_equal(redis.raw({"STRLEN", name}).c_str(), ":0\r\n");
+        Outcome found = redis.claim(key(1), 1, claim_record(1), 30000);
+
+        assert_true(found.verdict == Verdict::found && found.value == value
+                    && found.remaining == 0);
+        assert_true(redis.settle(key(1), 1, "x", 1000) == Verdict::lost);
+        assert_true(redis.release(key(1), 1) == Verdict::lost);
+        assert_true(redis.renew(key(1), 1, 1000) == Verdict::lost);
+        assert_string_equal(redis.raw({"STRLEN", name}).c_str(),
+                            (":" + std::to_string(value.size()) + "\r\n").c_str());
+        assert_string_equal(redis.raw({"PTTL", name}).c_str(), ":-1\r\n");
+    }
 
     // of another type
     redis.raw({"DEL", name});
     redis.raw({"SADD", name, "member"});
     assert_string_equal(redis.take_errors().c_str(), "");
-    assert_true(redis.claim(key(1), "", 1).verdict == Verdict::unavailable);
-    assert_true(redis.settle(key(1), 7, "x", 1000) == Verdict::unavailable);
-    assert_true(redis.release(key(1), 7) == Verdict::unavailable);
+    assert_true(redis.look_up(key(1)).verdict == Verdict::unavailable);
+    assert_true(redis.settle(key(1), 1, "x", 1000) == Verdict::unavailable);
+    assert_true(redis.release(key(1), 1) == Verdict::unavailable);
+    assert_true(redis.renew(key(1), 1, 1000) == Verdict::unavailable);
     assert_string_equal(redis.take_errors().c_str(),
-                        "claim WRONGTYPE;settle WRONGTYPE;release WRONGTYPE;");
+                        "claim WRONGTYPE;settle WRONGTYPE;release WRONGTYPE;renew WRONGTYPE;");
     assert_string_equal(redis.raw({"SCARD", name}).c_str(), ":1\r\n");
+}
+
+// Redis replies as soon as it has read the length of the value, and closes the connection.
+UNIT_TEST(a_value_above_proto_max_bulk_len_is_refused)
+{
+    Client redis(server_of(state));
+    std::string name = Client::name(key(1));
+
+    redis.claim(key(1), 1, claim_record(1), 30000);
+    assert_string_equal(redis.raw({"CONFIG", "SET", "proto-max-bulk-len", "1mb"}).c_str(),
+                        "+OK\r\n");
+
+    TestCall settle(Call::Kind::settle, key(1), result_of(1, std::string(8 * 1024 * 1024, 'v'))),
+        behind(Call::Kind::release, key(2));
+
+    settle.claim = claim_id(1);
+    settle.lifetime = 30000;
+    assert_false(redis.start(settle));
+    assert_false(redis.start(behind));
+    redis.pump_to_fault();
+    assert_true(settle.reply.verdict == Verdict::refused);
+    assert_false(behind.over);
+    redis.reconnect();
+    assert_true(behind.over && behind.reply.verdict == Verdict::unavailable && behind.reply.sent);
+
+    // that the result is not kept can be recorded
+    assert_true(redis.settle(key(1), 1, record_of(State::not_kept, 1), 30000) == Verdict::done);
+    redis.raw({"CONFIG", "SET", "proto-max-bulk-len", "512mb"});
 }
 
 UNIT_TEST(every_byte_survives)
@@ -592,24 +685,25 @@ UNIT_TEST(every_byte_survives)
         bytes += bytes;
     }
 
-    Token token = redis.claim(key(1), record_of(State::running), 30000).token;
-    std::string result = result_of(token, bytes);
+    redis.claim(key(1), 1, claim_record(1), 30000);
 
-    assert_true(redis.settle(key(1), token, result, 30000) == Verdict::done);
-    assert_true(redis.claim(key(1), "", 1).value == result);
+    std::string result = result_of(1, bytes);
+
+    assert_true(redis.settle(key(1), 1, result, 30000) == Verdict::done);
+    assert_true(redis.look_up(key(1)).value == result);
 }
 
 UNIT_TEST(flushed_scripts_are_loaded_again)
 {
     Client redis(server_of(state));
-    std::string record = record_of(State::running);
     std::vector<TestCall> claims;
 
-    redis.claim(key(1), record, 30000);
+    redis.claim(key(1), 1, claim_record(1), 30000);
     assert_string_equal(redis.raw({"SCRIPT", "FLUSH"}).c_str(), "+OK\r\n");
 
     for (unsigned i = 0; i < 50; i++) {
-        claims.emplace_back(Call::Kind::claim, key(i), record);
+        claims.emplace_back(Call::Kind::claim, key(i), claim_record(i));
+        claims.back().claim = claim_id(i);
         claims.back().lifetime = 30000;
     }
 
@@ -625,6 +719,10 @@ UNIT_TEST(flushed_scripts_are_loaded_again)
         assert_true(claims[i].reply.verdict == (i == 1 ? Verdict::found : Verdict::claimed));
     }
 
+    redis.raw({"SCRIPT", "FLUSH"});
+    assert_true(redis.renew(key(1), 1, 60000) == Verdict::done);
+    assert_true(redis.settle(key(1), 1, result_of(1, ""), 60000) == Verdict::done);
+    assert_true(redis.release(key(2), 2) == Verdict::done);
     assert_string_equal(redis.take_errors().c_str(), "");
 }
 
@@ -632,8 +730,7 @@ UNIT_TEST(flushed_scripts_are_loaded_again)
 UNIT_TEST(of_many_claims_one_is_granted)
 {
     Client redis(server_of(state));
-    std::vector<TestCall> claims(64,
-                                 TestCall(Call::Kind::claim, key(1), record_of(State::running)));
+    std::vector<TestCall> claims(64, TestCall(Call::Kind::claim, key(1), claim_record(1)));
     int granted = 0;
 
     for (TestCall &call : claims) {
@@ -670,14 +767,11 @@ UNIT_TEST(a_claim_counts_when_a_replica_has_it)
     int port = free_port();
     Server master(port), replica(0, port);
     Client redis(master, 0, 1, 5000);
-    std::string record = record_of(State::running);
 
     assert_true(has_replica(redis));
 
-    Token token = redis.claim(key(1), record, 30000).token;
-
-    assert_true(token > 0);
-    assert_true(redis.settle(key(1), token, result_of(token, "made"), 30000) == Verdict::done);
+    assert_true(redis.claim(key(1), 1, claim_record(1), 30000).verdict == Verdict::claimed);
+    assert_true(redis.settle(key(1), 1, result_of(1, "made"), 30000) == Verdict::done);
 
     // it has by then
     int there = replica.connect();
@@ -686,12 +780,12 @@ UNIT_TEST(a_claim_counts_when_a_replica_has_it)
     ::close(there);
 
     // nobody else has to wait for that
-    assert_true(redis.claim(key(1), record, 30000).verdict == Verdict::found);
-    assert_true(redis.release(key(1), token) == Verdict::lost);
+    assert_true(redis.claim(key(1), 2, claim_record(2), 30000).verdict == Verdict::found);
+    assert_true(redis.release(key(1), 1) == Verdict::lost);
     assert_string_equal(redis.take_errors().c_str(), "");
 
     // many share one
-    std::vector<TestCall> claims(64, TestCall(Call::Kind::claim, key(2), record));
+    std::vector<TestCall> claims(64, TestCall(Call::Kind::claim, key(2), claim_record(1)));
 
     for (unsigned i = 0; i < claims.size(); i++) {
         claims[i].id = key(10 + i);
@@ -710,37 +804,38 @@ UNIT_TEST(a_claim_counts_when_a_replica_has_it)
     assert_string_equal(redis.take_errors().c_str(), "");
 }
 
-UNIT_TEST(a_claim_that_too_few_replicas_have_is_released)
+// It is there, as the call says, and can be released.
+UNIT_TEST(a_claim_that_too_few_replicas_have_is_unavailable)
 {
     int port = free_port();
     Server master(port), replica(0, port);
     Client two(master, 0, 2, 20), one(master, 0, 1, 20);
-    std::string record = record_of(State::running);
 
     // one that does not answer is as good as none
     assert_true(has_replica(one));
-    assert_true(two.claim(key(1), record, 30000).verdict == Verdict::unavailable);
+
+    Outcome claim = two.claim(key(1), 1, claim_record(1), 30000);
+
+    assert_true(claim.verdict == Verdict::unavailable && claim.token == 0);
     assert_string_equal(two.take_errors().c_str(), "WAIT NOREPLICAS;");
-    assert_string_equal(two.raw({"EXISTS", Client::name(key(1))}).c_str(), ":0\r\n");
+    assert_true(two.release(key(1), 1) == Verdict::done);
 
     replica.freeze();
-    assert_true(one.claim(key(1), record, 30000).verdict == Verdict::unavailable);
+    assert_true(one.claim(key(1), 2, claim_record(2), 30000).verdict == Verdict::unavailable);
     assert_string_equal(one.take_errors().c_str(), "WAIT NOREPLICAS;");
-    assert_string_equal(one.raw({"EXISTS", Client::name(key(1))}).c_str(), ":0\r\n");
+    assert_true(one.release(key(1), 1) == Verdict::lost);
+    assert_true(one.release(key(1), 2) == Verdict::done);
     replica.thaw();
 
     assert_true(has_replica(one));
-
-    Token token = one.claim(key(1), record, 30000).token;
-
-    assert_true(token > 0);
+    assert_true(one.claim(key(1), 3, claim_record(3), 30000).verdict == Verdict::claimed);
 
     // a result is there all the same: it may be told once more, and then counts
     replica.freeze();
-    assert_true(one.settle(key(1), token, result_of(token, "made"), 30000) == Verdict::unavailable);
+    assert_true(one.settle(key(1), 3, result_of(3, "made"), 30000) == Verdict::unavailable);
     replica.thaw();
     assert_true(has_replica(one));
-    assert_true(one.settle(key(1), token, result_of(token, "made"), 30000) == Verdict::done);
+    assert_true(one.settle(key(1), 3, result_of(3, "made"), 30000) == Verdict::done);
 }
 
 // What any sequence of calls comes to is what the model says, and so what it comes to in the embedded store.
@@ -748,18 +843,22 @@ class ScriptEngine : public Engine {
 public:
     explicit ScriptEngine(const Server &server) : redis_(server) { slack = 120000; }
 
-    Outcome claim(unsigned n, const std::string &record, Millis lease) override
+    Outcome claim(unsigned n, ClaimNumber by, Token wanted, const std::string &record,
+                  Millis lifetime) override
     {
-        return redis_.claim(key(n), record, lease);
+        return redis_.claim(key(n), by, record, lifetime, wanted);
     }
 
-    Verdict settle(unsigned n, Token by, const std::string &record, Millis lifetime) override
+    Verdict settle(unsigned n, ClaimNumber by, const std::string &record, Millis lifetime) override
     {
         return redis_.settle(key(n), by, record, lifetime);
     }
 
-    Verdict release(unsigned n, Token by) override { return redis_.release(key(n), by); }
-    void renew(unsigned n, Token by, Millis lease) override { redis_.renew({{key(n), by, lease}}); }
+    Verdict release(unsigned n, ClaimNumber by) override { return redis_.release(key(n), by); }
+    Verdict renew(unsigned n, ClaimNumber by, Millis lifetime) override
+    {
+        return redis_.renew(key(n), by, lifetime);
+    }
 
     // As if its clock had gone on.
     void pass(Millis time) override
@@ -773,6 +872,14 @@ public:
             } else if (left >= 0) {
                 redis_.raw({"DEL", name});
             }
+        }
+    }
+
+    // Its scripts are lost at times.
+    void disturb(std::mt19937 &random) override
+    {
+        if (random() % 100 == 0) {
+            redis_.raw({"SCRIPT", "FLUSH"});
         }
     }
 

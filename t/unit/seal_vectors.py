@@ -27,7 +27,7 @@ def hmac_sha256(key, text):
 
 
 def key_id(scope, key):
-    return hashlib.sha256(b'S' + struct.pack('>Q', len(scope)) + scope + key).digest()
+    return hashlib.sha256(b'S\x01' + struct.pack('>Q', len(scope)) + scope + b'K' + key).digest()
 
 
 def extension(kind, data):

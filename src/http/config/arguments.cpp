@@ -29,6 +29,33 @@ ngx_http_complex_value_t *compile_value(ngx_conf_t *cf, ngx_str_t *text)
                                                                                    : nullptr;
 }
 
+ScopeSource *create_scope(ngx_pool_t *pool)
+{
+    auto *scope = allocate<ScopeSource>(pool);
+
+    return scope != nullptr
+                   && ngx_array_init(&scope->parts, pool, 2, sizeof(ngx_http_complex_value_t *))
+                          == NGX_OK
+               ? scope
+               : nullptr;
+}
+
+bool add_scope_part(ScopeSource &scope, ngx_http_complex_value_t *part)
+{
+    if (part == nullptr) {
+        return false;
+    }
+
+    auto **slot = static_cast<ngx_http_complex_value_t **>(ngx_array_push(&scope.parts));
+
+    if (slot == nullptr) {
+        return false;
+    }
+
+    *slot = part;
+    return true;
+}
+
 ngx_int_t parse_time(ngx_str_t *text)
 {
     ngx_int_t time = ngx_parse_time(text, 0);

@@ -57,6 +57,15 @@ char *set_choice(ngx_conf_t *cf, const Choice (&choices)[N], ngx_uint_t &field,
 // Null if the text is invalid or there is no memory; nginx has logged why.
 ngx_http_complex_value_t *compile_value(ngx_conf_t *cf, ngx_str_t *text);
 
+// Whether the value depends on the request.
+inline bool has_variable(const ngx_http_complex_value_t &value) { return value.lengths != nullptr; }
+
+// A scope without parts.  Null if there is no memory.
+ScopeSource *create_scope(ngx_pool_t *pool);
+
+// Appends a part.  False if `part` is null or there is no memory.
+bool add_scope_part(ScopeSource &scope, ngx_http_complex_value_t *part);
+
 // A time above 0, in milliseconds; NGX_ERROR if the text is not such a time.
 ngx_int_t parse_time(ngx_str_t *text);
 

@@ -18,6 +18,7 @@ constexpr size_t kDefaultMaxBody = 1024 * 1024;
 
 constexpr ngx_uint_t kDefaultMethods =
     NGX_HTTP_POST | NGX_HTTP_PUT | NGX_HTTP_PATCH | NGX_HTTP_DELETE;
+constexpr const char *kDefaultScope[] = {"$http_authorization", "$http_x_api_key"};
 constexpr ngx_uint_t kDefaultRetriable[] = {401, 403, 408, 425, 429, 503};
 
 void destroy_digester(void *data) { static_cast<Digester *>(data)->~Digester(); }
@@ -67,6 +68,35 @@ bool merge_methods(ngx_conf_t *cf, MethodSet *parent, MethodSet *&child)
         child->bits = kDefaultMethods;
     }
 
+    return true;
+}
+
+bool merge_scope(ngx_conf_t *cf, ScopeSource *parent, ScopeSource *&child)
+{
+    if (child != NGX_CONF_UNSET_PTR) {
+        return true;
+    }
+
+    if (parent != NGX_CONF_UNSET_PTR) {
+        child = parent;
+        return true;
+    }
+
+    child = create_scope(cf->pool);
+
+    if (child == nullptr) {
+        return false;
+    }
+
+    for (const char *variable : kDefaultScope) {
+        ngx_str_t text = to_ngx(variable);
+
+        if (!add_scope_part(*child, compile_value(cf, &text))) {
+            return false;
+        }
+    }
+
+    child->any = true;
     return true;
 }
 
@@ -192,7 +222,7 @@ void *create_location_config(ngx_conf_t *cf)
     conf->required = NGX_CONF_UNSET;
     conf->key = static_cast<KeySource *>(NGX_CONF_UNSET_PTR);
     conf->methods = static_cast<MethodSet *>(NGX_CONF_UNSET_PTR);
-    conf->scope = static_cast<ngx_http_complex_value_t *>(NGX_CONF_UNSET_PTR);
+    conf->scope = static_cast<ScopeSource *>(NGX_CONF_UNSET_PTR);
     conf->fingerprint = static_cast<ngx_http_complex_value_t *>(NGX_CONF_UNSET_PTR);
     conf->fingerprint_body = NGX_CONF_UNSET;
     conf->ttl = NGX_CONF_UNSET_MSEC;
@@ -252,7 +282,7 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
 
     if (!merge_key(cf, prev->key, conf->key) || !merge_methods(cf, prev->methods, conf->methods)
         || !merge_retriable(cf, prev->retriable, conf->retriable)
-        || !merge_value(cf, prev->scope, conf->scope, "$http_authorization$http_x_api_key")
+        || !merge_scope(cf, prev->scope, conf->scope)
         || !merge_value(cf, prev->fingerprint, conf->fingerprint,
                         "$request_method $host$request_uri")
         || !find_used_store(cf, conf) || !check_lease(cf, conf))

@@ -54,6 +54,12 @@ struct KeySource {
     ngx_http_complex_value_t *value;
 };
 
+// The values of `idempotency_scope`.
+struct ScopeSource {
+    ngx_array_t parts;  // of ngx_http_complex_value_t *; 1 to kMaxScopeParts
+    bool any;           // a scope with one non-empty part is not empty
+};
+
 enum class Conflict { reject, wait };
 enum class StoreError { reject, pass };
 
@@ -85,7 +91,7 @@ struct LocationConfig {
 
     KeySource *key;
     MethodSet *methods;
-    ngx_http_complex_value_t *scope;
+    ScopeSource *scope;
     ngx_http_complex_value_t *fingerprint;
     ngx_flag_t fingerprint_body;
     ngx_msec_t ttl;

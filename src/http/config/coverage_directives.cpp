@@ -55,6 +55,18 @@ bool is_method(const ngx_str_t &text)
     return text.len > 0;
 }
 
+// Words that are no methods, but look as if they covered all methods.
+bool means_all_methods(const ngx_str_t &text)
+{
+    return equals(text, "*") || equal_ignoring_case(view(text), "all")
+           || equal_ignoring_case(view(text), "any");
+}
+
+bool begins_with(const ngx_str_t &text, std::string_view prefix)
+{
+    return view(text).substr(0, prefix.size()) == prefix;
+}
+
 constexpr Choice kMethods[] = {
     {"GET", NGX_HTTP_GET},           {"POST", NGX_HTTP_POST},
     {"PUT", NGX_HTTP_PUT},           {"DELETE", NGX_HTTP_DELETE},
@@ -106,11 +118,6 @@ char *set_key(ngx_conf_t *cf, ngx_command_t *, void *data)
         return duplicate();
     }
 
-    if (value[1].len == 0) {
-        return reject_argument(cf, 1,
-                               "it must be a value with a variable, such as $http_idempotency_key");
-    }
-
     conf->key = allocate<KeySource>(cf->pool);
 
     if (conf->key == nullptr) {
@@ -137,6 +144,12 @@ char *set_key(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     conf->key->value = compile_value(cf, &value[1]);
+
+    if (conf->key->value != nullptr && !has_variable(*conf->key->value)) {
+        return reject_argument(cf, 1,
+                               "it must be a value with a variable, such as $http_idempotency_key");
+    }
+
     return conf->key->value != nullptr ? ok() : failed();
 }
 
@@ -159,6 +172,12 @@ char *set_methods(ngx_conf_t *cf, ngx_command_t *, void *data)
 
     for (ngx_uint_t i = 1; i < cf->args->nelts; i++) {
         ngx_uint_t bit;
+
+        if (means_all_methods(value[i])) {
+            return reject_argument(cf, i,
+                                   "it is not a method: list each method that must be covered, as "
+                                   "in \"POST PUT PATCH DELETE\"");
+        }
 
         if (!is_method(value[i])) {
             return reject_argument(cf, i, "it must be a method in capital letters, such as POST");
@@ -193,22 +212,60 @@ char *set_scope(ngx_conf_t *cf, ngx_command_t *, void *data)
 {
     auto *conf = static_cast<LocationConfig *>(data);
     ngx_str_t *value = arguments(cf);
+    ngx_uint_t parts = cf->args->nelts - 1;
 
     if (conf->scope != NGX_CONF_UNSET_PTR) {
         return duplicate();
     }
 
-    if (equals(value[1], "off")) {
+    if (parts == 1 && equals(value[1], "off")) {
         conf->scope = nullptr;
         return ok();
     }
 
-    if (value[1].len == 0) {
-        return reject_argument(cf, 1, "it must be a value such as $http_x_api_key, or \"off\"");
+    conf->scope = create_scope(cf->pool);
+
+    if (conf->scope == nullptr) {
+        return failed();
     }
 
-    conf->scope = compile_value(cf, &value[1]);
-    return conf->scope != nullptr ? ok() : failed();
+    if (equals(value[parts], "any")) {
+        conf->scope->any = true;
+        parts--;
+    }
+
+    if (parts == 0) {
+        return reject_argument(
+            cf, 1, "it must follow one or more values, as in \"$remote_user $http_x_api_key any\"");
+    }
+
+    if (parts > kMaxScopeParts) {
+        return reject_argument(cf, kMaxScopeParts + 1, "there must be at most 255 values");
+    }
+
+    for (ngx_uint_t i = 1; i <= parts; i++) {
+        if (equals(value[i], "off")) {
+            return reject_argument(cf, i, "it must be the only parameter");
+        }
+
+        if (equals(value[i], "any")) {
+            return reject_argument(cf, i, "it must be the last parameter, and stand there once");
+        }
+
+        ngx_http_complex_value_t *part = compile_value(cf, &value[i]);
+
+        if (part != nullptr && !has_variable(*part)) {
+            return reject_argument(
+                cf, i,
+                "it must be a value with a variable, such as $http_x_api_key, or \"off\" alone");
+        }
+
+        if (!add_scope_part(*conf->scope, part)) {
+            return failed();
+        }
+    }
+
+    return ok();
 }
 
 char *set_fingerprint(ngx_conf_t *cf, ngx_command_t *, void *data)
@@ -220,17 +277,31 @@ char *set_fingerprint(ngx_conf_t *cf, ngx_command_t *, void *data)
         return duplicate();
     }
 
-    conf->fingerprint_body = 1;
+    if (begins_with(value[1], "body=") || begins_with(value[1], "except=")) {
+        return reject_argument(
+            cf, 1, "a value such as \"$request_method $host$request_uri\" must stand before it");
+    }
 
-    if (cf->args->nelts == 3) {
-        if (equals(value[2], "body=off")) {
-            conf->fingerprint_body = 0;
+    for (ngx_uint_t i = 2; i < cf->args->nelts; i++) {
+        if (begins_with(value[i], "except=")) {
+            return reject_argument(cf, i, "this version does not support \"except\": remove it");
+        }
 
-        } else if (!equals(value[2], "body=on")) {
-            return reject_argument(cf, 2, "it must be \"body=on\" or \"body=off\"");
+        if (equals(value[i], "body=json") || equals(value[i], "body=form")) {
+            return reject_argument(
+                cf, i, "this version does not support it: it must be \"body=on\" or \"body=off\"");
+        }
+
+        if (!equals(value[i], "body=on") && !equals(value[i], "body=off")) {
+            return reject_argument(cf, i, "it must be \"body=on\" or \"body=off\"");
+        }
+
+        if (i > 2) {
+            return reject_argument(cf, i, "\"body\" must be given once");
         }
     }
 
+    conf->fingerprint_body = cf->args->nelts == 2 || equals(value[2], "body=on");
     conf->fingerprint = compile_value(cf, &value[1]);
     return conf->fingerprint != nullptr ? ok() : failed();
 }

@@ -91,7 +91,8 @@ char *Exchange::allocate_value(Call &call, std::size_t size)
 
     // another application has written the value to this Redis
     if (size > exchange->conf_->store->largest_value) {
-        exchange->log(NGX_LOG_ERR, "its value is too large for a result of this module");
+        exchange->log(NGX_LOG_ERR, "its value is too large for a record of this module");
+        exchange->is_oversized_ = true;
         return nullptr;
     }
 
@@ -228,8 +229,16 @@ void Exchange::handle_claim_reply()
         lease_.owner = this;
         lease_.renew = renew;
         conf_->store->maintenance->leases.add(lease_);
+        return;
+    }
 
-    } else if (claim_reply_.verdict == Verdict::unavailable && claim_reply_.sent) {
+    if (is_oversized_ && claim_reply_.verdict == Verdict::unavailable) {
+        claim_reply_.verdict = Verdict::unreadable;
+        return;
+    }
+
+    // `found` too: a near cache answers with its copy while the store itself is unavailable
+    if (claim_reply_.sent) {
         release_unconfirmed();
     }
 }
@@ -297,7 +306,7 @@ void Exchange::handle_renewal_reply()
         break;
 
     case Verdict::gone:
-        if (is_wanted && settlement_ != Settlement::release) {
+        if (is_wanted && needs_claim()) {
             claim_again();
         }
         break;
@@ -310,16 +319,26 @@ void Exchange::handle_renewal_reply()
         break;
 
     case Verdict::unavailable:
-        // the claim may arrive after the release
-        if (renewal_.kind == Call::Kind::claim && renewal_.reply.sent
-            && settlement_ == Settlement::release) {
-            release_again();
+        // the claim may arrive after a release
+        if (renewal_.kind == Call::Kind::claim && renewal_.reply.sent) {
+            unconfirmed_ = true;
+
+            if (!needs_claim()) {
+                release_again();
+            }
         }
         break;
 
     default:
         break;
     }
+}
+
+// Its request runs, or an outcome other than `release` is not recorded yet.
+bool Exchange::needs_claim() const
+{
+    return phase_ == Phase::claimed
+           || (phase_ == Phase::settling && settlement_ != Settlement::release);
 }
 
 // The key was claimed again for an exchange that has ended.
@@ -572,13 +591,14 @@ void Exchange::retry_later()
         exiting_since_ = now;
     }
 
-    bool is_over = (!unconfirmed_ && now - settled_at_ >= longest)
+    bool is_unused = unconfirmed_ && settlement_ == Settlement::release;
+    bool is_over = (!is_unused && now - settled_at_ >= longest)
                    || (exiting_since_ != 0 && now - exiting_since_ >= conf_->lease);
 
     if (retry_delay_ == 0) {
         retry_delay_ = kFirstRetryDelay;
 
-        if (!unconfirmed_) {
+        if (!is_unused) {
             log(NGX_LOG_ERR, "the store is unavailable: the outcome of the request is not recorded "
                              "yet; retrying");
         }

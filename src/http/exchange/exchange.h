@@ -118,6 +118,7 @@ private:
 
     void release_unconfirmed();
     void release_again();
+    bool needs_claim() const;
     bool handle_settle_reply();
     bool record_not_kept();
     void write_outcome(State state, Millis lifetime);
@@ -137,6 +138,7 @@ private:
     OwnCall call_{};     // claim, then settle or release
     OwnCall renewal_{};  // renew, or claim again
     bool is_renewing_ = false;
+    bool is_oversized_ = false;  // the value that was found is no record
     Token token_ = 0;
     Millis hold_ = 0;
     Millis asked_at_ = 0;    // monotonic_now()

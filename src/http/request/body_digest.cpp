@@ -14,6 +14,63 @@ constexpr size_t kFileReadSize = 64 * 1024;  // bytes
 
 void destroy_digest(void *data) { static_cast<Sha256 *>(data)->~Sha256(); }
 
+std::string_view unchanged(std::string_view value) { return value; }
+
+// Calls `visit` with the value of each header with this name (lower case).
+template <typename Visit>
+void visit_headers(ngx_http_request_t *r, std::string_view name, Visit visit)
+{
+    for (ngx_list_part_t *part = &r->headers_in.headers.part; part != nullptr; part = part->next) {
+        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
+
+        for (ngx_uint_t i = 0; i < part->nelts; i++) {
+            if (field[i].hash != 0 && field[i].key.len == name.size()
+                && ngx_memcmp(field[i].lowcase_key, name.data(), name.size()) == 0)
+            {
+                visit(view(field[i].value));
+            }
+        }
+    }
+}
+
+// The values of all headers with this name (lower case), each through `extract`, joined with
+// commas.  False if there is no memory.
+bool join_headers(ngx_http_request_t *r, std::string_view name,
+                  std::string_view (*extract)(std::string_view), std::string_view &out)
+{
+    size_t count = 0;
+    size_t size = 0;
+
+    out = {};
+    visit_headers(r, name, [&](std::string_view value) {
+        out = extract(value);
+        size += 1 + out.size();
+        count++;
+    });
+
+    if (count < 2) {
+        return true;
+    }
+
+    auto *joined = static_cast<u_char *>(ngx_pnalloc(r->pool, size));
+
+    if (joined == nullptr) {
+        return false;
+    }
+
+    u_char *end = joined;
+
+    visit_headers(r, name, [&](std::string_view value) {
+        std::string_view part = extract(value);
+
+        *end++ = ',';
+        end = ngx_cpymem(end, part.data(), part.size());
+    });
+
+    out = {reinterpret_cast<char *>(joined + 1), size - 1};
+    return true;
+}
+
 bool start_digest(Context &context)
 {
     ngx_http_request_t *r = context.request;
@@ -25,7 +82,12 @@ bool start_digest(Context &context)
 
     context.body_digest = new (cleanup->data) Sha256(main_config(r)->digester->method());
     cleanup->handler = destroy_digest;
-    return context.body_digest->restart();
+
+    std::string_view type, encoding;
+
+    return join_headers(r, "content-type", media_type, type)
+           && join_headers(r, "content-encoding", unchanged, encoding)
+           && start_body_digest(*context.body_digest, type, encoding);
 }
 
 std::string_view bytes_in_memory(const ngx_buf_t *b)

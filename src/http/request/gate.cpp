@@ -1,5 +1,7 @@
 #include "http/request/gate.h"
 
+#include <new>
+
 #include "core/coverage.h"
 #include "http/answer/problem.h"
 #include "http/exchange/exchange.h"
@@ -99,11 +101,81 @@ ngx_int_t start_covered_request(ngx_http_request_t *r, LocationConfig *conf, con
     return conf->fingerprint_body ? read_body(*context) : claim_key(*context);
 }
 
+// Null: `idempotency_scope off`.  False if a value can't be evaluated or there is no memory.
+bool evaluate_scope(ngx_http_request_t *r, const ScopeSource *source, Scope &scope)
+{
+    scope = {ScopeKind::global, nullptr, 0};
+
+    if (source == nullptr) {
+        return true;
+    }
+
+    auto **value = static_cast<ngx_http_complex_value_t **>(source->parts.elts);
+    ngx_uint_t count = source->parts.nelts;
+    auto *parts =
+        static_cast<std::string_view *>(ngx_palloc(r->pool, count * sizeof(std::string_view)));
+
+    if (parts == nullptr) {
+        return false;
+    }
+
+    for (ngx_uint_t i = 0; i < count; i++) {
+        ngx_str_t text;
+
+        if (ngx_http_complex_value(r, value[i], &text) != NGX_OK) {
+            return false;
+        }
+
+        new (&parts[i]) std::string_view(view(text));
+    }
+
+    scope = {ScopeKind::parts, parts, count};
+    return true;
+}
+
+// Logs at most one line per second in each worker.  Scope values and the key are secrets,
+// so only the names of the empty values are logged.
+void log_empty_scope(ngx_http_request_t *r, const ScopeSource &source, const Scope &scope,
+                     const char *consequence)
+{
+    constexpr ngx_msec_t interval = 1000;  // milliseconds
+    static bool logged_before;
+    static ngx_msec_t last_logged;
+    static ngx_uint_t suppressed;
+
+    if (logged_before && ngx_current_msec - last_logged < interval) {
+        suppressed++;
+        return;
+    }
+
+    auto **value = static_cast<ngx_http_complex_value_t **>(source.parts.elts);
+    u_char names[512];
+    u_char *end = names;
+
+    for (std::size_t i = 0; i < scope.count; i++) {
+        if (scope.parts[i].empty()) {
+            end = ngx_slprintf(end, names + sizeof(names), end == names ? "%V" : " %V",
+                               &value[i]->value);
+        }
+    }
+
+    ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
+                  "idempotency: the scope is empty: no value for %*s in \"idempotency_scope\": a "
+                  "request with an idempotency key %s; set \"idempotency_scope\" to a variable "
+                  "that identifies the client in each such request, or to \"off\" (%ui more such "
+                  "requests since the last message)",
+                  static_cast<size_t>(end - names), names, consequence, suppressed);
+
+    logged_before = true;
+    last_logged = ngx_current_msec;
+    suppressed = 0;
+}
+
 ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
 {
     CoverageQuestion question;
     ngx_str_t key_value = ngx_null_string;
-    ngx_str_t scope_value = ngx_null_string;
+    Scope scope;
     char key_buffer[kMaxKeyLength];
     ParsedKey key;
 
@@ -121,11 +193,11 @@ ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
     question.bypass = ngx_http_test_predicates(r, conf->bypass) != NGX_OK;
     question.scope_needed = conf->scope != nullptr;
 
-    if (question.scope_needed && ngx_http_complex_value(r, conf->scope, &scope_value) != NGX_OK) {
+    if (!evaluate_scope(r, conf->scope, scope)) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    question.scope_empty = scope_value.len == 0;
+    question.scope_empty = question.scope_needed && is_scope_empty(scope, conf->scope->any);
     key = parse_key(view(key_value), key_buffer);
     question.key_fault = key.fault;
 
@@ -135,10 +207,12 @@ ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
     case Coverage::bypassed:
         return pass_uncovered(r, conf, Status::bypass);
     case Coverage::unscoped:
+        log_empty_scope(r, *conf->scope, scope, "was passed without protection");
         return pass_uncovered(r, conf, Status::unscoped);
     case Coverage::key_missing:
         return refuse_uncovered(r, conf, Status::missing, Problem::key_missing);
     case Coverage::scope_missing:
+        log_empty_scope(r, *conf->scope, scope, "was refused");
         return refuse_uncovered(r, conf, Status::unscoped, Problem::scope_missing);
     case Coverage::key_invalid:
         return refuse_uncovered(r, conf, Status::invalid, Problem::key_invalid);
@@ -146,8 +220,7 @@ ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
         break;
     }
 
-    return start_covered_request(r, conf, Scope{!question.scope_needed, view(scope_value)},
-                                 key.value);
+    return start_covered_request(r, conf, scope, key.value);
 }
 
 // `try_files` may redirect the request to another location, and the access checks of

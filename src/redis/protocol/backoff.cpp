@@ -30,7 +30,7 @@ void RedisBackoff::attempted(Millis now) noexcept
     attempted_at_ = now;
 }
 
-Millis RedisBackoff::retry_delay(Millis now, std::uint32_t random) noexcept
+Millis RedisBackoff::retry_delay(Millis now, std::uint32_t random) const noexcept
 {
     Millis passed = now - attempted_at_;
 

@@ -20,7 +20,7 @@ public:
     // How long to wait from `now` on where there is a reason to send the query:
     // almost nothing the first time, then longer after each attempt.  Some seconds
     // without an attempt start over.
-    Millis retry_delay(Millis now, std::uint32_t random) noexcept;
+    Millis retry_delay(Millis now, std::uint32_t random) const noexcept;
 
     // How long to wait where there is no reason.
     static Millis refresh_delay(std::uint32_t random) noexcept;
