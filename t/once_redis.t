@@ -8,6 +8,7 @@ use lib "$FindBin::Bin/lib";
 
 use Test::More;
 use IdempotencyTest::Assertions;
+use IdempotencyTest::Certificates;
 use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Faults;
 use IdempotencyTest::Nginx;
@@ -41,33 +42,42 @@ sub executions_are {
     is app()->count($path), $n, $name;
 }
 
-# Redis closes the connection when it has read the length of the value.
-subtest 'A response that Redis never takes' => sub {
-    my $redis = IdempotencyTest::Redis->new(configuration => 'proto-max-bulk-len 1mb');
-    my $nginx = start_nginx('redis://' . $redis->address, workers => 1);
+sub response_is_refused {
+    my ($nginx, $way) = @_;
 
     for my $round (1 .. 3) {
-        my $path = "/huge/$round";
-        my $first = ask($nginx, "$path?size=2000000", "huge-$round");
+        my $path = "/huge/$way/$round";
+        my $first = ask($nginx, "$path?size=2000000", "huge-$way-$round");
         is_first $first, 201, 1, 'is delivered';
         is length $first->body, 2_000_000, 'as a whole';
 
         # at once: no request is refused meanwhile, and the store is not taken for unavailable
-        is_first ask($nginx, "/small/$round", "small-$round"), 201, 1, 'another request runs';
-        is_first ask($nginx, "/large/$round?size=300000", "large-$round"), 201, 1, 'and another large one';
-        is_problem await_outcome($nginx, "$path?size=2000000", "huge-$round"), 409, 'response_not_kept', 'a retry is told so';
-        ok ask($nginx, "/large/$round?size=300000", "large-$round")->is_replay, 'the other large response is replayed';
+        is_first ask($nginx, "/small/$way/$round", "small-$way-$round"), 201, 1, 'another request runs';
+        is_first ask($nginx, "/large/$way/$round?size=300000", "large-$way-$round"), 201, 1, 'and another large one';
+        is_problem await_outcome($nginx, "$path?size=2000000", "huge-$way-$round"), 409, 'response_not_kept', 'a retry is told so';
+        ok ask($nginx, "/large/$way/$round?size=300000", "large-$way-$round")->is_replay, 'the other large response is replayed';
         executions_are $path, 1, 'the request ran once';
     }
 
     sleep 4;
-    is_problem ask($nginx, '/huge/1?size=2000000', 'huge-1'), 409, 'response_not_kept', 'also after a lease';
-    executions_are '/huge/1', 1, 'the request ran once';
+    is_problem ask($nginx, "/huge/$way/1?size=2000000", "huge-$way-1"), 409, 'response_not_kept', 'also after a lease';
+    executions_are "/huge/$way/1", 1, 'the request ran once';
     my $log = $nginx->error_log;
     like $log, qr/\[error\].*proto-max-bulk-len.*recorded as not kept/, 'the log says why';
     unlike $log, qr/is unavailable|has not replied/, 'and Redis is not reported as unavailable';
     $nginx->stop;
-};
+}
+
+# Redis closes the connection when it has read the length of the value.
+for my $way ('tcp', 'tls') {
+    subtest "A response that Redis never takes ($way)" => sub {
+        my $authority = IdempotencyTest::Certificates->new;
+        my $redis = IdempotencyTest::Redis->new(configuration => 'proto-max-bulk-len 1mb', tls => $authority->server);
+        my $nginx = start_nginx($way eq 'tcp' ? 'redis://' . $redis->address : 'rediss://localhost:' . $redis->tls_port, workers => 1,
+            $way eq 'tls' ? (store => 'connect_timeout 1s; timeout 1s; ssl_trusted_certificate ' . $authority->authority . ';') : ());
+        response_is_refused($nginx, $way);
+    };
+}
 
 subtest 'A Redis that is full for longer than a lease' => sub {
     my $redis = IdempotencyTest::Redis->new;

@@ -208,7 +208,7 @@ subtest 'A slot is moving' => sub {
     cmp_ok asked(), '>=', $before + @known, 'ASK is followed for each request';
 
     # longer than the leases, which are renewed with ASK
-    my $until = time + 5;
+    my $until = time + 4;
     while (time < $until) {
         my @retries = finish(map { $nginx->send_request(path => "/short/moving/$_?gate=moving", key => "moving-running-$_", @who) } 1 .. 3);
         is join(' ', map { $_->status } @retries), '409 409 409', 'a running request still runs' or last;
@@ -249,7 +249,7 @@ sub load_while {
 
 subtest 'Slots move under load' => sub {
     # a timeout on a machine that is busy with the move does not count as a refusal
-    my $nginx = start_nginx(workers => 2, store => 'timeout 20s;', server => $server =~ s{location /short/.*}{}r);
+    my $nginx = start_nginx(workers => 2, store => 'timeout 20s;', server => $server =~ s/lease 2s/lease 30s/r);
     my @known = prepare($nginx, 'reshard', 60);
     my ($from, $to) = $cluster->masters;
     my $reshard = $cluster->begin_reshard($from, $to, 500);

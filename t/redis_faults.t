@@ -33,7 +33,7 @@ my $server = <<'END';
         location /other/ { idempotency other; proxy_pass http://app; }
         location / { idempotency main; proxy_pass http://app; }
         location /pass/ { idempotency main; idempotency_store_error pass; proxy_pass http://app; }
-        location /short/ { idempotency main; idempotency_lease 1s; idempotency_unknown release; proxy_pass http://app; }
+        location /short/ { idempotency main; idempotency_lease 2s; idempotency_unknown hold 2s; proxy_pass http://app; }
 END
 
 sub start_nginx {

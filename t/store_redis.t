@@ -63,7 +63,7 @@ subtest 'What is kept' => sub {
     my ($claim) = grep { $_ ne $name } keys %$contents;
     like $contents->{$claim}, qr/^IDM\x01\0\0\0R/, 'a running request has a claim';
     $left = $redis->command('PTTL', $claim);
-    ok $left > 112_000 && $left <= 117_000, 'which expires after lease and hold' or diag $left;
+    ok $left > 112_000 && $left <= 117_000, 'which expires after its lease and the time for which its outcome is then held' or diag $left;
 
     $contents = $redis->contents;
     my $all = join "\n", %$contents;

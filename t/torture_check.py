@@ -152,6 +152,8 @@ GOOD = {
         .unknown(13.0),
     'killed, held for its time, and another execution': twice('hold', second=15.0).killed(10.15).request(9.9, 10.1, 'lost')
         .blocked(12.0).unknown(14.9),
+    'stalled, then killed, and another execution': twice('hold', end=14.0, second=16.0).request(9.9, 13.0, 'lost')
+        .fault('worker_stalled', 11.6, 14.0, worker=10).killed(13.0),
     'past the window': twice('window', second=14.3).new(9.9, 10.3, 1),
     'a jump of the clock past the hold': twice('hold', kind='broken', second=10.6).got(9.9, 10.3, 502, 'UNKNOWN')
         .fault('clock', 10.5, seconds=20),
@@ -253,6 +255,8 @@ BAD = {
     'overtaken, and a third execution': (
         twice('release', end=20.0, second=14.0).fault('stalled', 10.5, 12.5).executed(3, 12.9, 13.9)
         .got(9.9, 20.1, 201, 'STORE_ERROR', 1), {1}),
+    'killed, and executed too early for its last renewal': (
+        twice('hold', end=14.0, second=16.0).request(9.9, 13.0, 'lost').killed(13.0), {1}),
     'a short jump of the clock is no excuse': (twice('hold', kind='broken', second=11.2).fault('clock', 11.0, seconds=1), {1}),
     'nor is a jump back': (twice('hold', kind='broken', second=11.5).fault('clock', 11.0, seconds=-20), {1}),
     'nor is a jump long before': (twice('hold', end=14.0, second=11.5).fault('clock', 5.0, seconds=31), {1}),

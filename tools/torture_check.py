@@ -421,8 +421,12 @@ class Checker:
                 and self.history.elapsed(execution.over, at) >= self.location.hold - EARLY:
             return True
         killed = self.history.killed(execution)
-        return killed is not None and killed <= at \
-            and self.is_free_again(max(execution.start, killed - self.lease / 3), at)
+        return killed is not None and killed <= at and self.is_free_again(self.last_renewal(execution, killed), at)
+
+    def last_renewal(self, execution, at):
+        """When a claim was renewed the last time before `at`, at the earliest."""
+        spans = self.history.stalls_of(execution.worker, at, at) + self.history.long_outages.between(at, at)
+        return max(execution.start, min([at] + [span.start for span in spans]) - self.lease / 3)
 
     def may_be_broken(self, execution):
         return execution.kind == 'broken' \
@@ -443,7 +447,7 @@ class Checker:
 
     def may_have_lapsed(self, execution, at):
         return any(at <= span.end + self.lease / 3 + SLACK
-                   and self.is_free_again(max(span.start - self.lease / 3, execution.start), at)
+                   and self.is_free_again(self.last_renewal(execution, span.start), at)
                    for span in self.breaks(execution, at))
 
     # 2
