@@ -23,6 +23,7 @@ my $cgi = join ' ', map { "PROTOCOL_param $_;" } 'REQUEST_METHOD $request_method
 $nginx->set(server => join "\n        ", "listen unix:$h2 http2;", 'idempotency main;', 'idempotency_lease 2s;', 'idempotency_unknown hold 2s;',
     "location / { $token proxy_pass http://app; }",
     'location /unbuffered/ { proxy_buffering off; proxy_pass http://app; }',
+    "location /token-held { idempotency_unknown hold 1s; $token proxy_pass http://app; }",
     "location /plain/ { idempotency off; $token proxy_pass http://app; }",
     'location /uncovered/ { idempotency_methods PATCH; proxy_pass http://app; }',
     'location /grpc/ { grpc_pass grpc://' . $app->gateway('grpc') . "; grpc_set_header App-Space $space; }",
