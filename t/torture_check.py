@@ -147,6 +147,13 @@ GOOD = {
     'a worker that stood still was too late for a response': Story('brief').executed(1, 10.0, 10.2)
         .fault('worker_stalled', 9.95, 12.6, worker=10).got(9.9, 12.7, 504, 'UNKNOWN').unknown(20.0).finally_unknown(),
 
+    'a worker that stood still got a response all the same': Story('brief')
+        .executed(1, 10.0, 13.0, kind='broken', timeout=2.0).fault('worker_stalled', 11.0, 13.2, worker=10)
+        .new(9.9, 13.3, 1).finally_replayed(),
+
+    'blocked by a request that reaches the application late': Story().blocked(9.0).executed(1, 11.0, 11.2)
+        .fault('pause', 9.0, 10.5).new(8.9, 11.3, 1).finally_replayed(),
+
     # held for a time
     'broken, held for its time, and another execution': twice('hold', kind='broken', second=13.2).got(9.9, 10.3, 502, 'UNKNOWN')
         .unknown(13.0),
@@ -284,6 +291,8 @@ BAD = {
     'an execution that never was': (plain().replayed(20.0, 20.1, 3).finally_replayed(), {2, 4}),
     'a response before the end of its execution': (Story().executed(1, 10.0, 10.5).new(9.9, 10.3, 1).finally_replayed(), {2}),
     'a replay of what was free': (twice(kind='free', second=10.3).replayed(10.21, 10.25, 1), {2}),
+    'a replay of what came too late': (Story('brief').executed(1, 10.0, 13.0, kind='broken', timeout=2.0)
+                                       .got(9.9, 12.1, 504, 'UNKNOWN').finally_replayed(), {2}),
     'two kept responses': (twice('release', second=12.3).killed(10.25).new(9.9, 12.3, 1), {2, 4}),
     'two replays, each of another': (twice('release', second=12.3).killed(10.25).replayed(12.2, 12.25, 1), {2, 4}),
 
