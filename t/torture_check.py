@@ -171,6 +171,9 @@ GOOD = {
     'held longer after a jump back': broken('hold').fault('clock', 11.0, seconds=-60).unknown(20.0).unknown(24.9)
         .executed(2, 25.2, 25.3).new(25.1, 25.4, 2).finally_replayed(2),
 
+    'a store that is full for longer than an outcome is held': twice('hold', second=18.0).fault('store_full', 10.1, 17.5)
+        .got(9.9, 10.3, 201, 'STORE_ERROR', 1),
+
     # released
     'broken and released': twice('release', kind='broken', second=10.3).got(9.9, 10.25, 502, 'NEW'),
     'too late and released, both at once': twice('release', kind='broken', timeout=2.0, end=13.0, second=12.1)
@@ -257,7 +260,7 @@ BAD = {
     'before the hold has passed': (twice('hold', kind='broken', second=12.0), {1}),
     'broken, held and executed twice': (twice('hold', kind='broken', second=13.3).executed(3, 13.6, 13.7), {1, 4}),
     'killed, and executed before lease and hold have passed': (twice('hold', second=13.5).killed(10.1), {1}),
-    'nor is a full store': (twice('release', second=14.0).fault('store_full', 10.1, 14.5)
+    'nor is a full store': (twice('release', second=12.4).fault('store_full', 10.1, 12.3)
                             .got(9.9, 10.3, 201, 'STORE_ERROR', 1), {1}),
     'overtaken, and a third execution': (
         twice('release', end=20.0, second=14.0).fault('stalled', 10.5, 12.5).executed(3, 12.9, 13.9)
@@ -308,6 +311,8 @@ BAD = {
                                                      .finally_replayed(), {3}),
     'unknown after a short stall': (Story().executed(1, 10.0, 14.0).fault('stalled', 10.5, 10.8).unknown(12.0)
                                     .new(9.9, 14.1, 1).finally_replayed(), {3}),
+    'unknown while the store is full': (Story().executed(1, 10.0, 10.2).got(9.9, 10.3, 201, 'STORE_ERROR', 1)
+                                        .fault('store_full', 10.1, 15.0).unknown(13.0).finally_replayed(), {3}),
     'unknown in the end, and nothing has failed': (Story().request(9.9, 10.0, 'left').logged(None, 10.1).finally_unknown(), {3}),
     'unknown after a lost grant': (Story().store_down(10.0, 11.0).fault('reply_lost', 9.9, 11.0).finally_unknown(), {3}),
     'unknown after a lost grant, and another worker was killed': (

@@ -86,7 +86,8 @@ What is assumed
   - For renewals, outages less than a third of a lease apart count as one: they may have met the same renewal. Together
     with the third of a lease that may have passed since the last renewal, an outage of less than OUTAGE leases is too
     short for a claim to expire.
-  - A worker that was told to quit gives up an outcome that it could not record for a lease.
+  - A worker gives up an outcome that it could not record for as long as an unknown outcome is held, or for a lease if
+    that is longer; and if it was told to quit, for a lease. This counts like its death.
   - With connections that are kept open, and with a short proxy_read_timeout, a worker that was stopped may find that
     a connection was closed, or that the time is over.
 """
@@ -360,9 +361,15 @@ class History:
                 return at
         return None
 
-    # When the worker of an execution was killed, if its outcome may not have been recorded by then.
+    # When the worker of an execution was killed or gave up, if its outcome may not have been recorded by then.
     def killed(self, execution):
-        return self.died(execution.worker, self.began(execution), execution.over, self.recorded(execution))
+        location = self.location(execution.key)
+        recorded = self.recorded(execution)
+        died = self.died(execution.worker, self.began(execution), execution.over, recorded)
+        given_up = execution.over + max(location.hold, self.lease) - EARLY
+        if given_up <= recorded < FOREVER:
+            return given_up if died is None else min(died, given_up)
+        return died
 
 
 class Checker:
