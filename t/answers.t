@@ -32,7 +32,7 @@ my $nginx = IdempotencyTest::Nginx->start(
         location /ranges/ { proxy_force_ranges on; proxy_pass http://app; }
         location /gzip/ { gzip on; gzip_types *; gzip_min_length 1; gzip_http_version 1.0; proxy_pass http://app; }
         location /dead/ { proxy_pass http://127.0.0.1:\$http_x_port; }
-        location /lease/ { idempotency_lease 1s; proxy_pass http://app; }
+        location /hold/ { idempotency_unknown hold 1s; proxy_pass http://app; }
 END
 
 my $keys = 0;
@@ -272,18 +272,20 @@ for my $abort (qw(before mid)) {
     is $first->status, 502, "a response that breaks off ($abort) gives a 502";
     unlike $first->body, qr/^#1/, "nothing of it is delivered ($abort)";
     is_problem $retry, 409, 'outcome_unknown', "its retry gets outcome_unknown ($abort)";
-    like $retry->header('Retry-After'), qr/^[1-9]\d*$/, "with Retry-After ($abort)";
+    is $retry->header('Retry-After'), undef, "without Retry-After ($abort)";
     is count("/abort-$abort"), 1, "and does not run ($abort)";
 }
 ok $nginx->await_access_log(qr/^\[UNKNOWN\]/), '$idempotency_status of such a retry is UNKNOWN';
 
 {
-    my $key = 'lease';
-    my $path = '/lease/a?abort=before,no';
+    my $key = 'hold';
+    my $path = '/hold/a?abort=before,no';
     is ask($path, key => $key)->status, 502, 'a missing response gives a 502';
-    my $next;
+    my $next = ask($path, key => $key);
+    is_problem $next, 409, 'outcome_unknown', 'with `hold TIME` its retry gets outcome_unknown';
+    is $next->header('Retry-After'), 1, 'with the time left as Retry-After';
     await(sub { $next = ask($path, key => $key); $next->status != 409 });
-    is_first $next, 201, 2, 'after the lease the key is free again';
+    is_first $next, 201, 2, 'after the hold the key is free again';
 }
 
 $nginx->stop;

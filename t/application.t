@@ -24,7 +24,6 @@ END
     server => <<'END' =~ s/SPACE/app()->space/er);
         idempotency main;
         location / { proxy_pass http://app; }
-        location /lease/ { idempotency_lease 1s; proxy_pass http://app; }
         location /token/ {
             idempotency_retriable 503;
             proxy_set_header Connection "";

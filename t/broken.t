@@ -33,7 +33,7 @@ sub pass_to {
 sub location {
     my ($path, $protocol, $to, $more) = @_;
     my $pass = pass_to($protocol, $to);
-    my @nested = map { "location $path$_/ { idempotency_unknown $_; $more $pass }" } qw(hold release store);
+    my @nested = map { "location $path$_/ { idempotency_unknown " . ($_ eq 'hold' ? 'hold 2s' : $_) . "; $more $pass }" } qw(hold release store);
     return "location $path { $more $pass @nested }";
 }
 
@@ -112,7 +112,7 @@ for my $where (@protocols, map { "$_-unbuffered" } grep { $_ ne 'grpc' } @protoc
             ok !$answer->is_replay, "and it is the first execution ($what)";
             my $retry = $nginx->request(path => "$path?$query", key => $path, @who);
             is_problem $retry, 409, 'outcome_unknown', "hold: its outcome is unknown ($what)";
-            like $retry->header('Retry-After') // '', qr/^[123]$/, "Retry-After is the rest of the lease ($what)";
+            like $retry->header('Retry-After') // '', qr/^[123]$/, "Retry-After is the rest of the hold ($what)";
             is $app->count($path), 1, "hold: the application executed the request once ($what)";
             push @held, [$path, $query, $status, $what];
         }
@@ -138,12 +138,12 @@ for my $where (@protocols, map { "$_-unbuffered" } grep { $_ ne 'grpc' } @protoc
     }
 }
 
-# All leases expire.
+# All holds end.
 for (@held) {
     my ($path, $query, $status, $what) = @$_;
     my $answer;
     await(sub { $answer = $nginx->request(path => "$path?$query", key => $path, @who); $answer->code ne 'outcome_unknown' || $answer->status != 409 });
-    is $answer->status, $status, "hold: run again when its lease has ended ($what)";
+    is $answer->status, $status, "hold: run again when its hold has ended ($what)";
     is $app->count($path), 2, "by the application ($what)";
 }
 

@@ -23,7 +23,7 @@ my $server = <<'END';
         idempotency main;
         idempotency_ttl 100s;
         location / { proxy_pass http://app; }
-        location /lease/ { idempotency_lease 1s; proxy_pass http://app; }
+        location /lease/ { idempotency_lease 1s; idempotency_unknown release; proxy_pass http://app; }
         location /brief/ { idempotency_ttl 2s; proxy_pass http://app; }
 END
 
@@ -32,7 +32,7 @@ sub start_nginx {
     my ($seconds, %options) = @_;
     my $clock = IdempotencyTest::Faults->new('shifted_clock');
     $clock->shift_clock($seconds);
-    my $nginx = IdempotencyTest::Nginx->new(memory => '1m', http => 'proxy_set_header Idempotency-Token $idempotency_token;',
+    my $nginx = IdempotencyTest::Nginx->new(memory => '1m', short_leases => 1, http => 'proxy_set_header Idempotency-Token $idempotency_token;',
         server => $server, clock => $clock, %options);
     $clock->preloaded(sub { $nginx->start });
     return $nginx;

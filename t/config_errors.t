@@ -62,7 +62,8 @@ is_right 'every directive in every context', do {
         idempotency_ttl 1h;
         idempotency_lease 5s;
         idempotency_conflict wait 10s;
-        idempotency_unknown release;
+        idempotency_unknown hold 1h;
+        idempotency_keepalive_idle 500ms;
         idempotency_retriable 404 5xx;
         idempotency_max_body 64k;
         idempotency_hide_header Set-Cookie X-Secret;
@@ -86,6 +87,7 @@ is_right 'the other words of every directive', server => <<'END';
             idempotency_replayed_header off;
         }
         location /b { idempotency main; idempotency_unknown store; }
+        location /c { idempotency main; idempotency_unknown release; }
 END
 is_right 'the page of figures', server => join ' ', map { "location /s$_ { idempotency_status $_; allow 127.0.0.1; deny all; }" } '', qw(json prometheus html);
 is_right 'the page of figures without a store', stores => '', server => 'location /s { idempotency_status; }';
@@ -227,12 +229,16 @@ is_wrong_fingerprint $_, (split / /)[0], '"$request_method $host$request_uri" mu
 is_wrong_fingerprint "\$request_uri $_", (split / /)[1], '"body" must be given once' for 'body=on body=off', 'body=off body=off';
 is_wrong 'idempotency_fingerprint without a value', [server => 'idempotency_fingerprint;'], '"idempotency_fingerprint"', 'number of arguments';
 is_wrong 'idempotency_scope without a value', [server => 'idempotency_scope;'], '"idempotency_scope"', 'number of arguments';
-is_wrong_value "idempotency_$_->[0]", $_->[1], qr/time above 0/ for map { my $d = $_; map { [$d, $_] } qw(0 0s 0ms -1s 1x soon "") } qw(ttl lease);
+is_wrong_value "idempotency_$_->[0]", $_->[1], qr/time above 0/ for map { my $d = $_; map { [$d, $_] } qw(0 0s 0ms -1s 1x soon "") } qw(ttl lease keepalive_idle);
 is_wrong_value 'idempotency_conflict', $_, qr/"reject" or "wait TIME"/ for qw(hold wait "");
 is_wrong "idempotency_conflict wait $_", [server => "idempotency_conflict wait $_;"], "invalid value \"$_\" in \"idempotency_conflict\"", 'time above 0'
     for qw(0 0ms soon);
 is_wrong 'idempotency_conflict reject 5s', [server => 'idempotency_conflict reject 5s;'], 'invalid value "5s" in "idempotency_conflict"', '"reject" or "wait TIME"';
 is_wrong_value 'idempotency_unknown', $_, qr/"hold", "release" or "store"/ for qw(keep wait "");
+is_wrong "idempotency_unknown hold $_", [server => "idempotency_unknown hold $_;"], "invalid value \"$_\" in \"idempotency_unknown\"", 'time above 0' for qw(0 0s soon);
+is_wrong "idempotency_unknown $_ 1h", [server => "idempotency_unknown $_ 1h;"], 'invalid value "1h" in "idempotency_unknown"', '"hold"' for qw(release store);
+is_wrong 'a lease that is too short for Redis', [stores => 'idempotency_store main { redis redis://127.0.0.1; }', server => 'idempotency main; idempotency_lease 1s;'],
+    '"idempotency_lease"', '"main"', '"connect_timeout" and "timeout"';
 is_wrong_value 'idempotency_retriable', $_, qr/status codes|classes|none/ for qw(99 600 1000 5x 6xx 0xx xx -1 abc "");
 is_wrong "idempotency_retriable $_", [server => "idempotency_retriable $_;"], 'invalid value "none" in "idempotency_retriable"', '"none" alone'
     for '503 none', 'none 503';
@@ -246,7 +252,7 @@ is_wrong_value 'idempotency_problem_base', $_, qr/URI/ for '"https://a b/"', '"<
 # Duplicate directives, and directives in the wrong place.
 
 for my $twice ('idempotency main', 'idempotency_key $arg_a', 'idempotency_methods POST', 'idempotency_scope $arg_a', 'idempotency_fingerprint $arg_a',
-    'idempotency_ttl 1h', 'idempotency_lease 1s', 'idempotency_conflict reject', 'idempotency_unknown hold', 'idempotency_retriable 503',
+    'idempotency_ttl 1h', 'idempotency_lease 1s', 'idempotency_keepalive_idle 1s', 'idempotency_conflict reject', 'idempotency_unknown hold', 'idempotency_retriable 503',
     'idempotency_max_body 1m', 'idempotency_store_error pass', 'idempotency_replayed_header A',
     'idempotency_problem_base https://a/')
 {

@@ -14,13 +14,13 @@ use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Requests qw(@who);
 
 my $nginx = IdempotencyTest::Nginx->start(
-    log_format => '$request_uri $idempotency_status $idempotency_store_time $pid',
+    short_leases => 1, log_format => '$request_uri $idempotency_status $idempotency_store_time $pid',
     server => <<'END');
         idempotency main;
         location / { proxy_pass http://app; }
         location /wait/ { idempotency_conflict wait 15s; proxy_pass http://app; }
         location /impatient/ { idempotency_conflict wait 300ms; proxy_pass http://app; }
-        location /lease/ { idempotency_lease 1s; proxy_pass http://app; }
+        location /lease/ { idempotency_lease 1s; idempotency_unknown release; proxy_pass http://app; }
 END
 
 sub send_to {

@@ -42,7 +42,7 @@ my $server = <<'END';
         idempotency main;
         location / { proxy_pass http://app; }
         location /pass/ { idempotency_store_error pass; proxy_pass http://app; }
-        location /short/ { idempotency_lease 1s; proxy_pass http://app; }
+        location /short/ { idempotency_lease 2s; proxy_pass http://app; }
         location /wait/ { idempotency_conflict wait 20s; proxy_pass http://app; }
 END
 

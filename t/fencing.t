@@ -16,15 +16,18 @@ use Time::HiRes qw(sleep);
 
 my $is_redis = store_mode() eq 'redis';
 my $prefix = "fencing:$$:";
-my $lost = qr/\[warn\].*idempotency: a claim in store "main" was lost/;
+my $lost = qr/\[error\].*idempotency: key [0-9a-f]{64} in store "main", token \d+: the claim was lost before its request ended/;
 
 my $nginx = IdempotencyTest::Nginx->start(
-    stores => 'idempotency_store main { ' . ($is_redis ? 'redis unix:' . redis()->socket . "; prefix $prefix;" : 'memory 1m;') . ' }',
+    stores => 'idempotency_store main { ' . ($is_redis ? 'redis unix:' . redis()->socket . "; prefix $prefix; connect_timeout 200ms; timeout 500ms;" : 'memory 1m;') . ' }',
     server => <<'END');
         add_header X-Id $idempotency_key_id always;
         idempotency main;
         idempotency_lease 700ms;
+        # the key is free when the lease has expired
+        idempotency_unknown release;
         location / { proxy_pass http://app; }
+        location /forgot { idempotency_lease 30s; proxy_pass http://app; }
 END
 
 my ($old, $young) = $nginx->workers;
@@ -34,7 +37,7 @@ sub ask {
     return $nginx->request(path => $path, key => $key, @who);
 }
 
-sub warnings { return scalar grep { /$lost/ } split /\n/, $nginx->error_log }
+sub errors { return scalar grep { /$lost/ } split /\n/, $nginx->error_log }
 
 sub halt {
     my ($worker) = @_;
@@ -65,7 +68,7 @@ sub two_executions {
 }
 
 subtest 'The next request has finished' => sub {
-    my $before = warnings();
+    my $before = errors();
     my ($uri, $late, $next) = two_executions('/finished', 'finished');
     app()->open_gate('finished');
     my $second = $next->response;
@@ -75,19 +78,19 @@ subtest 'The next request has finished' => sub {
     kill CONT => $old;
     is_first $late->response, 201, 1, 'the late response is delivered to its own client';
     is_replay_of ask($uri, 'finished'), $second, 'and the newer response is kept';
-    ok await(sub { warnings() == $before + 1 }), 'a warning is logged' or diag $nginx->error_log;
+    ok await(sub { errors() == $before + 1 }), 'an error is logged, with key id and token' or diag $nginx->error_log;
     is app()->count('/finished'), 2, 'there is no third execution';
 };
 
 subtest 'The next request runs' => sub {
-    my $before = warnings();
+    my $before = errors();
     my ($uri, $late, $next) = two_executions('/runs', 'runs');
     halt($young);
     app()->open_gate('runs');
     app()->await_answer('/runs', 2);
     kill CONT => $old;
     is_first $late->response, 201, 1, 'the late response is delivered to its own client';
-    ok await(sub { warnings() == $before + 1 }), 'a warning is logged' or diag $nginx->error_log;
+    ok await(sub { errors() == $before + 1 }), 'an error is logged, with key id and token' or diag $nginx->error_log;
 
     kill CONT => $young;
     my $second = $next->response;
@@ -98,7 +101,7 @@ subtest 'The next request runs' => sub {
 
 # `status` is that of the first execution: it is retriable, so that the key would be free again
 subtest 'A late release' => sub {
-    my $before = warnings();
+    my $before = errors();
     my ($uri, $late, $next) = two_executions('/release', 'release', '&status=503,201');
     app()->open_gate('release');
     my $second = $next->response;
@@ -107,11 +110,11 @@ subtest 'A late release' => sub {
     kill CONT => $old;
     is_first $late->response, 503, 1, 'the late response is delivered to its own client';
     is_replay_of ask($uri, 'release'), $second, 'and the key is not free';
-    ok await(sub { warnings() == $before + 1 }), 'a warning is logged' or diag $nginx->error_log;
+    ok await(sub { errors() == $before + 1 }), 'an error is logged, with key id and token' or diag $nginx->error_log;
 };
 
 subtest 'An expired claim that no other claim follows' => sub {
-    my $before = warnings();
+    my $before = errors();
     my $late = $nginx->over($old, sub {
         my $client = $nginx->send_request(path => '/alone?gate=alone', key => 'alone', @who);
         app()->await_arrival('/alone');
@@ -126,7 +129,7 @@ subtest 'An expired claim that no other claim follows' => sub {
     my $first = $late->response;
     is_first $first, 201, 1, 'its response is delivered';
     is_replay_of ask('/alone?gate=alone', 'alone'), $first, 'and is still kept';
-    is warnings(), $before, 'no warning';
+    is errors(), $before, 'no error';
 };
 
 subtest 'A claim that Redis forgets' => sub {
@@ -134,7 +137,7 @@ subtest 'A claim that Redis forgets' => sub {
 
     for my $round (1 .. 5) {
         my ($path, $key) = ("/forgot$round", "forgot$round");
-        my $before = warnings();
+        my $before = errors();
         my $late = $nginx->send_request(path => "$path?gate=$key", key => $key, @who);
         app()->await_arrival($path);
         my $id = ask("$path?gate=$key", $key)->header('X-Id');
@@ -147,7 +150,7 @@ subtest 'A claim that Redis forgets' => sub {
         is_first $first, 201, 1, "the late response is delivered (round $round)";
         is_first $second, 201, 2, "and the response of the next request (round $round)";
         is_replay_of ask("$path?gate=$key", $key), $second, "the response of the next request is kept (round $round)";
-        ok await(sub { warnings() == $before + 1 }), "a warning is logged (round $round)";
+        ok await(sub { errors() == $before + 1 }), "an error is logged (round $round)";
     }
 };
 

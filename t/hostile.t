@@ -33,7 +33,7 @@ my $nginx = IdempotencyTest::Nginx->start(
         location /scope/ { idempotency_scope $http_x_tenant; proxy_pass http://app; }
         location /body/ { client_max_body_size 100k; proxy_pass http://app; }
         location /answer/ { idempotency_max_body 1000; proxy_pass http://app; }
-        location /lease/ { idempotency_lease 1s; proxy_pass http://app; }
+        location /lease/ { idempotency_lease 2s; proxy_pass http://app; }
         location = /figures { idempotency_status; }
         location /plain/ { proxy_pass http://app; add_header X-Id ''; }
 END
@@ -336,7 +336,7 @@ if (store_mode() eq 'redis') {
     app()->open_gate('replaced');
     is_first $claim->response, 201, 1, 'a request whose claim was replaced gets its response';
     is $redis->command('GET', $name), $foreign, 'and the new value is not changed';
-    ok $nginx->await_error_log(qr/claim in store "main" was lost/), 'the log has a line about it';
+    ok $nginx->await_error_log(qr/\[error\].*in store "main".*the claim was lost/), 'the log has a line about it';
     $redis->command('DEL', $name);
 
     $claim = $tampered->('persisted', sub { $name = $_[0]; $redis->command('PERSIST', $name) });

@@ -25,13 +25,14 @@ my $server = <<'END';
         idempotency main;
         idempotency_lease 1s;
         location / { proxy_pass http://app; }
-        location /cut/ { idempotency_lease 3s; proxy_pass http://app; }
-        location /load/ { idempotency_lease 500ms; proxy_pass http://app; }
+        location /term/ { idempotency_unknown hold 2s; proxy_pass http://app; }
+        location /cut/ { idempotency_lease 3s; idempotency_unknown hold 3s; proxy_pass http://app; }
+        location /load/ { idempotency_unknown release; proxy_pass http://app; }
 END
 
 sub new_nginx {
     my (%options) = @_;
-    return IdempotencyTest::Nginx->new(server => $server, memory => '4m', %options);
+    return IdempotencyTest::Nginx->new(server => $server, memory => '4m', short_leases => 1, %options);
 }
 
 sub start_nginx { return new_nginx(@_)->start }
@@ -137,7 +138,7 @@ subtest 'A worker that is cut off by worker_shutdown_timeout' => sub {
     app()->open_gate("cut$_") for @paths;
     my $answer;
     await(sub { $answer = ask($nginx, "$paths[0]?gate=cut$paths[0]", "cut$paths[0]"); $answer->status != 409 });
-    is_first $answer, 201, 2, 'after the lease the key is free';
+    is_first $answer, 201, 2, 'after the hold the key is free';
     cmp_ok time - $cut, '<', 0.5 + 3 + 3, 'and not much later';
     $nginx->stop(allowed => qr/open socket #\d+ left in connection/);
 };
@@ -158,7 +159,7 @@ subtest 'An nginx that is terminated at once' => sub {
     my ($answer, @codes);
     await(sub { $answer = ask($next, '/term/runs?gate=term', 'term'); push @codes, $answer->code; $answer->status != 409 });
     is_first $answer, 201, 2, 'the key of the running request is free';
-    cmp_ok time - $ended, '<', 1 + 2.5, 'after its lease';
+    cmp_ok time - $ended, '<', 1 + 2 + 2.5, 'after lease and hold';
     pop @codes;
     is scalar(grep { !/^(?:request_in_progress|outcome_unknown)$/ } @codes), 0, 'until then retries are refused';
     $next->stop;

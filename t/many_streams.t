@@ -28,6 +28,8 @@ my $h2 = $nginx->directory . '/h2.sock';
 $nginx->set(server => <<"END")->start;
         listen unix:$h2 http2;
         idempotency main;
+        # longer than the timeout of the store
+        idempotency_lease 90s;
         idempotency_conflict wait 300s;
         location / { proxy_pass http://app; }
 END

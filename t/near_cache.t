@@ -26,7 +26,7 @@ my $server = <<'END';
         location / { proxy_pass http://app; }
         location /brief/ { idempotency_ttl 2s; proxy_pass http://app; }
         location /small/ { idempotency_max_body 1k; proxy_pass http://app; }
-        location /lease/ { idempotency_lease 1s; proxy_pass http://app; }
+        location /lease/ { idempotency_lease 2s; proxy_pass http://app; }
 END
 
 sub stores {

@@ -1,5 +1,5 @@
 # Each allocation of a request fails in turn, in nginx, the module and OpenSSL: no crash, only the correct response or an
-# error, and no key that is blocked for longer than its lease.
+# error, and no key that is blocked for longer than lease and hold.
 
 use strict;
 use warnings;
@@ -19,10 +19,11 @@ use IdempotencyTest::Requests qw(@who);
 my $faults = IdempotencyTest::Faults->new('failing_malloc');
 
 # memory for all responses
-my $store = store_mode() eq 'memory' ? 'memory 64m;' : store_directives();
+my $store = store_mode() eq 'memory' ? 'memory 64m;' : store_directives(short_leases => 1);
 my $nginx = IdempotencyTest::Nginx->new(workers => 1, stores => "idempotency_store main { $store }", server => <<'END');
         idempotency main;
         idempotency_lease 1s;
+        idempotency_unknown hold 1s;
         location / { proxy_pass http://app; }
         location /unbuffered/ { proxy_buffering off; idempotency_max_body 100k; proxy_pass http://app; }
         location /page/ { error_page 500 /error; proxy_pass http://app; }
@@ -130,22 +131,22 @@ for my $name (sort keys %case) {
     is join(' ', $nginx->workers), $worker, "$name: and nginx still runs";
     cmp_ok scalar(@all), '>', 5, "$name: there are allocations";
 
-    # the leases expire
-    sleep 1.2;
+    # leases and holds end
+    sleep 2.2;
     @wrong = ();
 
     for my $one (@all) {
         my $retry = $nginx->request(%{$one->{request}});
         my $count = app()->count($one->{path});
         my $works = $retry->status == ($case->{retry} // 201) || $retry->code eq 'response_not_kept' || $retry->code eq 'idempotency_key_reused';
-        # a request that was executed without a response may be executed again when its lease has expired; a request with a response never
+        # a request that was executed without a response may be executed again when lease and hold have ended; a request with a response never
         my $delivered = grep { defined && $_->status == 201 } @$one{qw(answer earlier held)};
 
         push @wrong, "allocation $one->{nth}: the answer was " . $one->{answer}->status_line . ', the retry gets ' . $retry->status_line . ' '
             . $retry->code . ", $count executions" if !$works || $count < 1 || $count > ($delivered ? 1 : 2);
     }
 
-    is join("\n", @wrong), '', "$name: when the lease has expired the key works, and no request with a response is executed again";
+    is join("\n", @wrong), '', "$name: when lease and hold have ended the key works, and no request with a response is executed again";
 }
 
 # A new connection to the store.

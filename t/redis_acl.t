@@ -36,7 +36,7 @@ sub locations {
         add_header X-Status \$idempotency_status always;
         idempotency $store;
         location / { proxy_pass http://app; }
-        location ~ /short/ { idempotency_lease 1s; proxy_pass http://app; }
+        location ~ /short/ { idempotency_lease 6s; proxy_pass http://app; }
 END
 }
 
@@ -65,7 +65,7 @@ sub first_failure {
     return 'conflict' if $refused->status != 409;
 
     my $claim = $name->($refused);
-    my $least = 1000;
+    my $least = 1e18;
     my $renewed = await(sub {
         my $left = $at->($claim)->command('PTTL', $claim);
         return -1 if $left < 0 || $complains->();
@@ -114,7 +114,7 @@ sub is_smallest {
     # an nginx for each user, so that errors can be assigned
     for my $user (sort keys %user) {
         my $nginx = IdempotencyTest::Nginx->start(workers => 1, server => locations($user),
-            stores => "idempotency_store $user { redis $options{urls}; user $user; password of-$user; timeout 20s; $options{store} }");
+            stores => "idempotency_store $user { redis $options{urls}; user $user; password of-$user; connect_timeout 1s; timeout 5s; $options{store} }");
         my $failure = first_failure($nginx, $user, %options);
 
         if ($user eq 'all') {
@@ -234,7 +234,7 @@ END
     );
     my %store = (%right, map { $_ => $wrong{$_}[1] } keys %wrong);
 
-    $nginx->set(stores => join("\n", map { "idempotency_store $_ { $store{$_}; prefix $_:; timeout 20s; }" } sort keys %store),
+    $nginx->set(stores => join("\n", map { "idempotency_store $_ { $store{$_}; prefix $_:; connect_timeout 1s; timeout 5s; }" } sort keys %store),
         server => join "\n", map { "location /$_ { idempotency $_; proxy_pass http://app; }" } sort keys %store);
     unlike(($nginx->test_configuration)[1], qr/secret/, 'nginx -t prints no password');
     $nginx->start;

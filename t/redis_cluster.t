@@ -33,7 +33,7 @@ my $server = <<'END';
         idempotency main;
         idempotency_max_body 4m;
         location / { proxy_pass http://app; }
-        location /short/ { idempotency_lease 1s; proxy_pass http://app; }
+        location /short/ { idempotency_lease 2s; proxy_pass http://app; }
 END
 
 sub start_nginx {
@@ -208,7 +208,7 @@ subtest 'A slot is moving' => sub {
     cmp_ok asked(), '>=', $before + @known, 'ASK is followed for each request';
 
     # longer than the leases, which are renewed with ASK
-    my $until = time + 3;
+    my $until = time + 4;
     while (time < $until) {
         my @retries = finish(map { $nginx->send_request(path => "/short/moving/$_?gate=moving", key => "moving-running-$_", @who) } 1 .. 3);
         is join(' ', map { $_->status } @retries), '409 409 409', 'a running request still runs' or last;
@@ -249,7 +249,7 @@ sub load_while {
 
 subtest 'Slots move under load' => sub {
     # a timeout on a machine that is busy with the move does not count as a refusal
-    my $nginx = start_nginx(workers => 2, store => 'timeout 20s;');
+    my $nginx = start_nginx(workers => 2, store => 'timeout 20s;', server => $server =~ s/lease 2s/lease 30s/r);
     my @known = prepare($nginx, 'reshard', 60);
     my ($from, $to) = $cluster->masters;
     my $reshard = $cluster->begin_reshard($from, $to, 500);
@@ -406,7 +406,7 @@ subtest 'Renewals' => sub {
     my $before = moved();
     my @running = map { $nginx->send_request(path => "/short/renewed/$_?gate=renewed", key => "renewed-$_", @who) } 1 .. 12;
     app()->await_arrival("/short/renewed/$_") for 1 .. 12;
-    my $until = time + 5;
+    my $until = time + 7;
     while (time < $until) {
         my @retries = finish(map { $nginx->send_request(path => "/short/renewed/$_?gate=renewed", key => "renewed-$_", @who) } 1 .. 12);
         is scalar(grep { $_->status == 409 } @retries), 12, 'requests that run for many leases go on running' or last;

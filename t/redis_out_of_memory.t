@@ -58,7 +58,7 @@ my %kind = (
         my $replica = IdempotencyTest::Redis->new(replica_of => $master);
         $master->await_replicas(1);
         $master->await_replication(1);
-        return {store => 'redis redis://' . $master->address . '; wait_replicas 1 5s; timeout 5s;', servers => [$master], alive => [$replica]};
+        return {store => 'redis redis://' . $master->address . '; wait_replicas 1 5s; timeout 5s;', lease => '7s', servers => [$master], alive => [$replica]};
     },
     'TLS' => sub {
         my $authority = IdempotencyTest::Certificates->new;
@@ -93,9 +93,9 @@ sub drop_connections {
 
 for my $name (sort keys %kind) {
     my $kind = $kind{$name}->();
-    my $nginx = IdempotencyTest::Nginx->new(workers => 1, stores => "idempotency_store main { $kind->{store} }", server => <<'END');
+    my $nginx = IdempotencyTest::Nginx->new(workers => 1, stores => "idempotency_store main { $kind->{store} }", server => <<"END");
         idempotency main;
-        idempotency_lease 1s;
+        idempotency_lease ${\($kind->{lease} // '2s')};
         location / { proxy_pass http://app; }
         location /probe { idempotency_lease 30s; proxy_pass http://app; }
         location = /figures { idempotency_status; }
@@ -130,18 +130,19 @@ END
     is join(' ', $nginx->workers), $worker, "$name: and nginx still runs";
 
     # the leases expire
-    sleep 1.2;
+    sleep(($kind->{lease} // '2s') =~ s/s//r + 0.5);
     @wrong = ();
 
     for my $one (@all) {
         my $retry = $nginx->request(%{$one->{request}});
         my $count = app()->count($one->{request}{path});
-        my $works = $retry->status == 201 || $retry->code eq 'response_not_kept';
+        # nginx takes a request for sent before it has the memory to send it
+        my $works = $retry->status == 201 || $retry->code =~ /^(?:response_not_kept|outcome_unknown)$/;
         push @wrong, "allocation $one->{nth}: the retry gets " . $retry->status_line . ' ' . $retry->code . ", $count executions"
-            if !$works || $count < 1 || $count > ($one->{delivered} ? 1 : 2);
+            if !$works || $count > 1 || $count < ($retry->code eq 'outcome_unknown' ? 0 : 1);
     }
 
-    is join("\n", @wrong), '', "$name: when the lease has expired the key works, and no request with a response is executed again";
+    is join("\n", @wrong), '', "$name: when the lease has expired each key works, and no request has run twice";
 
     # Connections
     my ($nth, $works) = (1, 1);

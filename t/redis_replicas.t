@@ -28,7 +28,6 @@ sub start_nginx {
         idempotency main;
         location / { proxy_pass http://app; }
         location /pass/ { idempotency_store_error pass; proxy_pass http://app; }
-        location /short/ { idempotency_lease 1s; proxy_pass http://app; }
 END
 }
 

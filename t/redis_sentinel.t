@@ -32,7 +32,6 @@ my $allowed = qr/\[crit\].*connect\(\)/;
 my $server = <<'END';
         idempotency main;
         location / { proxy_pass http://app; }
-        location /short/ { idempotency_lease 1s; proxy_pass http://app; }
 END
 
 sub start_nginx {

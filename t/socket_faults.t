@@ -1,5 +1,5 @@
 # Each socket call of a request fails in turn, on the sides of the client, the application and Redis: no crash, only
-# the correct response or an error, no hang, and no key that is blocked for longer than its lease.
+# the correct response or an error, no hang, and no key that is blocked for longer than lease and hold.
 
 use strict;
 use warnings;
@@ -73,6 +73,7 @@ sub start_nginx {
     my $nginx = IdempotencyTest::Nginx->new(workers => 1, stores => "idempotency_store main { $store }", server => <<"END");
         idempotency main;
         idempotency_lease ${lease}s;
+        idempotency_unknown hold 1s;
         location / { proxy_pass http://app; }
         location /unbuffered/ { proxy_buffering off; proxy_pass http://app; }
         location /wait/ { idempotency_conflict wait 5s; proxy_pass http://app; }
@@ -162,8 +163,8 @@ sub describe {
     return "call $one->{nth} ($!): " . join ', ', map { "$_ " . $one->{$_}->status_line . ' ' . $one->{$_}->code } grep { $one->{$_} } qw(earlier held answer retry);
 }
 
-# the leases expire
-sleep $lease + 0.3;
+# leases and holds end
+sleep $lease + 1.3;
 
 for my $case (@cases) {
     my $nginx = $case->{nginx};
@@ -182,7 +183,7 @@ for my $case (@cases) {
             if !$works || $others || $count < 1 || $count > (@delivered ? 1 : 2);
     }
 
-    is join("\n", @wrong), '', "$case->{name}: when the lease has expired the key works, and no request with a response is executed again";
+    is join("\n", @wrong), '', "$case->{name}: when lease and hold have ended the key works, and no request with a response is executed again";
     is join(' ', $nginx->workers), $case->{worker}, "$case->{name}: nginx still runs";
     # of epoll_ctl(), ioctl() and calls that do not fail in other cases
     $nginx->stop(allowed => qr/\[(?:alert|crit)\] .*(?:epoll_ctl|ioctl|accept4|setsockopt|getsockopt|socket|connect)\(.*failed/);

@@ -25,7 +25,7 @@ my $server = <<'END';
         location /required { idempotency main required; proxy_pass http://app; }
         location /bypass { idempotency_bypass 1; proxy_pass http://app; }
         location /small/ { idempotency_max_body 100; proxy_pass http://app; }
-        location /short/ { idempotency_lease 700ms; proxy_pass http://app; }
+        location /short/ { idempotency_lease 700ms; idempotency_unknown release; proxy_pass http://app; }
         location /other/ { idempotency other; proxy_pass http://app; }
         location = /idempotency { idempotency_status; allow 127.0.0.1; allow unix:; deny all; }
         location = /denied { idempotency_status; deny all; }
@@ -38,7 +38,7 @@ sub start_nginx {
     my (%options) = @_;
     my $redis = delete $options{redis} // ($is_redis ? redis() : undef);
     my $prefix = "status:$$:" . ++$prefixes . ':';
-    my $store = $is_redis ? 'redis unix:' . $redis->socket . "; prefix $prefix; timeout 800ms; connect_timeout 800ms;" : 'memory 1m;';
+    my $store = $is_redis ? 'redis unix:' . $redis->socket . "; prefix $prefix; timeout 500ms; connect_timeout 200ms;" : 'memory 1m;';
     return IdempotencyTest::Nginx->start(
         stores => "idempotency_store main { $store } idempotency_store other { memory 256k; }", server => $server,
         log_format => '$uri $idempotency_status', prefix => $prefix, %options);

@@ -12,7 +12,7 @@ use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
-use IdempotencyTest::Requests qw(@who ask);
+use IdempotencyTest::Requests qw(@who ask begin);
 use IdempotencyTest::Scenarios qw(is_kept_over_a_reload);
 use Time::HiRes qw(time);
 
@@ -95,6 +95,41 @@ subtest 'A wrong configuration at a reload' => sub {
     ok $nginx->await_error_log(qr/\[emerg\].*nowhere/), 'is refused';
     is_replay_of ask($nginx, '/wrong', 'one'), $first, 'and no result is lost';
     $nginx->stop(allowed => qr/\[emerg\].*nowhere/);
+};
+
+# A zone of another size would be a new, empty one: what runs would run again, and results would be forgotten.
+subtest 'A reload with another size' => sub {
+    my $nginx = start_nginx('1m');
+    my $first = ask($nginx, '/size', 'kept');
+    my $running = begin($nginx, '/size', 'runs', 2);
+    my @workers = $nginx->workers;
+    my $refused = qr/\[emerg\].*idempotency_store.*"main"/;
+
+    for my $size ('2m', '512k') {
+        my $log = length $nginx->error_log;
+        $nginx->set(stores => "idempotency_store main { memory $size; }")->configure;
+        kill HUP => $nginx->pid;
+        my $line;
+        ok await(sub { ($line) = substr($nginx->error_log, $log) =~ /^(.*\[emerg\].*)$/m; defined $line }, 5), "a reload with $size is refused";
+        like $line // '', $refused, "the message names the store ($size)";
+        like $line // '', qr/another name|new name|new store|restart/, "and says what to do ($size)";
+        is join(' ', $nginx->workers), "@workers", "the workers stay ($size)";
+        is_replay_of ask($nginx, '/size', 'kept'), $first, "the old configuration goes on: a kept response is replayed ($size)";
+        is_problem ask($nginx, '/size?gate=runs', 'runs'), 409, 'request_in_progress', "and a request runs ($size)";
+    }
+
+    $nginx->set(stores => 'idempotency_store main { memory 1m; }')->reload(requests_run => 1);
+    is_replay_of ask($nginx, '/size', 'kept'), $first, 'with the old size a reload works';
+    is_problem ask($nginx, '/size?gate=runs', 'runs'), 409, 'request_in_progress', 'and the request still runs';
+    app()->open_gate('runs');
+    is_first $running->response, 201, 2, 'it gets its response';
+    is app()->count('/size'), 2, 'there are no more executions';
+
+    # the way that the message names
+    $nginx->set(stores => 'idempotency_store main { memory 1m; } idempotency_store larger { memory 2m; }',
+        server => $server =~ s/idempotency main;/idempotency larger;/r)->reload;
+    is_first ask($nginx, '/size', 'kept'), 201, 3, 'a store with another name may have another size';
+    $nginx->stop(allowed => qr/\[emerg\]/);
 };
 
 # Fills the store until it refuses. Returns the kept responses by their number.

@@ -34,8 +34,9 @@ struct Reply {
     std::string_view value;  // in memory that Call::allocate_value gave
     Millis remaining = 0;    // of the value's lifetime, by the store's clock
 
-    // With `unavailable`: the call was sent, so the store may have carried it out, or may
-    // still do so.
+    // Nobody knows whether the store has carried out the call, or will do so when it reads
+    // it.  With `unavailable`; also with `found` if a near cache has answered with its copy
+    // while the store was unavailable.
     bool sent = false;
 };
 

@@ -116,9 +116,7 @@ Verdict MemoryZone::renew(const KeyId &id, const ClaimId &claim, Millis lifetime
 
     update_entry(at, entry(at).kind, now + lifetime);
 
-    if (entry(at).kind == EntryKind::unreserved_claim && lease_end(at) > now
-        && make_space(0, 1, kNoBlock, now))
-    {
+    if (entry(at).kind == EntryKind::unreserved_claim && make_space(0, 1, kNoBlock, now)) {
         update_entry(at, EntryKind::claim, entry(at).expires);
     }
 

@@ -261,11 +261,6 @@ void Zone::expire_some(Millis now)
     }
 }
 
-Millis Zone::lease_end(std::uint32_t at) const
-{
-    return entry(at).expires - std::min(entry(at).expires, entry(at).hold);
-}
-
 std::uint32_t Zone::first_result_to_expire() const
 {
     return head()->heap_count[results] > 0 ? node(results, 0).entry : kNoBlock;
@@ -276,6 +271,12 @@ std::uint32_t Zone::first_result_to_expire() const
 Zone::Heap Zone::heap_of(std::uint32_t at) const
 {
     return entry(at).kind == EntryKind::claim ? claims : results;
+}
+
+// Of a claim.
+Millis Zone::lease_end(std::uint32_t at) const
+{
+    return entry(at).expires - std::min(entry(at).expires, entry(at).hold);
 }
 
 // The first tick that begins when the entry, or the lease of a claim, has expired.

@@ -111,9 +111,6 @@ protected:
     // The same, for up to a fixed number of entries.
     void expire_some(Millis now);
 
-    // When the lease of a claim expires: `hold` before the claim itself.
-    Millis lease_end(std::uint32_t number) const;
-
     // The number of entries of kind `claim`.
     std::size_t claim_count() const;
 
@@ -134,6 +131,7 @@ private:
 
     ZoneHeapNode &node(Heap heap, std::uint32_t i) const;
     Heap heap_of(std::uint32_t number) const;
+    Millis lease_end(std::uint32_t number) const;
     std::uint32_t due_tick_of(std::uint32_t number) const;
     void put_node(Heap heap, std::uint32_t i, const ZoneHeapNode &node);
     void sift_up(Heap heap, std::uint32_t i, const ZoneHeapNode &node);

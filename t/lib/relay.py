@@ -17,6 +17,7 @@ A command is a line, its reply is a line:
     insert HEX          forward these bytes ahead of the next reply
     replace HEX         forward these bytes in place of the next reply
     delay SECONDS       delay each piece of a reply by this time; 0 ends this
+    trickle SECONDS     forward replies byte by byte, and wait for this time before each byte; 0 ends this
     close               close all connections
     refuse              listen no more, and close all connections
     accept              listen again
@@ -41,6 +42,7 @@ class Relay:
         self.cut_happened = asyncio.Event()
         self.stopped_passes = asyncio.Event()
         self.delay = 0
+        self.trickle = 0
         self.reset()
 
     def reset(self):
@@ -50,6 +52,7 @@ class Relay:
         self.cut_happened.clear()
         self.plan = None
         self.delay = 0
+        self.trickle = 0
 
     async def listen(self):
         self.server = await asyncio.start_server(
@@ -88,6 +91,12 @@ class Relay:
             await self.replies_pass.wait()
             if self.delay:
                 await asyncio.sleep(self.delay)
+
+            while self.trickle and len(data) > 1:
+                await asyncio.sleep(self.trickle)
+                writer.write(data[:1])
+                await writer.drain()
+                data = data[1:]
 
             if self.plan is not None:
                 kind, value = self.plan
@@ -133,6 +142,8 @@ class Relay:
             self.plan = (word, bytes.fromhex(argument))
         elif word == 'delay':
             self.delay = float(argument)
+        elif word == 'trickle':
+            self.trickle = float(argument)
         elif word == 'close':
             self.close_all()
         elif word == 'refuse':

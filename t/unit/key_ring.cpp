@@ -233,6 +233,8 @@ UNIT_TEST(records_that_another_implementation_sealed_open)
 
     // a claim, before and after the store has granted it
     expect(open(keys, stored_id, bytes_of(kVectorSealedClaim), &plain), SealFault::none);
+    assert_int_equal(hold_of(plain), 86400000);
+    assert_int_equal(hold_of(bytes_of(kVectorSealedClaim)), 0);
     assert_string_equal(hex_of(plain).c_str(), kVectorClaim);
     expect(open(keys, stored_id, bytes_of(kVectorGrantedClaim), &plain), SealFault::none);
     assert_int_equal(int(read_record(plain, raw, read)), int(RecordFault::none));

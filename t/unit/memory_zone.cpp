@@ -308,6 +308,8 @@ UNIT_TEST(a_key_whose_lease_has_expired_takes_one_block)
     for (bool killed : {false, true}) {
         if (killed) {
             f.zone.mark_dirty();
+            expect(f.release(1000, 1), Verdict::lost);
+            assert_true(f.zone.is_consistent());
         }
         for (unsigned n = 0; n < f.holders.size(); n++) {
             expect(f.claim(n).reply.verdict, Verdict::found);
@@ -334,6 +336,30 @@ UNIT_TEST(holders_return_to_a_full_zone)
         for (unsigned n = 0; n < f.holders.size(); n++) {
             assert_string_equal(f.value(f.claim(n)).c_str(), "not kept");
         }
+
+        // a late result of a key that is free does not take the block for replacing
+        expect(f.settle(1000, 1000, "late"), Verdict::full);
+        expect(f.settle(0, f.holders[0], "not kept"), Verdict::done);
+        assert_true(f.zone.is_consistent());
+    }
+}
+
+// A result of two blocks takes the block of its claim, and the one in reserve.
+UNIT_TEST(a_claim_in_a_full_zone_has_two_blocks)
+{
+    Fixture f(kZoneMinimum);
+    std::vector<ClaimNumber> holders;
+
+    while (f.claim(static_cast<unsigned>(holders.size())).reply.verdict == Verdict::claimed) {
+        holders.push_back(f.last);
+    }
+    // the number of blocks is odd
+    expect(f.settle(0, holders[0], std::string(1000, 'x')), Verdict::done);
+
+    for (unsigned n = 1; n + 1 < holders.size(); n++) {
+        expect(f.settle(n, holders[n], std::string(1000, 'x')), Verdict::full);
+        expect(f.settle(n, holders[n], std::string(800, 'x')), Verdict::done);
+        assert_true(f.zone.is_consistent());
     }
 }
 

@@ -311,8 +311,14 @@ void Exchange::handle_renewal_reply()
         }
         break;
 
-    case Verdict::lost:
     case Verdict::found:
+        // an earlier attempt to claim the key again has arrived
+        if (is_own_claim(renewal_.reply.value)) {
+            break;
+        }
+        [[fallthrough]];
+
+    case Verdict::lost:
         if (is_wanted) {
             lose_claim();
         }
@@ -332,6 +338,12 @@ void Exchange::handle_renewal_reply()
     default:
         break;
     }
+}
+
+bool Exchange::is_own_claim(std::string_view value) const
+{
+    return value.size() >= kRecordHeadSize && state_of(value) == State::running
+           && claim_of(value) == call_.claim;
 }
 
 // Its request runs, or an outcome other than `release` is not recorded yet.

@@ -119,6 +119,7 @@ private:
     void release_unconfirmed();
     void release_again();
     bool needs_claim() const;
+    bool is_own_claim(std::string_view value) const;
     bool handle_settle_reply();
     bool record_not_kept();
     void write_outcome(State state, Millis lifetime);

@@ -201,7 +201,17 @@ ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
     key = parse_key(view(key_value), key_buffer);
     question.key_fault = key.fault;
 
-    switch (decide_coverage(question)) {
+    Coverage coverage = decide_coverage(question);
+
+    if (conf->scope != nullptr
+        && (coverage == Coverage::unscoped || coverage == Coverage::scope_missing))
+    {
+        log_empty_scope(r, *conf->scope, scope,
+                        coverage == Coverage::unscoped ? "was passed without protection"
+                                                       : "was refused");
+    }
+
+    switch (coverage) {
     case Coverage::uncovered:
         return NGX_DECLINED;
     case Coverage::bypassed:

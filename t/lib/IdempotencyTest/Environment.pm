@@ -55,14 +55,18 @@ sub redis {
 # No two tests share a prefix, so the keys of one test never meet those of another.
 sub new_prefix { return sprintf 'test:%s:', join '-', $$, int time, $prefixes++ }
 
+# The timeouts of a Redis store with which a lease of one second is valid.
+our $SHORT_TIMEOUTS = 'connect_timeout 300ms; timeout 700ms;';
+
 # The directives of a store of the kind that the run uses. Options: `prefix`; `redis`, the URLs, which makes it a Redis store in any
-# run; `memory`, the size; `store`, more directives.
+# run; `memory`, the size; `short_leases`: a lease may be one second; `store`, more directives.
 sub store_directives {
     my (%options) = @_;
     my $redis = $options{redis} // (store_mode() eq 'redis' ? 'unix:' . redis()->socket : undef);
     my $directives = defined $redis
         ? sprintf 'redis %s; prefix "%s";', $redis, $options{prefix} // new_prefix() : 'memory ' . ($options{memory} // '8m') . ';';
-    return join ' ', $directives, $options{store} // ();
+    my $timeouts = defined $redis && $options{short_leases} ? $SHORT_TIMEOUTS : undef;
+    return join ' ', $directives, $timeouts // (), $options{store} // ();
 }
 
 # Lines that must never be in an error log.

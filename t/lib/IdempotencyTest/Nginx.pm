@@ -15,7 +15,7 @@ use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Process qw(await temporary_directory);
 
 # Parts of the configuration: `main`, `http`, `server`, `workers`, `log_level`; or the whole of it as `configuration`. The store `main`
-# is of the kind that the run uses: `prefix`, `redis`, `memory` and `store` are for store_directives, or `stores` replaces it.
+# is of the kind that the run uses: `prefix`, `redis`, `memory`, `short_leases` and `store` are for store_directives, or `stores` replaces it.
 # `application` replaces the shared one. `modules` are files that are loaded before the module; `without_module` leaves the module out.
 sub new {
     my ($class, %options) = @_;
