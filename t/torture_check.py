@@ -147,6 +147,13 @@ GOOD = {
     'a worker that stood still was too late for a response': Story('brief').executed(1, 10.0, 10.2)
         .fault('worker_stalled', 9.95, 12.6, worker=10).got(9.9, 12.7, 504, 'UNKNOWN').unknown(20.0).finally_unknown(),
 
+    'a worker that stood still got a response all the same': Story('brief')
+        .executed(1, 10.0, 13.0, kind='broken', timeout=2.0).fault('worker_stalled', 11.0, 13.2, worker=10)
+        .new(9.9, 13.3, 1).finally_replayed(),
+
+    'blocked by a request that reaches the application late': Story().blocked(9.0).executed(1, 11.0, 11.2)
+        .fault('pause', 9.0, 10.5).new(8.9, 11.3, 1).finally_replayed(),
+
     # held for a time
     'broken, held for its time, and another execution': twice('hold', kind='broken', second=13.2).got(9.9, 10.3, 502, 'UNKNOWN')
         .unknown(13.0),
@@ -163,6 +170,9 @@ GOOD = {
         .fault('clock', 10.5, seconds=20),
     'held longer after a jump back': broken('hold').fault('clock', 11.0, seconds=-60).unknown(20.0).unknown(24.9)
         .executed(2, 25.2, 25.3).new(25.1, 25.4, 2).finally_replayed(2),
+
+    'a store that is full for longer than an outcome is held': twice('hold', second=18.0).fault('store_full', 10.1, 17.5)
+        .got(9.9, 10.3, 201, 'STORE_ERROR', 1),
 
     # released
     'broken and released': twice('release', kind='broken', second=10.3).got(9.9, 10.25, 502, 'NEW'),
@@ -250,7 +260,7 @@ BAD = {
     'before the hold has passed': (twice('hold', kind='broken', second=12.0), {1}),
     'broken, held and executed twice': (twice('hold', kind='broken', second=13.3).executed(3, 13.6, 13.7), {1, 4}),
     'killed, and executed before lease and hold have passed': (twice('hold', second=13.5).killed(10.1), {1}),
-    'nor is a full store': (twice('release', second=14.0).fault('store_full', 10.1, 14.5)
+    'nor is a full store': (twice('release', second=12.4).fault('store_full', 10.1, 12.3)
                             .got(9.9, 10.3, 201, 'STORE_ERROR', 1), {1}),
     'overtaken, and a third execution': (
         twice('release', end=20.0, second=14.0).fault('stalled', 10.5, 12.5).executed(3, 12.9, 13.9)
@@ -284,6 +294,8 @@ BAD = {
     'an execution that never was': (plain().replayed(20.0, 20.1, 3).finally_replayed(), {2, 4}),
     'a response before the end of its execution': (Story().executed(1, 10.0, 10.5).new(9.9, 10.3, 1).finally_replayed(), {2}),
     'a replay of what was free': (twice(kind='free', second=10.3).replayed(10.21, 10.25, 1), {2}),
+    'a replay of what came too late': (Story('brief').executed(1, 10.0, 13.0, kind='broken', timeout=2.0)
+                                       .got(9.9, 12.1, 504, 'UNKNOWN').finally_replayed(), {2}),
     'two kept responses': (twice('release', second=12.3).killed(10.25).new(9.9, 12.3, 1), {2, 4}),
     'two replays, each of another': (twice('release', second=12.3).killed(10.25).replayed(12.2, 12.25, 1), {2, 4}),
 
@@ -299,6 +311,8 @@ BAD = {
                                                      .finally_replayed(), {3}),
     'unknown after a short stall': (Story().executed(1, 10.0, 14.0).fault('stalled', 10.5, 10.8).unknown(12.0)
                                     .new(9.9, 14.1, 1).finally_replayed(), {3}),
+    'unknown while the store is full': (Story().executed(1, 10.0, 10.2).got(9.9, 10.3, 201, 'STORE_ERROR', 1)
+                                        .fault('store_full', 10.1, 15.0).unknown(13.0).finally_replayed(), {3}),
     'unknown in the end, and nothing has failed': (Story().request(9.9, 10.0, 'left').logged(None, 10.1).finally_unknown(), {3}),
     'unknown after a lost grant': (Story().store_down(10.0, 11.0).fault('reply_lost', 9.9, 11.0).finally_unknown(), {3}),
     'unknown after a lost grant, and another worker was killed': (

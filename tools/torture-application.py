@@ -3,6 +3,9 @@
 
     torture-application.py PORTS HISTORY
 
+A connection that was kept open and idle for STALE seconds is reset by the next request, which is not executed: nginx must
+not use it any more.
+
 It listens on a port of 127.0.0.1 that is free, and reserves another one on which nothing listens; it writes both numbers
 to the file PORTS.
 
@@ -31,7 +34,8 @@ import time
 import urllib.parse
 
 LARGE = 40000       # over idempotency_max_body
-IDLE = 3.0          # a connection that is kept open is closed after it was idle for so long; over idempotency_keepalive_idle
+STALE = 2.0         # a connection that was idle for so long is reset by the next request; over idempotency_keepalive_idle
+IDLE = 10.0         # and is closed after this time
 
 KINDS = {'created': 'kept', 'refused': 'kept', 'retriable': 'free', 'released': 'free',
          'no-store': 'not_kept', 'large': 'large', 'before': 'broken', 'within': 'broken',
@@ -61,18 +65,21 @@ class Application:
         self.history.write(json.dumps(event) + '\n')
 
     async def serve(self, reader, writer):
-        is_reused = False
+        idle_since = None
         try:
-            while await self.serve_request(reader, writer, is_reused):
-                is_reused = True
+            while await self.serve_request(reader, writer, idle_since):
+                idle_since = time.monotonic()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.TimeoutError):
             pass    # nginx has closed the connection: what was executed stays executed
         finally:
             writer.close()
 
-    async def serve_request(self, reader, writer, is_reused):
+    async def serve_request(self, reader, writer, idle_since):
         """True if the connection stays open."""
         head = (await asyncio.wait_for(reader.readuntil(b'\r\n\r\n'), IDLE)).decode('latin-1')
+        if idle_since is not None and time.monotonic() - idle_since > STALE:
+            reset(writer)
+            return False
         headers = dict(line.lower().split(': ', 1) for line in head.split('\r\n')[1:-2])
         body = reader.readexactly(int(headers.get('content-length', 0)))
         uri = head.split(' ', 2)[1]
@@ -85,7 +92,7 @@ class Application:
         number = self.executions.get(key, 0) + 1
         plan = arguments['plan'].split(',')
         word = plan[min(number, len(plan)) - 1]
-        if word == 'dropped' and is_reused:
+        if word == 'dropped' and idle_since is not None:
             body.close()
         else:
             await body
@@ -98,7 +105,7 @@ class Application:
         self.write(event='start', at=time.monotonic(), location=location, worker=int(headers['x-worker']),
                    token=headers['idempotency-token'], kind=KINDS[word], word=word, **event, **more)
         if word == 'slow':
-            await asyncio.sleep(more['timeout'] + 0.5 + float(arguments['delay']))
+            await asyncio.sleep(more['timeout'] + 1 + float(arguments['delay']))
         elif word != 'dropped':
             await asyncio.sleep(float(arguments['delay']))
         self.write(event='end', at=time.monotonic(), **event)

@@ -10,14 +10,16 @@ A command over the unix socket CONTROL is a line, its reply is a line:
 
     lose COMMAND HOW SECONDS
 
-waits for at most two seconds for a COMMAND (`claim`, `settle`, `renew`, `release` or `any`) on any connection. To the
-connection of this command it does
+waits for at most two seconds for a COMMAND (`claim`, `settle`, `renew`, `release`, `any`, or `grant`: the reply to a claim
+that was granted) on any connection. To the connection of this command it does
 
     close       forwards the command, waits for its reply, drops it and closes the connection
     abandon     forwards the command and closes the connection at once
     mute        forwards all commands and drops all replies for SECONDS, then closes the connection
     late        forwards all commands and holds all replies for SECONDS
     hold        holds all commands for SECONDS, then forwards them, also if nginx has closed the connection meanwhile
+
+(not `abandon` and `hold` with `grant`).
 
 The reply is `ok AT UNTIL` (seconds of the monotonic clock), or `none` if there was no such command.
 """
@@ -26,6 +28,7 @@ import asyncio
 import binascii
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -36,6 +39,9 @@ PATIENCE = 2.0      # for the command of a `lose`
 
 # A script is known by the number of its arguments.
 SCRIPTS = {4: 'claim', 3: 'settle', 2: 'renew', 1: 'release'}
+
+# The token of a granted claim: microseconds.
+GRANT = re.compile(rb':\d{16}\r\n')
 
 CROSSSLOT = b"return redis.error_reply('CROSSSLOT Keys in request don\\'t hash to the same slot')"
 REFUSAL = b'*3\r\n$4\r\nEVAL\r\n$%d\r\n%s\r\n$1\r\n0\r\n' % (len(CROSSSLOT), CROSSSLOT)
@@ -190,6 +196,17 @@ class Connection:
             return
         raise Closed
 
+    def lose_grant(self, loss):
+        self.loss = loss
+        if loss.how == 'late':
+            self.replies_pass.clear()
+            self.loop.call_later(loss.seconds, self.end_late, loss)
+            return
+        self.dropping = True
+        if loss.how == 'close':
+            raise Closed
+        self.loop.call_later(loss.seconds, self.shut)
+
     def end_late(self, loss):
         self.replies_pass.set()
         loss.over.set()
@@ -202,6 +219,9 @@ class Connection:
 
     async def forward_replies(self):
         while data := await self.loop.sock_recv(self.redis, CHUNK):
+            loss = self.relay.take_loss('grant') if GRANT.search(data) else None
+            if loss is not None:
+                self.lose_grant(loss)
             await self.replies_pass.wait()
             if self.dropping:
                 self.dropped.set()
@@ -235,7 +255,7 @@ class Relay:
 
     def take_loss(self, kind):
         loss = self.waiting
-        if loss is None or loss.kind not in ('any', kind):
+        if loss is None or loss.kind != kind and (loss.kind != 'any' or kind == 'grant'):
             return None
         self.waiting = None
         loss.at = time.monotonic()

@@ -86,7 +86,8 @@ What is assumed
   - For renewals, outages less than a third of a lease apart count as one: they may have met the same renewal. Together
     with the third of a lease that may have passed since the last renewal, an outage of less than OUTAGE leases is too
     short for a claim to expire.
-  - A worker that was told to quit gives up an outcome that it could not record for a lease.
+  - A worker gives up an outcome that it could not record for as long as an unknown outcome is held, or for a lease if
+    that is longer; and if it was told to quit, for a lease. This counts like its death.
   - With connections that are kept open, and with a short proxy_read_timeout, a worker that was stopped may find that
     a connection was closed, or that the time is over.
 """
@@ -322,6 +323,10 @@ class History:
     def slack(self, start, end):
         return SLACK + sum(pause.end - pause.start for pause in self.pauses.between(start, end))
 
+    def began(self, execution):
+        """When its request may have been sent, at the earliest."""
+        return execution.start - self.slack(execution.start - SLACK, execution.start)
+
     def elapsed(self, start, end):
         """The most that may have passed between two times by the clock of the store."""
         return end - start + sum(jump.seconds for jump in self.forward.between(start - SLACK, end + SLACK))
@@ -356,9 +361,15 @@ class History:
                 return at
         return None
 
-    # When the worker of an execution was killed, if its outcome may not have been recorded by then.
+    # When the worker of an execution was killed or gave up, if its outcome may not have been recorded by then.
     def killed(self, execution):
-        return self.died(execution.worker, execution.start - SLACK, execution.over, self.recorded(execution))
+        location = self.location(execution.key)
+        recorded = self.recorded(execution)
+        died = self.died(execution.worker, self.began(execution), execution.over, recorded)
+        given_up = execution.over + max(location.hold, self.lease) - EARLY
+        if given_up <= recorded < FOREVER:
+            return given_up if died is None else min(died, given_up)
+        return died
 
 
 class Checker:
@@ -439,7 +450,7 @@ class Checker:
 
     # What may have prevented renewals of an execution for too long.
     def breaks(self, execution, until=FOREVER):
-        start, end = execution.start - SLACK, min(self.history.recorded(execution), until)
+        start, end = self.history.began(execution), min(self.history.recorded(execution), until)
         spans = self.history.long_outages.between(start, end) \
             + self.history.stalls_of(execution.worker, start, end)
         return [span for span in spans if span.end - span.start >= self.lease * OUTAGE] \
@@ -468,13 +479,18 @@ class Checker:
             if execution.end > request.ended:
                 self.report(2, key, 'request %s got the response of %s at %.3f',
                             request.id, execution, request.ended)
-            if request.idempotency == 'REPLAYED' and execution.kind != 'kept':
+            if request.idempotency == 'REPLAYED' and execution.kind != 'kept' and not self.may_be_in_time(execution):
                 self.report(2, key, 'request %s is a replay of %s', request.id, execution)
             if execution.kind == 'kept' and request.idempotency in ('NEW', 'REPLAYED'):
                 kept.setdefault(execution.number, request.id)
         if len(kept) > 1 and self.location.ttl is None:
             self.report(2, key, 'different responses were delivered as kept: %s', ', '.join(
                 'execution %s to request %s' % pair for pair in sorted(kept.items())))
+
+    # A worker that stood still finds the response and the end of its patience at the same time.
+    def may_be_in_time(self, execution):
+        return execution.timeout is not None and self.is_disturbed(
+            execution.worker, execution.start + execution.timeout - SLACK, execution.end + SLACK)
 
     # 3
 
@@ -483,7 +499,9 @@ class Checker:
         if not blocked:
             return
         holds = [self.hold_of_execution(execution) for execution in self.executions] \
-            + [self.hold_of_request(request) for request in self.requests if self.may_hold(request)]
+            + [self.hold_of_request(request) for request in self.requests if self.may_hold(request)] \
+            + [Hold(request.sent, request.ended, -FOREVER, request.ended) for request in self.answers
+               if request.idempotency == 'NEW' or request.status in (502, 504)]
 
         for request in blocked:
             code = 0 if request.idempotency == 'IN_PROGRESS' else 1
@@ -511,7 +529,7 @@ class Checker:
             unknown = max(unknown, recorded + late + self.location.hold)
         for span in self.breaks(execution):
             unknown = max(unknown, span.end + self.lease / 3)
-        return Hold(execution.start - SLACK, progress, unknown, claim)
+        return Hold(self.history.began(execution), progress, unknown, claim)
 
     # Nothing was sent under its claim, or there is an execution.
     def hold_of_request(self, request):
