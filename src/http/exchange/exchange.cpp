@@ -14,7 +14,7 @@ namespace idempotency {
 namespace {
 
 // Bytes: the exchange itself and the record of a small response fit into this.
-constexpr size_t kPoolSize = 4096;
+constexpr size_t kPoolSize = 2048;
 
 // Bytes, if the length of the body is not known.
 constexpr std::size_t kFirstPiece = 4096;
