@@ -92,6 +92,9 @@ struct Call {
     Pieces value;
     Millis lifetime = 0;
 
+    // The worker exits: there is time to send the call, and none to handle a reply.
+    bool send_only = false;
+
     // In `claim`: returns memory for a value that was found, or null, which ends the call
     // as `unavailable`.  The memory belongs to the caller.  May be called more than once:
     // the last memory counts.

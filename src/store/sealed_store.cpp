@@ -242,6 +242,7 @@ bool SealedStore::Operation::prepare_call()
     claim = caller_->claim;
     token = token_;
     lifetime = caller_->lifetime;
+    send_only = caller_->send_only;
     value = Pieces{};
     reply = Reply{};
 

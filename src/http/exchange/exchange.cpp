@@ -682,6 +682,7 @@ void Exchange::settle_at_exit()
     Phase phase = phase_;
 
     is_at_exit_ = true;
+    call_.send_only = true;
 
     if (phase == Phase::claimed) {
         Settlement settlement =
@@ -700,6 +701,7 @@ void Exchange::settle_at_exit()
         renewal_.kind = Call::Kind::release;
         renewal_.id = call_.id;
         renewal_.claim = call_.claim;
+        renewal_.send_only = true;
         renewal_.ended = on_renewal_ended;
         is_renewing_ = true;
         add_reference();

@@ -42,7 +42,7 @@ struct RedisCommand {
 
     RedisCommand *next = nullptr;  // belongs to the queue that holds the command
     Kind kind = Kind::ping;
-    bool as_eval = false;              // sent as EVAL, with the script's text, after NOSCRIPT
+    bool as_eval = false;              // sent as EVAL, with the script's text
     bool timed_out = false;            // its deadline has passed, and its call has ended
     bool asking = false;               // ASKING is sent before it
     bool awaits_asking_reply = false;  // ASKING was sent and has no reply yet
