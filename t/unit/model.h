@@ -169,7 +169,8 @@ inline void follow_model(Engine &engine, unsigned seed, int steps)
         unsigned n = random() % engine.keys;
         ModelKey<std::string> &key = keys[n];
         std::size_t back = random() % 3;
-        Claim by = back < claims[n].size() ? claims[n][claims[n].size() - 1 - back] : Claim{5, 5, kUnit};
+        Claim by =
+            back < claims[n].size() ? claims[n][claims[n].size() - 1 - back] : Claim{5, 5, kUnit};
         Millis time = (random() % 4 + 1) * kUnit;
         Millis hold = random() % 2 == 0 ? 0 : random() % (time / kUnit) * kUnit;
 
