@@ -155,7 +155,7 @@ ngx_int_t begin_response(Context &context)
     r->filter_need_in_memory = 1;
 
     if (r->headers_out.content_length_n > 0) {
-        context.exchange->expect_body_length(static_cast<size_t>(r->headers_out.content_length_n));
+        context.exchange->response().expect(static_cast<size_t>(r->headers_out.content_length_n));
     }
 
     return NGX_OK;
@@ -211,7 +211,7 @@ bool has_wrong_length(const Context &context)
 
     return out.content_length_n >= 0 && out.status != NGX_HTTP_NO_CONTENT
            && out.status != NGX_HTTP_NOT_MODIFIED
-           && static_cast<size_t>(out.content_length_n) != context.exchange->body_size();
+           && static_cast<size_t>(out.content_length_n) != context.exchange->response().body_size();
 }
 
 ngx_int_t capture_body(Context &context, ngx_chain_t *in)
@@ -229,7 +229,7 @@ ngx_int_t capture_body(Context &context, ngx_chain_t *in)
             std::string_view bytes{reinterpret_cast<const char *>(b->pos),
                                    static_cast<size_t>(b->last - b->pos)};
 
-            if (bytes.size() > context.conf->max_body - context.exchange->body_size()) {
+            if (bytes.size() > context.conf->max_body - context.exchange->response().body_size()) {
                 return start_pass_through(context, link);
             }
 
@@ -237,7 +237,7 @@ ngx_int_t capture_body(Context &context, ngx_chain_t *in)
                 context.grpc_messages.feed(bytes);
             }
 
-            std::size_t appended = context.exchange->append_body(bytes);
+            std::size_t appended = context.exchange->response().append(bytes);
 
             if (appended < bytes.size()) {
                 b->pos += appended;

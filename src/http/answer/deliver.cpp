@@ -27,10 +27,10 @@ ngx_buf_t *create_buffer(ngx_http_request_t *r, std::string_view piece)
 bool build_held_chain(Context &context, ngx_chain_t *rest, ngx_chain_t *&chain)
 {
     ngx_pool_t *pool = context.request->pool;
-    auto *piece = static_cast<std::string_view *>(context.exchange->body_pieces().elts);
+    auto *piece = static_cast<std::string_view *>(context.exchange->response().body_pieces().elts);
     ngx_chain_t **end = &chain;
 
-    for (ngx_uint_t i = 0; i < context.exchange->body_pieces().nelts; i++) {
+    for (ngx_uint_t i = 0; i < context.exchange->response().body_pieces().nelts; i++) {
         ngx_chain_t *link = ngx_alloc_chain_link(pool);
 
         if (link == nullptr || (link->buf = create_buffer(context.request, piece[i])) == nullptr) {

@@ -339,7 +339,7 @@ bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const Loca
         return false;
     }
 
-    unsigned char *prefix = exchange.allocate_record_prefix(kRecordHeadSize + sizer.size());
+    unsigned char *prefix = exchange.response().allocate_prefix(kRecordHeadSize + sizer.size());
 
     if (prefix == nullptr) {
         return false;
@@ -350,14 +350,14 @@ bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const Loca
     writer.start_response(static_cast<std::uint16_t>(r->headers_out.status), status_line);
     visit_fields(r, conf, writer);
 
-    auto *piece = static_cast<std::string_view *>(exchange.body_pieces().elts);
+    auto *piece = static_cast<std::string_view *>(exchange.response().body_pieces().elts);
 
-    for (ngx_uint_t i = 0; i < exchange.body_pieces().nelts; i++) {
+    for (ngx_uint_t i = 0; i < exchange.response().body_pieces().nelts; i++) {
         writer.add_body(piece[i]);
     }
 
     writer.finish(exchange.id());
-    exchange.set_record_prefix_size(writer.size());
+    exchange.response().set_prefix_size(writer.size());
     return true;
 }
 

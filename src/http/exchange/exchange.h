@@ -13,6 +13,7 @@
 #include "core/store.h"
 #include "http/config/config.h"
 #include "http/exchange/lease_renewer.h"
+#include "http/exchange/response_buffer.h"
 #include "http/exchange/retry_queue.h"
 
 namespace idempotency {
@@ -54,23 +55,12 @@ public:
     // is released by its id; this is retried until the store confirms it.
     bool claim(ReplyHandler on_reply);
 
-    // 2. Copies a part of the response body.  Returns the number of bytes copied, which
-    // is less than `bytes.size()` if there is no memory.
-    std::size_t append_body(std::string_view bytes);
-    std::size_t body_size() const { return body_size_; }
-    void expect_body_length(std::size_t length) { expected_body_size_ = length; }
-
-    // Of std::string_view: the copied body.
-    const ngx_array_t &body_pieces() const { return body_pieces_; }
-
-    // 3. Before `settle(Settlement::keep)`: the caller writes the record up to the body
-    // (head, status line and fields) into this memory, and sets how many bytes it wrote.
-    // Null if there is no memory.
-    unsigned char *allocate_record_prefix(std::size_t size);
-    void set_record_prefix_size(std::size_t size) { record_prefix_size_ = size; }
+    // 2. The response, while it is held.  Before `settle(Settlement::keep)` the caller has
+    // written its record, which begins with `record_head(State::kept, ttl)`.
+    ResponseBuffer &response() { return response_; }
     RecordHead record_head(State state, Millis lifetime) const;
 
-    // 4. Settles the claim.  `ttl` is the lifetime of a response that is kept or recorded
+    // 3. Settles the claim.  `ttl` is the lifetime of a response that is kept or recorded
     // as not kept.  True if the call has ended already; otherwise `on_reply` is called
     // later.  If the store is unavailable, the outcome goes into the retry queue.
     bool settle(Settlement settlement, Millis ttl, ReplyHandler on_reply);
@@ -103,7 +93,6 @@ private:
     static void on_retry(ngx_event_t *event);
     static void renew(RenewedLease &lease);
 
-    bool add_body_piece();
     bool start_call();
     void count(Count what) { conf_->store->counters->add(what); }
     void count_call(const Call &call);
@@ -153,14 +142,7 @@ private:
     unsigned char small_record_[kLargestClaim];  // of the claim, or an outcome without response
     std::string_view renewal_piece_;             // the claim once more, in the pool
 
-    // the response
-    ngx_array_t body_pieces_{};  // of std::string_view
-    std::size_t body_size_ = 0;
-    std::size_t expected_body_size_ = 0;  // 0: not known
-    std::size_t free_in_last_piece_ = 0;  // bytes
-    unsigned char *record_prefix_ = nullptr;
-    std::size_t record_prefix_size_ = 0;
-    ngx_array_t record_pieces_{};  // of std::string_view: the prefix, then the body
+    ResponseBuffer response_;
 
     // the outcome
     Settlement settlement_ = Settlement::release;
