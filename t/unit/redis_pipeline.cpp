@@ -728,6 +728,22 @@ UNIT_TEST(a_missing_script_is_sent_as_text)
     assert_string_equal(redis.errors.c_str(), "");
 }
 
+// Its caller does not wait for the reply, so it can't be sent again.
+UNIT_TEST(a_call_that_is_only_sent_has_the_text_of_its_script)
+{
+    Harness redis;
+    TestCall release(Call::Kind::release, 'b');
+
+    redis.greet();
+    release.send_only = true;
+
+    std::string bytes = redis.send(release);
+
+    assert_int_equal(bytes.rfind("*5\r\n$4\r\nEVAL\r\n", 0), 0);
+    assert_true(bytes.find(std::string(script_text(RedisScript::release))) != std::string::npos);
+    assert_true(ends_with(bytes, claim_argument('b')));
+}
+
 UNIT_TEST(a_script_is_sent_as_text_once)
 {
     Harness redis;
