@@ -185,13 +185,14 @@ class Execution:
 
 class Request:
     __slots__ = ('id', 'key', 'location', 'sent', 'ended', 'final', 'outcome', 'status', 'idempotency', 'code', 'execution',
-                 'whole', 'worker', 'logged')
+                              'whole', 'worker', 'logged', 'executed')
 
     def __init__(self, event):
         for name in self.__slots__:
             value = event.get(name)
             setattr(self, name, sys.intern(value) if isinstance(value, str) else value)
         self.logged = None
+        self.executed = self.execution is not None
 
     @property
     def is_answered(self):
@@ -235,7 +236,7 @@ class History:
             elif name == 'end':
                 ends.append((event['key'], event['number'], event['at']))
             elif name == 'logged':
-                ended_at[event['id']] = (event['at'], event['worker'])
+                ended_at[event['id']] = (event['at'], event['worker'], event['number'] is not None)
                 if event['number'] is not None and event['idempotency'] == 'NEW':
                     self.logged[event['key']].append((event['at'], event['number'], event['worker']))
             elif name == 'log':
@@ -258,8 +259,9 @@ class History:
             requests.sort(key=lambda request: request.sent)
             for request in requests:
                 if request.id in ended_at:
-                    request.logged, worker = ended_at[request.id]
+                    request.logged, worker, executed = ended_at[request.id]
                     request.worker = request.worker or worker
+                    request.executed = request.executed or executed
         self.read_faults(sorted(faults, key=lambda fault: fault['at']))
 
     @classmethod
@@ -501,7 +503,7 @@ class Checker:
         holds = [self.hold_of_execution(execution) for execution in self.executions] \
             + [self.hold_of_request(request) for request in self.requests if self.may_hold(request)] \
             + [Hold(request.sent, request.ended, -FOREVER, request.ended) for request in self.answers
-               if request.idempotency == 'NEW' or request.status in (502, 504)]
+               if request.execution is not None or request.status in (502, 504)]
 
         for request in blocked:
             code = 0 if request.idempotency == 'IN_PROGRESS' else 1
@@ -531,7 +533,7 @@ class Checker:
             unknown = max(unknown, span.end + self.lease / 3)
         return Hold(self.history.began(execution), progress, unknown, claim)
 
-    # Nothing was sent under its claim, or there is an execution.
+    # Of a request under whose claim nothing was sent, or whose execution has a hold of its own.
     def hold_of_request(self, request):
         free = self.history.reached(request.over, request.worker) + RELEASED
         killed = self.killed_with(request, free)
@@ -544,9 +546,9 @@ class Checker:
         return Hold(request.sent, progress, unknown, claim)
 
     def may_hold(self, request):
-        if not request.is_answered or request.idempotency == 'STORE_ERROR':
-            return True
-        return self.location.kept_open and request.status == 502
+        if not request.is_answered:
+            return not request.executed
+        return request.code == 'store_unavailable' or self.location.kept_open and request.status == 502
 
     # nginx logs each request, unless its worker is killed.
     def killed_with(self, request, until):
