@@ -35,6 +35,8 @@ machine.
             commands of one connection were lost or late), `store_full`, `values_refused` (those of `bulky` locations),
             `clock` (its clock jumped by `seconds`). `pause`: the machine itself was stopped, as the watcher has
             measured.
+    {"event": "stale", "at": T, "idle": S, "uri": U}
+            the application has reset a connection that was idle for too long, as a request arrived. Not checked.
     {"event": "cross_slot", "command": NAME, "keys": N}
             nginx has sent a command with keys of several slots, which a proxy that shards refuses.
     {"event": "log", "level": "alert", "text": "..."}
@@ -88,8 +90,9 @@ What is assumed
     short for a claim to expire.
   - A worker gives up an outcome that it could not record for as long as an unknown outcome is held, or for a lease if
     that is longer; and if it was told to quit, for a lease. This counts like its death.
-  - With connections that are kept open, and with a short proxy_read_timeout, a worker that was stopped may find that
-    a connection was closed, or that the time is over.
+  - With a short proxy_read_timeout, a worker that was stopped may find that the time is over. Of a connection that is kept
+    open it does not know how long the connection was idle while it stood still: the application may close or reset it
+    under a request that comes within KEPT_IDLE.
 """
 
 import bisect
@@ -106,6 +109,7 @@ RETRY = 0.3         # an eighth of a lease, at most
 RELEASED = 1.0
 LONG_STALL = 1.0    # the store's `timeout`: its connections count as stalled
 OUTAGE = 0.25       # of a lease
+KEPT_IDLE = 2.0     # over idempotency_keepalive_idle
 EXPLAINED = 1.0     # `timeout`: a call may last for this time after its fault
 
 BLOCKED = ('IN_PROGRESS', 'UNKNOWN')
@@ -447,6 +451,8 @@ class Checker:
 
     def is_disturbed(self, worker, start, end):
         """Whether nginx may have lost a connection, or the patience, without a fault of the application."""
+        if self.location.kept_open:
+            start -= KEPT_IDLE
         return (self.location.kept_open or self.location.timeout is not None) and bool(
             self.history.pauses.between(start, end) or self.history.stalls_of(worker, start, end))
 
