@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Digest::SHA qw(sha256);
+use Sys::Hostname ();
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
@@ -87,7 +88,7 @@ subtest 'Kept records reveal nothing' => sub {
     ask($plain, $path, 'precious-key', body => 'precious-upload');
     my ($name) = keys_of($plain);
     my $record = $redis->command('GET', $name);
-    my $fingerprint = substr $record, 16, 32;
+    my $fingerprint = substr $record, 40, 32;
     my $raw_id = substr $name, length $plain->{prefix};
     like $record, $words, 'a plain record contains the response';
     $plain->stop;
@@ -167,7 +168,7 @@ subtest 'A changed value is not replayed' => sub {
     my @damage = (
         (map { ["byte $_ changed" => $flipped->($_), qr/./] } 0, 3, 4, 8, 15),
         ['its state changed' => do { my $v = $good{a}; substr($v, 7, 1) = 'N'; $v }, qr/does not open/],
-        ['the key that sealed it changed' => $flipped->(16), qr/not among "encryption_key_file"/],
+        ['the key that sealed it changed' => $flipped->(40), qr/not among "encryption_key_file"/],
         (map { ["byte $_ changed" => $flipped->($_), qr/does not open: it was changed, or is of another key/] } 24, 35, 36, 100, $length - 17, $length - 16, $length - 1),
         (map { ["all after $_ bytes cut" => substr($good{a}, 0, $_), qr/./] } 0, 2, 8, 40, 131, $length - 1),
         ['more behind it' => "$good{a}x", qr/does not open/],
@@ -193,7 +194,7 @@ subtest 'A changed value is not replayed' => sub {
 
     $redis->command('SET', $plain_name, $good{a}, 'PX', 60_000);
     is_problem ask($plain, $path, 'a'), 503, 'store_unavailable', 'a sealed value in a store without keys: a 503';
-    ok $plain->await_error_log(qr/\[error\].*is sealed, and the store has no "encryption_key_file"/), 'the error log has a line about it';
+    ok $plain->await_error_log(qr/\[error\].*is encrypted, and the store has no "encryption_key_file"/), 'the error log has a line about it';
     $_->stop for $nginx, $plain;
 };
 
@@ -202,7 +203,8 @@ subtest 'A claim was changed' => sub {
     my $running = begin($nginx, '/claimed', 'claimed');
     my ($name) = keys_of($nginx);
     my $good = $redis->command('GET', $name);
-    is length $good, 80 + 52, 'a claim is a sealed record of 80 bytes';
+    # 76 bytes of the seal; head, and who made the claim
+    is length $good, 76 + 100 + 10 + length Sys::Hostname::hostname(), 'a claim is a sealed record of one size';
 
     my $broken = $good;
     substr($broken, 50, 1) ^= "\x01";
@@ -233,7 +235,7 @@ subtest 'Leases are renewed' => sub {
     my $running = begin($nginx, '/short/renewed', 'renewed');
     my @names = keys_of($nginx);
     is scalar(@names), 2, 'a claim is there under each key';
-    is substr($redis->command('GET', $names[0]), 8, 8), substr($redis->command('GET', $names[1]), 8, 8), 'with one token';
+    is substr($redis->command('GET', $names[0]), 8, 24), substr($redis->command('GET', $names[1]), 8, 24), 'with one claim id and token';
 
     for my $name (@names) {
         my $left = 1e9;

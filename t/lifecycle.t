@@ -25,7 +25,7 @@ my $server = <<'END';
         idempotency main;
         idempotency_lease 1s;
         location / { proxy_pass http://app; }
-        location /term/ { idempotency_unknown hold 2s; proxy_pass http://app; }
+        location /term { idempotency_unknown hold 2s; proxy_pass http://app; }
         location /cut/ { idempotency_lease 3s; idempotency_unknown hold 3s; proxy_pass http://app; }
         location /load/ { idempotency_unknown release; proxy_pass http://app; }
 END

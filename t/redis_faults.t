@@ -294,7 +294,7 @@ for my $way (['away', sub { $relay->do('refuse') }, sub { $relay->do('accept') }
 }
 
 subtest 'A client disconnects before Redis has kept the response' => sub {
-    my $nginx = start_nginx(store => 'timeout 1s; connect_timeout 1s;');
+    my $nginx = start_nginx(store => 'timeout 700ms; connect_timeout 300ms;');
     my %expected = (fails => 'STORE_ERROR', works => 'NEW');
 
     for my $redis (sort keys %expected) {

@@ -321,21 +321,22 @@ subtest 'A key of which one name is taken' => sub {
 subtest 'A worker that is terminated while it waits for a reply' => sub {
     my $nginx = start_nginx(redis => $relay->url);
 
-    for my $name (sort grep { $_ ne 'x' } 'claim', 'release') {
+    for my $name ('claim', 'release') {
         my $path = "/terminated-$name";
         is ask($nginx, '/connects', "connects-$name")->status, 201, 'nginx is connected';
         $redis->command('DEL', $_) for keys_of($nginx->{prefix});
         $relay->do('mute');
         my $client = $nginx->send_request(path => $path, key => $path, @who);
         ok await_claim($nginx), "a key is claimed ($name)";
-        # the worker has given up the claim, and its release waits
+        # then the worker has given up the claim, and its release waits
         is $client->response->status, 503, 'its request is refused' if $name eq 'release';
         terminate_worker($nginx);
         $relay->do('pass');
-        ok await(sub { !keys_of($nginx->{prefix}) }, 1), "the key is free within a second ($name)" if $name eq 'claim';
         my $first;
-        await(sub { $first = ask($nginx, $path, $path); $first->status == 201 }, 4);
-        $name eq 'claim' ? is_first $first, 201, 1, 'a retry runs' : note 'a retry gets ' . $first->status_line . ' ' . $first->code;
+        await(sub { $first = ask($nginx, $path, $path); $first->code ne 'store_unavailable' && $first->code ne 'request_in_progress' }, 4);
+
+        # the store has not confirmed the release before the worker ended: this claim may stay, and its outcome is unknown
+        $name eq 'release' && $first->code eq 'outcome_unknown' ? pass 'its outcome is unknown' : is_first $first, 201, 1, "a retry runs ($name)";
         is app()->count($path), $first->status == 201 ? 1 : 0, "it runs once at most ($name)";
     }
 

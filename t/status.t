@@ -295,7 +295,7 @@ subtest 'The formats' => sub {
 subtest 'A near cache' => sub {
     plan skip_all => 'is about the Redis store' if !$is_redis;
     my $prefix = "status:$$:" . ++$prefixes . ':';
-    my $nginx = start_nginx(stores => 'idempotency_store main { redis unix:' . redis()->socket . "; prefix $prefix; near_cache 1m; } idempotency_store other { memory 256k; }");
+    my $nginx = start_nginx(stores => 'idempotency_store main { redis unix:' . redis()->socket . "; prefix $prefix; timeout 500ms; connect_timeout 200ms; near_cache 1m; } idempotency_store other { memory 256k; }");
     ask($nginx, '/near', 'near') for 1 .. 2;
     my $figures = figures($nginx);
     is $figures->{near_cache_keys}, 1, 'its results are counted';
@@ -326,7 +326,7 @@ subtest 'What no response contains' => sub {
     my $url = 'redis://shop:open-sesame@127.0.0.1:' . IdempotencyTest::Process::dead_port();
     my $nginx = start_nginx(stores => qq{idempotency_store main { memory 1m; }
         idempotency_store 'other"\\\\<b>&' { memory 256k; }
-        idempotency_store other { redis $url; }});
+        idempotency_store other { redis $url; timeout 500ms; connect_timeout 200ms; }});
     ask($nginx, '/one', 'precious-key') for 1 .. 2;
     my %answer = map { $_ => $nginx->request(method => 'GET', path => "/$_") } qw(json prometheus html);
 

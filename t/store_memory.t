@@ -103,7 +103,7 @@ subtest 'A reload with another size' => sub {
     my $first = ask($nginx, '/size', 'kept');
     my $running = begin($nginx, '/size', 'runs', 2);
     my @workers = $nginx->workers;
-    my $refused = qr/\[emerg\].*idempotency_store.*"main"/;
+    my $refused = qr/\[emerg\].*"memory" of store "main"/;
 
     for my $size ('2m', '512k') {
         my $log = length $nginx->error_log;

@@ -38,6 +38,14 @@ my $server = <<'END';
         location /unbuffered/ { proxy_buffering off; proxy_pass http://app; }
         location /small/ { idempotency_max_body 100; proxy_pass http://app; }
         location /http10/ { proxy_http_version 1.0; proxy_pass http://app; }
+        scgi_param CONTENT_LENGTH $content_length;
+        scgi_param REQUEST_METHOD $request_method;
+        scgi_param REQUEST_URI $request_uri;
+        scgi_buffer_size 64k;
+        scgi_buffers 8 64k;
+        scgi_busy_buffers_size 128k;
+        location /scgi/ { scgi_pass app; }
+        location /scgi/unbuffered/ { scgi_buffering off; scgi_pass app; }
 END
 
 sub start_nginx { return IdempotencyTest::Nginx->start(application => $raw, server => $server, memory => '32m', workers => 1, @_) }
@@ -179,6 +187,17 @@ subtest 'Strange responses' => sub {
     }
 };
 
+subtest 'Strange responses over SCGI' => sub {
+    for my $location ('scgi/', 'scgi/unbuffered/') {
+        for my $line ('Status: 201 Created', 'HTTP/1.1 201 Created', "Status: 299 \xff", 'Status: 600 Strange', 'X-First: 1', 'Location: /a') {
+            is outcome_of($nginx, $location, http($line, 'X-Foo;: hello', 'X-A:', "X-B: \xe4", 'Content-Length: 2', 'ok')), 'kept', "$line ($location)";
+        }
+        like outcome_of($nginx, $location, http('Status: 103 Early', 'X-A: 1', 'ok')), qr/^(?:not kept|unknown)$/, "an interim status ($location)";
+        is outcome_of($nginx, $location, http('Status: 201 Created', 'Content-Length: 20', 'ok')), 'unknown', "a length that is too large ($location)";
+        like outcome_of($nginx, $location, http('Status: 201 Cre\0ated', "\xff: 1", 'ok')), qr/^(?:kept|not kept|unknown)$/, "strange bytes ($location)";
+    }
+};
+
 # An interim response (1xx) and the response, in one piece and in two. nginx before 1.29 takes the first one for the response.
 subtest 'Interim responses' => sub {
     my $response = http('HTTP/1.1 201 Created', 'Content-Length: 2', 'ok');
@@ -208,6 +227,8 @@ my @name_byte = grep { !/:/ } @visible, map { chr } 0x80 .. 0xff;
 my @known = qw(Content-Type Location ETag Last-Modified Cache-Control Link Set-Cookie Expires Refresh WWW-Authenticate Vary Content-Encoding Content-Language
     Accept-Ranges Content-Range Retry-After Allow Content-Disposition Pragma Age Via Warning X-Powered-By P3P Strict-Transport-Security Trailer Upgrade);
 
+sub generated_location { any('', '', 'unbuffered/', 'small/', 'http10/', 'scgi/', 'scgi/unbuffered/') }
+
 sub generated_field {
     my $name = any((sub { any(@known) }) x 4, (sub { 'X-' . bytes(10, @letters) }) x 4, (sub { 'a' . bytes(8, @name_byte) }) x 4)->();
     my $value = any(sub { '' }, sub { bytes(20, @letters) }, sub { bytes(40, @visible, ' ') }, sub { bytes(40, @value_byte) }, sub { bytes(3000, @letters) },
@@ -231,7 +252,8 @@ sub generated_response {
         $body = join '', (length $body ? sprintf("%x\r\n%s\r\n", length $body, $body) : ''), "0\r\n", @trailers, "\r\n";
     }
 
-    return http(any('HTTP/1.1', 'HTTP/1.1', 'HTTP/1.1', 'HTTP/1.0') . " $status$reason", sort({ rand() <=> 0.5 } @fields), $body);
+    # the last one is SCGI's; over HTTP it is no status line
+    return http(any('HTTP/1.1 ', 'HTTP/1.1 ', 'HTTP/1.1 ', 'HTTP/1.1 ', 'HTTP/1.0 ', 'Status: ') . "$status$reason", sort({ rand() <=> 0.5 } @fields), $body);
 }
 
 subtest "$number generated responses, seed $seed" => sub {
@@ -239,7 +261,7 @@ subtest "$number generated responses, seed $seed" => sub {
     my (%outcomes, @wrong);
 
     for (1 .. $number) {
-        my $outcome = outcome_of($nginx, any('', '', 'unbuffered/', 'small/', 'http10/'), generated_response());
+        my $outcome = outcome_of($nginx, generated_location(), generated_response());
         $outcome =~ /^wrong/ ? push @wrong, $outcome : $outcomes{$outcome}++;
     }
 

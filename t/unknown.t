@@ -34,6 +34,7 @@ my $server = <<'END';
         location /slow/hold/ { idempotency_unknown hold 3s; proxy_read_timeout 60s; proxy_pass http://app; }
         location /slow/release/ { idempotency_unknown release; proxy_read_timeout 60s; proxy_pass http://app; }
         location /slow/store/ { idempotency_unknown store; proxy_read_timeout 60s; proxy_pass http://app; }
+        location /slow/wait/ { idempotency_lease 1s; idempotency_conflict wait 20s; proxy_read_timeout 60s; proxy_pass http://app; }
         location /slow/short/ { idempotency_lease 1s; proxy_read_timeout 60s; proxy_pass http://app; }
         location = /status { idempotency_status json; }
 END
@@ -237,6 +238,31 @@ subtest 'A holder that comes back' => sub {
         is app()->count($path), 1, "the application executed the request once ($name)";
     }
 
+    $nginx->stop;
+};
+
+subtest 'A duplicate that waits' => sub {
+    my $nginx = start_nginx();
+    my ($old) = $nginx->workers;
+    my $late = $nginx->over($old, sub { begin($nginx, '/slow/wait/x', 'waits') });
+    my $held = $nginx->send_request(path => '/slow/wait/x?gate=waits', key => 'waits', @who);
+    # the other worker has it, or the same one, which is stopped
+    halt($old);
+    my @held = ($held, map { $nginx->send_request(path => '/slow/wait/x?gate=waits', key => 'waits', @who) } 1 .. 5);
+    my @early = grep { defined } map { $_->is_silent_for(0.5) ? undef : 1 } $held[-1];
+    is scalar(@early), 0, 'it waits while the lease is valid';
+    my @responses;
+    await(sub {
+        @responses = (@responses, map { $_->response } grep { !$_->is_silent_for(0) } @held);
+        return @responses;
+    }, 6);
+    cmp_ok scalar(@responses), '>=', 1, 'when the lease has expired it gets its response';
+    is join(' ', grep { $_ ne 'outcome_unknown' } map { $_->code } @responses), '', 'which is outcome_unknown';
+
+    kill CONT => $old;
+    app()->open_gate('waits');
+    is_first $late->response, 201, 1, 'the first request gets its response';
+    is app()->count('/slow/wait/x'), 1, 'there is no second execution';
     $nginx->stop;
 };
 

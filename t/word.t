@@ -20,9 +20,10 @@ my $token = 'proxy_set_header Idempotency-Token $idempotency_token; proxy_set_he
 my $cgi = join ' ', map { "PROTOCOL_param $_;" } 'REQUEST_METHOD $request_method', 'REQUEST_URI $request_uri', 'CONTENT_LENGTH $content_length',
     "HTTP_APP_SPACE $space";
 
-$nginx->set(server => join "\n        ", "listen unix:$h2 http2;", 'idempotency main;', 'idempotency_lease 2s;',
+$nginx->set(server => join "\n        ", "listen unix:$h2 http2;", 'idempotency main;', 'idempotency_lease 2s;', 'idempotency_unknown hold 2s;',
     "location / { $token proxy_pass http://app; }",
     'location /unbuffered/ { proxy_buffering off; proxy_pass http://app; }',
+    "location /token-held { idempotency_unknown hold 1s; $token proxy_pass http://app; }",
     "location /plain/ { idempotency off; $token proxy_pass http://app; }",
     'location /uncovered/ { idempotency_methods PATCH; proxy_pass http://app; }',
     'location /grpc/ { grpc_pass grpc://' . $app->gateway('grpc') . "; grpc_set_header App-Space $space; }",

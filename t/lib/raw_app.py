@@ -8,6 +8,8 @@
     --idle                  it closes a connection on which no request has come for so long
     --closing               how long closing takes: meanwhile it reads nothing, so a request that arrives is lost
 
+A client may speak HTTP/1.1 or SCGI.
+
 A request with a body is answered with this body, byte by byte: it is the whole response with its head. Then the connection
 is closed. The query may have `delay=SECONDS`, which delays what follows the first empty line.
 
@@ -28,10 +30,23 @@ counts = collections.Counter()
 connections = 0
 
 
+async def read_scgi_request(reader, first):
+    """Reads a request whose first byte is a digit."""
+    length = int(first + (await reader.readuntil(b':'))[:-1])
+    words = (await reader.readexactly(length + 1))[:-2].decode('latin-1').split('\0')
+    params = dict(zip(words[::2], words[1::2]))
+    request = Request(params['REQUEST_METHOD'], params['REQUEST_URI'], 'SCGI', [])
+    request.body = await reader.readexactly(int(params['CONTENT_LENGTH'] or '0'))
+    return request
+
+
 async def read_request(reader):
     """Reads a request, or returns None at the end of the connection."""
     try:
-        head = await reader.readuntil(b'\r\n\r\n')
+        first = await reader.readexactly(1)
+        if first.isdigit():
+            return await read_scgi_request(reader, first)
+        head = first + await reader.readuntil(b'\r\n\r\n')
         request_line, *lines = head.decode('latin-1').split('\r\n')[:-2]
         method, uri, version = request_line.split(' ', 2)
         headers = [(name, value.strip()) for name, _, value in (line.partition(':') for line in lines)]

@@ -308,43 +308,57 @@ UNIT_TEST(each_renewal_has_its_result)
     assert_non_null(redis.pipeline.fault());
 }
 
-// As the interface of a store promises it.
+// As the interface of a store promises it, also where they have to wait: for the greeting, or
+// for a place among the commands in flight.
 UNIT_TEST(the_calls_of_a_key_are_sent_in_order)
 {
-    for (bool greeted : {true, false}) {
-        Harness redis;
-        TestCall claim(Call::Kind::claim, 'a'), renew(Call::Kind::renew, 'a'),
-            again(Call::Kind::renew, 'a'), settle(Call::Kind::settle, 'a'),
-            release(Call::Kind::release, 'a');
+    for (std::size_t max_in_flight : {0, 1}) {
+        for (bool greeted : {true, false}) {
+            RedisPipelineOptions options = Harness::options_of_tests();
 
-        if (greeted) {
-            redis.greet();
+            options.max_in_flight = max_in_flight;
+
+            Harness redis(options);
+            TestCall claim(Call::Kind::claim, 'a'), renew(Call::Kind::renew, 'a'),
+                settle(Call::Kind::settle, 'a'), again(Call::Kind::renew, 'a'),
+                release(Call::Kind::release, 'a');
+
+            if (greeted) {
+                redis.greet();
+            }
+
+            claim.set_value("claim");
+            settle.set_value("result");
+
+            for (TestCall *call : {&claim, &renew, &settle, &again, &release}) {
+                assert_false(redis.start(*call));
+            }
+
+            if (!greeted) {
+                redis.pipeline.open(RedisLogin(), redis.now);
+                redis.written();
+                redis.reply(kPong);
+            }
+
+            std::string bytes = redis.written();
+
+            for (int i = 0; i < 5; i++) {
+                redis.reply(":1\r\n");
+                bytes += redis.written();
+            }
+
+            std::size_t at = 0;
+
+            for (RedisScript script : {RedisScript::claim, RedisScript::renew, RedisScript::settle,
+                                       RedisScript::renew, RedisScript::release})
+            {
+                at = bytes.find(std::string(redis.scripts.sha(script)), at + 1);
+                assert_true(at != std::string::npos);
+            }
+
+            assert_int_equal(count_of(bytes, "EVALSHA"), 5);
+            assert_true(release.ended_as(Verdict::done));
         }
-
-        claim.set_value("claim");
-        settle.set_value("result");
-
-        for (TestCall *call : {&claim, &renew, &settle, &again, &release}) {
-            assert_false(redis.start(*call));
-        }
-
-        if (!greeted) {
-            redis.pipeline.open(RedisLogin(), redis.now);
-            redis.written();
-            redis.reply(kPong);
-        }
-
-        std::string bytes = redis.written();
-        std::size_t at = 0;
-
-        for (RedisScript script : {RedisScript::claim, RedisScript::renew, RedisScript::settle,
-                                   RedisScript::renew, RedisScript::release})
-        {
-            at = bytes.find(std::string(redis.scripts.sha(script)), at + 1);
-            assert_true(at != std::string::npos);
-        }
-
-        assert_int_equal(count_of(bytes, "EVALSHA"), 5);
     }
 }
 

@@ -14,7 +14,7 @@ namespace idempotency {
 namespace {
 
 // Bytes: the exchange itself and the record of a small response fit into this.
-constexpr size_t kPoolSize = 4096;
+constexpr size_t kPoolSize = 2048;
 
 // Bytes, if the length of the body is not known.
 constexpr std::size_t kFirstPiece = 4096;
@@ -531,7 +531,9 @@ bool Exchange::handle_settle_reply()
         return true;
 
     case Verdict::lost:
-        if (settlement_ != Settlement::release) {
+        // a release may have been carried out by an earlier try; the claim may never have been
+        // granted
+        if (settlement_ != Settlement::release || (!unconfirmed_ && retry_delay_ == 0)) {
             count(Count::late);
             log(NGX_LOG_ERR, "the claim was lost before its request ended: the response is "
                              "delivered and not kept");

@@ -217,12 +217,10 @@ ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
     case Coverage::bypassed:
         return pass_uncovered(r, conf, Status::bypass);
     case Coverage::unscoped:
-        log_empty_scope(r, *conf->scope, scope, "was passed without protection");
         return pass_uncovered(r, conf, Status::unscoped);
     case Coverage::key_missing:
         return refuse_uncovered(r, conf, Status::missing, Problem::key_missing);
     case Coverage::scope_missing:
-        log_empty_scope(r, *conf->scope, scope, "was refused");
         return refuse_uncovered(r, conf, Status::unscoped, Problem::scope_missing);
     case Coverage::key_invalid:
         return refuse_uncovered(r, conf, Status::invalid, Problem::key_invalid);
