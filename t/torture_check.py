@@ -176,6 +176,10 @@ GOOD = {
     'a store that is full for longer than an outcome is held': twice('hold', second=18.0).fault('store_full', 10.1, 17.5)
         .got(9.9, 10.3, 201, 'STORE_ERROR', 1),
 
+    'jumps back, one after the other': Story('hold').executed(1, 10.0).killed(10.1).request(9.9, 10.1, 'lost')
+        .fault('clock', 12.0, seconds=-60).blocked(13.0).fault('clock', 16.5, seconds=-60).blocked(30.0).blocked(31.9)
+        .unknown(34.9).executed(2, 35.2, 35.3).new(35.1, 35.4, 2).finally_replayed(2),
+
     # released
     'broken and released': twice('release', kind='broken', second=10.3).got(9.9, 10.25, 502, 'NEW'),
     'too late and released, both at once': twice('release', kind='broken', timeout=2.0, end=13.0, second=12.1)

@@ -581,7 +581,7 @@ class Checker:
             found = min((request.ended for request in self.answers
                          if request.sent > jump.end and request.idempotency in BLOCKED), default=FOREVER)
             until = max(until, found + self.lease + (self.location.hold if code == 1 else 0))
-            there = max(there, until)
+            there = max(there, found + self.lease + self.location.hold)
         return until
 
     # 4
