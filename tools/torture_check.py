@@ -253,6 +253,7 @@ class History:
         if self.run is None:
             raise ValueError('no history: the event "run" is missing')
         self.lease = self.run['lease']
+        self.plain = Location({})
         self.locations = {name: Location(values) for name, values in self.run.get('locations', {}).items()}
 
         for key, number, at in ends:
@@ -317,9 +318,8 @@ class History:
         return None
 
     def location(self, key):
-        for item in self.executions.get(key, []) + self.requests.get(key, []):
-            return self.locations.get(item.location) or Location({})
-        return Location({})
+        items = self.executions.get(key) or self.requests[key]
+        return self.locations.get(items[0].location) or self.plain
 
     def stalls_of(self, worker, start, end):
         """Without a worker: of any."""
@@ -575,6 +575,8 @@ class Checker:
     # The first request that finds a claim after Redis' clock has gone back gives it no more than its whole lifetime.
     def after_jumps(self, hold, code, blocked):
         until, there = hold[1 + code], max(hold[1 + code], hold.claim)
+        if until == FOREVER:
+            return until
         for jump in self.history.back.between(hold.since, blocked.ended):
             if jump.start > there + SLACK:
                 break
