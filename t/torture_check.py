@@ -144,6 +144,8 @@ GOOD = {
         .unknown(11.1).new(9.9, 14.1, 1).finally_replayed(),
     'a worker that stood still lost a connection that was kept open': Story('alive').got(9.9, 10.1, 502, 'UNKNOWN')
         .fault('worker_stalled', 9.0, 10.0, worker=10).unknown(20.0).finally_unknown(),
+    'a worker that stood still used a connection that was idle for too long': Story('alive').got(9.9, 10.1, 502, 'UNKNOWN')
+        .fault('worker_stalled', 5.0, 8.5, worker=10).unknown(20.0).finally_unknown(),
     'a worker that stood still was too late for a response': Story('brief').executed(1, 10.0, 10.2)
         .fault('worker_stalled', 9.95, 12.6, worker=10).got(9.9, 12.7, 504, 'UNKNOWN').unknown(20.0).finally_unknown(),
 
@@ -173,6 +175,10 @@ GOOD = {
 
     'a store that is full for longer than an outcome is held': twice('hold', second=18.0).fault('store_full', 10.1, 17.5)
         .got(9.9, 10.3, 201, 'STORE_ERROR', 1),
+
+    'jumps back, one after the other': Story('hold').executed(1, 10.0).killed(10.1).request(9.9, 10.1, 'lost')
+        .fault('clock', 12.0, seconds=-60).blocked(13.0).fault('clock', 16.5, seconds=-60).blocked(30.0).blocked(31.9)
+        .unknown(34.9).executed(2, 35.2, 35.3).new(35.1, 35.4, 2).finally_replayed(2),
 
     # released
     'broken and released': twice('release', kind='broken', second=10.3).got(9.9, 10.25, 502, 'NEW'),
@@ -367,6 +373,10 @@ BAD = {
     'a 502 without a fault': (Story().got(5.0, 5.1, 502, 'NEW').executed(1, 10.0, 10.2).new(9.9, 10.3, 1)
                               .finally_replayed(), {5}),
     'a connection that was kept open too long': (Story('alive').got(9.9, 10.1, 502, 'UNKNOWN').finally_unknown(), {3, 5}),
+    'a connection that was kept open too long, and another worker stood still': (
+        Story('alive').got(9.9, 10.1, 502, 'UNKNOWN').fault('worker_stalled', 8.0, 9.5, worker=11).finally_unknown(), {3, 5}),
+    'a connection that was kept open too long, long after a stall': (
+        Story('alive').got(9.9, 10.1, 502, 'UNKNOWN').fault('worker_stalled', 5.0, 7.5, worker=10).finally_unknown(), {3, 5}),
     'a 504 before the time is over': (Story('brief').executed(1, 10.0, 10.2).got(9.9, 10.4, 504, 'UNKNOWN').finally_unknown(),
                                       {3, 5}),
     'not kept without a reason': (Story().not_kept(5.0).executed(1, 10.0, 10.2).new(9.9, 10.3, 1).finally_replayed(), {5}),

@@ -78,6 +78,7 @@ class Application:
         """True if the connection stays open."""
         head = (await asyncio.wait_for(reader.readuntil(b'\r\n\r\n'), IDLE)).decode('latin-1')
         if idle_since is not None and time.monotonic() - idle_since > STALE:
+            self.write(event='stale', at=time.monotonic(), idle=time.monotonic() - idle_since, uri=head.split(' ', 2)[1])
             reset(writer)
             return False
         headers = dict(line.lower().split(': ', 1) for line in head.split('\r\n')[1:-2])

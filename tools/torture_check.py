@@ -35,6 +35,8 @@ machine.
             commands of one connection were lost or late), `store_full`, `values_refused` (those of `bulky` locations),
             `clock` (its clock jumped by `seconds`). `pause`: the machine itself was stopped, as the watcher has
             measured.
+    {"event": "stale", "at": T, "idle": S, "uri": U}
+            the application has reset a connection that was idle for too long, as a request arrived. Not checked.
     {"event": "cross_slot", "command": NAME, "keys": N}
             nginx has sent a command with keys of several slots, which a proxy that shards refuses.
     {"event": "log", "level": "alert", "text": "..."}
@@ -88,8 +90,9 @@ What is assumed
     short for a claim to expire.
   - A worker gives up an outcome that it could not record for as long as an unknown outcome is held, or for a lease if
     that is longer; and if it was told to quit, for a lease. This counts like its death.
-  - With connections that are kept open, and with a short proxy_read_timeout, a worker that was stopped may find that
-    a connection was closed, or that the time is over.
+  - With a short proxy_read_timeout, a worker that was stopped may find that the time is over. Of a connection that is kept
+    open it does not know how long the connection was idle while it stood still: the application may close or reset it
+    under a request that comes within KEPT_IDLE.
 """
 
 import bisect
@@ -106,6 +109,7 @@ RETRY = 0.3         # an eighth of a lease, at most
 RELEASED = 1.0
 LONG_STALL = 1.0    # the store's `timeout`: its connections count as stalled
 OUTAGE = 0.25       # of a lease
+KEPT_IDLE = 2.0     # over idempotency_keepalive_idle
 EXPLAINED = 1.0     # `timeout`: a call may last for this time after its fault
 
 BLOCKED = ('IN_PROGRESS', 'UNKNOWN')
@@ -185,13 +189,14 @@ class Execution:
 
 class Request:
     __slots__ = ('id', 'key', 'location', 'sent', 'ended', 'final', 'outcome', 'status', 'idempotency', 'code', 'execution',
-                 'whole', 'worker', 'logged')
+                              'whole', 'worker', 'logged', 'executed')
 
     def __init__(self, event):
         for name in self.__slots__:
             value = event.get(name)
             setattr(self, name, sys.intern(value) if isinstance(value, str) else value)
         self.logged = None
+        self.executed = self.execution is not None
 
     @property
     def is_answered(self):
@@ -235,7 +240,7 @@ class History:
             elif name == 'end':
                 ends.append((event['key'], event['number'], event['at']))
             elif name == 'logged':
-                ended_at[event['id']] = (event['at'], event['worker'])
+                ended_at[event['id']] = (event['at'], event['worker'], event['number'] is not None)
                 if event['number'] is not None and event['idempotency'] == 'NEW':
                     self.logged[event['key']].append((event['at'], event['number'], event['worker']))
             elif name == 'log':
@@ -248,6 +253,7 @@ class History:
         if self.run is None:
             raise ValueError('no history: the event "run" is missing')
         self.lease = self.run['lease']
+        self.plain = Location({})
         self.locations = {name: Location(values) for name, values in self.run.get('locations', {}).items()}
 
         for key, number, at in ends:
@@ -258,8 +264,9 @@ class History:
             requests.sort(key=lambda request: request.sent)
             for request in requests:
                 if request.id in ended_at:
-                    request.logged, worker = ended_at[request.id]
+                    request.logged, worker, executed = ended_at[request.id]
                     request.worker = request.worker or worker
+                    request.executed = request.executed or executed
         self.read_faults(sorted(faults, key=lambda fault: fault['at']))
 
     @classmethod
@@ -311,9 +318,8 @@ class History:
         return None
 
     def location(self, key):
-        for item in self.executions.get(key, []) + self.requests.get(key, []):
-            return self.locations.get(item.location) or Location({})
-        return Location({})
+        items = self.executions.get(key) or self.requests[key]
+        return self.locations.get(items[0].location) or self.plain
 
     def stalls_of(self, worker, start, end):
         """Without a worker: of any."""
@@ -445,6 +451,8 @@ class Checker:
 
     def is_disturbed(self, worker, start, end):
         """Whether nginx may have lost a connection, or the patience, without a fault of the application."""
+        if self.location.kept_open:
+            start -= KEPT_IDLE
         return (self.location.kept_open or self.location.timeout is not None) and bool(
             self.history.pauses.between(start, end) or self.history.stalls_of(worker, start, end))
 
@@ -501,7 +509,7 @@ class Checker:
         holds = [self.hold_of_execution(execution) for execution in self.executions] \
             + [self.hold_of_request(request) for request in self.requests if self.may_hold(request)] \
             + [Hold(request.sent, request.ended, -FOREVER, request.ended) for request in self.answers
-               if request.idempotency == 'NEW' or request.status in (502, 504)]
+               if request.execution is not None or request.status in (502, 504)]
 
         for request in blocked:
             code = 0 if request.idempotency == 'IN_PROGRESS' else 1
@@ -531,7 +539,7 @@ class Checker:
             unknown = max(unknown, span.end + self.lease / 3)
         return Hold(self.history.began(execution), progress, unknown, claim)
 
-    # Nothing was sent under its claim, or there is an execution.
+    # Of a request under whose claim nothing was sent, or whose execution has a hold of its own.
     def hold_of_request(self, request):
         free = self.history.reached(request.over, request.worker) + RELEASED
         killed = self.killed_with(request, free)
@@ -544,9 +552,9 @@ class Checker:
         return Hold(request.sent, progress, unknown, claim)
 
     def may_hold(self, request):
-        if not request.is_answered or request.idempotency == 'STORE_ERROR':
-            return True
-        return self.location.kept_open and request.status == 502
+        if not request.is_answered:
+            return not request.executed
+        return request.code == 'store_unavailable' or self.location.kept_open and request.status == 502
 
     # nginx logs each request, unless its worker is killed.
     def killed_with(self, request, until):
@@ -567,13 +575,15 @@ class Checker:
     # The first request that finds a claim after Redis' clock has gone back gives it no more than its whole lifetime.
     def after_jumps(self, hold, code, blocked):
         until, there = hold[1 + code], max(hold[1 + code], hold.claim)
+        if until == FOREVER:
+            return until
         for jump in self.history.back.between(hold.since, blocked.ended):
             if jump.start > there + SLACK:
                 break
             found = min((request.ended for request in self.answers
                          if request.sent > jump.end and request.idempotency in BLOCKED), default=FOREVER)
             until = max(until, found + self.lease + (self.location.hold if code == 1 else 0))
-            there = max(there, until)
+            there = max(there, found + self.lease + self.location.hold)
         return until
 
     # 4
