@@ -180,6 +180,10 @@ GOOD = {
         .fault('clock', 12.0, seconds=-60).blocked(13.0).fault('clock', 16.5, seconds=-60).blocked(30.0).blocked(31.9)
         .unknown(34.9).executed(2, 35.2, 35.3).new(35.1, 35.4, 2).finally_replayed(2),
 
+    'there again after a jump back': Story('hold').executed(1, 10.0).killed(10.1).request(9.9, 10.1, 'lost').blocked(11.0)
+        .fault('clock', 20.0, seconds=-60).blocked(30.0).blocked(31.9).unknown(34.9)
+        .executed(2, 35.2, 35.3).new(35.1, 35.4, 2).finally_replayed(2),
+
     # released
     'broken and released': twice('release', kind='broken', second=10.3).got(9.9, 10.25, 502, 'NEW'),
     'too late and released, both at once': twice('release', kind='broken', timeout=2.0, end=13.0, second=12.1)
@@ -339,6 +343,10 @@ BAD = {
         Story().executed(1, 10.0).killed(10.1).request(9.9, 10.1, 'lost').fault('clock', 11.0, seconds=-60).blocked(20.0)
         .blocked(24.0).finally_unknown(), {3}),
 
+    'there again after a jump back, and its time was seen to be over': (
+        Story('hold').executed(1, 10.0).killed(10.1).request(9.9, 10.1, 'lost').executed(2, 18.0, 18.1, kind='free')
+        .got(17.9, 18.2, 503, 'NEW', 2).fault('clock', 20.0, seconds=-60).blocked(30.0).executed(3, 35.2, 35.3)
+        .new(35.1, 35.4, 3).finally_replayed(3), {3}),
     'in progress again after a jump back, and the outcome was recorded': (
         broken().unknown(12.0).fault('clock', 20.0, seconds=-60).blocked(30.0).finally_unknown(), {3}),
 

@@ -66,7 +66,8 @@ What is decided
        - `outcome_unknown` for a short time, while an execution could not be renewed in time;
        - within RELEASED seconds of the end of a request under whose claim nothing was sent, or of the outage that
          met it. If its worker was killed before that: as after an execution whose worker was killed.
-     After a jump back of Redis' clock: a lease (and `hold`) after the first request that found the claim.
+     After a jump back of Redis' clock: a lease (and `hold`) after the first request that found the claim; also where the
+     time of the claim was over, if no request has seen that before the jump.
      With `release` there is no `outcome_unknown`.
   4  When a response of a key was delivered or logged as kept, nothing is executed any more, and each later request
      gets this response (after `not_kept`: 409 `response_not_kept`). If the store was full or refused the value, either
@@ -120,7 +121,7 @@ Span = collections.namedtuple('Span', 'start end')
 Jump = collections.namedtuple('Jump', 'start end seconds')
 
 # How long a key may be blocked by one execution or one request: from when, and until when with which code. `claim`: how
-# long a claim without a recorded outcome may be there.
+# long a claim is there whose outcome nobody records any more.
 Hold = collections.namedtuple('Hold', 'since progress unknown claim')
 
 
@@ -508,7 +509,7 @@ class Checker:
             return
         holds = [self.hold_of_execution(execution) for execution in self.executions] \
             + [self.hold_of_request(request) for request in self.requests if self.may_hold(request)] \
-            + [Hold(request.sent, request.ended, -FOREVER, request.ended) for request in self.answers
+            + [Hold(request.sent, request.ended, -FOREVER, -FOREVER) for request in self.answers
                if request.execution is not None or request.status in (502, 504)]
 
         for request in blocked:
@@ -525,8 +526,8 @@ class Checker:
     def hold_of_execution(self, execution):
         recorded = self.history.recorded(execution)
         killed = self.history.killed(execution)
-        claim = progress = recorded
-        unknown = -FOREVER
+        progress = recorded
+        claim = unknown = -FOREVER
 
         if killed is not None:
             progress = self.outlast(killed) + self.lease
@@ -543,7 +544,8 @@ class Checker:
     def hold_of_request(self, request):
         free = self.history.reached(request.over, request.worker) + RELEASED
         killed = self.killed_with(request, free)
-        claim = progress = unknown = free
+        progress = unknown = free
+        claim = -FOREVER
         if killed is not None:
             progress = max(progress, self.outlast(killed) + self.lease)
             claim = unknown = progress + self.location.hold
@@ -572,13 +574,15 @@ class Checker:
             + self.history.all_stalls.between(at - EXPLAINED, at + EXPLAINED)
         return max([at] + [span.end for span in spans])
 
-    # The first request that finds a claim after Redis' clock has gone back gives it no more than its whole lifetime.
+    # The first request that finds a value after Redis' clock has gone back gives it no more than its whole lifetime. A
+    # value whose time was over is there again if nothing has looked for it, and Redis has not removed it yet.
     def after_jumps(self, hold, code, blocked):
-        until, there = hold[1 + code], max(hold[1 + code], hold.claim)
-        if until == FOREVER:
+        until, there = hold[1 + code], max(hold.claim, hold.unknown if code == 1 else -FOREVER)
+        if until == FOREVER or there == -FOREVER:
             return until
         for jump in self.history.back.between(hold.since, blocked.ended):
-            if jump.start > there + SLACK:
+            if any(there + SLACK < request.sent and request.ended < jump.start and request.code != 'store_unavailable'
+                   for request in self.answers):
                 break
             found = min((request.ended for request in self.answers
                          if request.sent > jump.end and request.idempotency in BLOCKED), default=FOREVER)
