@@ -4,7 +4,7 @@ namespace idempotency {
 
 namespace {
 
-constexpr Millis kLongestTtl = Millis(366) * 24 * 3600;  // seconds: a year
+constexpr Millis kLongestTtl = Millis(366) * 24 * 3600;  // in seconds: 366 days
 
 bool is_space(char c) { return c == ' ' || c == '\t'; }
 
@@ -36,7 +36,7 @@ bool equals_ignoring_case(std::string_view text, std::string_view lower)
     return true;
 }
 
-// 0 where the text is no number of seconds that can be kept for.
+// 0 if the text is not a number of seconds from 1 to kLongestTtl.
 Millis seconds(std::string_view digits)
 {
     Millis value = 0;

@@ -34,7 +34,7 @@ enum class Origin {
 enum class UnknownPolicy { hold, release, store };
 
 // How long an unknown outcome is held, in milliseconds.  `hold` is the TIME of the
-// directive, 0 if there is none; `ttl` the first TIME of `idempotency_ttl`.
+// directive, 0 if there is none; `ttl` is that of `idempotency_ttl`.
 Millis hold_time(UnknownPolicy policy, Millis hold, Millis ttl);
 
 // The response header `X-Accel-Idempotency`, with which the application says what is to

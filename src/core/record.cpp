@@ -49,24 +49,24 @@ struct HeadEncoder {
     unsigned char *out;
 
     template <typename Bytes>
-    void bytes(std::size_t offset, const Bytes &value)
+    void bytes(std::size_t offset, const Bytes &value) const
     {
         std::memcpy(out + offset, value.data(), value.size());
     }
 
-    void u64(std::size_t offset, std::uint64_t value) { wire::put_u64(out + offset, value); }
+    void u64(std::size_t offset, std::uint64_t value) const { wire::put_u64(out + offset, value); }
 };
 
 struct HeadDecoder {
     const unsigned char *in;
 
     template <typename Bytes>
-    void bytes(std::size_t offset, Bytes &value)
+    void bytes(std::size_t offset, Bytes &value) const
     {
         std::memcpy(value.data(), in + offset, value.size());
     }
 
-    void u64(std::size_t offset, std::uint64_t &value) { value = wire::get_u64(in + offset); }
+    void u64(std::size_t offset, std::uint64_t &value) const { value = wire::get_u64(in + offset); }
 };
 
 // Not called for an empty view: libdeflate takes a null pointer for 'give me the

@@ -26,8 +26,8 @@ using Token = std::uint64_t;
 using Millis = std::uint64_t;
 
 enum class State : unsigned char {
-    running = 'R',   // claimed: the request is at the application, or its holder died
-    unknown = 'U',   // the request was sent and got no whole response
+    running = 'R',   // claimed: the request is at the application, or the worker has died
+    unknown = 'U',   // the request was sent and got no complete response
     kept = 'K',      // the response is in the record
     not_kept = 'N',  // the application has acted; its response could not be kept
 };
@@ -75,7 +75,8 @@ static_assert(kClearSize == kLifetimeOffset + sizeof(Millis), "the lifetime ends
 struct RecordHead {
     State state = State::running;
 
-    // `idempotency_unknown hold TIME`: duplicates are told how long the hold lasts.
+    // `idempotency_unknown hold TIME`: duplicates get a Retry-After header with what is left
+    // of the hold.
     bool tells_hold = false;
 
     ClaimId claim{};
@@ -145,7 +146,7 @@ private:
 
 // Writes a record up to its body, in this order: the head (constructor), then either
 // `add_holder` or, in a kept record, `start_response`, `add`... and `add_body`..., then
-// `finish`.  `out` belongs to the caller and has room for kLargestClaim bytes or, in a
+// `finish`.  `out` belongs to the caller and has space for kLargestClaim bytes or, in a
 // kept record, kRecordHeadSize + ResponseSizer::size().
 class RecordWriter {
 public:

@@ -2,8 +2,9 @@
 // holder of the key's claim can replace.
 //
 // The value is a record (core/record.h), the same in every store, so a decision does not
-// depend on where the record is kept.  A store reads of a record only its state, claim
-// and token; it compares claims, and never clocks of different hosts.
+// depend on where the record is kept.  A store uses only the state, claim, token, lifetime
+// and hold of a record (a near cache also checks it); it compares claims, and never clocks
+// of different hosts.
 
 #pragma once
 
@@ -21,11 +22,11 @@ enum class Verdict {
     found,        // the key has another value: `value` and `remaining`
     done,         // settled, released or renewed
     lost,         // the key has another claim or a result, or is free: nothing was changed
-    full,         // the store has no room: nothing was changed
+    full,         // the store has no memory for it: nothing was changed
     refused,      // the store will never take this value: nothing was changed
     unreadable,   // the key has a value, and it can't be decrypted
     gone,         // renew: the key is free: nothing was changed
-    unavailable,  // not reached, no reply in time, or an error: nobody knows what was done
+    unavailable,  // not reached, no reply in time, or an error: see Reply::sent
 };
 
 struct Reply {
@@ -34,8 +35,8 @@ struct Reply {
     std::string_view value;  // in memory that Call::allocate_value gave
     Millis remaining = 0;    // of the value's lifetime, by the store's clock
 
-    // Nobody knows whether the store has carried out the call, or will do so when it reads
-    // it.  With `unavailable`; also with `found` if a near cache has answered with its copy
+    // It is not known whether the store has carried out the call, or will do so when it reads
+    // it.  With `unavailable`; also with `found` if a near cache has replied with its copy
     // while the store was unavailable.
     bool sent = false;
 };
@@ -63,8 +64,9 @@ struct Pieces {
 // ended.  A call always ends, at the latest at its deadline.  It can't be cancelled.
 //
 // Order: calls for one key that a worker starts one after the other reach the store in
-// this order as long as the connection lives.  A call that ended as `unavailable` may
-// still reach the store later.
+// this order as long as the connection lives, except a `settle` with a large value: Redis
+// gets it over another connection.  A call that ended as `unavailable` may still reach the
+// store later.
 struct Call {
     enum class Kind {
         // Claims a free key.  `value` is the record of the claim, `lifetime` lease + hold.
@@ -132,7 +134,7 @@ struct StoreFigures {
     ZoneFigures near;    // of a near cache
 };
 
-// Is told when a store can be reached again.
+// Gets a call when a store can be reached again.
 class StoreWatcher {
 public:
     // The store was unavailable, or has lost a connection.  May be called more than once

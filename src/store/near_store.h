@@ -1,10 +1,10 @@
 // A store whose results are also copied into a cache, in memory that the workers of this host
 // share.  A replay from a copy needs no round trip, and works while the store is unavailable.
 //
-// A copy answers a claim without the store for kNearFresh after the store has last confirmed
-// the result.  An older copy answers only if the store is unavailable; otherwise the store's
-// reply counts, and the copy is renewed or removed by it.  So a result that was deleted from
-// the store is replayed from copies for up to kNearFresh.
+// For kNearFresh after the store has last confirmed the result, a claim ends with the copy, and the
+// store gets no call.  An older copy is used only if the store is unavailable; otherwise the store's
+// reply counts, and renews or removes the copy.  So a result that was deleted from the store is
+// replayed from copies for up to kNearFresh.
 //
 // A claim that ended in the store as `unavailable` and was sent, and to which a copy replies, ends
 // as `found` with Reply::sent: the store may have granted the claim, so the caller releases it.

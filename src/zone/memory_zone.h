@@ -9,7 +9,7 @@
 // long as its outcome is held, and the reserved block is free for others: a claim whose outcome is
 // unknown takes one block.  One block of the zone is never used for anything but to replace an
 // entry by one that is not larger.  So such a claim can be settled with a short result as well, if
-// its holder comes back.
+// its holder continues after a pause.
 //
 // The conventions are those of zone.h: the caller holds the mutex.
 

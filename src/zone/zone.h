@@ -9,7 +9,7 @@
 //   Only the first call after a process was killed visits all blocks.
 // - A process may be killed at any instruction.  The next call finds the zone dirty and rebuilds
 //   the hash table, the heaps and the free list from the entries.  That works because an entry is
-//   published by one store, and does not change after that, except for its expiry and its kind:
+//   published by one write, and does not change after that, except for its expiry and its kind:
 //   a new value is a new entry with a higher sequence number.
 //
 // Conventions

@@ -42,11 +42,11 @@
 // - Positions are block numbers, never pointers: each process maps the memory at its own
 //   address.  kNoBlock ends a list.
 // - Integers have the byte order of the host.
-// - An entry is published when its `kind` becomes ZoneKind::entry.  Everything else that is
-//   needed to find entries - buckets, `bucket_next`, heaps, `heap_index`, the free list, counts
-//   - is derived from the published entries, and `rebuild` makes it again.
+// - An entry is published when the `kind` of its first block becomes ZoneKind::entry.  Everything
+//   else that is needed to find entries - buckets, `bucket_next`, heaps, `heap_index`, the free
+//   list, counts - is derived from the published entries, and `rebuild` makes it again.
 // - Of two published entries with one key, `rebuild` keeps the one with the higher `sequence`.
-// - Once an entry is published, only `expires`, `kind` (between claim and
+// - Once an entry is published, only `expires`, ZoneEntry::kind (between claim and
 //   unreserved_claim) and what is derived change in it.
 // - `dirty` is set while a call changes the zone (ChangeGuard).
 

@@ -227,7 +227,7 @@ void Exchange::handle_claim_reply()
         return;
     }
 
-    // `found` too: a near cache answers with its copy while the store itself is unavailable
+    // `found` too: a near cache replies with its copy while the store itself is unavailable
     if (claim_reply_.sent) {
         release_unconfirmed();
     }

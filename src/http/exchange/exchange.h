@@ -126,7 +126,7 @@ private:
 
     // the claim
     OwnCall call_{};     // claim, then settle or release
-    OwnCall renewal_{};  // renew, or claim again
+    OwnCall renewal_{};  // renew, claim again, or release at exit
     bool is_renewing_ = false;
     bool is_oversized_ = false;  // the value that was found is no record
     Token token_ = 0;

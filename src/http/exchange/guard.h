@@ -1,5 +1,6 @@
 // Protects the exchange of a claimed request: it runs to its end even if the
-// client disconnects, and nginx sends the request to one upstream server only.
+// client disconnects, and nginx sends the request to no second upstream server after the
+// first one may have acted on it.
 
 #pragma once
 

@@ -21,7 +21,7 @@ struct Peer {
     ngx_event_set_peer_session_pt set_session;
     ngx_event_save_peer_session_pt save_session;
 #endif
-    bool limited;  // the request is covered
+    bool limited;  // the request holds a claim, and its response is not complete
     ngx_msec_t limit;
 };
 

@@ -1,5 +1,6 @@
-// The outcomes that could not be recorded because the store was unavailable.  Each is
-// retried after a delay, and all are retried once the store is available again.
+// The outcomes that could not be recorded because the store was unavailable, and the releases
+// that are repeated once.  Each is retried after a delay, and all are retried once the store is
+// available again.
 
 #pragma once
 

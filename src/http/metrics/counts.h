@@ -31,7 +31,7 @@ enum class Count : unsigned {
     late,        // outcomes of claims that were lost before
     unkept,      // responses that were delivered before they were kept
     retries,     // of recording an outcome
-    unrecorded,  // outcomes that were not recorded before the lease expired
+    unrecorded,  // outcomes that were not recorded and are not retried any more
 
     // calls to the store, in the order of Call::Kind
     claims,

@@ -1,5 +1,4 @@
-// The receiving side of one connection: reads the replies of Redis and does what
-// each of them asks for.
+// The receiving side of one connection: reads the replies of Redis and handles them.
 
 #pragma once
 
@@ -31,11 +30,12 @@ public:
 
     void close() noexcept;
 
-    // Handles all replies in bytes that were read, and sends what waits for
-    // them.
+    // Handles all replies in bytes that were read, and sends the commands that wait
+    // for one of them.
     void input(std::string_view bytes, Millis now) noexcept;
 
-    // The buffer of the value that is being read belongs to a call that ends.
+    // The call that gave the buffer for the value that is being read ends: the rest of the
+    // value is read and dropped.
     void drop_value() noexcept { reader_.drop_value(); }
 
 private:

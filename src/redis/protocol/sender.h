@@ -30,8 +30,8 @@ public:
     // A new connection: only the greeting is sent until `greeted`.
     void open() noexcept;
 
-    // The connection is closed.  Returns what was in flight, which is the
-    // caller's now; what waits goes on waiting.
+    // The connection is closed.  Returns the commands that were in flight, which are
+    // the caller's now.  Commands that were not sent wait for the next connection.
     RedisCommandQueue close() noexcept;
 
     // Redis has completed the greeting.  The caller sends what waits.
@@ -76,8 +76,8 @@ public:
     }
 
     // Up to `max` pieces of the bytes that are to be written; returns how many.
-    // Sends a WAIT before where one is due, so that it is for all that was
-    // started up to now.
+    // If a WAIT is due, it is sent first, so that it counts for all commands that were
+    // started before this call.
     std::size_t output(iovec *out, std::size_t max) noexcept;
     void wrote(std::size_t size) noexcept { output_.wrote(size); }
 
