@@ -197,7 +197,11 @@ subtest 'Values that are not records of this module' => sub {
     # the same with idempotency_store_error pass
     $id = ask($nginx, '/pass/damaged', 'pass-damaged')->header('X-Id');
     $redis->command('SET', "$nginx->{prefix}$id", 'garbage', 'PX', 60_000);
-    ok !ask($nginx, '/pass/damaged', 'pass-damaged')->is_replay, 'garbage is not replayed with idempotency_store_error pass';
+    is_problem ask($nginx, '/pass/damaged', 'pass-damaged'), 503, 'store_unavailable', 'with idempotency_store_error pass garbage gives a 503 too';
+    $redis->command('DEL', "$nginx->{prefix}$id");
+    $redis->command('HSET', "$nginx->{prefix}$id", 'a', 'b');
+    is_problem ask($nginx, '/pass/damaged', 'pass-damaged'), 503, 'store_unavailable', 'and so does a hash';
+    is app()->count('/pass/damaged'), 1, 'neither is executed again';
     $nginx->stop;
 };
 

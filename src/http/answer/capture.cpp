@@ -128,6 +128,7 @@ ngx_int_t begin_response(Context &context)
     ResponseFacts facts = collect_response_facts(context);
 
     context.settlement = decide_settlement(facts);
+    context.outcome_unknown = facts.origin == Origin::broken;
     context.ttl =
         context.accel_directives.ttl != 0 ? context.accel_directives.ttl : context.conf->ttl;
 
@@ -256,6 +257,7 @@ ngx_int_t capture_body(Context &context, ngx_chain_t *in)
 
         if (incomplete) {
             context.incomplete = true;
+            context.outcome_unknown = true;
             context.settlement = decide_without_response(
                 Origin::broken, static_cast<UnknownPolicy>(context.conf->unknown));
             return settle(context);

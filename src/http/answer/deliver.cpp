@@ -169,7 +169,7 @@ ngx_int_t deliver(Context &context)
     context.stage = Stage::passing_through;
     context.store_time += ngx_current_msec - context.store_call_start;
 
-    if (context.settlement == Settlement::unknown) {
+    if (context.outcome_unknown) {
         context.status = Status::unknown;
     }
 

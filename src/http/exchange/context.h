@@ -68,6 +68,7 @@ struct Context {
     Settlement settlement;  // how the claim is settled; known from the header on
     Millis ttl;             // of the kept response
     bool from_upstream;     // an upstream was running when its header arrived
+    bool outcome_unknown;   // it is nginx's own: the request was sent and got no whole response
     bool incomplete;        // its body ended early, or Content-Length is wrong
     UpstreamBodyReader upstream_body_reader;
     bool is_grpc;

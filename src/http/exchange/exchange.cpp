@@ -309,7 +309,9 @@ void Exchange::handle_renewal_reply()
         [[fallthrough]];
 
     case Verdict::lost:
-        if (is_wanted) {
+        // while an outcome is on its way to the store, the key may have it already: the reply
+        // to that call says whether the claim was lost
+        if (is_wanted && phase_ == Phase::claimed) {
             lose_claim();
         }
         break;

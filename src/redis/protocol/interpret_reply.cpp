@@ -49,6 +49,12 @@ void interpret_error(const RedisCommand &command, const ServerReply &error, Repl
             && begins_with(error.text, "ERR string exceeds maximum allowed size")))
     {
         result.verdict = Verdict::refused;
+
+    } else if (command.kind == RedisCommand::Kind::claim
+               && error.code == std::string_view("WRONGTYPE")) {
+        // the key has a value that is no string, so no record
+        result.verdict = Verdict::unreadable;
+
     } else if (!says_nothing_changed(error.code)) {
         result = command.unknown_result();
     }
