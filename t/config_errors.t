@@ -230,6 +230,7 @@ is_wrong_fingerprint "\$request_uri $_", (split / /)[1], '"body" must be given o
 is_wrong 'idempotency_fingerprint without a value', [server => 'idempotency_fingerprint;'], '"idempotency_fingerprint"', 'number of arguments';
 is_wrong 'idempotency_scope without a value', [server => 'idempotency_scope;'], '"idempotency_scope"', 'number of arguments';
 is_wrong_value "idempotency_$_->[0]", $_->[1], qr/time above 0/ for map { my $d = $_; map { [$d, $_] } qw(0 0s 0ms -1s 1x soon "") } qw(ttl lease keepalive_idle);
+is_wrong_value 'idempotency_replayed_header', $_, 'a header that no response has otherwise' for qw(Content-Length transfer-encoding Connection Set-Cookie X-Accel-Idempotency X-Accel-Redirect Content-Type);
 is_wrong_value 'idempotency_conflict', $_, qr/"reject" or "wait TIME"/ for qw(hold wait "");
 is_wrong "idempotency_conflict wait $_", [server => "idempotency_conflict wait $_;"], "invalid value \"$_\" in \"idempotency_conflict\"", 'time above 0'
     for qw(0 0ms soon);

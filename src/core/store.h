@@ -97,6 +97,10 @@ struct Call {
     // The worker exits: there is time to send the call, and none to handle a reply.
     bool send_only = false;
 
+    // In `release`: the claim may still be on its way.  It is sent behind the claim even if the
+    // store does not reply, so that the claim is released whatever happens to this worker.
+    bool behind_claim = false;
+
     // In `claim`: returns memory for a value that was found, or null, which ends the call
     // as `unavailable`.  The memory belongs to the caller.  May be called more than once:
     // the last memory counts.

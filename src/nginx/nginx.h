@@ -14,6 +14,7 @@ extern "C" {
 #include <ngx_event.h>
 #include <ngx_event_connect.h>
 #include <ngx_http.h>
+#include <ngx_md5.h>
 }
 
 #pragma GCC diagnostic pop

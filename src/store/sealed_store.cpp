@@ -243,6 +243,7 @@ bool SealedStore::Operation::prepare_call()
     token = token_;
     lifetime = caller_->lifetime;
     send_only = caller_->send_only;
+    behind_claim = caller_->behind_claim;
     value = Pieces{};
     reply = Reply{};
 
@@ -425,8 +426,36 @@ void SealedStore::recycle(Operation *operation)
     unused_.give(operation);
 }
 
+// The release of one stored id, which nobody waits for.
+struct SealedStore::LastRelease : Call {
+    static void end(Call &call) { delete &static_cast<LastRelease &>(call); }
+};
+
+// The worker exits: the releases of the other ids can't wait for the reply to the first one.
+void SealedStore::send_other_releases(const Call &call)
+{
+    for (std::size_t i = 1; i < keys_.count(); i++) {
+        auto *release = new (std::nothrow) LastRelease;
+
+        if (release == nullptr) {
+            return;
+        }
+
+        static_cast<Call &>(*release) = call;
+        release->ended = LastRelease::end;
+
+        if (!keys_.derive_stored_id(i, call.id, release->id) || inner_.start(*release)) {
+            delete release;
+        }
+    }
+}
+
 bool SealedStore::start(Call &call)
 {
+    if (call.send_only && call.kind == Call::Kind::release) {
+        send_other_releases(call);
+    }
+
     Operation *operation = unused_.take(*this);
 
     if (operation == nullptr) {

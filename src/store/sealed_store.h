@@ -60,6 +60,9 @@ public:
 
 private:
     class Operation;
+    struct LastRelease;
+
+    void send_other_releases(const Call &call);
 
     void recycle(Operation *operation);
 

@@ -188,13 +188,18 @@ void set_content_type(ngx_http_request_t *r, std::string_view value)
     out.content_type_len = value.size();
     out.content_type_lowcase = nullptr;
 
-    for (std::size_t at = value.find(';'); at != std::string_view::npos;
-         at = value.find(';', at + 1)) {
-        std::size_t name = value.find_first_not_of(' ', at + 1);
+    std::size_t name = 0;
 
-        if (name == std::string_view::npos
-            || !equal_ignoring_case(value.substr(name, charset.size()), charset))
-        {
+    for (std::size_t at = value.find(';'); at != std::string_view::npos;
+         at = value.find(';', name + 1)) {
+        name = value.find_first_not_of(' ', at + 1);
+
+        if (name == std::string_view::npos) {
+            break;
+        }
+
+        // nginx does not look at this character again, even if it is a semicolon
+        if (!equal_ignoring_case(value.substr(name, charset.size()), charset)) {
             continue;
         }
 

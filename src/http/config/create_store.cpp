@@ -66,10 +66,58 @@ Store *create_memory_store(ngx_conf_t *cf, StoreOptions &given)
 
 void destroy_near_store(void *store) { static_cast<NearStore *>(store)->~NearStore(); }
 
-Store *create_near_store(ngx_conf_t *cf, StoreOptions &given, Store &store)
+void add_to_digest(ngx_md5_t &md5, const ngx_str_t &text)
 {
+    ngx_md5_update(&md5, &text.len, sizeof(text.len));
+    ngx_md5_update(&md5, text.data, text.len);
+}
+
+// A near cache belongs to one Redis: after a reload with other URLs, or another database or
+// prefix, its copies must not be used.  So these are part of the name of the shared memory.
+bool name_near_cache(ngx_conf_t *cf, const StoreOptions &given, const RedisOptions &redis,
+                     ngx_str_t &name)
+{
+    auto *urls = static_cast<ngx_str_t *>(given.urls.elts);
+    ngx_md5_t md5;
+    u_char digest[16];
+
+    ngx_md5_init(&md5);
+    ngx_md5_update(&md5, &redis.topology, sizeof(redis.topology));
+    ngx_md5_update(&md5, &redis.database, sizeof(redis.database));
+    add_to_digest(md5, redis.prefix);
+    add_to_digest(md5, given.master);
+
+    for (ngx_uint_t i = 0; i < given.urls.nelts; i++) {
+        add_to_digest(md5, urls[i]);
+    }
+
+    ngx_md5_final(digest, &md5);
+
+    name.data =
+        static_cast<u_char *>(ngx_pnalloc(cf->pool, given.name.len + 1 + 2 * sizeof(digest)));
+
+    if (name.data == nullptr) {
+        return false;
+    }
+
+    u_char *end = ngx_sprintf(name.data, "%V ", &given.name);
+
+    end = ngx_hex_dump(end, digest, sizeof(digest));
+    name.len = static_cast<size_t>(end - name.data);
+    return true;
+}
+
+Store *create_near_store(ngx_conf_t *cf, StoreOptions &given, const RedisOptions &redis,
+                         Store &store)
+{
+    ngx_str_t name;
+
+    if (!name_near_cache(cf, given, redis, name)) {
+        return nullptr;
+    }
+
     ZoneSegment *segment =
-        ZoneSegment::create(cf, "idempotency_near_cache", given.name,
+        ZoneSegment::create(cf, "idempotency_near_cache", name,
                             static_cast<size_t>(given.near_cache), &ngx_http_idempotency_module);
     ngx_pool_cleanup_t *cleanup = ngx_pool_cleanup_add(cf->pool, sizeof(NearStore));
 
@@ -111,7 +159,7 @@ Store *create_redis(ngx_conf_t *cf, StoreOptions &given)
         return store;
     }
 
-    return create_near_store(cf, given, *store);
+    return create_near_store(cf, given, options, *store);
 }
 
 }  // namespace

@@ -216,6 +216,42 @@ char *set_hidden_headers(ngx_conf_t *cf, ngx_command_t *, void *data)
     return ok();
 }
 
+// Headers that say how to read the response, or which nginx or this module makes itself.
+bool is_reserved_header(std::string_view name)
+{
+    static constexpr std::string_view names[] = {
+        "Connection",
+        "Content-Encoding",
+        "Content-Length",
+        "Content-Range",
+        "Content-Type",
+        "Date",
+        "ETag",
+        "Keep-Alive",
+        "Last-Modified",
+        "Location",
+        "Server",
+        "Set-Cookie",
+        "TE",
+        "Trailer",
+        "Transfer-Encoding",
+        "Upgrade",
+        "WWW-Authenticate",
+    };
+
+    if (equal_ignoring_case(name.substr(0, 8), "X-Accel-")) {
+        return true;
+    }
+
+    for (std::string_view reserved : names) {
+        if (equal_ignoring_case(name, reserved)) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
 char *set_replayed_header(ngx_conf_t *cf, ngx_command_t *, void *data)
 {
     auto *conf = static_cast<LocationConfig *>(data);
@@ -227,6 +263,12 @@ char *set_replayed_header(ngx_conf_t *cf, ngx_command_t *, void *data)
 
     if (!is_token(view(value[1]))) {
         return reject_argument(cf, 1, "it must be the name of a header, or \"off\"");
+    }
+
+    if (is_reserved_header(view(value[1]))) {
+        return reject_argument(cf, 1,
+                               "it must be a header that no response has otherwise, such as "
+                               "Idempotent-Replayed");
     }
 
     conf->replayed_header = value[1];

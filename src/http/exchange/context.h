@@ -81,7 +81,8 @@ struct Context {
     // the content handler
     ngx_http_handler_pt content_handler;  // the location's, while the guard replaces it
     bool content_handler_called;
-    bool upstream_not_created;  // it failed before it created the upstream
+    bool client_body_incomplete;  // the exchange ended because the client did not send its body
+    bool upstream_not_created;    // it failed before it created the upstream
     void (*original_finalize)(ngx_http_request_t *r, ngx_int_t rc);  // u->finalize_request
 
     ngx_event_t timer;  // of a wait for the key, or of an idle gRPC stream

@@ -80,7 +80,7 @@ char *Exchange::allocate_value(Call &call, std::size_t size)
     Exchange *exchange = static_cast<OwnCall &>(call).exchange;
 
     // another application has written the value to this Redis
-    if (size > exchange->conf_->store->largest_value) {
+    if (!exchange->conf_->store->is_embedded && size > exchange->conf_->store->largest_value) {
         exchange->log(NGX_LOG_ERR, "its value is too large for a record of this module");
         exchange->is_oversized_ = true;
         return nullptr;
@@ -237,6 +237,7 @@ void Exchange::handle_claim_reply()
 void Exchange::release_unconfirmed()
 {
     unconfirmed_ = true;
+    call_.behind_claim = true;
     settle(Settlement::release, 0, nullptr);
 }
 

@@ -105,6 +105,16 @@ void on_finalize_upstream(ngx_http_request_t *r, ngx_int_t rc)
     Context *context = find_context(r);
 
     restore_method(*context);
+
+    // ngx_http_upstream_send_request_body: ngx_http_read_unbuffered_request_body has failed;
+    // or the request is terminated (ngx_http_upstream_cleanup)
+    if (r->reading_body
+        && ((rc >= NGX_HTTP_BAD_REQUEST && rc < NGX_HTTP_INTERNAL_SERVER_ERROR)
+            || (rc == NGX_DONE && r->connection->error)))
+    {
+        context->client_body_incomplete = true;
+    }
+
     context->original_finalize(r, rc);
 }
 
@@ -228,8 +238,9 @@ Origin origin_of(const Context &context)
         return Origin::application;
     }
 
-    // while the request body still arrives, the upstream has not got the whole request
-    if (u->request_sent && !r->reading_body) {
+    // the application may act on the part of the body that it has, unless the client has left
+    // before it sent the rest: then no application has got a whole request
+    if (u->request_sent && !(is_body_missing(r) && context.client_body_incomplete)) {
         return Origin::broken;
     }
 

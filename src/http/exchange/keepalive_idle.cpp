@@ -54,30 +54,20 @@ ngx_int_t get_peer(ngx_peer_connection_t *pc, void *data)
 {
     auto *peer = static_cast<Peer *>(data);
 
-    for (;;) {
-        ngx_int_t rc = peer->get(pc, peer->data);
-        ngx_connection_t *c = pc->connection;
+    ngx_int_t rc = peer->get(pc, peer->data);
+    ngx_connection_t *c = pc->connection;
 
-        if (rc != NGX_DONE || c == nullptr || !peer->limited
-            || ngx_current_msec - idle_since_of(c) <= peer->limit)
-        {
-            return rc;
-        }
-
-        ngx_log_debug1(NGX_LOG_DEBUG_HTTP, pc->log, 0,
-                       "idempotency: upstream connection was idle for %M ms: closed",
-                       ngx_current_msec - idle_since_of(c));
-
-        // the balancer has counted a connection to the server that it chose, and takes
-        // one of the tries away when it is given back
-        ngx_uint_t tries = pc->tries;
-
-        pc->connection = nullptr;
-        pc->cached = 0;
-        close_connection(c);
-        peer->free(pc, peer->data, 0);
-        pc->tries = tries;
+    if (rc != NGX_DONE || c == nullptr || !peer->limited
+        || ngx_current_msec - idle_since_of(c) <= peer->limit)
+    {
+        return rc;
     }
+
+    // NGX_OK: nginx opens a new connection to the server that the balancer has chosen
+    pc->connection = nullptr;
+    pc->cached = 0;
+    close_connection(c);
+    return NGX_OK;
 }
 
 // nginx's ngx_event_free_peer_pt

@@ -27,7 +27,7 @@ Origin origin_at_end(const Context &context)
     ngx_http_request_t *r = context.request;
 
     return context.content_handler_called && !context.upstream_not_created && r->upstream == nullptr
-                   && !r->reading_body
+                   && !is_body_missing(r)
                ? Origin::broken
                : origin_of(context);
 }

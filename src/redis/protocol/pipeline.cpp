@@ -77,7 +77,8 @@ bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
 
     bool fetches = call.kind == Call::Kind::claim && call.large > 0;
     Kind kind = fetches ? Kind::fetch : kinds[static_cast<std::size_t>(call.kind)];
-    RedisCommand *command = fault() == nullptr && !stalled() ? pool_.make(kind, deadline) : nullptr;
+    bool is_possible = fault() == nullptr && (!stalled() || call.behind_claim);
+    RedisCommand *command = is_possible ? pool_.make(kind, deadline) : nullptr;
 
     call.reply = Reply();
 
