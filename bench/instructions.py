@@ -59,6 +59,7 @@ http {{
     scgi_temp_path {directory}/scgi;
 
     idempotency_store embedded {{ memory 64m; }}
+    idempotency_lease 120s;
     idempotency_store shared {{ redis redis://127.0.0.1:{redis}/0; timeout 30s; connect_timeout 30s; }}
 
     upstream app {{
