@@ -90,7 +90,7 @@ bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
     command->id = call.id;
     command->token = call.token;
     command->asking = asking;
-    command->as_eval = call.send_only;  // Redis may not have the script
+    command->as_eval = call.send_only || call.behind_claim;  // Redis may not have the script
     sender_.send_or_queue(command);
     return false;
 }
