@@ -365,6 +365,8 @@ subtest 'A worker that ends while Redis does not reply' => sub {
             $redis->command('DEL', $_) for keys_of($nginx->{prefix});
             $redis->stall;
             is_problem ask($nginx, $path, $path), 503, 'store_unavailable', "a request is refused ($store, $signal)";
+            # a worker that is killed must have had the time to send the release
+            sleep 0.3;
             my @old = $nginx->workers;
             kill $signal => @old;
             ok await(sub { my @new = $nginx->workers; @new == 1 && $new[0] != $old[0] }), "its worker ends, and there is a new one ($store, $signal)";
