@@ -154,4 +154,41 @@ subtest 'An application that closes idle connections' => sub {
     like $run->('1h', 3), qr/502/, 'with a limit that is too long some do';
 };
 
+# Each server has a connection that was idle for too long. A covered request still goes to the server that the balancer has chosen.
+subtest 'Several servers' => sub {
+    my $second = IdempotencyTest::RawApp->new;
+    my ($one, $two) = map { '127.0.0.1:' . $_->port } $plain, $second;
+    my %upstream = (
+        round_robin => "server $one; server $two;",
+        least_conn => "least_conn; server $one; server $two;",
+        random => "random; server $one; server $two;",
+        hash => "hash \$arg_client consistent; server $one; server $two;",
+        ip_hash => "ip_hash; server $one; server $two;",
+        backup => "server $one; server $two backup;",
+    );
+    my $nginx = IdempotencyTest::Nginx->start(workers => 1, application => $plain,
+        http => join('', map { "upstream $_ { $upstream{$_} keepalive 8; }\n" } sort keys %upstream),
+        server => join('', "idempotency main; idempotency_keepalive_idle 500ms; add_header X-Server \$upstream_addr always;\n",
+            map { "location /$_/ { proxy_pass http://$_; }\n" } sort keys %upstream));
+
+    # The servers that requests of several clients reach, or their statuses.
+    my $servers = sub {
+        my ($name) = @_;
+        return map { my $response = ask($nginx, "/$name/x?client=$_", 'key-' . ++$n); $response->status == 201 ? $response->header('X-Server') : $response->status } 'a' .. 'l';
+    };
+
+    my %before = map { $_ => [$servers->($_)] } sort keys %upstream;
+    sleep 0.8;
+
+    for my $name (sort keys %upstream) {
+        my @after = $servers->($name);
+        my @primary = $name eq 'backup' ? $one : ($one, $two);
+        my @wrong = grep { my $server = $_; !grep { $_ eq $server } @primary } @after;
+        is "@wrong", '', "covered requests reach a server of the primary group ($name)";
+        is "@after", "@{$before{$name}}", "the same as before ($name)" if $name =~ /hash|backup/;
+    }
+
+    $nginx->stop;
+};
+
 done_testing;

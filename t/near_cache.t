@@ -205,6 +205,25 @@ subtest 'Workers share the near cache, and a reload keeps it' => sub {
     $nginx->stop(allowed => qr/$redis_was_down|exited on signal 9/);
 };
 
+subtest 'A reload with another Redis, database or prefix' => sub {
+    my $other = IdempotencyTest::Redis->new;
+    my $nginx = start_nginx('1m');
+    my $first = ask($nginx, '/moved', 'moved');
+    my $store = $nginx->{stores};
+    my $n = 1;
+
+    for my $change (['prefix', qr/prefix \S+;/, 'prefix another:;'], ['Redis', qr/redis \S+;/, 'redis unix:' . $other->socket . ';'],
+        ['database', qr/redis \S+;/, 'redis unix:' . $redis->socket . '; database 1;']) {
+        my ($what, $old, $new) = @$change;
+        $nginx->set(stores => $store =~ s/$old/$new/r)->reload;
+        is_first ask($nginx, '/moved', 'moved'), 201, ++$n, "with another $what no copy of the old results is replayed";
+    }
+
+    $nginx->set(stores => $store)->reload;
+    is_same ask($nginx, '/moved', 'moved'), $first, 'with the first Redis again its result is replayed';
+    $nginx->stop;
+};
+
 subtest 'A result that an operator has deleted' => sub {
     my $nginx = start_nginx('1m');
     my $first = ask($nginx, '/forgotten', 'forgotten');

@@ -343,6 +343,43 @@ subtest 'A worker that is terminated while it waits for a reply' => sub {
     $nginx->stop(allowed => qr/open socket #\d+ left in connection/);
 };
 
+# With several keys a claim has several stored ids: each of them is released.
+subtest 'A worker with two encryption keys that is terminated' => sub {
+    my $nginx = start_nginx(redis => 'unix:' . $redis->socket, store => $store{'sealed with two keys'});
+    my $unsent = $nginx->connect->send_raw(
+        "POST /upload/sealed HTTP/1.1\r\nHost: localhost\r\nX-API-Key: alice\r\nIdempotency-Key: sealed\r\nContent-Length: 100\r\n\r\nten bytes.", 'POST');
+    ok await(sub { 2 == keys_of($nginx->{prefix}) }), 'a request is claimed under both ids';
+    terminate_worker($nginx);
+    is scalar(keys_of($nginx->{prefix})), 0, 'both are released';
+    is_first ask($nginx, '/upload/sealed', 'sealed', body => '.' x 100), 201, 1, 'and a retry runs at once';
+    $nginx->stop(allowed => qr/open socket #\d+ left in connection/);
+};
+
+# Redis reads the claim after its worker has ended. The release is already behind it.
+subtest 'A worker that ends while Redis does not reply' => sub {
+    for my $store (sort keys %store) {
+        for my $signal ('TERM', 'KILL') {
+            my $nginx = start_nginx(redis => 'unix:' . $redis->socket, store => $store{$store});
+            my $path = "/stalled-$store-$signal" =~ tr/ /-/r;
+            is ask($nginx, '/connects', 'connects')->status, 201, 'nginx is connected';
+            $redis->command('DEL', $_) for keys_of($nginx->{prefix});
+            $redis->stall;
+            is_problem ask($nginx, $path, $path), 503, 'store_unavailable', "a request is refused ($store, $signal)";
+            # a worker that is killed must have had the time to send the release
+            sleep 0.3;
+            my @old = $nginx->workers;
+            kill $signal => @old;
+            ok await(sub { my @new = $nginx->workers; @new == 1 && $new[0] != $old[0] }), "its worker ends, and there is a new one ($store, $signal)";
+            $redis->resume;
+            my $retry;
+            await(sub { $retry = ask($nginx, $path, $path); $retry->code ne 'store_unavailable' });
+            is_first $retry, 201, 1, "its key is free once Redis goes on ($store, $signal)";
+            is app()->count($path), 1, "it runs once ($store, $signal)";
+            $nginx->stop(allowed => qr/open socket #\d+ left in connection|exited on signal 9/);
+        }
+    }
+};
+
 subtest 'An nginx that is terminated' => sub {
     my $prefix = new_prefix();
     my $nginx = start_nginx(redis => 'unix:' . $redis->socket, prefix => $prefix, workers => 2);

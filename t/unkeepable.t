@@ -198,6 +198,19 @@ subtest 'Strange responses over SCGI' => sub {
     }
 };
 
+# nginx finds the charset in a Content-Type in its own way. The replay must be converted as the first response was.
+subtest 'A charset that nginx converts' => sub {
+    my $nginx = start_nginx(http => 'charset_map koi8-r utf-8 { C1 D0B0; D4 D182; }',
+        server => 'idempotency main; location /charset/ { charset utf-8; override_charset on; proxy_pass http://app; }');
+
+    for my $type ('text/html; charset=koi8-r', 'text/html;;charset=koi8-r', 'text/html; ;charset=koi8-r', 'text/html;charset =x', "text/html;\tcharset=koi8-r",
+        'text/html; a=";charset=koi8-r"', 'text/html; charset="koi8-r"; x', 'text/html; charset=a; charset=b', 'text/html;', 'text/html; ;')
+    {
+        is outcome_of($nginx, 'charset/', http('HTTP/1.1 201 Created', "Content-Type: $type", 'Content-Length: 2', "\xc1\xd4")), 'kept', $type;
+    }
+    $nginx->stop;
+};
+
 # An interim response (1xx) and the response, in one piece and in two. nginx before 1.29 takes the first one for the response.
 subtest 'Interim responses' => sub {
     my $response = http('HTTP/1.1 201 Created', 'Content-Length: 2', 'ok');

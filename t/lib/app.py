@@ -22,6 +22,7 @@ The query controls the response:
     framing=length|chunked|close
     header=NAME:VALUE     a field of the response, in the order given, as often as given
     trailer=NAME:VALUE    a trailer field (chunked only)
+    part=BYTES            execute the request when so many bytes of its body are here; the rest is not read
     gate=NAME             respond only after GET /open/NAME
     delay=SECONDS         wait before the response
     pieces=COUNT          send the body in so many pieces,
@@ -188,8 +189,9 @@ class Application:
             return request.keeps_alive()
 
         await self.arrived.add((request.space, request.path))
-        request.body = await read_body(reader, request)
-        return await self.act(request, Http1Answer(writer, request))
+        part = int(request.arg('part', '0'))
+        request.body = await (reader.readexactly(part) if part else read_body(reader, request))
+        return await self.act(request, Http1Answer(writer, request)) and not part
 
     async def act(self, request, answer):
         """Executes a request that has arrived; returns whether the connection can be used again."""
