@@ -161,7 +161,7 @@ ngx_int_t handle_found_record(Context &context, const Reply &reply)
         return handle_key_in_progress(context);
     case Action::outcome_unknown:
         return refuse_request(context, Status::unknown, Problem::outcome_unknown,
-                              record.head.tells_hold ? reply.remaining : 0);
+                              record.head.tells_hold ? ngx_max(reply.remaining, Millis(1)) : 0);
     case Action::not_kept:
         return refuse_request(context, Status::not_kept, Problem::response_not_kept, 0);
     case Action::replay:
