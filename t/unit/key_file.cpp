@@ -1,5 +1,7 @@
 #include "cmocka.h"
 
+#include "bytes.h"
+
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -9,31 +11,6 @@
 using namespace idempotency;
 
 namespace {
-
-template <class Array>
-std::string hex_of(const Array &bytes)
-{
-    static constexpr char digits[] = "0123456789abcdef";
-    std::string out;
-
-    for (char c : bytes) {
-        out += digits[static_cast<unsigned char>(c) >> 4];
-        out += digits[c & 0xf];
-    }
-
-    return out;
-}
-
-std::string counting(std::size_t size, int from = 0)
-{
-    std::string out;
-
-    for (std::size_t i = 0; i < size; i++) {
-        out += static_cast<char>(from + static_cast<int>(i));
-    }
-
-    return out;
-}
 
 UNIT_TEST(key_files_are_read)
 {

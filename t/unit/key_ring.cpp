@@ -1,5 +1,7 @@
 #include "cmocka.h"
 
+#include "bytes.h"
+
 #include <algorithm>
 #include <cstring>
 #include <set>
@@ -18,31 +20,6 @@ std::string bytes_of(std::string_view hex)
 
     for (std::size_t i = 0; i + 1 < hex.size(); i += 2) {
         out += static_cast<char>(std::stoi(std::string(hex.substr(i, 2)), nullptr, 16));
-    }
-
-    return out;
-}
-
-template <class Array>
-std::string hex_of(const Array &bytes)
-{
-    static constexpr char digits[] = "0123456789abcdef";
-    std::string out;
-
-    for (char c : bytes) {
-        out += digits[static_cast<unsigned char>(c) >> 4];
-        out += digits[c & 0xf];
-    }
-
-    return out;
-}
-
-std::string counting(std::size_t size, int from = 0)
-{
-    std::string out;
-
-    for (std::size_t i = 0; i < size; i++) {
-        out += static_cast<char>(from + static_cast<int>(i));
     }
 
     return out;

@@ -163,7 +163,7 @@ std::size_t Exchange::write_claim(unsigned char *out) const
     head.tells_hold = conf_->unknown_hold != 0;
     head.claim = call_.claim;
     head.fingerprint = fingerprint_;
-    head.lifetime = conf_->lease + hold_;
+    head.lifetime = claim_lifetime();
     head.hold = hold_;
 
     RecordWriter writer(out, head);
@@ -183,7 +183,7 @@ bool Exchange::claim(ReplyHandler on_reply)
     call_.kind = Call::Kind::claim;
     call_.token = 0;
     call_.value = {&small_record_piece_, 1};
-    call_.lifetime = conf_->lease + hold_;
+    call_.lifetime = claim_lifetime();
 
     if (!start_call()) {
         return false;
@@ -203,7 +203,6 @@ void Exchange::handle_claim_reply()
 
         phase_ = Phase::claimed;
         token_ = claim_reply_.token;
-        claimed_at_ = asked_at_;
 
         if (is_late || context_ == nullptr) {
             if (is_late) {
@@ -258,7 +257,7 @@ void Exchange::renew(RenewedLease &lease)
     call.claim = exchange->call_.claim;
     call.allocate_value = allocate_value;
     call.ended = on_renewal_ended;
-    call.lifetime = exchange->conf_->lease + exchange->hold_;
+    call.lifetime = exchange->claim_lifetime();
     exchange->is_renewing_ = true;
     exchange->add_reference();
     exchange->count_call(call);

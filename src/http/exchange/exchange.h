@@ -98,6 +98,7 @@ private:
     void count_call(const Call &call);
     void count_failure(const Call &call);
     void log(ngx_uint_t level, const char *event) const;
+    Millis claim_lifetime() const { return conf_->lease + hold_; }
     std::size_t write_claim(unsigned char *out) const;
 
     void handle_claim_reply();
@@ -131,8 +132,7 @@ private:
     bool is_oversized_ = false;  // the value that was found is no record
     Token token_ = 0;
     Millis hold_ = 0;
-    Millis asked_at_ = 0;    // monotonic_now()
-    Millis claimed_at_ = 0;  // monotonic_now()
+    Millis asked_at_ = 0;  // monotonic_now() of the last claim
     Reply claim_reply_;
     Fingerprint fingerprint_{};
     RenewedLease lease_{};

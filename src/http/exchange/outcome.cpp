@@ -29,7 +29,7 @@ RecordHead Exchange::record_head(State state, Millis lifetime) const
     head.claim = call_.claim;
     head.token = token_;
     head.fingerprint = fingerprint_;
-    head.since = token_ / 1000 + (monotonic_now() - claimed_at_);
+    head.since = token_ / 1000 + (monotonic_now() - asked_at_);
     head.lifetime = lifetime;
     head.hold = hold_;
     return head;
