@@ -9,6 +9,7 @@
 #include "http/answer/malformed_body.h"
 #include "http/answer/pass_through.h"
 #include "http/answer/subrequest.h"
+#include "http/answer/ttl.h"
 #include "http/exchange/guard.h"
 
 namespace idempotency {
@@ -129,8 +130,7 @@ ngx_int_t begin_response(Context &context)
 
     context.settlement = decide_settlement(facts);
     context.outcome_unknown = facts.origin == Origin::broken;
-    context.ttl =
-        context.accel_directives.ttl != 0 ? context.accel_directives.ttl : context.conf->ttl;
+    context.ttl = response_ttl(context);
 
     // `idempotency_unknown store`
     if (facts.origin == Origin::broken && context.settlement == Settlement::keep) {
@@ -192,7 +192,7 @@ ngx_int_t on_header(ngx_http_request_t *r)
     // nginx before 1.29 takes an interim response of the application (1xx) for the response,
     // and what follows for its body
     context->settlement = Settlement::not_kept;
-    context->ttl = context->conf->ttl;
+    context->ttl = response_ttl(*context);
     return start_pass_through(*context, nullptr);
 }
 
