@@ -59,7 +59,7 @@ is_right 'every directive in every context', do {
         idempotency_methods POST PUT REPORT M-SEARCH;
         idempotency_scope "$http_x_tenant/$remote_user";
         idempotency_fingerprint "$request_method $request_uri" body=off;
-        idempotency_ttl 1h;
+        idempotency_ttl 1h 404=5m 4xx=30m 5xx=1m;
         idempotency_lease 5s;
         idempotency_conflict wait 10s;
         idempotency_unknown hold 1h;
@@ -80,6 +80,7 @@ is_right 'the other words of every directive', server => <<'END';
         location / {
             idempotency main;
             idempotency_scope off;
+            idempotency_ttl $upstream_http_x_ttl 5xx=1m;
             idempotency_fingerprint $request_id body=on;
             idempotency_conflict reject;
             idempotency_unknown hold;
@@ -232,6 +233,10 @@ is_wrong_fingerprint "\$request_uri $_", (split / /)[1], '"body" must be given o
 is_wrong 'idempotency_fingerprint without a value', [server => 'idempotency_fingerprint;'], '"idempotency_fingerprint"', 'number of arguments';
 is_wrong 'idempotency_scope without a value', [server => 'idempotency_scope;'], '"idempotency_scope"', 'number of arguments';
 is_wrong_value "idempotency_$_->[0]", $_->[1], qr/time above 0/ for map { my $d = $_; map { [$d, $_] } qw(0 0s 0ms -1s 1x soon "") } qw(ttl lease keepalive_idle);
+is_wrong "idempotency_ttl 1h $_->[0]", [server => "idempotency_ttl 1h $_->[0];"], "invalid value \"" . ($_->[0] =~ s/.* //r) . '" in "idempotency_ttl"', $_->[1]
+    for ['5m', 'CODE=TIME'], ['404', 'CODE=TIME'], ['6xx=1h', 'status code from 200'], ['600=1h', 'status code from 200'], ['=1h', 'status code from 200'],
+        ['404=', 'time above 0'], ['404=0', 'time above 0'], ['5xx=1y', 'ms, s, m, h, d or w'], ['5xx=5min', 'ms, s, m, h, d or w'], ['404=1h 404=2h', 'given once'];
+is_wrong_value 'idempotency_ttl', '24hours', 'a unit of ms, s, m, h, d or w';
 is_wrong_value 'idempotency_replayed_header', $_, 'a header that no response has otherwise' for qw(Content-Length transfer-encoding Connection Set-Cookie X-Accel-Idempotency X-Accel-Redirect Content-Type);
 is_wrong_value 'idempotency_conflict', $_, qr/"reject" or "wait TIME"/ for qw(hold wait "");
 is_wrong "idempotency_conflict wait $_", [server => "idempotency_conflict wait $_;"], "invalid value \"$_\" in \"idempotency_conflict\"", 'time above 0'

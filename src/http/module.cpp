@@ -37,7 +37,7 @@ ngx_command_t directives[] = {
     LOCATION_DIRECTIVE("idempotency_methods", NGX_CONF_1MORE, set_methods, 0),
     LOCATION_DIRECTIVE("idempotency_scope", NGX_CONF_1MORE, set_scope, 0),
     LOCATION_DIRECTIVE("idempotency_fingerprint", NGX_CONF_1MORE, set_fingerprint, 0),
-    LOCATION_DIRECTIVE("idempotency_ttl", NGX_CONF_TAKE1, set_time, offsetof(LocationConfig, ttl)),
+    LOCATION_DIRECTIVE("idempotency_ttl", NGX_CONF_1MORE, set_ttl, 0),
     LOCATION_DIRECTIVE("idempotency_lease", NGX_CONF_TAKE1, set_time,
                        offsetof(LocationConfig, lease)),
     LOCATION_DIRECTIVE("idempotency_conflict", NGX_CONF_TAKE12, set_conflict, 0),

@@ -8,6 +8,9 @@
 
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
 #include "zone/zone.h"
 
 namespace idempotency {

@@ -2,6 +2,7 @@
 
 #include "http/answer/deliver.h"
 #include "http/answer/fields.h"
+#include "http/answer/ttl.h"
 #include "http/exchange/exchange.h"
 #include "http/exchange/guard.h"
 
@@ -57,12 +58,19 @@ void decide(Context &context)
     context.outcome_unknown = facts.origin == Origin::broken
                               || (facts.call_given_up && context.settlement != Settlement::not_kept
                                   && !facts.retriable && !facts.word.release);
-    context.ttl = facts.word.ttl != 0 ? facts.word.ttl : context.conf->ttl;
 
-    // `idempotency_unknown store`
-    if (context.outcome_unknown && context.settlement == Settlement::keep) {
-        context.ttl = context.exchange->hold();
+    // once, when the header is there: its variables are evaluated once
+    if (context.ttl == 0 || facts.word.ttl != 0) {
+        context.ttl = response_ttl(context);
     }
+}
+
+// `idempotency_unknown store` keeps the response as long as it would hold the outcome.
+Millis lifetime(const Context &context)
+{
+    return context.outcome_unknown && context.settlement == Settlement::keep
+               ? context.exchange->hold()
+               : context.ttl;
 }
 
 void warn_about_word(const Context &context)
@@ -79,7 +87,8 @@ void read_trailers(Context &context)
 {
     bool was_well_formed = context.facts.word.well_formed;
 
-    take_accel_trailers(context.request, *context.conf, context.facts.word);
+    take_accel_trailers(context.request, *context.conf, context.accel_directives);
+    context.facts.word = context.accel_directives;
 
     if (was_well_formed) {
         warn_about_word(context);
@@ -99,7 +108,7 @@ ngx_int_t start_settling(Context &context)
 
     if (context.settlement == Settlement::keep
         && !write_response_record(r, context.head != nullptr ? *context.head : r->headers_out,
-                                  *context.exchange, *context.conf, context.ttl))
+                                  *context.exchange, *context.conf, lifetime(context)))
     {
         ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
                       "idempotency: no memory for the record of a response, or its headers are "
@@ -109,7 +118,7 @@ ngx_int_t start_settling(Context &context)
 
     context.store_call_start = ngx_current_msec;
 
-    if (context.exchange->settle(context.settlement, context.ttl, on_settled)) {
+    if (context.exchange->settle(context.settlement, lifetime(context), on_settled)) {
         return deliver(context);
     }
 

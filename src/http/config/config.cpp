@@ -11,7 +11,6 @@ namespace idempotency {
 
 namespace {
 
-constexpr ngx_msec_t kDefaultTtl = 24 * 3600 * 1000;
 constexpr ngx_msec_t kDefaultLease = 30 * 1000;
 constexpr ngx_msec_t kDefaultKeepaliveIdle = 2 * 1000;
 constexpr size_t kDefaultMaxBody = 1024 * 1024;
@@ -260,7 +259,8 @@ void *create_location_config(ngx_conf_t *cf)
         return nullptr;
     }
 
-    // zeroed by ngx_pcalloc: store_name, store, store_line, replayed_header, problem_base
+    // zeroed by ngx_pcalloc: store_name, store, store_line, ttl_value, ttl_rules, ttl_rule_count,
+    // replayed_header, problem_base
     conf->required = NGX_CONF_UNSET;
     conf->key = static_cast<KeySource *>(NGX_CONF_UNSET_PTR);
     conf->methods = static_cast<MethodSet *>(NGX_CONF_UNSET_PTR);
@@ -302,7 +302,16 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
 
     ngx_conf_merge_value(conf->required, prev->required, 0);
     ngx_conf_merge_value(conf->fingerprint_body, prev->fingerprint_body, 1);
-    ngx_conf_merge_msec_value(conf->ttl, prev->ttl, kDefaultTtl);
+
+    // all arguments are inherited together
+    if (conf->ttl == NGX_CONF_UNSET_MSEC) {
+        conf->ttl = prev->ttl;
+        conf->ttl_value = prev->ttl_value;
+        conf->ttl_rules = prev->ttl_rules;
+        conf->ttl_rule_count = prev->ttl_rule_count;
+    }
+
+    ngx_conf_init_msec_value(conf->ttl, kDefaultTtl);
     ngx_conf_merge_msec_value(conf->lease, prev->lease, kDefaultLease);
     ngx_conf_merge_uint_value(conf->conflict, prev->conflict,
                               static_cast<ngx_uint_t>(Conflict::reject));

@@ -61,6 +61,8 @@ struct ScopeSource {
     bool any;           // a scope with one non-empty part is not empty
 };
 
+constexpr ngx_msec_t kDefaultTtl = 24 * 3600 * 1000;
+
 enum class Conflict { reject, wait };
 enum class StoreError { reject, pass };
 
@@ -102,7 +104,10 @@ struct LocationConfig {
     ScopeSource *scope;
     ngx_http_complex_value_t *fingerprint;
     ngx_flag_t fingerprint_body;
-    ngx_msec_t ttl;
+    ngx_msec_t ttl;                       // 24h where the first TIME has variables
+    ngx_http_complex_value_t *ttl_value;  // the first TIME, if it has variables, or null
+    TtlRule *ttl_rules;                   // `CODE=TIME`
+    ngx_uint_t ttl_rule_count;
     ngx_msec_t lease;
     ngx_uint_t conflict;
     ngx_msec_t conflict_wait;

@@ -16,6 +16,7 @@ char *set_fingerprint(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 
 // outcome_directives.cpp: how long a claim and a response are kept, and which
 // response the client gets.
+char *set_ttl(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_conflict(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_unknown(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_store_error(ngx_conf_t *cf, ngx_command_t *cmd, void *data);

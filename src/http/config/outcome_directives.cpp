@@ -9,8 +9,6 @@ namespace idempotency {
 
 namespace {
 
-constexpr char kValidTime[] = "it must be a time above 0, such as 30s or 24h";
-
 constexpr Choice kUnknownPolicies[] = {
     {"hold", static_cast<ngx_uint_t>(UnknownPolicy::hold)},
     {"release", static_cast<ngx_uint_t>(UnknownPolicy::release)},
@@ -22,31 +20,37 @@ constexpr Choice kStoreErrors[] = {
     {"pass", static_cast<ngx_uint_t>(StoreError::pass)},
 };
 
-// Adds `503`, or a class such as `5xx`.  False if the text is invalid.
-bool add_statuses(const ngx_str_t &text, StatusSet &set)
+// Reads `503`, or a class such as `5xx`.  False if the text is invalid.
+bool parse_statuses(const ngx_str_t &text, ngx_uint_t &first, ngx_uint_t &last)
 {
     if (text.len != 3) {
         return false;
     }
 
     if (text.data[1] == 'x' && text.data[2] == 'x') {
-        if (text.data[0] < '2' || text.data[0] > '5') {
-            return false;
-        }
-
-        for (ngx_uint_t i = 0; i < 100; i++) {
-            set.add((text.data[0] - '0') * 100u + i);
-        }
-        return true;
+        first = (text.data[0] - '0') * 100u;
+        last = first + 99;
+        return text.data[0] >= '2' && text.data[0] <= '5';
     }
 
     ngx_int_t status = ngx_atoi(text.data, text.len);
 
-    if (status < 200 || status > 599) {
+    first = last = static_cast<ngx_uint_t>(status);
+    return status >= 200 && status <= 599;
+}
+
+bool add_statuses(const ngx_str_t &text, StatusSet &set)
+{
+    ngx_uint_t first, last;
+
+    if (!parse_statuses(text, first, last)) {
         return false;
     }
 
-    set.add(static_cast<ngx_uint_t>(status));
+    for (ngx_uint_t status = first; status <= last; status++) {
+        set.add(status);
+    }
+
     return true;
 }
 
@@ -71,6 +75,44 @@ bool is_media_type(std::string_view text)
            && is_token(text.substr(slash + 1));
 }
 
+// Reads `CODE=TIME`.
+char *add_ttl_rule(ngx_conf_t *cf, ngx_uint_t argument, LocationConfig &conf)
+{
+    ngx_str_t code = arguments(cf)[argument];
+    ngx_uint_t first, last;
+    std::size_t equals_sign = view(code).find('=');
+
+    if (equals_sign == std::string_view::npos) {
+        return reject_argument(cf, argument, "it must be CODE=TIME, such as 404=1h or 5xx=5m");
+    }
+
+    ngx_str_t text = {code.len - equals_sign - 1, code.data + equals_sign + 1};
+
+    code.len = equals_sign;
+
+    if (!parse_statuses(code, first, last)) {
+        return reject_argument(cf, argument,
+                               "CODE must be a status code from 200 to 599, or a class such as "
+                               "5xx");
+    }
+
+    ngx_int_t time = parse_time(&text);
+
+    if (time == NGX_ERROR) {
+        return reject_argument(cf, argument, kValidTime);
+    }
+
+    for (ngx_uint_t i = 0; i < conf.ttl_rule_count; i++) {
+        if (conf.ttl_rules[i].first == first && conf.ttl_rules[i].last == last) {
+            return reject_argument(cf, argument, "each CODE must be given once");
+        }
+    }
+
+    conf.ttl_rules[conf.ttl_rule_count++] = {
+        static_cast<unsigned>(first), static_cast<unsigned>(last), static_cast<Millis>(time)};
+    return ok();
+}
+
 }  // namespace
 
 char *set_time(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
@@ -88,6 +130,45 @@ char *set_time(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
     }
 
     *field = static_cast<ngx_msec_t>(time);
+    return ok();
+}
+
+char *set_ttl(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+
+    if (conf->ttl != NGX_CONF_UNSET_MSEC) {
+        return duplicate();
+    }
+
+    ngx_http_complex_value_t *value = compile_value(cf, &arguments(cf)[1]);
+
+    conf->ttl_rules = allocate<TtlRule>(cf->pool, cf->args->nelts);
+
+    if (value == nullptr || conf->ttl_rules == nullptr) {
+        return failed();
+    }
+
+    if (has_variable(*value)) {
+        conf->ttl = kDefaultTtl;
+        conf->ttl_value = value;
+
+    } else {
+        ngx_int_t time = parse_time(&arguments(cf)[1]);
+
+        if (time == NGX_ERROR) {
+            return reject_argument(cf, 1, kValidTime);
+        }
+
+        conf->ttl = static_cast<ngx_msec_t>(time);
+    }
+
+    for (ngx_uint_t i = 2; i < cf->args->nelts; i++) {
+        if (add_ttl_rule(cf, i, *conf) != ok()) {
+            return failed();
+        }
+    }
+
     return ok();
 }
 

@@ -55,7 +55,9 @@ void on_request_destroyed(Context &context)
     context.exchange->detach();
 
     if (has_open_claim(context)) {
-        context.exchange->settle(settlement_at_end(context), context.conf->ttl, nullptr);
+        Millis ttl = context.ttl != 0 ? context.ttl : context.conf->ttl;
+
+        context.exchange->settle(settlement_at_end(context), ttl, nullptr);
     }
 
     context.exchange->drop_reference();

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <cstdint>
+
 #include "nginx/nginx.h"
 
 #include "http/metrics/counts.h"
