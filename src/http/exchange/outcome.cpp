@@ -105,7 +105,8 @@ bool Exchange::handle_settle_reply()
 
     case Verdict::refused:
         if (settlement_ == Settlement::keep) {
-            log(NGX_LOG_ERR, "Redis does not accept a response of this size (proto-max-bulk-len): "
+            log(NGX_LOG_ERR, "Redis does not accept a response of this size (proto-max-bulk-len, "
+                             "client-query-buffer-limit, maxmemory-clients): "
                              "it is recorded as not kept");
             return record_not_kept();
         }

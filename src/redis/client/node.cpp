@@ -80,7 +80,7 @@ RedisConnection &RedisNode::connection_of(const Call &call) noexcept
         return bulk();
     }
 
-    if (call.kind == Call::Kind::settle && call.value.size() >= kMinBulk && !bulk().is_down()) {
+    if (call.kind == Call::Kind::settle && call.value.size() >= kMinBulk) {
         return bulk();
     }
 

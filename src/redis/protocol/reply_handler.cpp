@@ -88,6 +88,19 @@ void RedisReplyHandler::handle(const ServerReply &reply, Millis now) noexcept
         return;
     }
 
+    if (command->kind == Kind::check) {
+        pool_.recycle(command);
+
+        if (reply.kind != ServerReply::Kind::status && reply.kind != ServerReply::Kind::error) {
+            sender_.set_fault(kNotRedis);
+        }
+        return;
+    }
+
+    if (command->is_limited()) {
+        sender_.has_replied();
+    }
+
     if (command->kind == Kind::wait) {
         handle_wait(command, reply, now);
         return;
@@ -220,11 +233,21 @@ bool RedisReplyHandler::handle_redirect(RedisCommand *command, const ServerReply
 
     Call *call = command->call;
     Millis deadline = command->deadline;
+    RedisCommandQueue followers = RedisCommandPool::take_followers(*command);
 
     pool_.recycle(command);
 
     if (call != nullptr) {
         events_.redirected(*call, deadline, redirect);
+    }
+
+    while (!followers.empty()) {
+        RedisCommand *follower = followers.pop();
+        Call &shared = *follower->call;
+
+        deadline = follower->deadline;
+        pool_.recycle(follower);
+        events_.redirected(shared, deadline, redirect);
     }
 
     return true;
@@ -272,9 +295,21 @@ void RedisReplyHandler::handle_fetch(RedisCommand *command, const ServerReply &r
         reply.kind == ServerReply::Kind::string && call != nullptr && value_.size == call->large;
 
     if (call != nullptr && !is_there) {
+        RedisCommandQueue followers = RedisCommandPool::take_followers(*command);
+
         call->large = 0;
         pool_.recycle(command);
         events_.rerouted(*call, deadline);
+
+        while (!followers.empty()) {
+            RedisCommand *follower = followers.pop();
+            Call &shared = *follower->call;
+
+            deadline = follower->deadline;
+            shared.large = 0;
+            pool_.recycle(follower);
+            events_.rerouted(shared, deadline);
+        }
         return;
     }
 
