@@ -105,7 +105,7 @@ struct Harness : RedisPipeline::Events {
 
     void greeted() override { greetings++; }
 
-    void error_reply(const char *what, const char *code, const KeyId *id) override
+    void error_reply(const char *what, const char *code, const KeyId *id, const char *) override
     {
         errors += std::string(what) + " " + code + (id != nullptr ? " key;" : ";");
     }

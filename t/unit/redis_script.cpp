@@ -294,7 +294,7 @@ private:
         call.ended(call);
     }
 
-    void error_reply(const char *what, const char *code, const KeyId *) override
+    void error_reply(const char *what, const char *code, const KeyId *, const char *) override
     {
         errors_ += std::string(what) + " " + code + ";";
     }

@@ -193,11 +193,13 @@ void RedisConnection::greeted()
 // Before the greeting has succeeded the error is the reason why the connection
 // fails.  Afterwards it is logged at the level `error` once per kErrorInterval, as
 // every call may get an error.
-void RedisConnection::error_reply(const char *what, const char *code, const KeyId *id)
+void RedisConnection::error_reply(const char *what, const char *code, const KeyId *id,
+                                  const char *advice)
 {
     if (!pipeline_.ready()) {
         *ngx_snprintf(reinterpret_cast<u_char *>(refusal_), sizeof(refusal_) - 1,
-                      "it replied to %s with %s", what, code) = '\0';
+                      "it replied to %s with %s%s%s", what, code, advice != nullptr ? ": " : "",
+                      advice != nullptr ? advice : "") = '\0';
         return;
     }
 
@@ -217,8 +219,9 @@ void RedisConnection::error_reply(const char *what, const char *code, const KeyI
         length = sizeof(hex);
     }
 
-    ngx_log_error(level, log_, 0, "idempotency: redis \"%V\" replied to %s with %s%s%*s",
-                  &server().name, what, code, id != nullptr ? ", key " : "", length, hex);
+    ngx_log_error(level, log_, 0, "idempotency: redis \"%V\" replied to %s with %s%s%*s%s%s",
+                  &server().name, what, code, id != nullptr ? ", key " : "", length, hex,
+                  advice != nullptr ? ": " : "", advice != nullptr ? advice : "");
 
     read_only_ = read_only_ || ngx_strcmp(code, "READONLY") == 0;
 

@@ -89,7 +89,8 @@ private:
 
     // RedisPipeline::Events
     void greeted() override;
-    void error_reply(const char *what, const char *code, const KeyId *id) override;
+    void error_reply(const char *what, const char *code, const KeyId *id,
+                     const char *advice) override;
     void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) override;
     void rerouted(Call &call, Millis deadline) override;
 
@@ -139,7 +140,7 @@ private:
     std::uint64_t acknowledged_ = 0;  // bytes that the host of Redis had at the last deadline
     ngx_msec_t error_logged_at_ = 0;
     bool error_logged_ = false;
-    char refusal_[200] = "";       // why Redis refuses the connection: TLS or greeting
+    char refusal_[320] = "";       // why Redis refuses the connection: TLS or greeting
     bool refusal_logged_ = false;  // since the greeting last succeeded
 
     ngx_log_t *log_ = nullptr;

@@ -55,7 +55,8 @@ void interpret_error(const RedisCommand &command, const ServerReply &error, Repl
         // the key has a value that is no string, so no record
         result.verdict = Verdict::unreadable;
 
-    } else if (!says_nothing_changed(error.code)) {
+    } else if (!says_nothing_changed(error.code) && !begins_with(error.text, "ERR unknown command"))
+    {
         result = command.unknown_result();
     }
 }

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "redis/protocol/advice.h"
 #include "redis/protocol/redirect.h"
 
 namespace idempotency {
@@ -140,7 +141,7 @@ bool RedisReplyHandler::handle_asking(RedisCommand &command, const ServerReply &
         || (!is_error && reply.kind != ServerReply::Kind::status)) {
         sender_.set_fault(kNotRedis);
     } else if (is_error) {
-        events_.error_reply("ASKING", reply.code, nullptr);
+        events_.error_reply("ASKING", reply.code, nullptr, advice_for_error(reply.text));
     }
 
     return true;
@@ -156,7 +157,7 @@ void RedisReplyHandler::handle_greeting(const RedisCommand &command,
     }
 
     if (reply.kind == ServerReply::Kind::error) {
-        events_.error_reply(command.name(), reply.code, nullptr);
+        events_.error_reply(command.name(), reply.code, nullptr, advice_for_error(reply.text));
     }
 
     if (fault == nullptr && command.kind == Kind::ping) {
@@ -184,7 +185,8 @@ void RedisReplyHandler::handle_wait(RedisCommand *command, const ServerReply &re
 
     if (!are_enough) {
         if (is_error || !held.empty()) {
-            events_.error_reply("WAIT", is_error ? reply.code : "NOREPLICAS", nullptr);
+            events_.error_reply("WAIT", is_error ? reply.code : "NOREPLICAS", nullptr,
+                                advice_for_error(is_error ? reply.text : "NOREPLICAS"));
         }
 
         pool_.end_unknown(held);
@@ -331,7 +333,8 @@ void RedisReplyHandler::handle_result(RedisCommand *command, const ServerReply &
     }
 
     if (reply.kind == ServerReply::Kind::error) {
-        events_.error_reply(command->name(), reply.code, &command->id);
+        events_.error_reply(command->name(), reply.code, &command->id,
+                            advice_for_error(reply.text));
     }
 
     if (is_bulk_length_error(*command, reply)) {
