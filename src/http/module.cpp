@@ -51,6 +51,8 @@ ngx_command_t directives[] = {
     LOCATION_DIRECTIVE("idempotency_store_error", NGX_CONF_TAKE1, set_store_error, 0),
     LOCATION_DIRECTIVE("idempotency_bypass", NGX_CONF_1MORE, ngx_http_set_predicate_slot,
                        offsetof(LocationConfig, bypass)),
+    LOCATION_DIRECTIVE("idempotency_quota", NGX_CONF_TAKE123, set_quota, 0),
+    LOCATION_DIRECTIVE("idempotency_answer", NGX_CONF_TAKE23, set_answer, 0),
     LOCATION_DIRECTIVE("idempotency_replayed_header", NGX_CONF_TAKE1, set_replayed_header, 0),
     LOCATION_DIRECTIVE("idempotency_problem_base", NGX_CONF_TAKE1, set_problem_base, 0),
 

@@ -281,6 +281,8 @@ void *create_location_config(ngx_conf_t *cf)
     conf->hidden_headers = static_cast<ngx_array_t *>(NGX_CONF_UNSET_PTR);
     conf->store_error = NGX_CONF_UNSET_UINT;
     conf->bypass = static_cast<ngx_array_t *>(NGX_CONF_UNSET_PTR);
+    conf->quota = static_cast<QuotaSource *>(NGX_CONF_UNSET_PTR);
+    conf->answers = static_cast<AnswerOverride *>(NGX_CONF_UNSET_PTR);
     conf->status_format = NGX_CONF_UNSET_UINT;
     return conf;
 }
@@ -329,6 +331,8 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_ptr_value(conf->hidden_headers, prev->hidden_headers, nullptr);
     ngx_conf_merge_uint_value(conf->store_error, prev->store_error,
                               static_cast<ngx_uint_t>(StoreError::reject));
+    ngx_conf_merge_ptr_value(conf->quota, prev->quota, nullptr);
+    ngx_conf_merge_ptr_value(conf->answers, prev->answers, nullptr);
     ngx_conf_merge_ptr_value(conf->bypass, prev->bypass, nullptr);
     ngx_conf_merge_str_value(conf->replayed_header, prev->replayed_header, "Idempotent-Replayed");
     ngx_conf_merge_str_value(conf->problem_base, prev->problem_base, "");

@@ -7,8 +7,10 @@
 #include "core/decision.h"
 #include "core/digest.h"
 #include "core/grpc.h"
+#include "core/problem.h"
 #include "http/metrics/counters.h"
 #include "core/store.h"
+#include "zone/quota_table.h"
 
 extern "C" {
 extern ngx_module_t ngx_http_idempotency_module;
@@ -18,6 +20,7 @@ namespace idempotency {
 
 class ClaimIdSource;
 class Maintenance;
+class QuotaSegment;
 
 // `idempotency_store NAME { ... }`
 struct StoreSlot {
@@ -43,6 +46,7 @@ struct MainConfig {
     ngx_array_t unresolved_names;  // of UnresolvedName
     Digester *digester;
     ClaimIdSource *claim_ids;
+    QuotaSegment *quota;           // null: there is no `idempotency_quota`
     ngx_array_t upstream_modules;  // of ngx_uint_t: their ctx_index
     ngx_int_t try_files;           // ctx_index of that module; -1: nginx does not have it
     ngx_int_t dav;                 // the same for ngx_http_dav_module
@@ -70,6 +74,19 @@ enum class StoreError { reject, pass };
 struct MethodSet {
     ngx_uint_t bits;
     ngx_array_t names;  // of ngx_str_t
+};
+
+// `idempotency_quota`
+struct QuotaSource {
+    ngx_http_complex_value_t *value;
+    QuotaLimit limit;
+    std::uint64_t number;  // of the directive: equal directives share their counts
+};
+
+// One `idempotency_answer`.
+struct AnswerOverride {
+    ngx_uint_t status;  // 0: not given
+    const char *code;   // null: not given
 };
 
 // `idempotency_retriable`: status codes from 100 to 999, and gRPC statuses.
@@ -121,6 +138,8 @@ struct LocationConfig {
     ngx_array_t *hidden_headers;  // of ngx_str_t, lower case
     ngx_uint_t store_error;
     ngx_array_t *bypass;
+    QuotaSource *quota;         // null: off
+    AnswerOverride *answers;    // kProblems of them; null: none
     ngx_str_t replayed_header;  // `data` is null while unset; empty: off
     ngx_str_t problem_base;
     ngx_uint_t status_format;  // `idempotency_status`; not inherited

@@ -27,6 +27,10 @@ char *set_hidden_headers(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_replayed_header(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_problem_base(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 
+// answer_directives.cpp: the module's own responses, and who gets which of them.
+char *set_quota(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
+char *set_answer(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
+
 // Sets the ngx_msec_t at cmd->offset.
 char *set_time(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 

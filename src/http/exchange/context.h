@@ -26,6 +26,7 @@ enum class Status {
     store_error,
     bypass,
     unscoped,
+    quota,
 };
 
 // The steps of a request.
@@ -94,6 +95,10 @@ struct Context {
     bool wait_started;  // `conflict wait`: the request has begun to wait for the key
     ngx_msec_t wait_deadline;
     ngx_msec_t claim_delay;  // until the next claim, in milliseconds
+
+    std::uint64_t quota_value;  // QuotaTable::hash of the value of `idempotency_quota`; 0: none
+    Millis quota_wait;          // until the next new key is allowed
+    bool quota_taken;           // the claim that the store was asked for is counted
 
     ngx_msec_t store_call_start;
     ngx_msec_t store_time;  // sum of all waits for the store, in milliseconds

@@ -7,8 +7,8 @@ namespace idempotency {
 
 namespace {
 
-static_assert(static_cast<unsigned>(Status::unscoped) - static_cast<unsigned>(Status::fresh)
-              == static_cast<unsigned>(Count::unscoped) - static_cast<unsigned>(Count::fresh));
+static_assert(static_cast<unsigned>(Status::quota) - static_cast<unsigned>(Status::fresh)
+              == static_cast<unsigned>(Count::quota) - static_cast<unsigned>(Count::fresh));
 
 void count_request(const Context &context)
 {
