@@ -60,10 +60,11 @@ struct Context {
     Exchange *exchange;    // null if the request is not covered; one reference is held
     Stage stage;
     Status status;
-    Millis age;                  // of the response that is replayed
-    Sha256 *body_digest;         // of the request body; null if the fingerprint omits it
-    Origin previous_origin;      // of the upstreams before the last internal redirect
-    Word accel_directives;       // in all X-Accel-Idempotency headers so far
+    Millis age;              // of the response that is replayed
+    Sha256 *body_digest;     // of the request body; null if the fingerprint omits it
+    Origin previous_origin;  // of the upstreams before the last internal redirect
+    Word accel_directives;   // in all X-Accel-Idempotency headers so far
+    ngx_str_t grpc_timeout;  // the header of a gRPC request, which is not sent to the application
     ngx_uint_t original_method;  // nginx's bit, without the bit that the guard adds
 
     // the response

@@ -1,6 +1,7 @@
 #include "http/request/replay.h"
 
 #include "http/answer/fields.h"
+#include "http/answer/problem.h"
 
 namespace idempotency {
 
@@ -45,7 +46,7 @@ ngx_int_t send_response(ngx_http_request_t *r, std::string_view body)
 ngx_int_t replay(Context &context, const Record &record)
 {
     ngx_http_request_t *r = context.request;
-    ngx_int_t rc = ngx_http_discard_request_body(r);
+    ngx_int_t rc = discard_body(r);
 
     if (rc != NGX_OK) {
         return rc;
