@@ -76,7 +76,6 @@ $nginx->set(http => $other, server => <<"END")->start;
         location /dead/ { error_page 502 /sorry.html; proxy_pass http://127.0.0.1:$dead; }
         location /dead-then-app/ { error_page 502 = \@second; proxy_pass http://127.0.0.1:$dead; }
         location /dead-and-dead/ { error_page 502 = \@dead; proxy_pass http://127.0.0.1:$dead; }
-        location /broken-then-app/ { error_page 502 = \@second; proxy_pass http://app; }
         location /status/ { proxy_intercept_errors on; error_page 418 =503 /sorry.html; proxy_pass http://app; }
 
         location /try/named { try_files /nothing \@second; }
@@ -238,8 +237,6 @@ is_kept('/status/acted', 503, $content{'sorry.html'}, 'a page as 503 of an appli
 }
 
 is_kept('/dead-then-app/a', 201, qr{^#\d+ POST /second}, 'an application in place of one that cannot be reached', '/second' => 1);
-is_kept('/broken-then-app/a', 201, qr{^#\d+ POST /second}, 'an application in place of one that broke off', query => '?abort=before',
-    '/broken-then-app/a' => 1, '/second' => 1);
 
 # try_files, rewrite, index
 

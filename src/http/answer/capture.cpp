@@ -9,7 +9,8 @@
 #include "http/answer/malformed_body.h"
 #include "http/answer/pass_through.h"
 #include "http/answer/subrequest.h"
-#include "http/exchange/guard.h"
+#include "http/exchange/meaning.h"
+#include "http/exchange/redirect.h"
 
 namespace idempotency {
 
@@ -48,31 +49,13 @@ bool is_too_large(ngx_http_request_t *r, const LocationConfig &conf)
            && static_cast<size_t>(r->headers_out.content_length_n) > conf.max_body;
 }
 
-// A retriable status means that the application has not acted on the request.  So the
-// status of the application must be retriable too: after X-Accel-Redirect nginx may
-// refuse the file, and an error page may have another status.
-bool is_retriable(ngx_http_request_t *r, const StatusSet &retriable)
-{
-    ngx_http_upstream_t *u = r->upstream;
-
-    return retriable.has(r->headers_out.status)
-           && (u == nullptr || u->headers_in.status_n == 0
-               || retriable.has(u->headers_in.status_n));
-}
-
 ResponseFacts collect_response_facts(const Context &context)
 {
-    ngx_http_request_t *r = context.request;
     ResponseFacts facts;
 
-    // Without an upstream, the response is a file or comes from another module, unless an
-    // upstream should have been created.
-    facts.origin = r->upstream == nullptr && context.previous_origin == Origin::not_reached
-                           && !context.upstream_not_created
-                       ? Origin::application
-                       : origin_of(context);
+    facts.origin = origin_of(context);
     facts.unknown = static_cast<UnknownPolicy>(context.conf->unknown);
-    facts.retriable = is_retriable(r, *context.conf->retriable);
+    facts.retriable = context.meaning.known && context.meaning.retriable;
     facts.word = context.accel_directives;
     return facts;
 }
@@ -116,7 +99,13 @@ ngx_int_t begin_response(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
-    take_accel_headers(r, *context.conf, context.accel_directives);
+    bool was_known = context.meaning.known;
+    Word ignored;
+
+    note_response(context);
+
+    // what an error page says about itself does not count
+    take_accel_headers(r, *context.conf, was_known ? ignored : context.accel_directives);
 
     if (!context.accel_directives.well_formed) {
         ngx_log_error(
@@ -181,6 +170,11 @@ ngx_int_t on_header(ngx_http_request_t *r)
     }
 
     if (r->headers_out.status >= NGX_HTTP_OK) {
+        if (is_refused(*context)) {
+            release_refused(*context);
+            return next_header_filter(r);
+        }
+
         return begin_response(*context);
     }
 

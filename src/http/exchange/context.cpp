@@ -17,6 +17,7 @@ Context *find_by_cleanup(ngx_http_request_t *r)
             auto *context = static_cast<Context *>(c->data);
 
             ngx_http_set_ctx(r, context, ngx_http_idempotency_module);
+            context->redirected = true;
             return context;
         }
     }
@@ -55,7 +56,7 @@ Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status stat
     context->conf = conf;
     context->stage = Stage::inactive;
     context->status = status;
-    context->previous_origin = Origin::not_reached;
+    context->meaning.origin = Origin::not_reached;
     context->accel_directives = Word{};
     context->original_method = r->method;
 
