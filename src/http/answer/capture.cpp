@@ -67,7 +67,8 @@ void start_settling(Context &context)
     stop_timer(context);
 
     if (context.settlement == Settlement::keep
-        && !write_response_record(r, *context.exchange, *context.conf, context.ttl))
+        && !write_response_record(r, *context.exchange, *context.conf, context.ttl,
+                                  recorded_hops(context)))
     {
         ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
                       "idempotency: no memory for the record of a response, or its headers are "
@@ -117,6 +118,11 @@ ngx_int_t begin_response(Context &context)
     ResponseFacts facts = collect_response_facts(context);
 
     context.settlement = decide_settlement(facts);
+
+    if (context.settlement == Settlement::keep && !finish_hops(context)) {
+        context.settlement = Settlement::not_kept;
+    }
+
     context.outcome_unknown = facts.origin == Origin::broken;
     context.ttl =
         context.accel_directives.ttl != 0 ? context.accel_directives.ttl : context.conf->ttl;

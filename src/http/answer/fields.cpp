@@ -333,7 +333,7 @@ ngx_table_elt_t *add_field(ngx_http_request_t *r, std::string_view name, std::st
 }
 
 bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const LocationConfig &conf,
-                           Millis lifetime)
+                           Millis lifetime, std::string_view hops)
 {
     std::string_view status_line = view(r->headers_out.status_line);
 
@@ -344,7 +344,8 @@ bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const Loca
         return false;
     }
 
-    unsigned char *prefix = exchange.response().allocate_prefix(kRecordHeadSize + sizer.size());
+    unsigned char *prefix =
+        exchange.response().allocate_prefix(kRecordHeadSize + sizer.size() + size_of_hops(hops));
 
     if (prefix == nullptr) {
         return false;
@@ -354,6 +355,7 @@ bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const Loca
 
     writer.start_response(static_cast<std::uint16_t>(r->headers_out.status), status_line);
     visit_fields(r, conf, writer);
+    writer.add_hops(hops);
 
     auto *piece = static_cast<std::string_view *>(exchange.response().body_pieces().elts);
 

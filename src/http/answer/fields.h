@@ -8,10 +8,10 @@
 namespace idempotency {
 
 // Writes the record of the response (status, header fields, digest of the held body)
-// into memory of the exchange.  `lifetime` is in milliseconds.  False if there is no
-// memory, or if the fields don't fit into a record.
+// into memory of the exchange.  `lifetime` is in milliseconds, `hops` is what a HopWriter
+// has written.  False if there is no memory, or if the fields don't fit into a record.
 bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const LocationConfig &conf,
-                           Millis lifetime);
+                           Millis lifetime, std::string_view hops);
 
 // Fills r->headers_out from a record, whose memory must live as long as the request.
 // NGX_OK or NGX_ERROR.

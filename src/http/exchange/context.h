@@ -6,6 +6,7 @@
 
 #include "core/decision.h"
 #include "core/grpc.h"
+#include "core/hops.h"
 #include "http/config/config.h"
 
 namespace idempotency {
@@ -33,18 +34,19 @@ enum class Problem : unsigned char;
 
 // How the request got here.  docs/architecture.md has the transitions.
 enum class Stage {
-    inactive,          // the module does nothing (any more) with this request
-    refused,           // something else refused it: it is on the way to an error page
-    problem,           // the module refused it: it is on the way to an error page
-    before_try_files,  // waits for `try_files`, which may redirect to another location
-    reading_body,      // reads the body and computes its digest
-    claiming,          // waits for the store's reply to the claim
-    claim_replied,     // the reply is in the exchange
-    waiting_to_claim,  // another request has the key: waits, then claims again
-    executing,         // holds the claim; the upstream has not sent a response yet
-    capturing,         // the response arrives and is held
-    settling,          // the whole response is held; waits until the claim is settled
-    passing_through,   // the response is sent, or is being passed through
+    inactive,            // the module does nothing (any more) with this request
+    refused,             // something else refused it: it is on the way to an error page
+    problem,             // the module refused it: it is on the way to an error page
+    before_try_files,    // waits for `try_files`, which may redirect to another location
+    reading_body,        // reads the body and computes its digest
+    claiming,            // waits for the store's reply to the claim
+    claim_replied,       // the reply is in the exchange
+    redirecting_replay,  // passes the internal redirects of the response that is replayed
+    waiting_to_claim,    // another request has the key: waits, then claims again
+    executing,           // holds the claim; the upstream has not sent a response yet
+    capturing,           // the response arrives and is held
+    settling,            // the whole response is held; waits until the claim is settled
+    passing_through,     // the response is sent, or is being passed through
 };
 
 // The functions with which an upstream module reads a response body, while this
@@ -62,6 +64,15 @@ struct Meaning {
     Origin origin;
     bool retriable;   // the application has not acted on the request
     unsigned status;  // of the application; 0 if there is none
+};
+
+// A replay that passes the internal redirects of its response.
+struct Replay {
+    Record record;
+    HopCursor cursor;
+    Hop hop;          // the last one
+    bool begins_hop;  // this module redirects the request
+    bool is_at_hop;   // nothing else has redirected the request since
 };
 
 // Lives in the request's pool.  `ngx_http_internal_redirect` and similar functions
@@ -84,9 +95,13 @@ struct Context {
     bool passes_status;       // with `=`: the status of the page is that of the response
     bool is_in_checks;        // in a location whose access checks are not over yet
     bool barred;              // no content handler may get the request with its body
+    bool is_get;              // an internal redirect has made it a GET
     bool became_get;          // an `error_page` with a URI has made it a GET without body
     ngx_uint_t error_status;  // for which nginx follows or has followed an `error_page`
     Problem problem;          // in stage `problem`
+    HopWriter *hops;          // since the claim; null if there are none
+    bool hops_lost;           // they can't be recorded
+    Replay *replay;           // in stage `redirecting_replay`
 
     ngx_uint_t original_method;  // nginx's bit, without the bit that the guard adds
 

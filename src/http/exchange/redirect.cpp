@@ -1,5 +1,7 @@
 #include "http/exchange/redirect.h"
 
+#include <new>
+
 #include "http/exchange/exchange.h"
 #include "http/exchange/guard.h"
 #include "http/exchange/meaning.h"
@@ -7,6 +9,12 @@
 namespace idempotency {
 
 namespace {
+
+ngx_http_core_loc_conf_t *location_of(ngx_http_request_t *r)
+{
+    return static_cast<ngx_http_core_loc_conf_t *>(
+        ngx_http_get_module_loc_conf(r, ngx_http_core_module));
+}
 
 // An unbuffered body (`proxy_request_buffering off`) is read while the exchange runs.
 bool is_body_unreadable(const Context &context)
@@ -33,6 +41,41 @@ void note_status_without_upstream(Context &context, ngx_uint_t status)
 
 enum class Target { uri, named_location };
 
+// Not `location.named`: the block of a `limit_except` or an `if` has only the name.
+bool is_named(const ngx_http_core_loc_conf_t &location)
+{
+    return location.name.len > 0 && location.name.data[0] == '@';
+}
+
+// A redirect out of access checks (`return`, access_by_lua) can't be told from a refusal when
+// a replay passes it, nor can the named location that `rewrite ... last` has left.
+bool add_hop(Context &context, Target target)
+{
+    ngx_http_request_t *r = context.request;
+    const ngx_http_core_loc_conf_t &location = *location_of(r);
+
+    if (context.is_in_checks || (target == Target::named_location && !is_named(location))) {
+        return false;
+    }
+
+    if (context.hops == nullptr) {
+        auto *memory =
+            static_cast<unsigned char *>(ngx_palloc(r->pool, sizeof(HopWriter) + kLargestHops));
+
+        if (memory == nullptr) {
+            return false;
+        }
+
+        context.hops = new (memory) HopWriter(memory + sizeof(HopWriter));
+    }
+
+    bool is_get = r->method == NGX_HTTP_GET && !context.is_get;
+
+    context.is_get |= is_get;
+    context.hops->add({view(target == Target::uri ? r->uri : location.name), is_get});
+    return context.hops->fits();
+}
+
 void note_redirect_to(Context &context, Target target)
 {
     if (!context.redirected) {
@@ -48,7 +91,12 @@ void note_redirect_to(Context &context, Target target)
 
     if (context.stage == Stage::executing) {
         note_exchange(context);
+        context.hops_lost |= !add_hop(context, target);
         context.is_in_checks = true;
+
+    } else if (context.stage == Stage::redirecting_replay) {
+        context.replay->is_at_hop = context.replay->begins_hop;
+        context.replay->begins_hop = false;
     }
 }
 
@@ -122,6 +170,7 @@ void on_error_page(ngx_http_request_t *r, ngx_uint_t status)
     case Stage::reading_body:
     case Stage::claiming:
     case Stage::claim_replied:
+    case Stage::redirecting_replay:
     case Stage::waiting_to_claim:
         context->stage = Stage::refused;
         break;
@@ -151,6 +200,27 @@ ngx_int_t on_preaccess(ngx_http_request_t *r)
 {
     note_internal_redirect(r, Target::named_location);
     return NGX_DECLINED;
+}
+
+bool finish_hops(Context &context)
+{
+    if (context.hops != nullptr && !context.hops_lost) {
+        context.hops->finish(view(location_of(context.request)->name));
+        context.hops_lost = !context.hops->fits();
+    }
+
+    if (context.hops_lost) {
+        ngx_log_error(NGX_LOG_WARN, context.request->connection->log, 0,
+                      "idempotency: the internal redirects to the location of this response "
+                      "can't be recorded: the response is not kept");
+    }
+
+    return !context.hops_lost;
+}
+
+std::string_view recorded_hops(const Context &context)
+{
+    return context.hops != nullptr ? context.hops->data() : std::string_view();
 }
 
 bool is_refused(Context &context)

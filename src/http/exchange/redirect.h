@@ -24,6 +24,11 @@ void note_redirect(Context &context);
 // are over.  Returns what the phase handler returns.
 ngx_int_t enter_content(Context &context);
 
+// The internal redirects since the claim, when the header of the response is there.
+// `finish_hops` is false if they can't be recorded; it logs that.
+bool finish_hops(Context &context);
+std::string_view recorded_hops(const Context &context);
+
 // Whether something in a location has refused a claimed request that no application has
 // got: an access check, a limit, `return`, or a request body that can't be read.
 bool is_refused(Context &context);

@@ -9,6 +9,7 @@
 #include "http/exchange/redirect.h"
 #include "http/request/body_digest.h"
 #include "http/request/claim.h"
+#include "http/request/replay.h"
 
 namespace idempotency {
 
@@ -315,6 +316,9 @@ ngx_int_t on_request(ngx_http_request_t *r)
 
     case Stage::executing:
         return enter_content(*context);
+
+    case Stage::redirecting_replay:
+        return continue_replay(*context);
 
     case Stage::problem:
         return continue_to_error_page(*context);
