@@ -131,6 +131,8 @@ sub run_one {
     my ($status, $code) = ($one->{answer}->status, $one->{answer}->code);
     # the first request may be the one that fails
     my $right = $status == ($case->{status} // 201) || $one->{error} && $case->{during} && $code =~ /^(?:outcome_unknown|response_not_kept)$/;
+    # on a busy machine the connection to Redis breaks before the claim is granted
+    $right ||= $case->{redis} && $case->{during} && $status == 503 && $code eq 'store_unavailable';
     push @{$case->{wrong}}, describe($one) if !$right && !($one->{error} && $is_failure{$status})
         || grep { defined && $_->status_line eq 'no response in time' } @$one{qw(answer held)};
     return $one->{error} && ($nginx->workers)[0] == $case->{worker};

@@ -4,8 +4,6 @@ namespace idempotency {
 
 namespace {
 
-constexpr Millis kLongestTtl = Millis(366) * 24 * 3600;  // in seconds: 366 days
-
 bool is_space(char c) { return c == ' ' || c == '\t'; }
 
 std::string_view trimmed(std::string_view text)
@@ -36,7 +34,7 @@ bool equals_ignoring_case(std::string_view text, std::string_view lower)
     return true;
 }
 
-// 0 if the text is not a number of seconds from 1 to kLongestTtl.
+// 0 if the text is not a number of seconds from 1 to those of kLongestTtl.
 Millis seconds(std::string_view digits)
 {
     Millis value = 0;
@@ -48,7 +46,7 @@ Millis seconds(std::string_view digits)
 
         value = value * 10 + static_cast<Millis>(c - '0');
 
-        if (value > kLongestTtl) {
+        if (value > kLongestTtl / 1000) {
             return 0;
         }
     }
@@ -97,6 +95,25 @@ Action decide_by_record(const Record &record, Millis remaining, const Fingerprin
     }
 
     return Action::replay;
+}
+
+Millis ttl_of_status(const TtlRule *rules, std::size_t count, unsigned status, Millis otherwise)
+{
+    Millis ttl = otherwise;
+
+    for (std::size_t i = 0; i < count; i++) {
+        if (status < rules[i].first || status > rules[i].last) {
+            continue;
+        }
+
+        ttl = rules[i].ttl;
+
+        if (rules[i].first == rules[i].last) {
+            break;
+        }
+    }
+
+    return ttl;
 }
 
 Millis hold_time(UnknownPolicy policy, Millis hold, Millis ttl)
@@ -152,6 +169,10 @@ Settlement decide_settlement(const ResponseFacts &facts)
 
     if (facts.origin == Origin::application && facts.retriable) {
         return Settlement::release;
+    }
+
+    if (facts.call_given_up && !(facts.unknown == UnknownPolicy::store && facts.keepable)) {
+        return decide_without_response(Origin::broken, facts.unknown);
     }
 
     return facts.keepable ? Settlement::keep : Settlement::not_kept;

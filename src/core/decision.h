@@ -33,6 +33,20 @@ enum class Origin {
 // `idempotency_unknown`
 enum class UnknownPolicy { hold, release, store };
 
+// The longest lifetime that a response can get while nginx runs: 366 days, in milliseconds.
+constexpr Millis kLongestTtl = Millis(366) * 24 * 3600 * 1000;
+
+// One `CODE=TIME` of `idempotency_ttl`.  404 is a range of one status, 4xx one of a hundred.
+struct TtlRule {
+    unsigned first;
+    unsigned last;
+    Millis ttl;
+};
+
+// The lifetime of a response with this status: a rule for the status alone counts more than one for
+// its class, whatever their order.  `otherwise`: there is no rule.
+Millis ttl_of_status(const TtlRule *rules, std::size_t count, unsigned status, Millis otherwise);
+
 // How long an unknown outcome is held, in milliseconds.  `hold` is the TIME of the
 // directive, 0 if there is none; `ttl` is that of `idempotency_ttl`.
 Millis hold_time(UnknownPolicy policy, Millis hold, Millis ttl);
@@ -52,8 +66,9 @@ void parse_word(std::string_view field, Word &word);
 struct ResponseFacts {
     Origin origin = Origin::application;
     UnknownPolicy unknown = UnknownPolicy::hold;
-    bool retriable = false;  // the status means 'not acted on'
-    bool keepable = true;    // small enough, and no stream
+    bool retriable = false;      // the status means 'not acted on'
+    bool keepable = true;        // it is small enough, and complete
+    bool call_given_up = false;  // the gRPC status is CANCELLED or DEADLINE_EXCEEDED
     Word word;
 };
 

@@ -261,6 +261,21 @@ void Zone::expire_some(Millis now)
     }
 }
 
+Millis Zone::time_to_next_expiry(Millis now) const
+{
+    Millis earliest = 0;
+
+    for (Heap heap : {results, claims}) {
+        if (head()->heap_count[heap] > 0) {
+            Millis due = Millis(node(heap, 0).due_tick) << kZoneTickShift;
+
+            earliest = earliest == 0 ? due : std::min(earliest, due);
+        }
+    }
+
+    return earliest > now ? earliest - now : 0;
+}
+
 std::uint32_t Zone::first_result_to_expire() const
 {
     return head()->heap_count[results] > 0 ? node(results, 0).entry : kNoBlock;

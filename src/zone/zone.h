@@ -111,6 +111,9 @@ protected:
     // The same, for up to a fixed number of entries.
     void expire_some(Millis now);
 
+    // How long it takes until the first entry, or the first lease, expires.  0: there is none.
+    Millis time_to_next_expiry(Millis now) const;
+
     // The number of entries of kind `claim`.
     std::size_t claim_count() const;
 

@@ -195,7 +195,7 @@ private:
         call.ended(call);
     }
 
-    void error_reply(const char *what, const char *code, const KeyId *) override
+    void error_reply(const char *what, const char *code, const KeyId *, const char *) override
     {
         EXPECT(std::strlen(what) > 0);
         EXPECT(std::strlen(code) > 0 && std::strlen(code) < sizeof(ServerReply::code));

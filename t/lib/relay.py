@@ -16,6 +16,8 @@ A command is a line, its reply is a line:
     sever COUNT         forward so many bytes of the next reply, then close its connection
     insert HEX          forward these bytes ahead of the next reply
     replace HEX         forward these bytes in place of the next reply
+    forget              forward nothing over the connections that are there, but over new ones
+    rate BYTES          forward at most so many bytes a second, in both directions; 0 ends this
     delay SECONDS       delay each piece of a reply by this time; 0 ends this
     trickle SECONDS     forward replies byte by byte, and wait for this time before each byte; 0 ends this
     close               close all connections
@@ -27,6 +29,7 @@ A command is a line, its reply is a line:
 """
 
 import asyncio
+import socket
 
 from serving import port_argument, serve_until_stopped
 
@@ -43,6 +46,9 @@ class Relay:
         self.stopped_passes = asyncio.Event()
         self.delay = 0
         self.trickle = 0
+        self.rate = 0
+        self.budget_at = 0
+        self.forgotten = set()
         self.reset()
 
     def reset(self):
@@ -53,10 +59,25 @@ class Relay:
         self.plan = None
         self.delay = 0
         self.trickle = 0
+        self.rate = 0
 
     async def listen(self):
-        self.server = await asyncio.start_server(
-            self.serve, '127.0.0.1', self.options.port, backlog=512)
+        # a small buffer: a sender sees how fast its bytes are forwarded
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        listener.bind(('127.0.0.1', self.options.port))
+        self.server = await asyncio.start_server(self.serve, sock=listener, backlog=512)
+
+    async def keep_rate(self, data):
+        if self.rate:
+            now = asyncio.get_running_loop().time()
+            self.budget_at = max(now, self.budget_at) + len(data) / self.rate
+            await asyncio.sleep(self.budget_at - now)
+
+    async def forget(self, pair):
+        if pair[0] in self.forgotten:
+            await asyncio.Event().wait()
 
     async def serve(self, reader, writer):
         self.accepted += 1
@@ -71,7 +92,7 @@ class Relay:
         pair = (writer, up_writer)
         self.pairs.add(pair)
         ways = [asyncio.ensure_future(way) for way in (
-            self.requests(reader, up_writer), self.replies(up_reader, writer))]
+            self.requests(reader, up_writer, pair), self.replies(up_reader, writer, pair))]
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         for way in ways:
             way.cancel()
@@ -80,15 +101,19 @@ class Relay:
         for end in pair:
             end.close()
 
-    async def requests(self, reader, writer):
+    async def requests(self, reader, writer, pair):
         while data := await reader.read(65536):
             await self.requests_pass.wait()
+            await self.keep_rate(data)
+            await self.forget(pair)
             writer.write(data)
             await writer.drain()
 
-    async def replies(self, reader, writer):
+    async def replies(self, reader, writer, pair):
         while data := await reader.read(65536):
             await self.replies_pass.wait()
+            await self.keep_rate(data)
+            await self.forget(pair)
             if self.delay:
                 await asyncio.sleep(self.delay)
 
@@ -144,6 +169,10 @@ class Relay:
             self.delay = float(argument)
         elif word == 'trickle':
             self.trickle = float(argument)
+        elif word == 'forget':
+            self.forgotten = {pair[0] for pair in self.pairs}
+        elif word == 'rate':
+            self.rate = int(argument)
         elif word == 'close':
             self.close_all()
         elif word == 'refuse':

@@ -62,6 +62,20 @@ UNIT_TEST(a_claim_without_a_lease_is_an_unknown_outcome)
     assert_int_equal(int(decide_by_record(record, 1, fingerprint_of(1))), int(Action::in_progress));
 }
 
+UNIT_TEST(a_lifetime_depends_on_the_status)
+{
+    constexpr TtlRule rules[] = {{400, 499, 4}, {404, 404, 44}, {500, 500, 50}, {500, 599, 5}};
+
+    assert_int_equal(ttl_of_status(rules, 4, 200, 2), 2);
+    assert_int_equal(ttl_of_status(rules, 4, 400, 2), 4);
+    assert_int_equal(ttl_of_status(rules, 4, 404, 2), 44);
+    assert_int_equal(ttl_of_status(rules, 4, 499, 2), 4);
+    assert_int_equal(ttl_of_status(rules, 4, 500, 2), 50);
+    assert_int_equal(ttl_of_status(rules, 4, 599, 2), 5);
+    assert_int_equal(ttl_of_status(rules, 4, 600, 2), 2);
+    assert_int_equal(ttl_of_status(nullptr, 0, 404, 2), 2);
+}
+
 UNIT_TEST(an_unknown_outcome_is_held_as_long_as_a_response_by_default)
 {
     assert_int_equal(hold_time(UnknownPolicy::hold, 0, 500), 500);
@@ -126,6 +140,30 @@ UNIT_TEST(a_broken_exchange_follows_the_policy)
     expect(decide_without_response(Origin::broken, UnknownPolicy::store), Settlement::unknown);
     expect(decide_without_response(Origin::broken, UnknownPolicy::hold), Settlement::unknown);
     expect(decide_without_response(Origin::broken, UnknownPolicy::release), Settlement::release);
+}
+
+UNIT_TEST(a_call_that_was_given_up_follows_the_policy)
+{
+    ResponseFacts facts;
+
+    facts.call_given_up = true;
+    expect(settle(facts), Settlement::unknown);
+
+    facts.unknown = UnknownPolicy::release;
+    expect(settle(facts), Settlement::release);
+
+    facts.unknown = UnknownPolicy::store;
+    expect(settle(facts), Settlement::keep);
+
+    facts.keepable = false;  // there is nothing to store
+    expect(settle(facts), Settlement::unknown);
+
+    facts.word.no_store = true;  // the application knows better
+    expect(settle(facts), Settlement::not_kept);
+
+    facts.word = Word();
+    facts.retriable = true;
+    expect(settle(facts), Settlement::release);
 }
 
 UNIT_TEST(the_response_header_of_the_application_is_parsed)

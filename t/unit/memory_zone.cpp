@@ -110,6 +110,50 @@ UNIT_TEST(a_claim_excludes_and_a_result_is_found)
     }
 }
 
+UNIT_TEST(a_key_is_looked_up_without_a_claim)
+{
+    Fixture f;
+
+    expect(f.zone.look_up(f.id(1), f.now).reply.verdict, Verdict::gone);
+    assert_int_equal(f.zone.entry_count(), 0);
+
+    ClaimNumber by = f.take(1, 100);
+
+    expect(f.zone.look_up(f.id(1), f.now).reply.verdict, Verdict::found);
+    expect(f.settle(1, by, "result", 1000), Verdict::done);
+
+    auto found = f.zone.look_up(f.id(1), f.now + 400);
+
+    assert_string_equal(f.value(found).c_str(), "result");
+    assert_int_equal(found.reply.remaining, 600);
+    expect(f.zone.look_up(f.id(1), f.now + 1000).reply.verdict, Verdict::gone);
+}
+
+// The precision is that of an expiry: a tick of 128 ms.
+UNIT_TEST(a_full_zone_says_when_something_expires)
+{
+    Fixture f(kZoneMinimum);
+
+    expect(f.settle(1000, f.take(1000), std::string(1000, 'x'), 5000), Verdict::done);
+
+    for (unsigned n = 0;; n++) {
+        Reply reply = f.claim(n, 60000, 1000).reply;
+
+        if (reply.verdict == Verdict::full) {
+            assert_true(reply.remaining >= 5000 && reply.remaining <= 5000 + 128);
+            f.now += reply.remaining;
+            expect(f.claim(n, 60000).reply.verdict, Verdict::claimed);
+            break;
+        }
+    }
+
+    // leases only
+    Reply reply = f.claim(2000).reply;
+
+    expect(reply.verdict, Verdict::full);
+    assert_true(reply.remaining >= 54000 && reply.remaining <= 60000);
+}
+
 UNIT_TEST(another_claim_changes_nothing)
 {
     Fixture f;

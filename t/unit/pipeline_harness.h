@@ -42,6 +42,7 @@ struct TestCall : Call {
         lifetime = 30000;
         claim = claim_id(key);
         Call::allocate_value = allocate_found;
+        value = {&piece, 1};  // without a value a claim would only look up
         ended = on_ended;
     }
 
@@ -104,7 +105,7 @@ struct Harness : RedisPipeline::Events {
 
     void greeted() override { greetings++; }
 
-    void error_reply(const char *what, const char *code, const KeyId *id) override
+    void error_reply(const char *what, const char *code, const KeyId *id, const char *) override
     {
         errors += std::string(what) + " " + code + (id != nullptr ? " key;" : ";");
     }

@@ -8,53 +8,35 @@ namespace idempotency {
 
 namespace {
 
-struct ProblemText {
-    ngx_uint_t status;
-    const char *status_line;  // nginx has none for 422
-    const char *code;
-    const char *title;
-    const char *detail;
-};
+// What `idempotency_answer` makes of the response.
+ProblemText problem_text(const LocationConfig &conf, Problem problem)
+{
+    ProblemText text = default_problem_text(problem);
+
+    if (conf.answers == nullptr) {
+        return text;
+    }
+
+    const AnswerOverride &answer = conf.answers[static_cast<std::size_t>(problem)];
+
+    if (answer.status != 0) {
+        text.status = static_cast<unsigned>(answer.status);
+    }
+
+    if (answer.code != nullptr) {
+        text.code = answer.code;
+    }
+
+    return text;
+}
 
 // The reason phrase: with the type "about:blank" it is the title (RFC 9457, section
 // 4.2.1).
-const char *reason_phrase(const ProblemText &text) { return text.status_line + sizeof("409 ") - 1; }
-
-const ProblemText &problem_text(Problem problem)
+const char *reason_phrase(const ProblemText &text)
 {
-    static constexpr ProblemText texts[] = {
-        {400, "400 Bad Request", "idempotency_key_missing", "Idempotency-Key header is missing",
-         "This request needs an Idempotency-Key header. Choose a new unique value for each "
-         "operation, and send the same value again when you retry the operation."},
-        {400, "400 Bad Request", "idempotency_scope_missing", "Client is not identified",
-         "This request has an idempotency key, but no credentials (such as an Authorization "
-         "header) that identify the client. Send the request with credentials."},
-        {400, "400 Bad Request", "idempotency_key_invalid", "Idempotency key is invalid",
-         "Send exactly one Idempotency-Key header. Its value must have 1 to 255 visible ASCII "
-         "characters, or be a quoted string (RFC 9651)."},
-        {422, "422 Unprocessable Content", "idempotency_key_reused",
-         "Idempotency key was used for another request",
-         "Another request was sent with this idempotency key before. To retry that request, send "
-         "it unchanged. For a new request, use a new key."},
-        {409, "409 Conflict", "request_in_progress", "First request is still in progress",
-         "Another request with this idempotency key is still being processed. Retry later with "
-         "the same key to get its response."},
-        {409, "409 Conflict", "outcome_unknown", "Outcome of the first request is unknown",
-         "A request with this idempotency key was sent to the application, but no complete "
-         "response was received. The operation may or may not have been performed. Check its "
-         "state before you continue."},
-        {409, "409 Conflict", "response_not_kept", "Response of the first request was not kept",
-         "A request with this idempotency key was processed, but its response was not kept and "
-         "can't be sent again. Do not repeat the operation with a new key."},
-        {503, "503 Service Unavailable", "store_unavailable", "Idempotency store is unavailable",
-         "The request was not processed, because a duplicate could not be excluded. Retry later "
-         "with the same key."},
-        {502, "502 Bad Gateway", "outcome_unknown", "Response of the application is incomplete",
-         "The response of the application ended early. The operation may or may not have been "
-         "performed. Retry with the same key to learn its state."},
-    };
+    const char *line = error_status_line(text.status);
 
-    return texts[static_cast<std::size_t>(problem)];
+    return line != nullptr ? line + sizeof("409 ") - 1 : text.title;
 }
 
 // A base that ends with a letter or digit gets a slash before the code.
@@ -146,12 +128,25 @@ ngx_buf_t *format_body(ngx_http_request_t *r, const ProblemText &text, const ngx
         return nullptr;
     }
 
-    b->last = ngx_sprintf(b->last,
-                          "{\"type\":\"%V\",\"title\":\"%s\",\"status\":%ui,\"detail\":\"%s\","
-                          "\"code\":\"%s\"}\n",
-                          &type, title, text.status, text.detail, text.code);
+    b->last =
+        ngx_sprintf(b->last,
+                    "{\"type\":\"%V\",\"title\":\"%s\",\"status\":%ui,\"detail\":\"%s\","
+                    "\"code\":\"%s\"}\n",
+                    &type, title, static_cast<ngx_uint_t>(text.status), text.detail, text.code);
     b->last_buf = 1;
     return b;
+}
+
+// Without it nginx, which does not know 422, would send the status alone.
+void set_status_line(ngx_http_request_t *r, unsigned status)
+{
+    const char *line = error_status_line(status);
+
+    ngx_str_null(&r->headers_out.status_line);
+
+    if (line != nullptr) {
+        r->headers_out.status_line = to_ngx(line);
+    }
 }
 
 // Sets the status and the headers.  Returns the body, or null if there is no memory.
@@ -173,9 +168,7 @@ ngx_buf_t *prepare_problem(ngx_http_request_t *r, const LocationConfig &conf,
     }
 
     r->headers_out.status = text.status;
-    r->headers_out.status_line.data =
-        reinterpret_cast<u_char *>(const_cast<char *>(text.status_line));
-    r->headers_out.status_line.len = ngx_strlen(text.status_line);
+    set_status_line(r, text.status);
     r->headers_out.content_length_n = body->last - body->pos;
     ngx_str_set(&r->headers_out.content_type, "application/problem+json");
     r->headers_out.content_type_len = r->headers_out.content_type.len;
@@ -189,7 +182,7 @@ ngx_buf_t *prepare_problem(ngx_http_request_t *r, const LocationConfig &conf,
 ngx_int_t refuse_request(Context &context, Status status, Problem problem, Millis retry_after)
 {
     ngx_http_request_t *r = context.request;
-    const ProblemText &text = problem_text(problem);
+    const ProblemText text = problem_text(*context.conf, problem);
 
     bool is_repeated = context.stage == Stage::problem;
 
@@ -245,7 +238,7 @@ ngx_int_t send_problem(ngx_http_request_t *r, const LocationConfig &conf, Proble
 {
     ngx_http_clean_header(r);
 
-    ngx_chain_t out{prepare_problem(r, conf, problem_text(problem)), nullptr};
+    ngx_chain_t out{prepare_problem(r, conf, problem_text(conf, problem)), nullptr};
 
     if (out.buf == nullptr) {
         return NGX_ERROR;

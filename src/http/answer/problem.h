@@ -2,21 +2,10 @@
 
 #pragma once
 
+#include "core/problem.h"
 #include "http/exchange/context.h"
 
 namespace idempotency {
-
-enum class Problem : unsigned char {
-    key_missing,
-    scope_missing,
-    key_invalid,
-    key_reused,
-    in_progress,
-    outcome_unknown,
-    response_not_kept,
-    store_unavailable,
-    response_incomplete,
-};
 
 // Refuses the request with a problem response, in a phase handler, and returns what the
 // handler returns.  A configured `error_page` for the status is used instead.

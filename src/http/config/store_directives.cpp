@@ -32,9 +32,7 @@ char *read_time(ngx_conf_t *cf, ngx_uint_t argument, ngx_int_t &field)
 {
     field = parse_time(&arguments(cf)[argument]);
 
-    return field != NGX_ERROR
-               ? NGX_CONF_OK
-               : reject_argument(cf, argument, "it must be a time above 0, such as 500ms or 1s");
+    return field != NGX_ERROR ? NGX_CONF_OK : reject_argument(cf, argument, kValidTime);
 }
 
 char *read_text(ngx_conf_t *cf, ngx_str_t &field, const char *expected)

@@ -232,7 +232,10 @@ bool is_refused(Context &context)
 
 void release_refused(Context &context)
 {
-    context.stage = Stage::refused;
+    if (!advance(context, Stage::refused)) {
+        return;
+    }
+
     context.status = Status::none;
     context.exchange->settle(Settlement::release, 0, nullptr);
 }

@@ -8,8 +8,8 @@ namespace idempotency {
 
 namespace {
 
-static_assert(static_cast<unsigned>(Status::unscoped) - static_cast<unsigned>(Status::fresh)
-              == static_cast<unsigned>(Count::unscoped) - static_cast<unsigned>(Count::fresh));
+static_assert(static_cast<unsigned>(Status::quota) - static_cast<unsigned>(Status::fresh)
+              == static_cast<unsigned>(Count::quota) - static_cast<unsigned>(Count::fresh));
 
 void count_request(const Context &context)
 {
@@ -18,8 +18,6 @@ void count_request(const Context &context)
             static_cast<unsigned>(context.status) - static_cast<unsigned>(Status::fresh)));
     }
 }
-
-}  // namespace
 
 // A content handler without an upstream (`content_by_lua`) may have acted on the request
 // before the request was ended.
@@ -37,6 +35,19 @@ Origin origin_at_end(const Context &context)
                : origin_of(context);
 }
 
+}  // namespace
+
+Settlement settlement_at_end(const Context &context)
+{
+    // the application has responded, and its stream has broken off
+    if (context.stage == Stage::streaming) {
+        return Settlement::not_kept;
+    }
+
+    return decide_without_response(origin_at_end(context),
+                                   static_cast<UnknownPolicy>(context.conf->unknown));
+}
+
 void on_request_destroyed(Context &context)
 {
     stop_timer(context);
@@ -48,11 +59,10 @@ void on_request_destroyed(Context &context)
 
     context.exchange->detach();
 
-    if (awaits_response(context)) {
-        context.exchange->settle(
-            decide_without_response(origin_at_end(context),
-                                    static_cast<UnknownPolicy>(context.conf->unknown)),
-            context.conf->ttl, nullptr);
+    if (has_open_claim(context)) {
+        Millis ttl = context.ttl != 0 ? context.ttl : context.conf->ttl;
+
+        context.exchange->settle(settlement_at_end(context), ttl, nullptr);
     }
 
     context.exchange->drop_reference();

@@ -3,6 +3,7 @@
 #include "http/answer/problem.h"
 #include "http/exchange/exchange.h"
 #include "http/exchange/guard.h"
+#include "http/request/quota.h"
 #include "http/request/replay.h"
 
 namespace idempotency {
@@ -42,11 +43,18 @@ void on_claim_reply(Context &context)
     resume(context.request);
 }
 
-ngx_int_t send_claim(Context &context)
+// Asks the store.  True if the reply is there already.
+bool ask_store(Context &context)
 {
     context.store_call_start = ngx_current_msec;
 
-    if (context.exchange->claim(on_claim_reply)) {
+    return take_quota(context) ? context.exchange->claim(on_claim_reply)
+                               : context.exchange->look_up(on_claim_reply);
+}
+
+ngx_int_t send_claim(Context &context)
+{
+    if (ask_store(context)) {
         return handle_claim_reply(context);
     }
 
@@ -72,8 +80,10 @@ ngx_int_t start_execution(Context &context)
     return NGX_DECLINED;
 }
 
-ngx_int_t handle_store_failure(Context &context, Verdict verdict)
+ngx_int_t handle_store_failure(Context &context, const Reply &reply)
 {
+    Verdict verdict = reply.verdict;
+
     if (verdict == Verdict::full) {
         ngx_log_error(NGX_LOG_ERR, context.request->connection->log, 0,
                       "idempotency: store \"%V\" is full: a new key was not stored",
@@ -89,17 +99,19 @@ ngx_int_t handle_store_failure(Context &context, Verdict verdict)
         return NGX_DECLINED;
     }
 
-    return refuse_request(context, Status::store_error, Problem::store_unavailable, kRetryAfter);
+    // a full store takes a new key when something in it has expired
+    return refuse_request(context, Status::store_error, Problem::store_unavailable,
+                          verdict == Verdict::full && reply.remaining > 0 ? reply.remaining
+                                                                          : kRetryAfter);
 }
 
 void on_claim_timer(ngx_event_t *event)
 {
     auto *context = static_cast<Context *>(event->data);
 
-    context->store_call_start = ngx_current_msec;
     context->stage = Stage::claiming;
 
-    if (context->exchange->claim(on_claim_reply)) {
+    if (ask_store(*context)) {
         context->stage = Stage::claim_replied;
         resume(context->request);
     }
@@ -177,7 +189,8 @@ ngx_int_t handle_found_record(Context &context, const Reply &reply)
 
 ngx_int_t claim_key(Context &context)
 {
-    return compute_fingerprint(context) ? send_claim(context) : NGX_HTTP_INTERNAL_SERVER_ERROR;
+    return compute_fingerprint(context) && evaluate_quota(context) ? send_claim(context)
+                                                                   : NGX_HTTP_INTERNAL_SERVER_ERROR;
 }
 
 ngx_int_t handle_claim_reply(Context &context)
@@ -186,13 +199,19 @@ ngx_int_t handle_claim_reply(Context &context)
 
     context.store_time += ngx_current_msec - context.store_call_start;
 
+    if (reply.verdict != Verdict::claimed) {
+        give_quota_back(context);
+    }
+
     switch (reply.verdict) {
     case Verdict::claimed:
         return start_execution(context);
     case Verdict::found:
         return handle_found_record(context, reply);
+    case Verdict::gone:
+        return refuse_request(context, Status::quota, Problem::quota_exceeded, context.quota_wait);
     default:
-        return handle_store_failure(context, reply.verdict);
+        return handle_store_failure(context, reply);
     }
 }
 

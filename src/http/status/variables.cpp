@@ -34,6 +34,8 @@ const char *name_of(Status status)
         return "BYPASS";
     case Status::unscoped:
         return "UNSCOPED";
+    case Status::quota:
+        return "QUOTA";
     }
 
     return "";

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "nginx/timer.h"
-
 namespace idempotency {
 
 namespace {
@@ -29,6 +27,7 @@ RedisPipelineOptions pipeline_options(const RedisOptions &from, std::size_t inli
     options.timeout = from.timeout;
     options.inline_limit = inline_limit;
     options.max_in_flight = inline_limit == 0 ? kMaxLarge : 0;
+    options.is_bulk = inline_limit == 0;
     options.replicas = static_cast<unsigned>(from.replicas);
     options.replica_wait = from.replica_wait;
     return options;
@@ -50,7 +49,7 @@ RedisConnection::RedisConnection(const RedisOptions &options, RedisServer &serve
                                  std::size_t inline_limit) noexcept
     : options_(options), owner_(owner),
       pipeline_(scripts, pipeline_options(options, inline_limit), *this),
-      socket_(options, server, *this)
+      socket_(options, server, *this), probe_(options, server, *this)
 {}
 
 void RedisConnection::open(ngx_log_t *log) noexcept
@@ -68,7 +67,9 @@ void RedisConnection::open(ngx_log_t *log) noexcept
     reconnect_timer_.log = log;
     reconnect_timer_.cancelable = 1;
 
+    start_idle_timer();
     socket_.open(log);
+    probe_.open(log);
     connect();
 }
 
@@ -80,8 +81,9 @@ void RedisConnection::close() noexcept
 
     state_ = State::closed;
     socket_.close();
+    probe_.close();
 
-    for (ngx_event_t *timer : {&deadline_timer_, &reconnect_timer_}) {
+    for (ngx_event_t *timer : {&deadline_timer_, &reconnect_timer_, &idle_timer_}) {
         if (timer->timer_set) {
             ngx_del_timer(timer);
         }
@@ -144,10 +146,12 @@ void RedisConnection::connect() noexcept
 
     state_ = State::connecting;
     greeted_at_ = 0;
+    acknowledged_ = 0;
     refusal_[0] = '\0';
     draining_ = false;
     read_only_ = false;
     stall_reported_ = false;
+    probe_.close();
 
     // ends the calls in flight, which may start other calls: these wait
     pipeline_.close();
@@ -189,11 +193,13 @@ void RedisConnection::greeted()
 // Before the greeting has succeeded the error is the reason why the connection
 // fails.  Afterwards it is logged at the level `error` once per kErrorInterval, as
 // every call may get an error.
-void RedisConnection::error_reply(const char *what, const char *code, const KeyId *id)
+void RedisConnection::error_reply(const char *what, const char *code, const KeyId *id,
+                                  const char *advice)
 {
     if (!pipeline_.ready()) {
         *ngx_snprintf(reinterpret_cast<u_char *>(refusal_), sizeof(refusal_) - 1,
-                      "it replied to %s with %s", what, code) = '\0';
+                      "it replied to %s with %s%s%s", what, code, advice != nullptr ? ": " : "",
+                      advice != nullptr ? advice : "") = '\0';
         return;
     }
 
@@ -213,8 +219,9 @@ void RedisConnection::error_reply(const char *what, const char *code, const KeyI
         length = sizeof(hex);
     }
 
-    ngx_log_error(level, log_, 0, "idempotency: redis \"%V\" replied to %s with %s%s%*s",
-                  &server().name, what, code, id != nullptr ? ", key " : "", length, hex);
+    ngx_log_error(level, log_, 0, "idempotency: redis \"%V\" replied to %s with %s%s%*s%s%s",
+                  &server().name, what, code, id != nullptr ? ", key " : "", length, hex,
+                  advice != nullptr ? ": " : "", advice != nullptr ? advice : "");
 
     read_only_ = read_only_ || ngx_strcmp(code, "READONLY") == 0;
 
@@ -294,28 +301,6 @@ void RedisConnection::check_fault_soon() noexcept
     }
 }
 
-void RedisConnection::report_stall() noexcept
-{
-    if (pipeline_.stalled() == stall_reported_) {
-        return;
-    }
-
-    stall_reported_ = pipeline_.stalled();
-
-    if (stall_reported_) {
-        ngx_log_error(
-            NGX_LOG_ERR, log_, 0,
-            "idempotency: redis \"%V\" has not replied for %M ms: no further commands are "
-            "sent until it replies",
-            &server().name, options_.timeout);
-        owner_.stalled(*this);
-    } else {
-        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" replies again",
-                      &server().name);
-        owner_.available_again(*this);
-    }
-}
-
 void RedisConnection::failed(const char *why, ngx_err_t error)
 {
     // the server is up, and someone has to correct what the log says
@@ -325,7 +310,7 @@ void RedisConnection::failed(const char *why, ngx_err_t error)
     }
 
     if (state_ == State::connected) {
-        drop(why, error);
+        drop(why, error, true);
     } else {
         reconnect_later(why, error);
     }
@@ -347,8 +332,8 @@ void RedisConnection::address_removed()
     check_pipeline();
 }
 
-// Closes a connection that cannot be used any more.
-void RedisConnection::drop(const char *why, ngx_err_t error) noexcept
+// Closes a connection that cannot be used any more.  `was_closed`: by the other end.
+void RedisConnection::drop(const char *why, ngx_err_t error, bool was_closed) noexcept
 {
     bool was_greeted = pipeline_.ready();
     bool was_stable = greeted_at_ != 0 && ngx_current_msec - greeted_at_ >= kStable;
@@ -358,7 +343,15 @@ void RedisConnection::drop(const char *why, ngx_err_t error) noexcept
     bool reconnect_now = (was_stable && was_greeted && !pipeline_.stalled() && !is_read_only)
                          || pipeline_.value_refused();
 
+    // a single command may be the reason, and the server works
+    if ((was_closed && !pipeline_.stalled() && pipeline_.take_back(ngx_current_msec))
+        || (pipeline_.value_refused() && pipeline_.take_back(ngx_current_msec)))
+    {
+        reconnect_now = true;
+    }
+
     socket_.close();
+    probe_.close();
     stall_reported_ = false;
     draining_ = false;
     greeted_at_ = 0;
@@ -421,37 +414,6 @@ void RedisConnection::reconnect_later(const char *why, ngx_err_t error) noexcept
     pipeline_.close();
     pipeline_.end_waiting();
     deadline_timer_.cancelable = 1;
-}
-
-// Timers
-
-// The timer may fire before the next deadline: `on_deadline` sets it again.
-void RedisConnection::set_deadline_timer(Millis deadline) noexcept
-{
-    deadline_timer_.cancelable = 0;
-    fire_within(deadline_timer_, deadline > ngx_current_msec ? deadline - ngx_current_msec : 0);
-}
-
-void RedisConnection::on_deadline(ngx_event_t *event)
-{
-    auto self = static_cast<RedisConnection *>(event->data);
-
-    self->pipeline_.expire(ngx_current_msec);
-    self->deadline_timer_.cancelable = 1;
-
-    Millis next = self->pipeline_.next_deadline();
-
-    if (next != kNever) {
-        self->set_deadline_timer(next);
-    }
-
-    self->check_pipeline();
-    self->socket_.write_soon();
-}
-
-void RedisConnection::on_reconnect(ngx_event_t *event)
-{
-    static_cast<RedisConnection *>(event->data)->connect();
 }
 
 }  // namespace idempotency

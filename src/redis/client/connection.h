@@ -5,6 +5,7 @@
 #include "nginx/nginx.h"
 
 #include "redis/client/options.h"
+#include "redis/client/probe.h"
 #include "redis/client/socket.h"
 #include "redis/protocol/pipeline.h"
 #include "redis/protocol/script.h"
@@ -15,7 +16,9 @@ namespace idempotency {
 // It reconnects by itself.  While Redis is known to be down, calls end at once;
 // while that is not known yet (the worker has just started, or Redis has closed a
 // connection that worked) calls wait.
-class RedisConnection final : private RedisPipeline::Events, private RedisSocket::Events {
+class RedisConnection final : private RedisPipeline::Events,
+                              private RedisSocket::Events,
+                              private RedisProbe::Owner {
 public:
     // The node that the connection belongs to.
     class Owner {
@@ -86,7 +89,8 @@ private:
 
     // RedisPipeline::Events
     void greeted() override;
-    void error_reply(const char *what, const char *code, const KeyId *id) override;
+    void error_reply(const char *what, const char *code, const KeyId *id,
+                     const char *advice) override;
     void redirected(Call &call, Millis deadline, const RedisRedirect &redirect) override;
     void rerouted(Call &call, Millis deadline) override;
 
@@ -99,13 +103,17 @@ private:
     void failed(const char *why, ngx_err_t error) override;
     void address_removed() override;
 
+    // RedisProbe::Owner
+    void probe_replied() override;
+
     static void on_deadline(ngx_event_t *event);
+    static void on_idle(ngx_event_t *event);
     static void on_reconnect(ngx_event_t *event);
 
     const RedisServer &server() const { return socket_.server(); }
 
     void connect() noexcept;
-    void drop(const char *why, ngx_err_t error) noexcept;
+    void drop(const char *why, ngx_err_t error, bool was_closed = false) noexcept;
     void connect_to_next_address(const char *why, ngx_err_t error) noexcept;
     void reconnect_later(const char *why, ngx_err_t error) noexcept;
     void check_pipeline() noexcept;
@@ -113,11 +121,14 @@ private:
 
     void set_deadline_timer(Millis deadline) noexcept;
     void report_stall() noexcept;
+    void note_written_progress() noexcept;
+    void start_idle_timer() noexcept;
 
     const RedisOptions &options_;
     Owner &owner_;
     RedisPipeline pipeline_;
     RedisSocket socket_;
+    RedisProbe probe_;
 
     State state_ = State::closed;
     bool down_ = false;  // known, and reported to the owner
@@ -126,14 +137,16 @@ private:
     bool read_only_ = false;        // a reply was READONLY: this is not the master any more
     ngx_uint_t failed_rounds_ = 0;  // since the connection last was stable
     ngx_msec_t greeted_at_ = 0;
+    std::uint64_t acknowledged_ = 0;  // bytes that the host of Redis had at the last deadline
     ngx_msec_t error_logged_at_ = 0;
     bool error_logged_ = false;
-    char refusal_[200] = "";       // why Redis refuses the connection: TLS or greeting
+    char refusal_[320] = "";       // why Redis refuses the connection: TLS or greeting
     bool refusal_logged_ = false;  // since the greeting last succeeded
 
     ngx_log_t *log_ = nullptr;
     ngx_event_t deadline_timer_{};
     ngx_event_t reconnect_timer_{};
+    ngx_event_t idle_timer_{};
 };
 
 }  // namespace idempotency

@@ -12,10 +12,14 @@ namespace {
 // In bytes: from this size on a value goes over the bulk connection.
 constexpr std::size_t kMinBulk = 64 * 1024;
 
+// In milliseconds: how often it is logged that the server is a node of a cluster.
+constexpr ngx_msec_t kClusterInterval = 60000;
+
 }  // namespace
 
-void RedisNode::Owner::redirected(RedisNode &, Call &call, Millis, const RedisRedirect &)
+void RedisNode::Owner::redirected(RedisNode &node, Call &call, Millis, const RedisRedirect &)
 {
+    node.report_cluster();
     call.reply = Reply();
     call.ended(call);
 }
@@ -25,7 +29,7 @@ RedisNode::RedisNode(const RedisOptions &options, RedisServer &server, const Red
     : options_(options), server_(&server), owner_(owner),
       connections_(static_cast<RedisConnection *>(
           std::malloc(options.connections * sizeof(RedisConnection)))),
-      bulk_(options, server, scripts, *this, 0)
+      bulk_(options, server, scripts, *this, 0), check_(options, server)
 {
     for (ngx_uint_t i = 0; connections_ != nullptr && i < options_.connections; i++) {
         new (&connections_[i]) RedisConnection(options_, server, scripts, *this, kMinBulk);
@@ -44,6 +48,7 @@ RedisNode::~RedisNode()
 void RedisNode::open(ngx_log_t *log) noexcept
 {
     log_ = log;
+    check_.open(log);
 
     for (ngx_uint_t i = 0; i < options_.connections; i++) {
         connections_[i].open(log);
@@ -57,6 +62,7 @@ void RedisNode::close() noexcept
     }
 
     bulk_.close();
+    check_.close();
     bulk_is_open_ = false;
 }
 
@@ -80,7 +86,7 @@ RedisConnection &RedisNode::connection_of(const Call &call) noexcept
         return bulk();
     }
 
-    if (call.kind == Call::Kind::settle && call.value.size() >= kMinBulk && !bulk().is_down()) {
+    if (call.kind == Call::Kind::settle && call.value.size() >= kMinBulk) {
         return bulk();
     }
 
@@ -115,6 +121,10 @@ bool RedisNode::start(Call &call, Millis deadline, bool asking) noexcept
 
 bool RedisNode::is_available() const noexcept
 {
+    if (is_cluster_ && ngx_current_msec - cluster_since_ < 2 * kClusterInterval) {
+        return false;
+    }
+
     for (ngx_uint_t i = 0; i < options_.connections; i++) {
         if (connections_[i].is_down() || connections_[i].is_stalled()) {
             return false;
@@ -152,7 +162,29 @@ bool RedisNode::connection_up(RedisConnection &) { return --down_ == 0; }
 
 void RedisNode::stalled(RedisConnection &) { owner_.node_unavailable(*this); }
 
-void RedisNode::available_again(RedisConnection &) { owner_.node_available(*this); }
+void RedisNode::available_again(RedisConnection &connection)
+{
+    if (&connection == connections_) {
+        check_.check_soon(*server_);
+    }
+
+    owner_.node_available(*this);
+}
+
+void RedisNode::report_cluster() noexcept
+{
+    if (is_cluster_ && ngx_current_msec - cluster_since_ < kClusterInterval) {
+        return;
+    }
+
+    is_cluster_ = true;
+    cluster_since_ = ngx_current_msec;
+    ngx_log_error(NGX_LOG_ERR, log_, 0,
+                  "idempotency: redis \"%V\" of store \"%V\" is a node of a cluster, and other "
+                  "nodes have a part of the keys (it replied MOVED): set \"topology cluster\" in "
+                  "the store; until then requests with these keys are refused",
+                  &server_->name, &options_.store);
+}
 
 void RedisNode::read_only(RedisConnection &) { owner_.read_only(*this); }
 

@@ -6,6 +6,7 @@
 
 #include "redis/client/connection.h"
 #include "redis/client/options.h"
+#include "redis/client/server_check.h"
 #include "redis/protocol/script.h"
 #include "core/store.h"
 
@@ -28,8 +29,9 @@ public:
         virtual void read_only(RedisNode &) {}
 
         // Another node has the key of a call.  The call has not ended and belongs to the
-        // owner now; by default it ends as `unavailable`.
-        virtual void redirected(RedisNode &, Call &call, Millis deadline,
+        // owner now; by default it ends as `unavailable`, and an error is logged: the store
+        // is not configured as a cluster.
+        virtual void redirected(RedisNode &node, Call &call, Millis deadline,
                                 const RedisRedirect &redirect);
 
         // The cluster does not serve a key at the moment.
@@ -72,6 +74,9 @@ public:
 
     RedisServer &server() const { return *server_; }
 
+    // The server has replied MOVED or ASK, and the store is not configured as a cluster.
+    void report_cluster() noexcept;
+
 private:
     // RedisConnection::Owner
     bool connection_down(RedisConnection &connection) override;
@@ -92,7 +97,10 @@ private:
     RedisConnection *connections_;
     RedisConnection bulk_;       // for large values, so that other calls do not wait behind them
     bool bulk_is_open_ = false;  // it is opened when it is first needed
-    ngx_uint_t down_ = 0;        // how many connections are down
+    RedisServerCheck check_;
+    ngx_uint_t down_ = 0;           // how many connections are down
+    bool is_cluster_ = false;       // it replied MOVED less than kClusterInterval ago
+    ngx_msec_t cluster_since_ = 0;  // when the last line about this was logged
     ngx_log_t *log_ = nullptr;
 };
 

@@ -226,6 +226,7 @@ bool RedisSocket::finish_connecting() noexcept
 
 void RedisSocket::tcp_connected() noexcept
 {
+    set_user_timeout();
     (void) ngx_tcp_nodelay(connection_);
 
     if (tls_.is_used()) {

@@ -81,6 +81,13 @@ public:
     // Closes the connection, without `failed`.
     void close() noexcept;
 
+    // Closes an established connection with a reset, without `failed`: what the other end does
+    // not have yet is dropped.
+    void reset() noexcept;
+
+    // How many bytes that were written the host at the other end does not have yet.
+    std::size_t unacknowledged() const noexcept;
+
     bool connected() const { return state_ == State::connected; }
 
     // Within `failed`: the server is up, and TLS has failed.
@@ -115,6 +122,7 @@ private:
     bool start_connecting(const ngx_addr_t &address) noexcept;
     bool finish_connecting() noexcept;
     void tcp_connected() noexcept;
+    void set_user_timeout() noexcept;
     void start_handshake() noexcept;
     void finish_handshake() noexcept;
     void establish() noexcept;

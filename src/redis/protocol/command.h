@@ -23,6 +23,10 @@ struct RedisPipelineOptions {
     // 0: no limit.
     std::size_t max_in_flight = 0;
 
+    // This connection is for large values.  Where Redis closes it, what was in flight is sent
+    // again over the next connection, one command at a time: see RedisSender::take_back.
+    bool is_bulk = false;
+
     // How many replicas must have a claim or a result before the call ends, and
     // how long the WAIT for them may take: the deadlines of calls must allow for
     // that time.  0: none.
@@ -38,7 +42,7 @@ struct RedisPipelineOptions {
 };
 
 struct RedisCommand {
-    enum class Kind { auth, select, role, ping, claim, settle, release, renew, wait, fetch };
+    enum class Kind { auth, select, role, ping, claim, settle, release, renew, wait, fetch, check };
 
     RedisCommand *next = nullptr;  // belongs to the queue that holds the command
     Kind kind = Kind::ping;
@@ -46,12 +50,20 @@ struct RedisCommand {
     bool timed_out = false;            // its deadline has passed, and its call has ended
     bool asking = false;               // ASKING is sent before it
     bool awaits_asking_reply = false;  // ASKING was sent and has no reply yet
+    bool was_sent = false;             // over a connection that was lost since
+    bool is_refused = false;           // Redis closes each connection over which it is sent
+    unsigned char breaks = 0;          // how many connections were lost while only it was in flight
     Call *call = nullptr;              // null: no call waits for the reply
     KeyId id{};
     Token token = 0;  // of a claim: the token that it has
     Millis deadline = 0;
     std::uint64_t begin = 0;  // where the bytes of the command begin, as RedisOutput counts them
     std::uint64_t end = 0;    // where they end; those of ASKING end at `begin`
+
+    // Of a `fetch`: other commands for the same value, which end with the reply to this one;
+    // and its place in RedisFetchIndex.
+    RedisCommand *followers = nullptr;
+    RedisCommand *next_in_index = nullptr;
 
     // For the log.
     const char *name() const;
@@ -70,6 +82,11 @@ struct RedisCommand {
     Reply unknown_result() const
     {
         Reply result;
+
+        if (is_refused) {
+            result.verdict = Verdict::refused;
+            return result;
+        }
 
         result.sent = kind != Kind::fetch;  // which changes nothing
         return result;

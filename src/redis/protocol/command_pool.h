@@ -27,11 +27,17 @@ public:
     // The command is in no queue.
     void recycle(RedisCommand *command) noexcept { unused_.give(command); }
 
-    // Recycles the command, then ends its call, if there is one, with `result`.
-    // Call::ended may start other calls.
+    // Recycles the command, then ends its call, if there is one, with `result`, and those of its
+    // followers.  Call::ended may start other calls.
     void end(RedisCommand *command, const Reply &result) noexcept;
 
-    // Ends all of them as `unavailable`: commands that were never sent, or commands
+    // The commands that share the reply to this one, which are the caller's now.
+    static RedisCommandQueue take_followers(RedisCommand &command) noexcept;
+
+    // Ends them with the result of the command that they share the reply to.
+    void end_followers(RedisCommandQueue followers, const Reply &result, Millis until) noexcept;
+
+    // Ends all of them as `unavailable`: commands that were not sent, or commands
     // that were sent and whose outcome is not known.
     void end_unsent(RedisCommandQueue commands) noexcept;
     void end_unknown(RedisCommandQueue commands) noexcept;

@@ -57,6 +57,9 @@ void RedisEncoder::put(const RedisCommand &command) noexcept
     case RedisCommand::Kind::renew:
         put_renew(command);
         break;
+    case RedisCommand::Kind::check:
+        put_words({command.name()});
+        break;
     case RedisCommand::Kind::fetch:
         put_number('*', 2);
         put_bulk(command.name());

@@ -37,6 +37,8 @@ void RedisPipeline::open(const RedisLogin &login, Millis now) noexcept
     auto end = std::to_chars(database, database + sizeof(database), login.database).ptr;
 
     sender_.open();
+    progress_at_ = 0;
+    is_proven_ = false;
 
     bool sent = replies_.open()
                 && (login.password.empty()
@@ -95,10 +97,38 @@ bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
     return false;
 }
 
+void RedisPipeline::input(std::string_view bytes, Millis now) noexcept
+{
+    if (ready() && !bytes.empty()) {
+        progress_at_ = now;
+        is_proven_ = true;
+    }
+
+    replies_.input(bytes, now);
+}
+
+std::uint64_t RedisPipeline::large_value_end() const noexcept
+{
+    constexpr std::uint64_t min_large = 64 * 1024;
+    const RedisCommand *first = sender_.first_in_flight();
+
+    return ready() && first != nullptr && first->end - first->begin >= min_large ? first->end : 0;
+}
+
 // Deadlines
+
+// As long as Redis replies, the calls that wait behind others are not late.
+Millis RedisPipeline::quiet_until() const noexcept
+{
+    return ready() && progress_at_ != 0 ? options_.wait_deadline(progress_at_) : 0;
+}
 
 void RedisPipeline::expire(Millis now) noexcept
 {
+    if (now < quiet_until()) {
+        return;
+    }
+
     pool_.end_unsent(sender_.take_expired_waiting(now));
 
     if (fault() == nullptr) {
@@ -130,6 +160,7 @@ void RedisPipeline::expire_in_flight(Millis now) noexcept
         }
 
         Call *call = at->call;
+        RedisCommandQueue followers = RedisCommandPool::take_followers(*at);
 
         at->call = nullptr;
         sender_.set_timed_out(*at);
@@ -139,8 +170,12 @@ void RedisPipeline::expire_in_flight(Millis now) noexcept
             replies_.drop_value();
         }
 
+        Reply result = at->unknown_result();
+
+        pool_.end_followers(followers, result, 0);
+
         if (call != nullptr) {
-            call->reply = at->unknown_result();
+            call->reply = result;
             call->ended(*call);
         }
     }
@@ -158,7 +193,9 @@ Millis RedisPipeline::stall_deadline() const noexcept
 
 Millis RedisPipeline::next_deadline() const noexcept
 {
-    return std::min({sender_.next_deadline(), replicas_.next_deadline(), stall_deadline()});
+    Millis next = std::min({sender_.next_deadline(), replicas_.next_deadline(), stall_deadline()});
+
+    return std::max(next, quiet_until());
 }
 
 }  // namespace idempotency

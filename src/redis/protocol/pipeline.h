@@ -56,6 +56,10 @@ public:
     // yet wait for the next connection.
     void close() noexcept;
 
+    // Redis has closed the connection, or has refused a value; to be called before `close`.
+    // See RedisSender::take_back.
+    bool take_back(Millis now) noexcept { return sender_.take_back(now); }
+
     // Ends the calls that wait as `unavailable`: there is no new connection
     // soon.
     void end_waiting() noexcept;
@@ -79,11 +83,22 @@ public:
     void wrote(std::size_t size) noexcept { sender_.wrote(size); }
 
     // Bytes that were read.
-    void input(std::string_view bytes, Millis now) noexcept { replies_.input(bytes, now); }
+    void input(std::string_view bytes, Millis now) noexcept;
 
-    // Ends the calls whose deadline has passed.  There may be something to write
-    // afterwards.
+    // A large value is on its way to Redis, and the host of Redis has taken more of it.
+    void progressed(Millis now) noexcept { progress_at_ = now; }
+
+    // Where the large value ends that is being written, as a position in all bytes written over
+    // this connection; 0: no large value is the oldest command in flight.
+    std::uint64_t large_value_end() const noexcept;
+    std::uint64_t written() const { return sender_.written(); }
+
+    // Ends the calls whose deadline has passed: none as long as the last progress is less than a
+    // timeout ago.  There may be something to write afterwards.
     void expire(Millis now) noexcept;
+
+    // Sends a PING over an idle connection: where it works, Redis replies.
+    void check(Millis now) noexcept { sender_.send_check(now); }
 
     // When `expire` has something to do next, or kNever.
     Millis next_deadline() const noexcept;
@@ -101,10 +116,14 @@ public:
     // A reply is late: `start` ends calls at once.
     bool stalled() const { return sender_.stalled(); }
 
+    // Redis has replied to a command with a key over this connection.
+    bool is_proven() const { return is_proven_; }
+
     // No command is in flight and no call waits.
     bool idle() const { return sender_.idle() && replicas_.holds_none(); }
 
 private:
+    Millis quiet_until() const noexcept;
     void expire_in_flight(Millis now) noexcept;
     Millis stall_deadline() const noexcept;
 
@@ -113,6 +132,8 @@ private:
     RedisReplicaWait replicas_;
     RedisSender sender_;
     RedisReplyHandler replies_;
+    Millis progress_at_ = 0;  // when bytes last came; 0: none since the greeting
+    bool is_proven_ = false;
 };
 
 }  // namespace idempotency

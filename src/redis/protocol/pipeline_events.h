@@ -15,8 +15,10 @@ public:
 
     // Redis replied to the command `what` with an error that begins with `code`.
     // `id` is the key's, or null where a command has no key.  Where too few
-    // replicas have a change `what` is "WAIT" and `code` "NOREPLICAS".
-    virtual void error_reply(const char *what, const char *code, const KeyId *id) = 0;
+    // replicas have a change `what` is "WAIT" and `code` "NOREPLICAS".  `advice`: what to do
+    // about it, or null.
+    virtual void error_reply(const char *what, const char *code, const KeyId *id,
+                             const char *advice) = 0;
 
     // Another node of the cluster has the key of this call: Redis has not run
     // the command.  The call has not ended, and belongs to the connection again.

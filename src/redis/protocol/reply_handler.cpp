@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "redis/protocol/advice.h"
 #include "redis/protocol/redirect.h"
 
 namespace idempotency {
@@ -88,6 +89,19 @@ void RedisReplyHandler::handle(const ServerReply &reply, Millis now) noexcept
         return;
     }
 
+    if (command->kind == Kind::check) {
+        pool_.recycle(command);
+
+        if (reply.kind != ServerReply::Kind::status && reply.kind != ServerReply::Kind::error) {
+            sender_.set_fault(kNotRedis);
+        }
+        return;
+    }
+
+    if (command->is_limited()) {
+        sender_.has_replied();
+    }
+
     if (command->kind == Kind::wait) {
         handle_wait(command, reply, now);
         return;
@@ -127,7 +141,7 @@ bool RedisReplyHandler::handle_asking(RedisCommand &command, const ServerReply &
         || (!is_error && reply.kind != ServerReply::Kind::status)) {
         sender_.set_fault(kNotRedis);
     } else if (is_error) {
-        events_.error_reply("ASKING", reply.code, nullptr);
+        events_.error_reply("ASKING", reply.code, nullptr, advice_for_error(reply.text));
     }
 
     return true;
@@ -143,7 +157,7 @@ void RedisReplyHandler::handle_greeting(const RedisCommand &command,
     }
 
     if (reply.kind == ServerReply::Kind::error) {
-        events_.error_reply(command.name(), reply.code, nullptr);
+        events_.error_reply(command.name(), reply.code, nullptr, advice_for_error(reply.text));
     }
 
     if (fault == nullptr && command.kind == Kind::ping) {
@@ -171,7 +185,8 @@ void RedisReplyHandler::handle_wait(RedisCommand *command, const ServerReply &re
 
     if (!are_enough) {
         if (is_error || !held.empty()) {
-            events_.error_reply("WAIT", is_error ? reply.code : "NOREPLICAS", nullptr);
+            events_.error_reply("WAIT", is_error ? reply.code : "NOREPLICAS", nullptr,
+                                advice_for_error(is_error ? reply.text : "NOREPLICAS"));
         }
 
         pool_.end_unknown(held);
@@ -220,11 +235,21 @@ bool RedisReplyHandler::handle_redirect(RedisCommand *command, const ServerReply
 
     Call *call = command->call;
     Millis deadline = command->deadline;
+    RedisCommandQueue followers = RedisCommandPool::take_followers(*command);
 
     pool_.recycle(command);
 
     if (call != nullptr) {
         events_.redirected(*call, deadline, redirect);
+    }
+
+    while (!followers.empty()) {
+        RedisCommand *follower = followers.pop();
+        Call &shared = *follower->call;
+
+        deadline = follower->deadline;
+        pool_.recycle(follower);
+        events_.redirected(shared, deadline, redirect);
     }
 
     return true;
@@ -272,9 +297,21 @@ void RedisReplyHandler::handle_fetch(RedisCommand *command, const ServerReply &r
         reply.kind == ServerReply::Kind::string && call != nullptr && value_.size == call->large;
 
     if (call != nullptr && !is_there) {
+        RedisCommandQueue followers = RedisCommandPool::take_followers(*command);
+
         call->large = 0;
         pool_.recycle(command);
         events_.rerouted(*call, deadline);
+
+        while (!followers.empty()) {
+            RedisCommand *follower = followers.pop();
+            Call &shared = *follower->call;
+
+            deadline = follower->deadline;
+            shared.large = 0;
+            pool_.recycle(follower);
+            events_.rerouted(shared, deadline);
+        }
         return;
     }
 
@@ -296,7 +333,8 @@ void RedisReplyHandler::handle_result(RedisCommand *command, const ServerReply &
     }
 
     if (reply.kind == ServerReply::Kind::error) {
-        events_.error_reply(command->name(), reply.code, &command->id);
+        events_.error_reply(command->name(), reply.code, &command->id,
+                            advice_for_error(reply.text));
     }
 
     if (is_bulk_length_error(*command, reply)) {

@@ -19,11 +19,59 @@ RedisCommandQueue RedisSender::close() noexcept
     fault_ = nullptr;
     value_refused_ = false;
     paused_ = false;
+    is_cautious_ = is_cautious_ || limited_ > 0;
     timed_out_ = 0;
     limited_ = 0;
     output_.clear();
     offered_ = 0;
     return in_flight_.take();
+}
+
+bool RedisSender::take_back(Millis now) noexcept
+{
+    // how many connections may be lost while a command is the only one in flight
+    constexpr unsigned char max_fetch_breaks = 1;
+    constexpr unsigned char max_settle_breaks = 3;
+
+    if (!options_.is_bulk || !is_greeted() || limited_ == 0) {
+        return false;
+    }
+
+    bool is_alone = limited_ == 1;
+    RedisCommandQueue in_flight = in_flight_.take();
+    RedisCommandQueue waiting = take_waiting();
+    RedisCommandQueue again;
+
+    while (!in_flight.empty()) {
+        RedisCommand *command = in_flight.pop();
+        bool is_fetch = command->kind == RedisCommand::Kind::fetch;
+        bool is_possible = command->call != nullptr && !command->timed_out
+                           && (is_fetch || command->kind == RedisCommand::Kind::settle);
+
+        if (is_possible && may_be_written(command->begin + 1)) {
+            command->was_sent = true;
+            command->breaks = static_cast<unsigned char>(command->breaks + is_alone);
+            is_possible = command->breaks < (is_fetch ? max_fetch_breaks : max_settle_breaks);
+            command->is_refused = !is_possible && !is_fetch;
+        }
+
+        if (is_possible) {
+            command->deadline = std::max(command->deadline, now + 2 * options_.timeout);
+            again.push(command);
+        } else {
+            in_flight_.push(command);
+        }
+    }
+
+    // others are served before a command that may be the reason
+    for (RedisCommandQueue *queue : {is_alone ? &waiting : &again, is_alone ? &again : &waiting}) {
+        while (!queue->empty()) {
+            enqueue(queue->pop());
+        }
+    }
+
+    is_cautious_ = true;
+    return true;
 }
 
 void RedisSender::set_value_refused() noexcept
@@ -76,9 +124,53 @@ void RedisSender::send(RedisCommand *command) noexcept
 
 bool RedisSender::may_send(const RedisCommand &command) const noexcept
 {
-    return !paused_
-           && (options_.max_in_flight == 0 || limited_ < options_.max_in_flight
-               || !command.is_limited());
+    std::size_t limit = is_cautious_ ? 1 : options_.max_in_flight;
+
+    return !paused_ && (limit == 0 || limited_ < limit || !command.is_limited());
+}
+
+void RedisSender::enqueue(RedisCommand *command) noexcept
+{
+    if (command->kind == RedisCommand::Kind::fetch) {
+        if (RedisCommand *leader = fetches_.find(*command); leader != nullptr
+                                                            && command->followers == nullptr
+                                                            && !command->asking && !leader->asking)
+        {
+            command->next = leader->followers;
+            leader->followers = command;
+            return;
+        }
+
+        fetches_.add(*command);
+    }
+
+    waiting_.push(command);
+}
+
+RedisCommandQueue RedisSender::take_waiting() noexcept
+{
+    fetches_.clear();
+    return waiting_.take();
+}
+
+RedisCommandQueue RedisSender::take_expired_waiting(Millis now) noexcept
+{
+    RedisCommandQueue expired = waiting_.take_expired(now);
+
+    for (RedisCommand *command = expired.first(); command != nullptr; command = command->next) {
+        fetches_.remove(*command);
+    }
+
+    return expired;
+}
+
+void RedisSender::send_check(Millis now) noexcept
+{
+    RedisCommand *command = pool_.make(RedisCommand::Kind::check, now + options_.timeout);
+
+    if (command != nullptr) {
+        send(command);
+    }
 }
 
 void RedisSender::send_or_queue(RedisCommand *command) noexcept
@@ -86,7 +178,7 @@ void RedisSender::send_or_queue(RedisCommand *command) noexcept
     if (is_greeted() && waiting_.empty() && may_send(*command)) {
         send(command);
     } else {
-        waiting_.push(command);
+        enqueue(command);
     }
 }
 
@@ -95,7 +187,10 @@ void RedisSender::send_or_queue(RedisCommand *command) noexcept
 void RedisSender::send_waiting() noexcept
 {
     while (!waiting_.empty() && fault_ == nullptr && may_send(*waiting_.first())) {
-        send(waiting_.pop());
+        RedisCommand *command = waiting_.pop();
+
+        fetches_.remove(*command);
+        send(command);
     }
 }
 

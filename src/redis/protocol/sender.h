@@ -14,6 +14,7 @@
 
 #include "redis/protocol/command_pool.h"
 #include "redis/protocol/encoder.h"
+#include "redis/protocol/fetch_index.h"
 #include "redis/protocol/output.h"
 #include "redis/protocol/replica_wait.h"
 
@@ -33,6 +34,13 @@ public:
     // The connection is closed.  Returns the commands that were in flight, which are
     // the caller's now.  Commands that were not sent wait for the next connection.
     RedisCommandQueue close() noexcept;
+
+    // Redis has closed the connection; to be called before `close`.  On a connection for large
+    // values the commands in flight wait for the next connection, where they are sent one at a
+    // time until one has a reply.  A command that was alone in flight when several connections
+    // were lost is the reason for that, and is not sent again.  True where the reason may be a
+    // command: then it is worth connecting again at once.
+    bool take_back(Millis now) noexcept;
 
     // Redis has completed the greeting.  The caller sends what waits.
     void greeted() noexcept { state_ = State::ready; }
@@ -66,14 +74,17 @@ public:
     // among those in flight, or for the next connection.
     void send_or_queue(RedisCommand *command) noexcept;
 
+    // Sends a PING, to find out whether an idle connection still works.
+    void send_check(Millis now) noexcept;
+
+    // Redis has replied to a command with a key.
+    void has_replied() noexcept { is_cautious_ = false; }
+
     // Sends what waits, as far as the limit in RedisPipelineOptions allows.
     void send_waiting() noexcept;
 
-    RedisCommandQueue take_waiting() noexcept { return waiting_.take(); }
-    RedisCommandQueue take_expired_waiting(Millis now) noexcept
-    {
-        return waiting_.take_expired(now);
-    }
+    RedisCommandQueue take_waiting() noexcept;
+    RedisCommandQueue take_expired_waiting(Millis now) noexcept;
 
     // Up to `max` pieces of the bytes that are to be written; returns how many.
     // If a WAIT is due, it is sent first, so that it counts for all commands that were
@@ -82,6 +93,7 @@ public:
     void wrote(std::size_t size) noexcept { output_.wrote(size); }
 
     // Whether all bytes up to `end` have been written (RedisCommand::end).
+    std::uint64_t written() const { return output_.written(); }
     bool is_written(std::uint64_t end) const { return end <= output_.written(); }
 
     // Whether bytes up to `end` may have been written: of a write that fails the
@@ -115,6 +127,7 @@ private:
     enum class State { closed, greeting, ready };
 
     bool may_send(const RedisCommand &command) const noexcept;
+    void enqueue(RedisCommand *command) noexcept;
     void send_wait() noexcept;
 
     const RedisPipelineOptions &options_;
@@ -131,8 +144,11 @@ private:
 
     RedisCommandQueue in_flight_;  // in the order in which they were sent
     RedisCommandQueue waiting_;
+    RedisFetchIndex fetches_;    // of `waiting_`
     std::size_t timed_out_ = 0;  // how many in flight
     std::size_t limited_ = 0;    // how many in flight count against max_in_flight
+    bool is_cautious_ =
+        false;  // one at a time: the last connection was lost with commands in flight
 };
 
 }  // namespace idempotency

@@ -1,0 +1,54 @@
+#include "redis/client/probe.h"
+
+namespace idempotency {
+
+namespace {
+
+constexpr std::string_view kPing[] = {"PING"};
+
+// In milliseconds.  Redis serves both connections in the same turn of its event loop, but their
+// replies may arrive in any order.
+constexpr ngx_msec_t kGrace = 50;
+
+}  // namespace
+
+void RedisProbe::open(ngx_log_t *log) noexcept
+{
+    query_.open(log);
+    timer_.handler = on_timer;
+    timer_.data = this;
+    timer_.log = log;
+    timer_.cancelable = 1;
+}
+
+void RedisProbe::start(RedisServer &server) noexcept
+{
+    if (!query_.busy() && !timer_.timer_set) {
+        query_.start(server, {kPing, 1, options_.user, options_.password});
+    }
+}
+
+void RedisProbe::close() noexcept
+{
+    query_.close();
+
+    if (timer_.timer_set) {
+        ngx_del_timer(&timer_);
+    }
+}
+
+const char *RedisProbe::read(RedisQuery &, const redisReply &) { return nullptr; }
+
+void RedisProbe::ended(RedisQuery &, const char *fault, ngx_err_t)
+{
+    if (fault == nullptr) {
+        ngx_add_timer(&timer_, kGrace);
+    }
+}
+
+void RedisProbe::on_timer(ngx_event_t *event)
+{
+    static_cast<RedisProbe *>(event->data)->owner_.probe_replied();
+}
+
+}  // namespace idempotency
