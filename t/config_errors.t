@@ -64,8 +64,9 @@ is_right 'every directive in every context', do {
         idempotency_conflict wait 10s;
         idempotency_unknown hold 1h;
         idempotency_keepalive_idle 500ms;
-        idempotency_retriable 404 5xx;
+        idempotency_retriable 404 5xx UNAVAILABLE;
         idempotency_max_body 64k;
+        idempotency_stream text/event-stream application/vnd.x+json after=5m;
         idempotency_hide_header Set-Cookie X-Secret;
         idempotency_store_error pass;
         idempotency_bypass $arg_a $arg_b;
@@ -87,6 +88,7 @@ is_right 'the other words of every directive', server => <<'END';
             idempotency_conflict reject;
             idempotency_unknown hold;
             idempotency_retriable none;
+            idempotency_stream off;
             idempotency_store_error reject;
             idempotency_quota off;
             idempotency_replayed_header off;
@@ -267,10 +269,13 @@ is_wrong "idempotency_unknown hold $_", [server => "idempotency_unknown hold $_;
 is_wrong "idempotency_unknown $_ 1h", [server => "idempotency_unknown $_ 1h;"], 'invalid value "1h" in "idempotency_unknown"', '"hold"' for qw(release store);
 is_wrong 'a lease that is too short for Redis', [stores => 'idempotency_store main { redis redis://127.0.0.1; }', server => 'idempotency main; idempotency_lease 1s;'],
     '"idempotency_lease"', '"main"', '"connect_timeout" and "timeout"';
-is_wrong_value 'idempotency_retriable', $_, qr/status codes|classes|none/ for qw(99 600 1000 5x 6xx 0xx xx -1 abc "");
+is_wrong_value 'idempotency_retriable', $_, qr/status codes|classes|none/, 'UNAVAILABLE' for qw(99 600 1000 5x 6xx 0xx xx -1 abc OK unavailable "");
 is_wrong "idempotency_retriable $_", [server => "idempotency_retriable $_;"], 'invalid value "none" in "idempotency_retriable"', '"none" alone'
     for '503 none', 'none 503';
 is_wrong_value 'idempotency_max_body', $_, qr/size/, 'such as 1m' for qw(1x -1 lots 999g "");
+is_wrong_value 'idempotency_stream', $_, 'a media type such as text/event-stream' for qw(stream text/ /plain text/a/b on "" after=5s), '"text/a b"';
+is_wrong 'idempotency_stream with a wrong time', [server => 'idempotency_stream text/plain after=0;'], 'invalid value "after=0"', 'after=60s';
+is_wrong 'idempotency_stream with off and a type', [server => 'idempotency_stream text/plain off;'], 'invalid value "off"';
 is_wrong_value 'idempotency_hide_header', $_, qr/name of a header/ for '"X Secret"', 'X:Secret', '""';
 is_wrong_value 'idempotency_store_error', $_, qr/"reject" or "pass"/ for qw(ignore on "");
 is_wrong_value 'idempotency_replayed_header', $_, qr/name of a header/, '"off"' for '"X Replayed"', 'X:Replayed', '""';
@@ -281,7 +286,7 @@ is_wrong_value 'idempotency_problem_base', $_, qr/URI/ for '"https://a b/"', '"<
 
 for my $twice ('idempotency main', 'idempotency_key $arg_a', 'idempotency_methods POST', 'idempotency_scope $arg_a', 'idempotency_fingerprint $arg_a',
     'idempotency_ttl 1h', 'idempotency_lease 1s', 'idempotency_keepalive_idle 1s', 'idempotency_conflict reject', 'idempotency_unknown hold', 'idempotency_retriable 503',
-    'idempotency_max_body 1m', 'idempotency_store_error pass', 'idempotency_quota $remote_user 1r/s', 'idempotency_replayed_header A',
+    'idempotency_max_body 1m', 'idempotency_stream off', 'idempotency_store_error pass', 'idempotency_quota $remote_user 1r/s', 'idempotency_replayed_header A',
     'idempotency_problem_base https://a/')
 {
     my ($directive) = $twice =~ /^(\S+)/;

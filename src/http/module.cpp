@@ -46,6 +46,7 @@ ngx_command_t directives[] = {
                        offsetof(LocationConfig, keepalive_idle)),
     LOCATION_DIRECTIVE("idempotency_retriable", NGX_CONF_1MORE, set_retriable, 0),
     LOCATION_DIRECTIVE("idempotency_max_body", NGX_CONF_TAKE1, set_max_body, 0),
+    LOCATION_DIRECTIVE("idempotency_stream", NGX_CONF_1MORE, set_stream, 0),
     LOCATION_DIRECTIVE("idempotency_hide_header", NGX_CONF_1MORE, set_hidden_headers, 0),
     LOCATION_DIRECTIVE("idempotency_store_error", NGX_CONF_TAKE1, set_store_error, 0),
     LOCATION_DIRECTIVE("idempotency_bypass", NGX_CONF_1MORE, ngx_http_set_predicate_slot,

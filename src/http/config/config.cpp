@@ -14,11 +14,16 @@ namespace {
 constexpr ngx_msec_t kDefaultLease = 30 * 1000;
 constexpr ngx_msec_t kDefaultKeepaliveIdle = 2 * 1000;
 constexpr size_t kDefaultMaxBody = 1024 * 1024;
+constexpr ngx_msec_t kDefaultStreamAfter = 60 * 1000;
 
 constexpr ngx_uint_t kDefaultMethods =
     NGX_HTTP_POST | NGX_HTTP_PUT | NGX_HTTP_PATCH | NGX_HTTP_DELETE;
 constexpr const char *kDefaultScope[] = {"$http_authorization", "$http_x_api_key"};
 constexpr ngx_uint_t kDefaultRetriable[] = {401, 403, 408, 425, 429, 503};
+constexpr const char *kDefaultRetriableGrpc[] = {"UNAUTHENTICATED", "PERMISSION_DENIED",
+                                                 "RESOURCE_EXHAUSTED", "UNAVAILABLE"};
+constexpr const char *kDefaultStreamTypes[] = {"text/event-stream", "application/x-ndjson",
+                                               "application/jsonl"};
 
 void destroy_digester(void *data) { static_cast<Digester *>(data)->~Digester(); }
 
@@ -113,6 +118,43 @@ bool merge_retriable(ngx_conf_t *cf, StatusSet *parent, StatusSet *&child)
         for (ngx_uint_t status : kDefaultRetriable) {
             child->add(status);
         }
+
+        for (const char *name : kDefaultRetriableGrpc) {
+            child->add_grpc(grpc_status_of_name(name));
+        }
+    }
+
+    return true;
+}
+
+// The types and `after` are inherited together.
+bool merge_stream(ngx_conf_t *cf, const LocationConfig &parent, LocationConfig &child)
+{
+    if (child.stream_types == NGX_CONF_UNSET_PTR) {
+        child.stream_types = parent.stream_types;
+        child.stream_after = parent.stream_after;
+    }
+
+    ngx_conf_init_msec_value(child.stream_after, kDefaultStreamAfter);
+
+    if (child.stream_types != NGX_CONF_UNSET_PTR) {
+        return true;
+    }
+
+    child.stream_types = ngx_array_create(cf->pool, 3, sizeof(ngx_str_t));
+
+    if (child.stream_types == nullptr) {
+        return false;
+    }
+
+    for (const char *type : kDefaultStreamTypes) {
+        auto *item = static_cast<ngx_str_t *>(ngx_array_push(child.stream_types));
+
+        if (item == nullptr) {
+            return false;
+        }
+
+        *item = to_ngx(type);
     }
 
     return true;
@@ -234,6 +276,8 @@ void *create_location_config(ngx_conf_t *cf)
     conf->keepalive_idle = NGX_CONF_UNSET_MSEC;
     conf->retriable = static_cast<StatusSet *>(NGX_CONF_UNSET_PTR);
     conf->max_body = NGX_CONF_UNSET_SIZE;
+    conf->stream_after = NGX_CONF_UNSET_MSEC;
+    conf->stream_types = static_cast<ngx_array_t *>(NGX_CONF_UNSET_PTR);
     conf->hidden_headers = static_cast<ngx_array_t *>(NGX_CONF_UNSET_PTR);
     conf->store_error = NGX_CONF_UNSET_UINT;
     conf->bypass = static_cast<ngx_array_t *>(NGX_CONF_UNSET_PTR);
@@ -295,7 +339,7 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
 
     if (!merge_key(cf, prev->key, conf->key) || !merge_methods(cf, prev->methods, conf->methods)
         || !merge_retriable(cf, prev->retriable, conf->retriable)
-        || !merge_scope(cf, prev->scope, conf->scope)
+        || !merge_scope(cf, prev->scope, conf->scope) || !merge_stream(cf, *prev, *conf)
         || !merge_value(cf, prev->fingerprint, conf->fingerprint,
                         "$request_method $host$request_uri")
         || !find_used_store(cf, conf) || !check_lease(cf, conf))

@@ -6,6 +6,7 @@
 
 #include "core/decision.h"
 #include "core/digest.h"
+#include "core/grpc.h"
 #include "core/problem.h"
 #include "http/metrics/counters.h"
 #include "core/store.h"
@@ -88,14 +89,21 @@ struct AnswerOverride {
     const char *code;   // null: not given
 };
 
-// Status codes, 100 to 999.
+// `idempotency_retriable`: status codes from 100 to 999, and gRPC statuses.
 struct StatusSet {
     unsigned char bits[1000 / 8];
+    std::uint32_t grpc;  // one bit for each gRPC status
 
     void add(ngx_uint_t status) { bits[status / 8] |= static_cast<unsigned char>(1 << status % 8); }
     bool has(ngx_uint_t status) const
     {
         return status < 1000 && (bits[status / 8] >> status % 8 & 1);
+    }
+
+    void add_grpc(int status) { grpc |= 1u << status; }
+    bool has_grpc(int status) const
+    {
+        return status >= 0 && status < kGrpcStatuses && (grpc >> status & 1) != 0;
     }
 };
 
@@ -125,6 +133,8 @@ struct LocationConfig {
     ngx_msec_t keepalive_idle;
     StatusSet *retriable;
     size_t max_body;
+    ngx_array_t *stream_types;  // of ngx_str_t; null: off
+    ngx_msec_t stream_after;
     ngx_array_t *hidden_headers;  // of ngx_str_t, lower case
     ngx_uint_t store_error;
     ngx_array_t *bypass;

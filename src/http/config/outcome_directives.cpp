@@ -54,6 +54,27 @@ bool add_statuses(const ngx_str_t &text, StatusSet &set)
     return true;
 }
 
+// False if the text is no name of a gRPC status that means an error.
+bool add_grpc_status(const ngx_str_t &text, StatusSet &set)
+{
+    int status = grpc_status_of_name(view(text));
+
+    if (status <= 0) {
+        return false;
+    }
+
+    set.add_grpc(status);
+    return true;
+}
+
+bool is_media_type(std::string_view text)
+{
+    std::size_t slash = text.find('/');
+
+    return slash != std::string_view::npos && is_token(text.substr(0, slash))
+           && is_token(text.substr(slash + 1));
+}
+
 // Reads `CODE=TIME`.
 char *add_ttl_rule(ngx_conf_t *cf, ngx_uint_t argument, LocationConfig &conf)
 {
@@ -238,10 +259,11 @@ char *set_retriable(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     for (ngx_uint_t i = 1; i < cf->args->nelts; i++) {
-        if (!add_statuses(value[i], *conf->retriable)) {
+        if (!add_statuses(value[i], *conf->retriable)
+            && !add_grpc_status(value[i], *conf->retriable)) {
             return reject_argument(cf, i,
                                    "it must be a status code from 200 to 599, a class such as 5xx, "
-                                   "or \"none\" alone");
+                                   "a gRPC status such as UNAVAILABLE, or \"none\" alone");
         }
     }
 
@@ -264,6 +286,59 @@ char *set_max_body(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     conf->max_body = static_cast<size_t>(size);
+    return ok();
+}
+
+char *set_stream(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+    ngx_uint_t last = cf->args->nelts - 1;
+    constexpr std::string_view after = "after=";
+
+    if (conf->stream_types != NGX_CONF_UNSET_PTR) {
+        return duplicate();
+    }
+
+    if (last == 1 && equals(value[1], "off")) {
+        conf->stream_types = nullptr;
+        return ok();
+    }
+
+    conf->stream_types = ngx_array_create(cf->pool, 4, sizeof(ngx_str_t));
+
+    if (conf->stream_types == nullptr) {
+        return failed();
+    }
+
+    if (view(value[last]).substr(0, after.size()) == after) {
+        ngx_str_t text = to_ngx(view(value[last]).substr(after.size()));
+        ngx_int_t time = parse_time(&text);
+
+        if (time == NGX_ERROR) {
+            return reject_argument(cf, last, "the time must be above 0, as in after=60s");
+        }
+
+        conf->stream_after = static_cast<ngx_msec_t>(time);
+        last--;
+    }
+
+    for (ngx_uint_t i = 1; i <= ngx_max(last, ngx_uint_t(1)); i++) {
+        if (!is_media_type(view(value[i]))) {
+            return reject_argument(cf, i,
+                                   "it must be a media type such as text/event-stream; "
+                                   "\"after=TIME\" stands last, and \"off\" alone");
+        }
+
+        auto *type = static_cast<ngx_str_t *>(ngx_array_push(conf->stream_types));
+
+        if (type == nullptr) {
+            return failed();
+        }
+
+        *type = value[i];
+    }
+
     return ok();
 }
 

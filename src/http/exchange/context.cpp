@@ -24,7 +24,44 @@ Context *find_by_cleanup(ngx_http_request_t *r)
     return nullptr;
 }
 
+// The stages of a response, in their order.  A stage may be left out.
+bool may_follow(Stage from, Stage to)
+{
+    switch (from) {
+    case Stage::executing:
+        return to == Stage::capturing || to == Stage::streaming || to == Stage::settling
+               || to == Stage::passing_through || to == Stage::inactive;
+
+    case Stage::capturing:
+        return to == Stage::streaming || to == Stage::settling || to == Stage::passing_through;
+
+    case Stage::streaming:
+        return to == Stage::settling || to == Stage::passing_through;
+
+    case Stage::settling:
+        return to == Stage::passing_through;
+
+    default:
+        return false;
+    }
+}
+
 }  // namespace
+
+bool advance(Context &context, Stage next)
+{
+    if (!may_follow(context.stage, next)) {
+        ngx_log_error(NGX_LOG_ALERT, context.request->connection->log, 0,
+                      "idempotency: a response in stage %ui can't go on to stage %ui: report this "
+                      "error",
+                      static_cast<ngx_uint_t>(context.stage), static_cast<ngx_uint_t>(next));
+        return false;
+    }
+
+    stop_timer(context);
+    context.stage = next;
+    return true;
+}
 
 Context *find_context(ngx_http_request_t *r)
 {
@@ -57,6 +94,7 @@ Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status stat
     context->status = status;
     context->previous_origin = Origin::not_reached;
     context->accel_directives = Word{};
+    context->facts = ResponseFacts{};
     context->original_method = r->method;
 
     cleanup->handler = on_pool_destroyed;

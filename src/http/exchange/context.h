@@ -39,8 +39,9 @@ enum class Stage {
     waiting_to_claim,  // another request has the key: waits, then claims again
     executing,         // holds the claim; the upstream has not sent a response yet
     capturing,         // the response arrives and is held
-    settling,          // the whole response is held; waits until the claim is settled
-    passing_through,   // the response is sent, or is being passed through
+    streaming,         // the response is delivered as it arrives, and recorded
+    settling,  // the whole response, or the end of a stream, is held until the claim is settled
+    passing_through,  // the claim is settled: the response is sent, or is being passed through
 };
 
 // The functions with which an upstream module reads a response body, while this
@@ -66,18 +67,22 @@ struct Context {
     ngx_uint_t original_method;  // nginx's bit, without the bit that the guard adds
 
     // the response
-    Settlement settlement;  // how the claim is settled; known from the header on
+    ResponseFacts facts;    // complete at the end of the response
+    Settlement settlement;  // how the claim is settled; decided by `facts`
     Millis ttl;             // of the kept response
     bool from_upstream;     // an upstream was running when its header arrived
     bool outcome_unknown;   // it is nginx's own: the request was sent and got no whole response
     bool incomplete;        // its body ended early, or Content-Length is wrong
     UpstreamBodyReader upstream_body_reader;
-    bool is_grpc;
-    GrpcMessages grpc_messages;  // counted in a gRPC body
-    bool stream_reset;           // the client reset the HTTP/2 stream before the response was sent
-    bool client_disconnected;    // while the response was passed through
-    bool response_ended;         // the last buffer has been passed through
-    ngx_chain_t *unsent;         // buffers that the next filters have not sent yet
+    GrpcKind grpc_kind;            // of the response
+    GrpcMessages grpc_messages;    // counted in a gRPC body
+    bool header_sent;              // to the client, while the response is a stream
+    ngx_http_headers_out_t *head;  // of a stream: r->headers_out before the header was sent
+    bool held_part_sent;           // the part of the body that was held is sent and freed
+    bool stream_reset;         // the client reset the HTTP/2 stream before the response was sent
+    bool client_disconnected;  // while the response was a stream, or passed through
+    bool response_ended;       // the last buffer has been passed through
+    ngx_chain_t *unsent;       // buffers that the next filters have not sent yet
 
     // the content handler
     ngx_http_handler_pt content_handler;  // the location's, while the guard replaces it
@@ -86,7 +91,7 @@ struct Context {
     bool upstream_not_created;    // it failed before it created the upstream
     void (*original_finalize)(ngx_http_request_t *r, ngx_int_t rc);  // u->finalize_request
 
-    ngx_event_t timer;  // of a wait for the key, or of an idle gRPC stream
+    ngx_event_t timer;  // of a wait for the key, of gRPC trailers, or of a stream without client
     bool wait_started;  // `conflict wait`: the request has begun to wait for the key
     ngx_msec_t wait_deadline;
     ngx_msec_t claim_delay;  // until the next claim, in milliseconds
@@ -103,11 +108,22 @@ struct Context {
 // redirect too.
 Context *find_context(ngx_http_request_t *r);
 
-// Whether the claim is held and the response is not complete yet.
+// Whether the claim is held, and no byte of the response has been sent.
 inline bool awaits_response(const Context &context)
 {
     return context.stage == Stage::executing || context.stage == Stage::capturing;
 }
+
+// Whether the claim is held and is not being settled yet.
+inline bool has_open_claim(const Context &context)
+{
+    return awaits_response(context) || context.stage == Stage::streaming;
+}
+
+// The only way from `executing` to a later stage: a response begins, is settled and is sent
+// once.  Stops the timer.  False, with an alert in the log, if the response has passed this
+// stage already: the caller must then do nothing.
+bool advance(Context &context, Stage next);
 
 // Creates the context, in stage `inactive`.  Null if there is no memory.
 Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status status);

@@ -221,7 +221,7 @@ void Exchange::handle_claim_reply()
                                  "released, and the request is not sent");
                 claim_reply_ = Reply();
             }
-            settle(Settlement::release, 0, nullptr);
+            start_settling(Settlement::release, 0, nullptr);
             return;
         }
 
@@ -248,7 +248,7 @@ void Exchange::release_unconfirmed()
 {
     unconfirmed_ = true;
     call_.behind_claim = true;
-    settle(Settlement::release, 0, nullptr);
+    start_settling(Settlement::release, 0, nullptr);
 }
 
 // Renewals
@@ -362,7 +362,7 @@ void Exchange::release_again()
     unconfirmed_ = true;
 
     if (phase_ == Phase::ended && !repeated_) {
-        settle(Settlement::release, 0, nullptr);
+        start_settling(Settlement::release, 0, nullptr);
     }
 }
 

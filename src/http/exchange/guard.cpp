@@ -163,7 +163,7 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
 // Whether the exchange must continue if the client disconnects.
 bool must_continue(const Context &context)
 {
-    return awaits_response(context)
+    return has_open_claim(context)
            || (context.stage == Stage::passing_through && !context.response_ended);
 }
 

@@ -18,8 +18,6 @@ void count_request(const Context &context)
     }
 }
 
-}  // namespace
-
 // A content handler without an upstream (`content_by_lua`) may have acted on the request
 // before the request was ended.
 Origin origin_at_end(const Context &context)
@@ -30,6 +28,19 @@ Origin origin_at_end(const Context &context)
                    && !is_body_missing(r)
                ? Origin::broken
                : origin_of(context);
+}
+
+}  // namespace
+
+Settlement settlement_at_end(const Context &context)
+{
+    // the application has responded, and its stream has broken off
+    if (context.stage == Stage::streaming) {
+        return Settlement::not_kept;
+    }
+
+    return decide_without_response(origin_at_end(context),
+                                   static_cast<UnknownPolicy>(context.conf->unknown));
 }
 
 void on_request_destroyed(Context &context)
@@ -43,11 +54,10 @@ void on_request_destroyed(Context &context)
 
     context.exchange->detach();
 
-    if (awaits_response(context)) {
-        context.exchange->settle(
-            decide_without_response(origin_at_end(context),
-                                    static_cast<UnknownPolicy>(context.conf->unknown)),
-            context.conf->ttl, nullptr);
+    if (has_open_claim(context)) {
+        Millis ttl = context.ttl != 0 ? context.ttl : context.conf->ttl;
+
+        context.exchange->settle(settlement_at_end(context), ttl, nullptr);
     }
 
     context.exchange->drop_reference();
