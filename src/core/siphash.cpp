@@ -1,5 +1,7 @@
 #include "core/siphash.h"
 
+#include <cstring>
+
 #include <openssl/rand.h>
 
 #include "core/openssl.h"
@@ -36,15 +38,15 @@ struct State {
     }
 };
 
-// Little-endian, `size` bytes of eight.
+// `size` bytes of a little-endian word.
 std::uint64_t word_at(const char *bytes, std::size_t size)
 {
     std::uint64_t word = 0;
 
-    for (std::size_t i = size; i-- > 0;) {
-        word = word << 8 | static_cast<unsigned char>(bytes[i]);
-    }
-
+    std::memcpy(&word, bytes, size);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    word = __builtin_bswap64(word);
+#endif
     return word;
 }
 
