@@ -6,6 +6,7 @@
 #include "core/claim_ids.h"
 #include "http/config/arguments.h"
 #include "http/config/upstream_modules.h"
+#include "http/config/warnings.h"
 
 namespace idempotency {
 
@@ -296,7 +297,9 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
 
     learn_upstream_handler(cf, main->upstream_modules);
 
-    if (conf->store_name.data == nullptr) {
+    bool own_store = conf->store_name.data != nullptr;
+
+    if (!own_store) {
         conf->store_name = prev->store_name;
         conf->store_line = prev->store_line;
         conf->required = prev->required;
@@ -348,6 +351,7 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
     }
 
     set_value_limit(conf);
+    warn_about_location(cf, *conf, own_store);
 
     // responses of the status page are not kept
     if (conf->status_format != NGX_CONF_UNSET_UINT) {
