@@ -12,6 +12,7 @@
 #include "http/answer/stream.h"
 #include "http/answer/subrequest.h"
 #include "http/exchange/exchange.h"
+#include "http/exchange/redirect.h"
 
 namespace idempotency {
 
@@ -99,6 +100,11 @@ ngx_int_t on_header(ngx_http_request_t *r)
     }
 
     if (r->headers_out.status >= NGX_HTTP_OK) {
+        if (is_refused(*context)) {
+            release_refused(*context);
+            return next_header_filter(r);
+        }
+
         return begin_response(*context);
     }
 

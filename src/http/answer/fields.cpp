@@ -402,7 +402,7 @@ ngx_http_headers_out_t *copy_head(ngx_http_request_t *r)
 }
 
 bool write_response_record(ngx_http_request_t *r, ngx_http_headers_out_t &head, Exchange &exchange,
-                           const LocationConfig &conf, Millis lifetime)
+                           const LocationConfig &conf, Millis lifetime, std::string_view hops)
 {
     std::string_view status_line = view(head.status_line);
 
@@ -413,7 +413,8 @@ bool write_response_record(ngx_http_request_t *r, ngx_http_headers_out_t &head, 
         return false;
     }
 
-    unsigned char *prefix = exchange.response().allocate_prefix(kRecordHeadSize + sizer.size());
+    unsigned char *prefix =
+        exchange.response().allocate_prefix(kRecordHeadSize + sizer.size() + size_of_hops(hops));
 
     if (prefix == nullptr) {
         return false;
@@ -423,6 +424,7 @@ bool write_response_record(ngx_http_request_t *r, ngx_http_headers_out_t &head, 
 
     writer.start_response(static_cast<std::uint16_t>(head.status), status_line);
     visit_fields(r, head, conf, writer);
+    writer.add_hops(hops);
 
     auto *piece = static_cast<std::string_view *>(exchange.response().body_pieces().elts);
 

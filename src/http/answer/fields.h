@@ -9,10 +9,10 @@ namespace idempotency {
 
 // Writes the record of the response (status, header fields, digest of the held body)
 // into memory of the exchange.  `head` is r->headers_out, or a copy of it that was made before
-// the header was sent.  `lifetime` is in milliseconds.  False if there is no memory, or if the
-// fields don't fit into a record.
+// the header was sent.  `lifetime` is in milliseconds, `hops` is what a HopWriter has written.
+// False if there is no memory, or if the fields don't fit into a record.
 bool write_response_record(ngx_http_request_t *r, ngx_http_headers_out_t &head, Exchange &exchange,
-                           const LocationConfig &conf, Millis lifetime);
+                           const LocationConfig &conf, Millis lifetime, std::string_view hops);
 
 // A copy of r->headers_out: the filters of nginx change it when the header is sent.  Null if there
 // is no memory.

@@ -2,6 +2,7 @@
 
 #include "http/answer/capture.h"
 #include "http/answer/fields.h"
+#include "http/exchange/redirect.h"
 
 namespace idempotency {
 
@@ -183,6 +184,8 @@ ngx_int_t refuse_request(Context &context, Status status, Problem problem, Milli
     ngx_http_request_t *r = context.request;
     const ProblemText text = problem_text(*context.conf, problem);
 
+    bool is_repeated = context.stage == Stage::problem;
+
     context.stage = Stage::inactive;
     context.status = status;
 
@@ -190,7 +193,9 @@ ngx_int_t refuse_request(Context &context, Status status, Problem problem, Milli
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (has_error_page(r, text.status)) {
+    if (!is_repeated && has_error_page(r, text.status)) {
+        context.stage = Stage::problem;
+        context.problem = problem;
         return static_cast<ngx_int_t>(text.status);
     }
 
@@ -206,6 +211,7 @@ ngx_int_t refuse_request(Context &context, Status status, Problem problem, Milli
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
+    r->err_status = 0;
     r->disable_not_modified = 1;
     rc = ngx_http_send_header(r);
 
@@ -215,6 +221,17 @@ ngx_int_t refuse_request(Context &context, Status status, Problem problem, Milli
 
     ngx_http_finalize_request(r, rc);
     return NGX_DONE;
+}
+
+ngx_int_t continue_to_error_page(Context &context)
+{
+    note_redirect(context);
+
+    if (!context.became_get) {
+        return refuse_request(context, context.status, context.problem, 0);
+    }
+
+    return take_body_away(context.request) ? NGX_DECLINED : NGX_HTTP_INTERNAL_SERVER_ERROR;
 }
 
 ngx_int_t send_problem(ngx_http_request_t *r, const LocationConfig &conf, Problem problem)

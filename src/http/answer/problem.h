@@ -12,6 +12,11 @@ namespace idempotency {
 // `retry_after` is in milliseconds and rounded up to seconds; 0: no Retry-After header.
 ngx_int_t refuse_request(Context &context, Status status, Problem problem, Millis retry_after);
 
+// Call it in the PRECONTENT phase, for a request in stage `problem`, and return what it
+// returns.  No content handler gets the request with its method and body: an `error_page`
+// with a URI has made it a GET, and in a named location the problem response is sent.
+ngx_int_t continue_to_error_page(Context &context);
+
 // Sends a problem response in place of the held response, in a filter.  Returns what a
 // body filter returns.
 ngx_int_t send_problem(ngx_http_request_t *r, const LocationConfig &conf, Problem problem);

@@ -4,23 +4,12 @@
 #include "http/answer/fields.h"
 #include "http/answer/ttl.h"
 #include "http/exchange/exchange.h"
-#include "http/exchange/guard.h"
+#include "http/exchange/meaning.h"
+#include "http/exchange/redirect.h"
 
 namespace idempotency {
 
 namespace {
-
-// A retriable status means that the application has not acted on the request.  So the
-// status of the application must be retriable too: after X-Accel-Redirect nginx may
-// refuse the file, and an error page may have another status.
-bool is_retriable(ngx_http_request_t *r, const StatusSet &retriable)
-{
-    ngx_http_upstream_t *u = r->upstream;
-
-    return retriable.has(r->headers_out.status)
-           && (u == nullptr || u->headers_in.status_n == 0
-               || retriable.has(u->headers_in.status_n));
-}
 
 // Of a response with trailers only, the trailers are the header.
 int grpc_status(const Context &context)
@@ -108,7 +97,8 @@ ngx_int_t start_settling(Context &context)
 
     if (context.settlement == Settlement::keep
         && !write_response_record(r, context.head != nullptr ? *context.head : r->headers_out,
-                                  *context.exchange, *context.conf, lifetime(context)))
+                                  *context.exchange, *context.conf, lifetime(context),
+                                  recorded_hops(context)))
     {
         ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
                       "idempotency: no memory for the record of a response, or its headers are "
@@ -137,16 +127,17 @@ void read_response_head(Context &context)
     ngx_http_request_t *r = context.request;
     ResponseFacts &facts = context.facts;
 
-    take_accel_headers(r, *context.conf, context.accel_directives);
+    bool was_known = context.meaning.known;
+    Word ignored;
 
-    // Without an upstream, the response is a file or comes from another module, unless an
-    // upstream should have been created.
-    facts.origin = r->upstream == nullptr && context.previous_origin == Origin::not_reached
-                           && !context.upstream_not_created
-                       ? Origin::application
-                       : origin_of(context);
+    note_response(context);
+
+    // what an error page says about itself does not count
+    take_accel_headers(r, *context.conf, was_known ? ignored : context.accel_directives);
+
+    facts.origin = origin_of(context);
     facts.unknown = static_cast<UnknownPolicy>(context.conf->unknown);
-    facts.retriable = is_retriable(r, *context.conf->retriable);
+    facts.retriable = context.meaning.known && context.meaning.retriable;
     facts.word = context.accel_directives;
     warn_about_word(context);
 
@@ -155,6 +146,10 @@ void read_response_head(Context &context)
     context.from_upstream = r->upstream != nullptr && r->upstream->cleanup != nullptr;
     read_grpc_status(context);
     decide(context);
+
+    if (context.settlement == Settlement::keep && !finish_hops(context)) {
+        give_up_keeping(context);
+    }
 }
 
 void give_up_keeping(Context &context)

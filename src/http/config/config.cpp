@@ -5,6 +5,7 @@
 
 #include "core/claim_ids.h"
 #include "http/config/arguments.h"
+#include "http/config/error_pages.h"
 #include "http/config/upstream_modules.h"
 #include "http/config/warnings.h"
 
@@ -243,7 +244,8 @@ void *create_main_config(ngx_conf_t *cf)
     main->digester = create_digester(cf->pool);
 
     if (claim_ids == nullptr || main->digester == nullptr
-        || !find_upstream_modules(cf, main->upstream_modules))
+        || !find_upstream_modules(cf, main->upstream_modules)
+        || ngx_array_init(&main->error_pages, cf->pool, 4, sizeof(ngx_array_t *)) != NGX_OK)
     {
         return nullptr;
     }
@@ -296,6 +298,10 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
         ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
 
     learn_upstream_handler(cf, main->upstream_modules);
+
+    if (!collect_error_pages(cf, main->error_pages)) {
+        return static_cast<char *>(NGX_CONF_ERROR);
+    }
 
     bool own_store = conf->store_name.data != nullptr;
 

@@ -41,6 +41,9 @@ struct UnresolvedName {
     ngx_uint_t line;
 };
 
+// Called when nginx follows an `error_page` for `status`, before it changes the request.
+using ErrorPageHandler = void (*)(ngx_http_request_t *r, ngx_uint_t status);
+
 struct MainConfig {
     ngx_array_t stores;            // of StoreSlot *
     ngx_array_t unresolved_names;  // of UnresolvedName
@@ -50,7 +53,9 @@ struct MainConfig {
     ngx_array_t upstream_modules;  // of ngx_uint_t: their ctx_index
     ngx_int_t try_files;           // ctx_index of that module; -1: nginx does not have it
     ngx_int_t dav;                 // the same for ngx_http_dav_module
-    bool used;                     // a location has `idempotency`
+    ngx_array_t error_pages;       // of ngx_array_t *: each list of `error_page` (error_pages.h)
+    ErrorPageHandler on_error_page;
+    bool used;  // a location has `idempotency`
 };
 
 // The source of the key: a request header, or a value with variables.
@@ -168,6 +173,12 @@ inline LocationConfig *location_config(ngx_http_request_t *r)
 inline MainConfig *main_config(ngx_http_request_t *r)
 {
     return static_cast<MainConfig *>(ngx_http_get_module_main_conf(r, ngx_http_idempotency_module));
+}
+
+// Whether `idempotency off` is written in the location, or inherited.
+inline bool is_switched_off(const LocationConfig &conf)
+{
+    return conf.store_name.data != nullptr && conf.store_name.len == 0;
 }
 
 // Zeroed memory for `count` objects.  Null if there is no memory.

@@ -17,6 +17,7 @@ Context *find_by_cleanup(ngx_http_request_t *r)
             auto *context = static_cast<Context *>(c->data);
 
             ngx_http_set_ctx(r, context, ngx_http_idempotency_module);
+            context->redirected = true;
             return context;
         }
     }
@@ -30,7 +31,7 @@ bool may_follow(Stage from, Stage to)
     switch (from) {
     case Stage::executing:
         return to == Stage::capturing || to == Stage::streaming || to == Stage::settling
-               || to == Stage::passing_through || to == Stage::inactive;
+               || to == Stage::passing_through || to == Stage::inactive || to == Stage::refused;
 
     case Stage::capturing:
         return to == Stage::streaming || to == Stage::settling || to == Stage::passing_through;
@@ -92,7 +93,7 @@ Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status stat
     context->conf = conf;
     context->stage = Stage::inactive;
     context->status = status;
-    context->previous_origin = Origin::not_reached;
+    context->meaning.origin = Origin::not_reached;
     context->accel_directives = Word{};
     context->facts = ResponseFacts{};
     context->original_method = r->method;

@@ -6,6 +6,8 @@
 
 #include "core/decision.h"
 #include "core/grpc.h"
+#include "core/hops.h"
+#include "core/problem.h"
 #include "http/config/config.h"
 
 namespace idempotency {
@@ -29,17 +31,20 @@ enum class Status {
     quota,
 };
 
-// The steps of a request.
+// How the request got here.  docs/architecture.md has the transitions.
 enum class Stage {
-    inactive,          // the module does nothing (any more) with this request
-    before_try_files,  // waits for `try_files`, which may redirect to another location
-    reading_body,      // reads the body and computes its digest
-    claiming,          // waits for the store's reply to the claim
-    claim_replied,     // the reply is in the exchange
-    waiting_to_claim,  // another request has the key: waits, then claims again
-    executing,         // holds the claim; the upstream has not sent a response yet
-    capturing,         // the response arrives and is held
-    streaming,         // the response is delivered as it arrives, and recorded
+    inactive,            // the module does nothing (any more) with this request
+    refused,             // something else refused it: it is on the way to an error page
+    problem,             // the module refused it: it is on the way to an error page
+    before_try_files,    // waits for `try_files`, which may redirect to another location
+    reading_body,        // reads the body and computes its digest
+    claiming,            // waits for the store's reply to the claim
+    claim_replied,       // the reply is in the exchange
+    redirecting_replay,  // passes the internal redirects of the response that is replayed
+    waiting_to_claim,    // another request has the key: waits, then claims again
+    executing,           // holds the claim; the upstream has not sent a response yet
+    capturing,           // the response arrives and is held
+    streaming,           // the response is delivered as it arrives, and recorded
     settling,  // the whole response, or the end of a stream, is held until the claim is settled
     passing_through,  // the claim is settled: the response is sent, or is being passed through
 };
@@ -52,6 +57,24 @@ struct UpstreamBodyReader {
     ngx_int_t (*unbuffered)(void *data, ssize_t bytes);
 };
 
+// What the response of the application means.  It is made out once, when the head of the
+// response is there or the exchange has failed, and holds whatever nginx does afterwards.
+struct Meaning {
+    bool known;
+    Origin origin;
+    bool retriable;   // the application has not acted on the request
+    unsigned status;  // of the application; 0 if there is none
+};
+
+// A replay that passes the internal redirects of its response.
+struct Replay {
+    Record record;
+    HopCursor cursor;
+    Hop hop;          // the last one
+    bool begins_hop;  // this module redirects the request
+    bool is_at_hop;   // nothing else has redirected the request since
+};
+
 // Lives in the request's pool.  `ngx_http_internal_redirect` and similar functions
 // clear r->ctx; `find_context` restores it.
 struct Context {
@@ -60,10 +83,26 @@ struct Context {
     Exchange *exchange;    // null if the request is not covered; one reference is held
     Stage stage;
     Status status;
-    Millis age;                  // of the response that is replayed
-    Sha256 *body_digest;         // of the request body; null if the fingerprint omits it
-    Origin previous_origin;      // of the upstreams before the last internal redirect
-    Word accel_directives;       // in all X-Accel-Idempotency headers so far
+    Millis age;           // of the response that is replayed
+    Sha256 *body_digest;  // of the request body; null if the fingerprint omits it
+    Meaning meaning;
+    Word accel_directives;                // in the X-Accel-Idempotency headers of the response
+    ngx_http_upstream_t *noted_upstream;  // `meaning` is that of its exchange
+
+    // internal redirects
+    bool redirected;          // r->ctx was cleared, and `on_redirect` has not seen it yet
+    bool follows_error_page;  // nginx follows an `error_page`, and has not redirected yet
+    bool passes_status;       // with `=`: the status of the page is that of the response
+    bool is_in_checks;        // in a location whose access checks are not over yet
+    bool barred;              // no content handler may get the request with its body
+    bool is_get;              // an internal redirect has made it a GET
+    bool became_get;          // an `error_page` with a URI has made it a GET without body
+    ngx_uint_t error_status;  // for which nginx follows or has followed an `error_page`
+    Problem problem;          // in stage `problem`
+    HopWriter *hops;          // since the claim; null if there are none
+    bool hops_lost;           // they can't be recorded
+    Replay *replay;           // in stage `redirecting_replay`
+
     ngx_uint_t original_method;  // nginx's bit, without the bit that the guard adds
 
     // the response
@@ -87,6 +126,7 @@ struct Context {
     // the content handler
     ngx_http_handler_pt content_handler;  // the location's, while the guard replaces it
     bool content_handler_called;
+    ngx_http_upstream_t *previous_upstream;  // r->upstream when the location was entered
     bool client_body_incomplete;  // the exchange ended because the client did not send its body
     bool upstream_not_created;    // it failed before it created the upstream
     void (*original_finalize)(ngx_http_request_t *r, ngx_int_t rc);  // u->finalize_request

@@ -220,31 +220,4 @@ void guard_subrequest(ngx_http_request_t *r)
     }
 }
 
-Origin origin_of(const Context &context)
-{
-    ngx_http_request_t *r = context.request;
-    ngx_http_upstream_t *u = r->upstream;
-
-    if (r->cached) {
-        return Origin::application;
-    }
-
-    if (u == nullptr || u->state == nullptr) {
-        return context.previous_origin;
-    }
-
-    // set when the whole response header has arrived (ngx_http_upstream_process_header)
-    if (u->state->header_time != static_cast<ngx_msec_t>(-1)) {
-        return Origin::application;
-    }
-
-    // the application may act on the part of the body that it has, unless the client has left
-    // before it sent the rest: then no application has got a whole request
-    if (u->request_sent && !(is_body_missing(r) && context.client_body_incomplete)) {
-        return Origin::broken;
-    }
-
-    return context.previous_origin;
-}
-
 }  // namespace idempotency

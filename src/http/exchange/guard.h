@@ -24,8 +24,4 @@ inline bool is_body_missing(ngx_http_request_t *r)
                || r->request_body->received < r->headers_in.content_length_n);
 }
 
-// How far the exchange with the upstream has come (ngx_http_upstream_t::request_sent
-// and ::state::header_time).
-Origin origin_of(const Context &context);
-
 }  // namespace idempotency

@@ -2,6 +2,7 @@
 
 #include "http/exchange/exchange.h"
 #include "http/exchange/guard.h"
+#include "http/exchange/meaning.h"
 
 namespace idempotency {
 
@@ -22,10 +23,14 @@ void count_request(const Context &context)
 // before the request was ended.
 Origin origin_at_end(const Context &context)
 {
-    ngx_http_request_t *r = context.request;
+    if (context.meaning.known) {
+        bool is_free = context.meaning.retriable || context.accel_directives.release;
 
-    return context.content_handler_called && !context.upstream_not_created && r->upstream == nullptr
-                   && !is_body_missing(r)
+        return is_free ? Origin::not_reached : context.meaning.origin;
+    }
+
+    return context.content_handler_called && is_handled_without_upstream(context)
+                   && !is_body_missing(context.request)
                ? Origin::broken
                : origin_of(context);
 }

@@ -9,6 +9,7 @@
 #include "http/exchange/redirect.h"
 #include "http/request/body_digest.h"
 #include "http/request/claim.h"
+#include "http/request/replay.h"
 
 namespace idempotency {
 
@@ -241,17 +242,24 @@ bool has_try_files(ngx_http_request_t *r)
     return index >= 0 && *static_cast<void **>(r->loc_conf[index]) != nullptr;
 }
 
-// `previous`: the configuration of the location whose `try_files` redirected the
-// request here, or null.
-ngx_int_t enter_location(ngx_http_request_t *r, LocationConfig *previous)
+// `context`: of the location whose `try_files` redirected the request here, or null.
+ngx_int_t enter_location(ngx_http_request_t *r, Context *context)
 {
     LocationConfig *conf = location_config(r);
 
-    if (conf->store == nullptr) {
-        conf = previous;
+    if (context != nullptr) {
+        context->stage = Stage::inactive;
+
+        if (conf->store == nullptr && !is_switched_off(*conf)) {
+            conf = context->conf;
+        }
     }
 
-    if (conf == nullptr || !is_covered_method(*conf->methods, r)) {
+    if (conf->store == nullptr) {
+        return NGX_DECLINED;
+    }
+
+    if (!is_covered_method(*conf->methods, r)) {
         return NGX_DECLINED;
     }
 
@@ -259,7 +267,7 @@ ngx_int_t enter_location(ngx_http_request_t *r, LocationConfig *previous)
         return check_coverage(r, conf);
     }
 
-    Context *context = create_context(r, conf, Status::none);
+    context = create_context(r, conf, Status::none);
 
     if (context == nullptr) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -304,11 +312,16 @@ ngx_int_t on_request(ngx_http_request_t *r)
 
     switch (context->stage) {
     case Stage::before_try_files:
-        return enter_location(r, context->conf);
+        return enter_location(r, context);
 
     case Stage::executing:
-        continue_after_redirect(*context);
-        return NGX_DECLINED;
+        return enter_content(*context);
+
+    case Stage::redirecting_replay:
+        return continue_replay(*context);
+
+    case Stage::problem:
+        return continue_to_error_page(*context);
 
     default:
         return resume_request(*context);
@@ -323,8 +336,12 @@ ngx_int_t on_request_after_try_files(ngx_http_request_t *r)
         return NGX_DECLINED;
     }
 
-    return context->stage == Stage::before_try_files ? check_coverage(r, context->conf)
-                                                     : resume_request(*context);
+    if (context->stage != Stage::before_try_files) {
+        return resume_request(*context);
+    }
+
+    context->stage = Stage::inactive;
+    return check_coverage(r, context->conf);
 }
 
 }  // namespace idempotency
