@@ -128,7 +128,7 @@ is_wrong_store "memory 1m; $_;", (split / /)[0], 'redis', 'shop' for 'timeout 1s
 
 is_wrong_store "redis $_;", '"redis"', qr/URL|host|port|database|path|scheme|redis:\/\//
     for qw(127.0.0.1:6379 http://127.0.0.1 redis:// redis:/127.0.0.1 redis://:6379 redis://127.0.0.1:0 redis://127.0.0.1:65536 redis://127.0.0.1:port
-        redis://127.0.0.1/db redis://127.0.0.1/-1 redis://[::1 unix: unix:relative unix:/run/redis.sock?db=x unix:/run/redis.sock?x=1), '""';
+        redis://127.0.0.1/db redis://127.0.0.1/-1 redis://[::1 unix: unix:relative unix:/run/redis.sock?db=x unix:/run/redis.sock?x=1 unix:/run/redis.sock:2 unix:/run/redis.sock:), '""';
 is_wrong_store 'redis;', '"redis"', 'shop', qr/number of arguments|URL/;
 is_wrong_store 'redis redis://nowhere.invalid;', 'nowhere.invalid';
 is_wrong_store 'redis redis://user:opensesame@127.0.0.1:bad;', '"redis"';
@@ -281,6 +281,33 @@ is_wrong_value 'idempotency_store_error', $_, qr/"reject" or "pass"/ for qw(igno
 is_wrong_value 'idempotency_replayed_header', $_, qr/name of a header/, '"off"' for '"X Replayed"', 'X:Replayed', '""';
 is_wrong_value 'idempotency_status', $_, '"json", "prometheus" or "html"' for qw(xml JSON "");
 is_wrong_value 'idempotency_problem_base', $_, qr/URI/ for '"https://a b/"', '"<x>"', '""';
+
+is_wrong_value 'idempotency_problem_base', $_, 'a URI with its scheme' for qw(nope example.com/problems :x 1a:b https: problems/a:b);
+is_right "idempotency_problem_base $_", server => "idempotency_problem_base $_;" for qw(/problems/ urn:example:problem: https://a.example/ tag:a.example:p-);
+
+# Configurations that nginx accepts with a warning.
+
+sub is_warned_of {
+    my ($name, $server, @expected) = @_;
+    my ($status, $output) = nginx_says(server => $server);
+    my @lines = $output =~ /^nginx: (\[warn\] .*)$/mg;
+
+    is $status, 0, "$name is accepted";
+    is scalar(@lines), 1, "$name: one warning" or diag $output;
+    my @missing = grep { ($lines[0] // '') !~ /\Q$_\E/ } @expected;
+    ok !@missing, "$name: the warning tells what is wrong" or diag "no @missing in: ", $lines[0] // $output;
+}
+
+is_warned_of "idempotency_bypass $_", "idempotency_bypass \$arg_a $_;", "\"$_\" in \"idempotency_bypass\" is a constant: no request is covered", 'idempotency off' for qw(1 on);
+is_warned_of 'idempotency_bypass 0', 'idempotency_bypass 0;', '"0" in "idempotency_bypass" is a constant that never applies';
+is_warned_of 'idempotency beside return', 'location / { idempotency main; return 204; }', '"idempotency" on line', 'has no effect beside "return"';
+is_right 'return in a location that inherits idempotency', server => 'idempotency main; location / { return 204; }';
+is_right 'a conditional return', server => 'location / { idempotency main; if ($arg_x) { return 204; } proxy_pass http://127.0.0.1:1; }';
+is_warned_of "$_->[0]_request_buffering off", "location / { idempotency main; $_->[0]_request_buffering off; $_->[1]; }", 'reads the request body first', "\"$_->[0]_request_buffering off\"", '"body=off"'
+    for ['proxy', 'proxy_pass http://127.0.0.1:1'], ['fastcgi', 'fastcgi_pass 127.0.0.1:1'], ['uwsgi', 'uwsgi_pass 127.0.0.1:1'], ['scgi', 'scgi_pass 127.0.0.1:1'];
+is_right 'a streamed body that is not part of the fingerprint', server => 'location / { idempotency main; idempotency_fingerprint $request_uri body=off; proxy_request_buffering off; proxy_pass http://127.0.0.1:1; }';
+is_right 'a streamed body without idempotency', server => 'proxy_request_buffering off; location / { proxy_pass http://127.0.0.1:1; }';
+is_right 'gRPC', server => 'location / { idempotency main; grpc_pass 127.0.0.1:1; }';
 
 # Duplicate directives, and directives in the wrong place.
 

@@ -51,7 +51,7 @@ ngx_command_t directives[] = {
     LOCATION_DIRECTIVE("idempotency_stream", NGX_CONF_1MORE, set_stream, 0),
     LOCATION_DIRECTIVE("idempotency_hide_header", NGX_CONF_1MORE, set_hidden_headers, 0),
     LOCATION_DIRECTIVE("idempotency_store_error", NGX_CONF_TAKE1, set_store_error, 0),
-    LOCATION_DIRECTIVE("idempotency_bypass", NGX_CONF_1MORE, ngx_http_set_predicate_slot,
+    LOCATION_DIRECTIVE("idempotency_bypass", NGX_CONF_1MORE, set_bypass,
                        offsetof(LocationConfig, bypass)),
     LOCATION_DIRECTIVE("idempotency_quota", NGX_CONF_TAKE123, set_quota, 0),
     LOCATION_DIRECTIVE("idempotency_answer", NGX_CONF_TAKE23, set_answer, 0),

@@ -7,6 +7,7 @@
 #include "http/config/arguments.h"
 #include "http/config/error_pages.h"
 #include "http/config/upstream_modules.h"
+#include "http/config/warnings.h"
 
 namespace idempotency {
 
@@ -302,7 +303,9 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
         return static_cast<char *>(NGX_CONF_ERROR);
     }
 
-    if (conf->store_name.data == nullptr) {
+    bool own_store = conf->store_name.data != nullptr;
+
+    if (!own_store) {
         conf->store_name = prev->store_name;
         conf->store_line = prev->store_line;
         conf->required = prev->required;
@@ -354,6 +357,7 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
     }
 
     set_value_limit(conf);
+    warn_about_location(cf, *conf, own_store);
 
     // responses of the status page are not kept
     if (conf->status_format != NGX_CONF_UNSET_UINT) {

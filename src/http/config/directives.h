@@ -12,6 +12,7 @@ char *set_store(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_key(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_methods(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_scope(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
+char *set_bypass(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_fingerprint(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 
 // outcome_directives.cpp: how long a claim and a response are kept, and which

@@ -436,6 +436,39 @@ char *set_replayed_header(ngx_conf_t *cf, ngx_command_t *, void *data)
     return ok();
 }
 
+// A URI with a scheme, or an absolute path.  It is written into JSON and into a Link header without
+// escapes.
+bool is_uri(std::string_view text)
+{
+    for (char c : text) {
+        if (c <= 0x20 || c >= 0x7f || std::string_view("\"<>\\^`{|}").find(c) != text.npos) {
+            return false;
+        }
+    }
+
+    std::size_t colon = text.find_first_of(":/?#");
+
+    if (colon == std::string_view::npos || text[colon] != ':') {
+        return text.substr(0, 1) == "/";
+    }
+
+    // RFC 3986, section 3.1
+    for (std::size_t i = 0; i < colon; i++) {
+        char lower = static_cast<char>(text[i] | 0x20);
+        bool is_letter = lower >= 'a' && lower <= 'z';
+
+        if (!is_letter
+            && (i == 0
+                || ((text[i] < '0' || text[i] > '9') && text[i] != '+' && text[i] != '-'
+                    && text[i] != '.')))
+        {
+            return false;
+        }
+    }
+
+    return colon > 0 && colon + 1 < text.size();
+}
+
 char *set_problem_base(ngx_conf_t *cf, ngx_command_t *, void *data)
 {
     auto *conf = static_cast<LocationConfig *>(data);
@@ -445,19 +478,11 @@ char *set_problem_base(ngx_conf_t *cf, ngx_command_t *, void *data)
         return duplicate();
     }
 
-    // it is written into JSON and into a Link header without escaping
-    for (size_t i = 0; i < value[1].len; i++) {
-        u_char c = value[1].data[i];
-
-        if (c <= 0x20 || c >= 0x7f || ngx_strchr("\"<>\\^`{|}", c) != nullptr) {
-            return reject_argument(cf, 1,
-                                   "it must be a URI, such as https://api.example.com/problems/");
-        }
-    }
-
-    if (value[1].len == 0) {
+    if (!is_uri(view(value[1]))) {
         return reject_argument(cf, 1,
-                               "it must be a URI, such as https://api.example.com/problems/");
+                               "it must be a URI with its scheme, such as "
+                               "https://api.example.com/problems/, or a path that begins with "
+                               "\"/\"");
     }
 
     conf->problem_base = value[1];
