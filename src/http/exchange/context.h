@@ -103,6 +103,7 @@ struct Context {
     bool hops_lost;           // they can't be recorded
     Replay *replay;           // in stage `redirecting_replay`
 
+    ngx_str_t grpc_timeout;  // the header of a gRPC request, which is not sent to the application
     ngx_uint_t original_method;  // nginx's bit, without the bit that the guard adds
 
     // the response

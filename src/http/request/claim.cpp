@@ -2,6 +2,7 @@
 
 #include "http/answer/problem.h"
 #include "http/exchange/exchange.h"
+#include "http/exchange/grpc_timeout.h"
 #include "http/exchange/guard.h"
 #include "http/request/quota.h"
 #include "http/request/replay.h"
@@ -76,7 +77,10 @@ ngx_int_t start_execution(Context &context)
     r->headers_in.if_unmodified_since = nullptr;
     r->headers_in.if_match = nullptr;
     r->headers_in.if_none_match = nullptr;
+    r->headers_in.range = nullptr;  // the slice module would begin in the middle
+    r->headers_in.if_range = nullptr;
 
+    hide_grpc_timeout(context);
     guard_upstream(context);
     return NGX_DECLINED;
 }
