@@ -183,7 +183,7 @@ void end_request(Context &context)
     ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
                   "idempotency: the client has disconnected, and the response is not kept: the "
                   "exchange with the upstream ends");
-    ngx_http_finalize_request(r, NGX_HTTP_CLIENT_CLOSED_REQUEST);
+    terminate_request(r);
 }
 
 // nginx's ngx_event_handler_pt: a stream goes on after its client has disconnected

@@ -17,6 +17,9 @@ void apply_stream_reset(Context &context);
 // must end, as it does over HTTP/1.1.
 bool is_shutdown(ngx_http_request_t *r);
 
+// Ends a request, and its exchange with the upstream, because its client has disconnected.
+void terminate_request(ngx_http_request_t *r);
+
 // HTTP/3 (quic.cpp).  It is never undone: a QUIC stream has one request only.
 void ignore_quic_close(ngx_http_request_t *r);
 

@@ -22,7 +22,7 @@ void on_client_event(ngx_http_request_t *r)
     if (c->error && context != nullptr && awaits_response(*context)) {
         // without its body, the request can't be completed
         if (is_shutdown(r) || is_body_missing(r)) {
-            ngx_http_finalize_request(r, NGX_HTTP_CLIENT_CLOSED_REQUEST);
+            terminate_request(r);
             return;
         }
 
@@ -51,6 +51,14 @@ bool is_shutdown([[maybe_unused]] ngx_http_request_t *r)
 #else
     return false;
 #endif
+}
+
+// As ngx_http_request_handler: the cleanup of the upstream finalizes the request, which must not
+// free it yet.
+void terminate_request(ngx_http_request_t *r)
+{
+    r->main->count++;
+    ngx_http_finalize_request(r, NGX_HTTP_CLIENT_CLOSED_REQUEST);
 }
 
 void ignore_stream_reset(ngx_http_request_t *r)
