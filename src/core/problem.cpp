@@ -1,5 +1,7 @@
 #include "core/problem.h"
 
+#include "core/grpc.h"
+
 namespace idempotency {
 
 namespace {
@@ -47,6 +49,37 @@ constexpr const char *kStatusLines[] = {
 };
 
 }  // namespace
+
+int grpc_status_of(Problem problem)
+{
+    const char *name = "UNKNOWN";
+
+    switch (problem) {
+    case Problem::key_missing:
+    case Problem::scope_missing:
+    case Problem::key_invalid:
+        name = "INVALID_ARGUMENT";
+        break;
+    case Problem::key_reused:
+    case Problem::outcome_unknown:
+    case Problem::response_not_kept:
+        name = "FAILED_PRECONDITION";
+        break;
+    case Problem::in_progress:
+        name = "ABORTED";
+        break;
+    case Problem::quota_exceeded:
+        name = "RESOURCE_EXHAUSTED";
+        break;
+    case Problem::store_unavailable:
+        name = "UNAVAILABLE";
+        break;
+    case Problem::response_incomplete:
+        break;
+    }
+
+    return grpc_status_of_name(name);
+}
 
 const ProblemText &default_problem_text(Problem problem)
 {

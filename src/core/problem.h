@@ -33,6 +33,9 @@ struct ProblemText {
 
 const ProblemText &default_problem_text(Problem problem);
 
+// The gRPC status of this problem response, for a gRPC request.
+int grpc_status_of(Problem problem);
+
 // Finds the problem response with this code, apart from the 502.  False: there is none.
 bool find_problem(std::string_view code, Problem &problem);
 

@@ -26,6 +26,36 @@ Context *main_request_context(ngx_http_request_t *r)
     return r == r->main ? find_context(r) : nullptr;
 }
 
+// The headers that only this module may send, and those that are meant for it, reach no client,
+// also where a request is not covered.
+const LocationConfig *cleaning_config(ngx_http_request_t *r, const Context *context)
+{
+    const LocationConfig *conf = context != nullptr ? context->conf : location_config(r);
+    bool is_replay = context != nullptr && context->status == Status::replayed;
+
+    return conf->store != nullptr && !is_replay ? conf : nullptr;
+}
+
+void clean_headers(ngx_http_request_t *r, const Context *context)
+{
+    const LocationConfig *conf = cleaning_config(r, context);
+    Word ignored;
+
+    if (conf != nullptr) {
+        take_accel_headers(r, *conf, ignored);
+    }
+}
+
+void clean_trailers(ngx_http_request_t *r, const Context *context)
+{
+    const LocationConfig *conf = cleaning_config(r, context);
+    Word ignored;
+
+    if (conf != nullptr) {
+        take_accel_trailers(r, *conf, ignored);
+    }
+}
+
 bool is_too_large(ngx_http_request_t *r, const LocationConfig &conf)
 {
     return r->headers_out.content_length_n > 0
@@ -96,6 +126,10 @@ ngx_int_t on_header(ngx_http_request_t *r)
     Context *context = main_request_context(r);
 
     if (context == nullptr || context->stage != Stage::executing) {
+        if (r == r->main) {
+            clean_headers(r, context);
+        }
+
         return next_header_filter(r);
     }
 
@@ -188,6 +222,12 @@ ngx_int_t on_body(ngx_http_request_t *r, ngx_chain_t *in)
     }
 
     Context *context = find_context(r);
+    bool has_trailers = r->headers_out.trailers.part.nelts > 0;
+
+    // while the response is held or recorded, its end reads the trailers
+    if (has_trailers && (context == nullptr || !has_open_claim(*context))) {
+        clean_trailers(r, context);
+    }
 
     if (context == nullptr) {
         return next_body_filter(r, in);

@@ -6,6 +6,7 @@
 
 #include "http/answer/capture.h"
 #include "http/answer/deliver.h"
+#include "http/exchange/client_close.h"
 #include "http/exchange/exchange.h"
 
 namespace idempotency {
@@ -206,7 +207,7 @@ void on_client_event(ngx_http_request_t *r)
     if (context != nullptr && !context->client_disconnected && has_closed(r)) {
         on_client_disconnected(*context);
 
-        if (ends_with_client(*context)) {
+        if (ends_with_client(*context) || is_shutdown(r)) {
             end_request(*context);
             return;
         }
@@ -240,7 +241,8 @@ void on_write_event(ngx_event_t *event)
 
             on_client_disconnected(*context);
 
-            if (ends_with_client(*context) && !has_ended(*context)) {
+            if ((ends_with_client(*context) || is_shutdown(context->request))
+                && !has_ended(*context)) {
                 end_request(*context);
                 ngx_http_run_posted_requests(c);
                 return;

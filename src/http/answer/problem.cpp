@@ -149,16 +149,64 @@ void set_status_line(ngx_http_request_t *r, unsigned status)
     }
 }
 
-// Sets the status and the headers.  Returns the body, or null if there is no memory.
-ngx_buf_t *prepare_problem(ngx_http_request_t *r, const LocationConfig &conf,
-                           const ProblemText &text)
+// To a gRPC request: a response with trailers only, which are its header.  False if there is no
+// memory.
+bool prepare_grpc_problem(ngx_http_request_t *r, const ProblemText &text, int status)
 {
+    auto *digits = static_cast<u_char *>(ngx_pnalloc(r->pool, NGX_INT_T_LEN));
+
+    if (digits == nullptr
+        || !add_formatted(r, "grpc-status", digits, ngx_sprintf(digits, "%d", status))
+        || add_field(r, "grpc-message", text.detail) == nullptr)
+    {
+        return false;
+    }
+
+    r->headers_out.status = NGX_HTTP_OK;
+    ngx_str_null(&r->headers_out.status_line);
+    r->headers_out.content_type = r->headers_in.content_type->value;
+    r->headers_out.content_type_len = r->headers_out.content_type.len;
+    r->headers_out.content_type_lowcase = nullptr;
+    r->headers_out.charset.len = 0;
+
+    // gRPC-Web over HTTP/1.1 needs a length
+    if (r->http_version < NGX_HTTP_VERSION_20) {
+        r->headers_out.content_length_n = 0;
+    } else {
+        r->headers_out.content_length_n = -1;
+        r->header_only = 1;
+    }
+
+    return true;
+}
+
+bool is_grpc_request(ngx_http_request_t *r)
+{
+    return r->headers_in.content_type != nullptr
+           && grpc_kind(view(r->headers_in.content_type->value)) != GrpcKind::none;
+}
+
+// Sets the status and the headers.  Returns the body, or null if there is no memory.
+ngx_buf_t *prepare_problem(ngx_http_request_t *r, const LocationConfig &conf, Problem problem)
+{
+    const ProblemText text = problem_text(conf, problem);
     ngx_str_t type;
 
     if (!format_type(r, conf.problem_base, text.code, type)
         || (conf.problem_base.len > 0 && !add_link(r, type)))
     {
         return nullptr;
+    }
+
+    if (is_grpc_request(r)) {
+        auto *empty = allocate<ngx_buf_t>(r->pool);
+
+        if (empty == nullptr || !prepare_grpc_problem(r, text, grpc_status_of(problem))) {
+            return nullptr;
+        }
+
+        empty->last_buf = 1;
+        return empty;
     }
 
     ngx_buf_t *body = format_body(r, text, type, conf.problem_base.len > 0);
@@ -178,6 +226,19 @@ ngx_buf_t *prepare_problem(ngx_http_request_t *r, const LocationConfig &conf,
 }
 
 }  // namespace
+
+ngx_int_t discard_body(ngx_http_request_t *r)
+{
+    // a client that waits for 100 (Continue) need not send its body any more, and may not know
+    // that the server waits for it: so the connection is closed
+    if (r->headers_in.expect != nullptr && !r->expect_tested
+        && r->http_version < NGX_HTTP_VERSION_20) {
+        r->expect_tested = 1;
+        r->keepalive = 0;
+    }
+
+    return ngx_http_discard_request_body(r);
+}
 
 ngx_int_t refuse_request(Context &context, Status status, Problem problem, Millis retry_after)
 {
@@ -199,13 +260,13 @@ ngx_int_t refuse_request(Context &context, Status status, Problem problem, Milli
         return static_cast<ngx_int_t>(text.status);
     }
 
-    ngx_int_t rc = ngx_http_discard_request_body(r);
+    ngx_int_t rc = discard_body(r);
 
     if (rc != NGX_OK) {
         return rc;
     }
 
-    ngx_chain_t out{prepare_problem(r, *context.conf, text), nullptr};
+    ngx_chain_t out{prepare_problem(r, *context.conf, problem), nullptr};
 
     if (out.buf == nullptr) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -238,7 +299,7 @@ ngx_int_t send_problem(ngx_http_request_t *r, const LocationConfig &conf, Proble
 {
     ngx_http_clean_header(r);
 
-    ngx_chain_t out{prepare_problem(r, conf, problem_text(conf, problem)), nullptr};
+    ngx_chain_t out{prepare_problem(r, conf, problem), nullptr};
 
     if (out.buf == nullptr) {
         return NGX_ERROR;

@@ -7,6 +7,10 @@
 
 namespace idempotency {
 
+// As ngx_http_discard_request_body, without asking the client for a body that it has not sent yet
+// (`Expect: 100-continue`).
+ngx_int_t discard_body(ngx_http_request_t *r);
+
 // Refuses the request with a problem response, in a phase handler, and returns what the
 // handler returns.  A configured `error_page` for the status is used instead.
 // `retry_after` is in milliseconds and rounded up to seconds; 0: no Retry-After header.

@@ -153,6 +153,14 @@ bool replace_in_upstream(ngx_http_request_t *r)
     return true;
 }
 
+// `lua_check_client_abort on` ends a request whose client disconnects.
+void ignore_client_abort(ngx_http_request_t *r)
+{
+    if (r->upstream == nullptr && (r->request_body == nullptr || r->request_body->rest <= 0)) {
+        r->read_event_handler = ngx_http_block_reading;
+    }
+}
+
 // nginx's ngx_http_handler_pt, in place of the location's content handler
 ngx_int_t run_guarded(ngx_http_request_t *r)
 {
@@ -166,6 +174,7 @@ ngx_int_t run_guarded(ngx_http_request_t *r)
     GuardedLocation location(main_config(r)->upstream_modules, r);
     ngx_int_t rc = handler(r);
 
+    ignore_client_abort(r);
     ignore_stream_reset(r);
 
     if (r->upstream == nullptr && rc >= NGX_HTTP_INTERNAL_SERVER_ERROR

@@ -7,6 +7,7 @@
 // the error is cleared until the response is sent.
 
 #include "http/exchange/client_close.h"
+#include "http/exchange/guard.h"
 
 namespace idempotency {
 
@@ -19,6 +20,12 @@ void on_client_event(ngx_http_request_t *r)
     Context *context = find_context(r);
 
     if (c->error && context != nullptr && awaits_response(*context)) {
+        // without its body, the request can't be completed
+        if (is_shutdown(r) || is_body_missing(r)) {
+            ngx_http_finalize_request(r, NGX_HTTP_CLIENT_CLOSED_REQUEST);
+            return;
+        }
+
         c->error = 0;
         context->stream_reset = true;
     }
@@ -27,6 +34,24 @@ void on_client_event(ngx_http_request_t *r)
 }
 
 }  // namespace
+
+// ngx_shutdown_timer_handler sets `error` of the connection, which has not ended.  A client that
+// breaks the protocol while the worker quits looks the same.
+bool is_shutdown([[maybe_unused]] ngx_http_request_t *r)
+{
+#if (NGX_HTTP_V2)
+    if (!ngx_exiting || r->stream == nullptr) {
+        return false;
+    }
+
+    const ngx_connection_t *c = r->stream->connection->connection;
+
+    return c->error && !c->read->eof && !c->read->error && !c->read->pending_eof
+           && !c->write->error;
+#else
+    return false;
+#endif
+}
 
 void ignore_stream_reset(ngx_http_request_t *r)
 {

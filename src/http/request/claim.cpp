@@ -2,9 +2,11 @@
 
 #include "http/answer/problem.h"
 #include "http/exchange/exchange.h"
+#include "http/exchange/grpc_timeout.h"
 #include "http/exchange/guard.h"
 #include "http/request/quota.h"
 #include "http/request/replay.h"
+#include "nginx/log_limit.h"
 
 namespace idempotency {
 
@@ -75,9 +77,26 @@ ngx_int_t start_execution(Context &context)
     r->headers_in.if_unmodified_since = nullptr;
     r->headers_in.if_match = nullptr;
     r->headers_in.if_none_match = nullptr;
+    r->headers_in.range = nullptr;  // the slice module would begin in the middle
+    r->headers_in.if_range = nullptr;
 
+    hide_grpc_timeout(context);
     guard_upstream(context);
     return NGX_DECLINED;
+}
+
+// A client that fills the store must not fill the log.
+void log_full_store(const Context &context)
+{
+    static LogLimit limit;
+
+    if (limit.allows()) {
+        ngx_log_error(NGX_LOG_ERR, context.request->connection->log, 0,
+                      "idempotency: store \"%V\" is full: a new key was not stored; enlarge the "
+                      "store, or limit new keys with \"idempotency_quota\" (%ui more such requests "
+                      "since the last message)",
+                      &context.conf->store->name, limit.take_suppressed());
+    }
 }
 
 ngx_int_t handle_store_failure(Context &context, const Reply &reply)
@@ -85,9 +104,7 @@ ngx_int_t handle_store_failure(Context &context, const Reply &reply)
     Verdict verdict = reply.verdict;
 
     if (verdict == Verdict::full) {
-        ngx_log_error(NGX_LOG_ERR, context.request->connection->log, 0,
-                      "idempotency: store \"%V\" is full: a new key was not stored",
-                      &context.conf->store->name);
+        log_full_store(context);
     }
 
     // a value that can't be read is no outage: the request may have been executed

@@ -9,6 +9,7 @@
 #include "http/exchange/redirect.h"
 #include "http/request/body_digest.h"
 #include "http/request/claim.h"
+#include "nginx/log_limit.h"
 #include "http/request/replay.h"
 
 namespace idempotency {
@@ -139,13 +140,9 @@ bool evaluate_scope(ngx_http_request_t *r, const ScopeSource *source, Scope &sco
 void log_empty_scope(ngx_http_request_t *r, const ScopeSource &source, const Scope &scope,
                      const char *consequence)
 {
-    constexpr ngx_msec_t interval = 1000;  // milliseconds
-    static bool logged_before;
-    static ngx_msec_t last_logged;
-    static ngx_uint_t suppressed;
+    static LogLimit limit;
 
-    if (logged_before && ngx_current_msec - last_logged < interval) {
-        suppressed++;
+    if (!limit.allows()) {
         return;
     }
 
@@ -165,11 +162,7 @@ void log_empty_scope(ngx_http_request_t *r, const ScopeSource &source, const Sco
                   "request with an idempotency key %s; set \"idempotency_scope\" to a variable "
                   "that identifies the client in each such request, or to \"off\" (%ui more such "
                   "requests since the last message)",
-                  static_cast<size_t>(end - names), names, consequence, suppressed);
-
-    logged_before = true;
-    last_logged = ngx_current_msec;
-    suppressed = 0;
+                  static_cast<size_t>(end - names), names, consequence, limit.take_suppressed());
 }
 
 ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)

@@ -47,7 +47,7 @@ ngx_int_t send_response(ngx_http_request_t *r, std::string_view body)
 ngx_int_t send_record(Context &context, const Record &record)
 {
     ngx_http_request_t *r = context.request;
-    ngx_int_t rc = ngx_http_discard_request_body(r);
+    ngx_int_t rc = discard_body(r);
 
     if (rc != NGX_OK) {
         return rc;
