@@ -36,6 +36,7 @@ my $lua = $has{lua} ? <<'END' : '';
             while not ngx.shared.runs:get('open') do ngx.sleep(0.02) end
             ngx.status = 201 ngx.say('done')
         } }
+        location /read/ { access_by_lua_block { if ngx.var.http_x_read then ngx.req.read_body() end } proxy_pass http://app; }
         location = /open { idempotency off; content_by_lua_block { ngx.shared.runs:set('open', true) ngx.say('open') } }
         location = /runs { idempotency off; content_by_lua_block { ngx.say(ngx.shared.runs:get(ngx.var.arg_of) or 0) } }
 END
@@ -156,6 +157,21 @@ if ($has{lua}) {
     my $retry;
     await(sub { $retry = ask('/abort/a', 'abort'); $retry->code ne 'request_in_progress' });
     ok $retry->is_replay, 'its response is kept' or diag $retry->head;
+}
+
+# A body that Lua has read before is digested in steps, and gives the same fingerprint.
+if ($has{lua}) {
+    my $body = join '', map { pack 'N', $_ } 1 .. 1_400_000;
+    my %request = (path => '/read/a', key => 'read', body => $body);
+    my $first = $nginx->request(%request, headers => ['X-API-Key: alice']);
+    is $first->status, 201, 'a large body';
+    my @clients = map { $nginx->send_request(%request, headers => ['X-API-Key: alice', 'X-Read: 1']) } 1 .. 3;
+    is_replay_of $_->response, $first, 'has the same fingerprint if Lua reads it' for @clients;
+    substr($request{body}, -1) = 'x';
+    is_problem $nginx->request(%request, headers => ['X-API-Key: alice', 'X-Read: 1']), 422, 'idempotency_key_reused', 'and another one if its last byte differs';
+    my $left = $nginx->send_request(%request, key => 'left', headers => ['X-API-Key: alice', 'X-Read: 1']);
+    $left->close;
+    is $nginx->request(%request, key => 'after', headers => ['X-API-Key: alice', 'X-Read: 1'])->status, 201, 'a client may leave meanwhile';
 }
 
 $nginx->stop;

@@ -75,6 +75,13 @@ struct Replay {
     bool is_at_hop;   // nothing else has redirected the request since
 };
 
+// How far a body that another module has read is digested.
+struct BodyProgress {
+    ngx_chain_t *link;
+    off_t offset;  // in its buffer
+    u_char *buffer;
+};
+
 // Lives in the request's pool.  `ngx_http_internal_redirect` and similar functions
 // clear r->ctx; `find_context` restores it.
 struct Context {
@@ -83,7 +90,8 @@ struct Context {
     Exchange *exchange;    // null if the request is not covered; one reference is held
     Stage stage;
     Status status;
-    Millis age;           // of the response that is replayed
+    Millis age;  // of the response that is replayed
+    BodyProgress body_progress;
     Sha256 *body_digest;  // of the request body; null if the fingerprint omits it
     Meaning meaning;
     Word accel_directives;                // in the X-Accel-Idempotency headers of the response
