@@ -31,6 +31,13 @@ $nginx->set(server => leave_locations() . <<"END")->start;
             try_files /nothing \@app;
         }
         location /intercepted/ { proxy_intercept_errors on; error_page 404 = \@app; proxy_pass http://app; }
+        location /unread/ {
+            idempotency_fingerprint \$request_uri body=off;
+            proxy_intercept_errors on;
+            error_page 404 = \@app;
+            proxy_pass http://app;
+            location /unread/unbuffered/ { proxy_request_buffering off; proxy_pass http://app; }
+        }
         location \@app { proxy_pass http://app; }
 END
 
@@ -143,6 +150,26 @@ for my $protocol (sort keys %leave) {
     my $retry = retry("$path?status=404,201&gate=$n", $n);
     ok $retry->is_replay && $retry->status == 201, "what an error page came to is replayed ($protocol)" or diag $retry->head;
     is app()->count($path), 2, "and nothing was executed again ($protocol)";
+}
+
+# The same, if nginx has read the body after the key was claimed.
+for my $where ('', 'unbuffered/') {
+    my $path = "/unread/$where" . ++$n;
+    my $uri = "$path?status=404,201&gate=$n";
+    my $client = IdempotencyTest::Http2->connect($h2);
+    my $stream = $client->begin($uri, 'x-api-key' => 'alice', 'idempotency-key' => $n);
+    $client->send_data($stream, 'the ');
+    $client->await_read;
+    $client->send_data($stream, 'body', 1);
+    app()->await_arrival($path);
+    $client->reset($stream);
+    $client->await_read;
+    app()->open_gate($n);
+    app()->await_answer($path, 2);
+
+    my $retry = await_outcome($nginx, $uri, $n, @who, body => 'the body');
+    ok $retry->is_replay && $retry->status == 201, "what an error page came to is replayed (body=off, $where)" or diag $retry->head;
+    is app()->count($path), 2, "and nothing was executed again (body=off, $where)";
 }
 
 # During the delivery of a response that is too large to be kept.

@@ -162,7 +162,7 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     install_body_digest();
     install_capture();
     install_early_hints();
-    watch_keepalive_upstreams(cf);
+    watch_upstreams(cf);
     main->on_error_page = on_error_page;
 
     if (!watch_error_pages(cf, main->error_pages)) {

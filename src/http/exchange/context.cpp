@@ -96,7 +96,6 @@ Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status stat
     context->meaning.origin = Origin::not_reached;
     context->accel_directives = Word{};
     context->facts = ResponseFacts{};
-    context->original_method = r->method;
 
     cleanup->handler = on_pool_destroyed;
     ngx_http_set_ctx(r, context, ngx_http_idempotency_module);

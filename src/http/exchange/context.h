@@ -112,7 +112,6 @@ struct Context {
     Replay *replay;           // in stage `redirecting_replay`
 
     ngx_str_t grpc_timeout;  // the header of a gRPC request, which is not sent to the application
-    ngx_uint_t original_method;  // nginx's bit, without the bit that the guard adds
 
     // the response
     ResponseFacts facts;    // complete at the end of the response
@@ -138,7 +137,6 @@ struct Context {
     ngx_http_upstream_t *previous_upstream;  // r->upstream when the location was entered
     bool client_body_incomplete;  // the exchange ended because the client did not send its body
     bool upstream_not_created;    // it failed before it created the upstream
-    void (*original_finalize)(ngx_http_request_t *r, ngx_int_t rc);  // u->finalize_request
 
     ngx_event_t timer;  // of a wait for the key, of gRPC trailers, or of a stream without client
     bool wait_started;  // `conflict wait`: the request has begun to wait for the key

@@ -15,6 +15,11 @@ void guard_upstream(Context &context);
 // The same for a subrequest of a claimed request.  Does nothing for other subrequests.
 void guard_subrequest(ngx_http_request_t *r);
 
+// Call it when nginx has initialised the peers of r->upstream.  Protects the exchange of a
+// claimed request, or of its subrequest, whatever content handler has created it.  False if
+// there is no memory.
+bool guard_exchange(ngx_http_request_t *r);
+
 // Whether the client still owes bytes of its body.  Over HTTP/2 nginx clears
 // `reading_body` at the end of the stream, which may come after the last byte.
 inline bool is_body_missing(ngx_http_request_t *r)

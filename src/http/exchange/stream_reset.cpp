@@ -63,7 +63,17 @@ void terminate_request(ngx_http_request_t *r)
 
 void ignore_stream_reset(ngx_http_request_t *r)
 {
-    if (r->read_event_handler == ngx_http_block_reading) {
+    Context *context = find_context(r);
+
+    if (context == nullptr || !awaits_response(*context)) {
+        return;
+    }
+
+    // an unbuffered body has another handler, also when all of it was read
+    // (ngx_http_upstream_send_request_body)
+    if (r->read_event_handler == ngx_http_block_reading
+        || (r->request_body_no_buffering && !r->reading_body))
+    {
         r->read_event_handler = on_client_event;
     }
 }
