@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <cstdint>
 #include <ctime>
 
 #include "core/record.h"
@@ -16,6 +17,16 @@ inline Millis monotonic_now()
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     return static_cast<Millis>(now.tv_sec) * 1000 + static_cast<Millis>(now.tv_nsec) / 1000000;
+}
+
+// Microseconds of the same clock.
+inline std::uint64_t monotonic_micros()
+{
+    timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return static_cast<std::uint64_t>(now.tv_sec) * 1000000
+           + static_cast<std::uint64_t>(now.tv_nsec) / 1000;
 }
 
 }  // namespace idempotency

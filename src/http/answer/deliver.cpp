@@ -7,6 +7,7 @@
 #include "http/answer/settle.h"
 #include "http/exchange/client_close.h"
 #include "http/exchange/exchange.h"
+#include "nginx/clock.h"
 
 namespace idempotency {
 
@@ -183,7 +184,7 @@ ngx_int_t deliver(Context &context)
     }
 
     apply_stream_reset(context);
-    context.store_time += ngx_current_msec - context.store_call_start;
+    context.store_time += monotonic_micros() - context.store_call_start;
 
     if (context.outcome_unknown) {
         context.status = Status::unknown;
@@ -192,7 +193,7 @@ ngx_int_t deliver(Context &context)
     update_status(context);
 
     if (context.incomplete) {
-        return send_problem(r, *context.conf, Problem::response_incomplete);
+        return send_problem(context, Problem::response_incomplete);
     }
 
     ngx_chain_t *last = create_last_buffer(r);

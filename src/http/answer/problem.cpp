@@ -249,6 +249,7 @@ ngx_int_t refuse_request(Context &context, Status status, Problem problem, Milli
 
     context.stage = Stage::inactive;
     context.status = status;
+    context.problem_code = text.code;
 
     if (retry_after > 0 && !add_retry_after(r, retry_after)) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -295,11 +296,14 @@ ngx_int_t continue_to_error_page(Context &context)
     return take_body_away(context.request) ? NGX_DECLINED : NGX_HTTP_INTERNAL_SERVER_ERROR;
 }
 
-ngx_int_t send_problem(ngx_http_request_t *r, const LocationConfig &conf, Problem problem)
+ngx_int_t send_problem(Context &context, Problem problem)
 {
+    ngx_http_request_t *r = context.request;
+
+    context.problem_code = problem_text(*context.conf, problem).code;
     ngx_http_clean_header(r);
 
-    ngx_chain_t out{prepare_problem(r, conf, problem), nullptr};
+    ngx_chain_t out{prepare_problem(r, *context.conf, problem), nullptr};
 
     if (out.buf == nullptr) {
         return NGX_ERROR;

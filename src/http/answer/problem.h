@@ -23,6 +23,6 @@ ngx_int_t continue_to_error_page(Context &context);
 
 // Sends a problem response in place of the held response, in a filter.  Returns what a
 // body filter returns.
-ngx_int_t send_problem(ngx_http_request_t *r, const LocationConfig &conf, Problem problem);
+ngx_int_t send_problem(Context &context, Problem problem);
 
 }  // namespace idempotency

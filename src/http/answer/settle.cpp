@@ -6,6 +6,7 @@
 #include "http/exchange/exchange.h"
 #include "http/exchange/meaning.h"
 #include "http/exchange/redirect.h"
+#include "nginx/clock.h"
 
 namespace idempotency {
 
@@ -106,7 +107,7 @@ ngx_int_t start_settling(Context &context)
         context.settlement = Settlement::not_kept;
     }
 
-    context.store_call_start = ngx_current_msec;
+    context.store_call_start = monotonic_micros();
 
     if (context.exchange->settle(context.settlement, lifetime(context), on_settled)) {
         return deliver(context);

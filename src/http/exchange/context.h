@@ -90,7 +90,9 @@ struct Context {
     Exchange *exchange;    // null if the request is not covered; one reference is held
     Stage stage;
     Status status;
-    Millis age;  // of the response that is replayed
+    const char *problem_code;  // of the module's own response, or null
+    Millis age;                // of the response that is replayed
+    Millis since;              // when that response was kept, by the store's clock
     BodyProgress body_progress;
     Sha256 *body_digest;  // of the request body; null if the fingerprint omits it
     Meaning meaning;
@@ -147,8 +149,8 @@ struct Context {
     Millis quota_wait;          // until the next new key is allowed
     bool quota_taken;           // the claim that the store was asked for is counted
 
-    ngx_msec_t store_call_start;
-    ngx_msec_t store_time;  // sum of all waits for the store, in milliseconds
+    std::uint64_t store_call_start;  // monotonic_micros()
+    std::uint64_t store_time;        // sum of all waits for the store, in microseconds
 };
 
 // The context of a request, or null.  For a main request it is found after an internal

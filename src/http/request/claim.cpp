@@ -6,6 +6,7 @@
 #include "http/exchange/guard.h"
 #include "http/request/quota.h"
 #include "http/request/replay.h"
+#include "nginx/clock.h"
 #include "nginx/log_limit.h"
 
 namespace idempotency {
@@ -48,7 +49,7 @@ void on_claim_reply(Context &context)
 // Asks the store.  True if the reply is there already.
 bool ask_store(Context &context)
 {
-    context.store_call_start = ngx_current_msec;
+    context.store_call_start = monotonic_micros();
 
     return take_quota(context) ? context.exchange->claim(on_claim_reply)
                                : context.exchange->look_up(on_claim_reply);
@@ -197,6 +198,7 @@ ngx_int_t handle_found_record(Context &context, const Reply &reply)
         break;
     }
 
+    context.since = record.head.since;
     context.age =
         record.head.lifetime > reply.remaining ? record.head.lifetime - reply.remaining : 0;
     return replay(context, record);
@@ -214,7 +216,7 @@ ngx_int_t handle_claim_reply(Context &context)
 {
     const Reply &reply = context.exchange->reply();
 
-    context.store_time += ngx_current_msec - context.store_call_start;
+    context.store_time += monotonic_micros() - context.store_call_start;
 
     if (reply.verdict != Verdict::claimed) {
         give_quota_back(context);

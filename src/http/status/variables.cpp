@@ -79,6 +79,41 @@ ngx_int_t set_formatted(ngx_http_request_t *r, ngx_http_variable_value_t *value,
     return set_value(value, buffer, static_cast<size_t>(format(buffer) - buffer));
 }
 
+ngx_int_t get_code(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
+{
+    Context *context = find_context(r->main);
+
+    if (context == nullptr || context->problem_code == nullptr) {
+        return set_not_found(value);
+    }
+
+    return set_value(value, context->problem_code, ngx_strlen(context->problem_code));
+}
+
+ngx_int_t get_store(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
+{
+    Context *context = find_context(r->main);
+
+    if (context == nullptr || context->status == Status::none) {
+        return set_not_found(value);
+    }
+
+    return set_value(value, context->conf->store->name.data, context->conf->store->name.len);
+}
+
+ngx_int_t get_since(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
+{
+    Context *context = find_context(r->main);
+
+    if (context == nullptr || context->status != Status::replayed) {
+        return set_not_found(value);
+    }
+
+    return set_formatted(r, value, NGX_INT64_LEN, [context](u_char *buffer) {
+        return ngx_sprintf(buffer, "%uL", static_cast<uint64_t>(context->since / 1000));
+    });
+}
+
 ngx_int_t get_age(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
 {
     Context *context = find_context(r->main);
@@ -100,9 +135,10 @@ ngx_int_t get_store_time(ngx_http_request_t *r, ngx_http_variable_value_t *value
         return set_not_found(value);
     }
 
-    return set_formatted(r, value, NGX_TIME_T_LEN + 4, [context](u_char *buffer) {
-        return ngx_sprintf(buffer, "%T.%03M", static_cast<time_t>(context->store_time / 1000),
-                           context->store_time % 1000);
+    return set_formatted(r, value, NGX_INT64_LEN + sizeof(".000000"), [context](u_char *buffer) {
+        return ngx_sprintf(buffer, "%uL.%06uL",
+                           static_cast<uint64_t>(context->store_time / 1000000),
+                           static_cast<uint64_t>(context->store_time % 1000000));
     });
 }
 
@@ -153,6 +189,9 @@ ngx_int_t get_grpc_timeout(ngx_http_request_t *r, ngx_http_variable_value_t *val
 
 ngx_http_variable_t variables[] = {
     {ngx_string("idempotency_status"), nullptr, get_status, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
+    {ngx_string("idempotency_code"), nullptr, get_code, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
+    {ngx_string("idempotency_store"), nullptr, get_store, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
+    {ngx_string("idempotency_since"), nullptr, get_since, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
     {ngx_string("idempotency_age"), nullptr, get_age, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
     {ngx_string("idempotency_store_time"), nullptr, get_store_time, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
     {ngx_string("idempotency_key_id"), nullptr, get_key_id, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},

@@ -1,5 +1,4 @@
-// The variables of the module: $idempotency_status, $idempotency_age,
-// $idempotency_store_time, $idempotency_key_id and $idempotency_token.
+// The variables of the module, such as $idempotency_status.
 
 #pragma once
 
