@@ -31,6 +31,13 @@ $nginx->set(server => leave_locations() . <<"END")->start;
             try_files /nothing \@app;
         }
         location /intercepted/ { proxy_intercept_errors on; error_page 404 = \@app; proxy_pass http://app; }
+        location /unread/ {
+            idempotency_fingerprint \$request_uri body=off;
+            proxy_intercept_errors on;
+            error_page 404 = \@app;
+            proxy_pass http://app;
+            location /unread/unbuffered/ { proxy_request_buffering off; proxy_pass http://app; }
+        }
         location \@app { proxy_pass http://app; }
 END
 
@@ -109,7 +116,6 @@ for my $protocol (sort keys %leave) {
         my $retry = retry($uri, $n);
         $where ? is_problem $retry, 409, 'response_not_kept', "its retry gets response_not_kept ($what)"
             : ok $retry->is_replay && length $retry->body == 200_000, "its retry is replayed ($what)" || diag $retry->head;
-        app()->await_answer($path);
         is app()->count($path), 1, "and the application executed the request once ($what)";
     }
 }
@@ -126,8 +132,7 @@ for my $protocol (sort keys %leave) {
     app()->await_answer($included);
     $nginx->request(path => '/plain/seen', method => 'GET');
     app()->open_gate($n);
-    app()->await_answer($path);
-    ok $nginx->await_access_log(qr{^\Q$path\E\?\S* 201 \[NEW\]}), "an exchange continues after the includes of its response have ended ($protocol)";
+    ok $nginx->await_access_log(qr{^\Q$path\E\?\S* 201 \[NEW\]}), "an exchange whose response is not kept ends after the includes of its response ($protocol)";
     is_problem retry($uri, $n), 409, 'response_not_kept', "its retry gets response_not_kept ($protocol)";
     is app()->count($path), 1, "and the application executed the request once ($protocol)";
 }
@@ -147,6 +152,26 @@ for my $protocol (sort keys %leave) {
     is app()->count($path), 2, "and nothing was executed again ($protocol)";
 }
 
+# The same, if nginx has read the body after the key was claimed.
+for my $where ('', 'unbuffered/') {
+    my $path = "/unread/$where" . ++$n;
+    my $uri = "$path?status=404,201&gate=$n";
+    my $client = IdempotencyTest::Http2->connect($h2);
+    my $stream = $client->begin($uri, 'x-api-key' => 'alice', 'idempotency-key' => $n);
+    $client->send_data($stream, 'the ');
+    $client->await_read;
+    $client->send_data($stream, 'body', 1);
+    app()->await_arrival($path);
+    $client->reset($stream);
+    $client->await_read;
+    app()->open_gate($n);
+    app()->await_answer($path, 2);
+
+    my $retry = await_outcome($nginx, $uri, $n, @who, body => 'the body');
+    ok $retry->is_replay && $retry->status == 201, "what an error page came to is replayed (body=off, $where)" or diag $retry->head;
+    is app()->count($path), 2, "and nothing was executed again (body=off, $where)";
+}
+
 # During the delivery of a response that is too large to be kept.
 for my $where ('small', 'small-unbuffered') {
     my $path = "/$where/passing";
@@ -154,7 +179,6 @@ for my $where ('small', 'small-unbuffered') {
     my $client = $nginx->send_request(path => "$path?$query", key => $where, @who);
     await(sub { $client->is_silent_for(0) ? 0 : $client->read_some });
     $client->close;
-    app()->await_answer($path);
     my $retry = retry("$path?$query", $where);
     is_problem $retry, 409, 'response_not_kept', "a large response whose client disconnects is recorded as not kept ($where)";
     is app()->count($path), 1, "and the application executed the request once ($where)";

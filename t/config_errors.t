@@ -64,11 +64,15 @@ is_right 'every directive in every context', do {
         idempotency_conflict wait 10s;
         idempotency_unknown hold 1h;
         idempotency_keepalive_idle 500ms;
-        idempotency_retriable 404 5xx;
+        idempotency_retriable 404 5xx UNAVAILABLE;
         idempotency_max_body 64k;
+        idempotency_stream text/event-stream application/vnd.x+json after=5m;
         idempotency_hide_header Set-Cookie X-Secret;
         idempotency_store_error pass;
         idempotency_bypass $arg_a $arg_b;
+        idempotency_quota $remote_user 50r/s burst=1000;
+        idempotency_answer idempotency_key_reused 409;
+        idempotency_answer store_unavailable 500 code=no-store.now;
         idempotency_replayed_header X-Replayed;
         idempotency_problem_base https://api.example.com/problems/;
 END
@@ -84,7 +88,9 @@ is_right 'the other words of every directive', server => <<'END';
             idempotency_conflict reject;
             idempotency_unknown hold;
             idempotency_retriable none;
+            idempotency_stream off;
             idempotency_store_error reject;
+            idempotency_quota off;
             idempotency_replayed_header off;
         }
         location /b { idempotency main; idempotency_unknown store; }
@@ -122,7 +128,7 @@ is_wrong_store "memory 1m; $_;", (split / /)[0], 'redis', 'shop' for 'timeout 1s
 
 is_wrong_store "redis $_;", '"redis"', qr/URL|host|port|database|path|scheme|redis:\/\//
     for qw(127.0.0.1:6379 http://127.0.0.1 redis:// redis:/127.0.0.1 redis://:6379 redis://127.0.0.1:0 redis://127.0.0.1:65536 redis://127.0.0.1:port
-        redis://127.0.0.1/db redis://127.0.0.1/-1 redis://[::1 unix: unix:relative unix:/run/redis.sock?db=x unix:/run/redis.sock?x=1), '""';
+        redis://127.0.0.1/db redis://127.0.0.1/-1 redis://[::1 unix: unix:relative unix:/run/redis.sock?db=x unix:/run/redis.sock?x=1 unix:/run/redis.sock:2 unix:/run/redis.sock:), '""';
 is_wrong_store 'redis;', '"redis"', 'shop', qr/number of arguments|URL/;
 is_wrong_store 'redis redis://nowhere.invalid;', 'nowhere.invalid';
 is_wrong_store 'redis redis://user:opensesame@127.0.0.1:bad;', '"redis"';
@@ -235,6 +241,24 @@ is_wrong "idempotency_ttl 1h $_->[0]", [server => "idempotency_ttl 1h $_->[0];"]
     for ['5m', 'CODE=TIME'], ['404', 'CODE=TIME'], ['6xx=1h', 'status code from 200'], ['600=1h', 'status code from 200'], ['=1h', 'status code from 200'],
         ['404=', 'time above 0'], ['404=0', 'time above 0'], ['5xx=1y', 'ms, s, m, h, d or w'], ['5xx=5min', 'ms, s, m, h, d or w'], ['404=1h 404=2h', 'given once'];
 is_wrong_value 'idempotency_ttl', '24hours', 'a unit of ms, s, m, h, d or w';
+
+# A directive with several arguments: the wrong one.
+sub is_wrong_argument {
+    my ($directive, $arguments, $wrong, @right) = @_;
+    is_wrong "$directive $arguments", [server => "$directive $arguments;"], "invalid value \"$wrong\" in \"$directive\"", @right;
+}
+
+is_wrong_argument 'idempotency_quota', @$_ for
+    ['on', 'on', 'VALUE RATE [burst=N]'], ['$remote_user', '$remote_user', 'VALUE RATE [burst=N]'], ['off 1r/s', '1r/s', '"off" alone'], ['fixed 1r/s', 'fixed', 'a value with a variable'],
+    (map { ["\$remote_user $_", $_, 'per second or per minute'] } qw(1 r/s 0r/s -1r/s 1r/h 1.5r/s 1000001r/s 5)),
+    (map { ["\$remote_user 1r/s $_", $_, 'burst=N'] } qw(5 burst= burst=-1 burst=x burst=1000001 nodelay));
+is_wrong 'idempotency_quota with four arguments', [server => 'idempotency_quota $remote_user 1r/s burst=1 x;'], 'number of arguments';
+is_wrong_argument 'idempotency_answer', @$_ for
+    (map { ["$_ 409", $_, 'the code of a response of this module', 'idempotency_key_reused'] } qw(key_reused 502 IDEMPOTENCY_KEY_REUSED)),
+    (map { ["idempotency_key_reused $_", $_, 'from 400 to 599'] } qw(399 600 200 -1 conflict 4xx)),
+    (map { ["idempotency_key_reused 409 $_", $_, 'code=NAME'] } 'conflict', 'code=', 'code=a/b', 'code=' . 'x' x 65);
+is_wrong 'idempotency_answer twice for one code', [server => 'idempotency_answer store_unavailable 500; idempotency_answer store_unavailable 503;'],
+    'invalid value "store_unavailable" in "idempotency_answer"', 'given once';
 is_wrong_value 'idempotency_replayed_header', $_, 'a header that no response has otherwise' for qw(Content-Length transfer-encoding Connection Set-Cookie X-Accel-Idempotency X-Accel-Redirect Content-Type);
 is_wrong_value 'idempotency_conflict', $_, qr/"reject" or "wait TIME"/ for qw(hold wait "");
 is_wrong "idempotency_conflict wait $_", [server => "idempotency_conflict wait $_;"], "invalid value \"$_\" in \"idempotency_conflict\"", 'time above 0'
@@ -245,21 +269,51 @@ is_wrong "idempotency_unknown hold $_", [server => "idempotency_unknown hold $_;
 is_wrong "idempotency_unknown $_ 1h", [server => "idempotency_unknown $_ 1h;"], 'invalid value "1h" in "idempotency_unknown"', '"hold"' for qw(release store);
 is_wrong 'a lease that is too short for Redis', [stores => 'idempotency_store main { redis redis://127.0.0.1; }', server => 'idempotency main; idempotency_lease 1s;'],
     '"idempotency_lease"', '"main"', '"connect_timeout" and "timeout"';
-is_wrong_value 'idempotency_retriable', $_, qr/status codes|classes|none/ for qw(99 600 1000 5x 6xx 0xx xx -1 abc "");
+is_wrong_value 'idempotency_retriable', $_, qr/status codes|classes|none/, 'UNAVAILABLE' for qw(99 600 1000 5x 6xx 0xx xx -1 abc OK unavailable "");
 is_wrong "idempotency_retriable $_", [server => "idempotency_retriable $_;"], 'invalid value "none" in "idempotency_retriable"', '"none" alone'
     for '503 none', 'none 503';
 is_wrong_value 'idempotency_max_body', $_, qr/size/, 'such as 1m' for qw(1x -1 lots 999g "");
+is_wrong_value 'idempotency_stream', $_, 'a media type such as text/event-stream' for qw(stream text/ /plain text/a/b on "" after=5s), '"text/a b"';
+is_wrong 'idempotency_stream with a wrong time', [server => 'idempotency_stream text/plain after=0;'], 'invalid value "after=0"', 'after=60s';
+is_wrong 'idempotency_stream with off and a type', [server => 'idempotency_stream text/plain off;'], 'invalid value "off"';
 is_wrong_value 'idempotency_hide_header', $_, qr/name of a header/ for '"X Secret"', 'X:Secret', '""';
 is_wrong_value 'idempotency_store_error', $_, qr/"reject" or "pass"/ for qw(ignore on "");
 is_wrong_value 'idempotency_replayed_header', $_, qr/name of a header/, '"off"' for '"X Replayed"', 'X:Replayed', '""';
 is_wrong_value 'idempotency_status', $_, '"json", "prometheus" or "html"' for qw(xml JSON "");
 is_wrong_value 'idempotency_problem_base', $_, qr/URI/ for '"https://a b/"', '"<x>"', '""';
 
+is_wrong_value 'idempotency_problem_base', $_, 'a URI with its scheme' for qw(nope example.com/problems :x 1a:b https: problems/a:b);
+is_right "idempotency_problem_base $_", server => "idempotency_problem_base $_;" for qw(/problems/ urn:example:problem: https://a.example/ tag:a.example:p-);
+
+# Configurations that nginx accepts with a warning.
+
+sub is_warned_of {
+    my ($name, $server, @expected) = @_;
+    my ($status, $output) = nginx_says(server => $server);
+    my @lines = $output =~ /^nginx: (\[warn\] .*)$/mg;
+
+    is $status, 0, "$name is accepted";
+    is scalar(@lines), 1, "$name: one warning" or diag $output;
+    my @missing = grep { ($lines[0] // '') !~ /\Q$_\E/ } @expected;
+    ok !@missing, "$name: the warning tells what is wrong" or diag "no @missing in: ", $lines[0] // $output;
+}
+
+is_warned_of "idempotency_bypass $_", "idempotency_bypass \$arg_a $_;", "\"$_\" in \"idempotency_bypass\" is a constant: no request is covered", 'idempotency off' for qw(1 on);
+is_warned_of 'idempotency_bypass 0', 'idempotency_bypass 0;', '"0" in "idempotency_bypass" is a constant that never applies';
+is_warned_of 'idempotency beside return', 'location / { idempotency main; return 204; }', '"idempotency" on line', 'has no effect beside "return"';
+is_right 'return in a location that inherits idempotency', server => 'idempotency main; location / { return 204; }';
+is_right 'a conditional return', server => 'location / { idempotency main; if ($arg_x) { return 204; } proxy_pass http://127.0.0.1:1; }';
+is_warned_of "$_->[0]_request_buffering off", "location / { idempotency main; $_->[0]_request_buffering off; $_->[1]; }", 'reads the request body first', "\"$_->[0]_request_buffering off\"", '"body=off"'
+    for ['proxy', 'proxy_pass http://127.0.0.1:1'], ['fastcgi', 'fastcgi_pass 127.0.0.1:1'], ['uwsgi', 'uwsgi_pass 127.0.0.1:1'], ['scgi', 'scgi_pass 127.0.0.1:1'];
+is_right 'a streamed body that is not part of the fingerprint', server => 'location / { idempotency main; idempotency_fingerprint $request_uri body=off; proxy_request_buffering off; proxy_pass http://127.0.0.1:1; }';
+is_right 'a streamed body without idempotency', server => 'proxy_request_buffering off; location / { proxy_pass http://127.0.0.1:1; }';
+is_right 'gRPC', server => 'location / { idempotency main; grpc_pass 127.0.0.1:1; }';
+
 # Duplicate directives, and directives in the wrong place.
 
 for my $twice ('idempotency main', 'idempotency_key $arg_a', 'idempotency_methods POST', 'idempotency_scope $arg_a', 'idempotency_fingerprint $arg_a',
     'idempotency_ttl 1h', 'idempotency_lease 1s', 'idempotency_keepalive_idle 1s', 'idempotency_conflict reject', 'idempotency_unknown hold', 'idempotency_retriable 503',
-    'idempotency_max_body 1m', 'idempotency_store_error pass', 'idempotency_replayed_header A',
+    'idempotency_max_body 1m', 'idempotency_stream off', 'idempotency_store_error pass', 'idempotency_quota $remote_user 1r/s', 'idempotency_replayed_header A',
     'idempotency_problem_base https://a/')
 {
     my ($directive) = $twice =~ /^(\S+)/;

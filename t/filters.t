@@ -337,10 +337,16 @@ for my $where ('', 'streamed/') {
     for my $n (1, 2) {
         my $client = $nginx->connect->send_raw("POST $path HTTP/1.1\r\nHost: localhost\r\nX-API-Key: alice\r\nIdempotency-Key: continue$where\r\n"
             . "Expect: 100-continue\r\nContent-Length: 4\r\n\r\n", 'POST');
-        my $interim = $client->response;
-        is $interim->status, 100, "a 100 Continue asks for the body ($path, $n)";
-        $client->send_raw('body');
-        push @answers, $client->response;
+        my $answer = $client->response;
+
+        # with body=off a replay does not need the body
+        if ($where eq '' || $n == 1) {
+            is $answer->status, 100, "a 100 Continue asks for the body ($path, $n)";
+            $client->send_raw('body');
+            $answer = $client->response;
+        }
+
+        push @answers, $answer;
     }
 
     is_first $answers[0], 201, 1, "and the request runs ($path)";

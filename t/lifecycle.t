@@ -10,6 +10,7 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app nginx_binary redis store_mode);
 use IdempotencyTest::Files qw(slurp);
+use IdempotencyTest::Http2;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Requests qw(@who ask begin other_outcomes);
@@ -140,6 +141,28 @@ subtest 'A worker that is cut off by worker_shutdown_timeout' => sub {
     await(sub { $answer = ask($nginx, "$paths[0]?gate=cut$paths[0]", "cut$paths[0]"); $answer->status != 409 });
     is_first $answer, 201, 2, 'after the hold the key is free';
     cmp_ok time - $cut, '<', 0.5 + 3 + 3, 'and not much later';
+    $nginx->stop(allowed => qr/open socket #\d+ left in connection/);
+};
+
+subtest 'HTTP/2 requests of a worker that is cut off by worker_shutdown_timeout' => sub {
+    my $nginx = IdempotencyTest::Nginx->new(short_leases => 1, main => 'worker_shutdown_timeout 500ms;', workers => 1);
+    my $h2 = $nginx->directory . '/h2.sock';
+
+    $nginx->set(server => <<"END")->start;
+        listen unix:$h2 http2;
+        idempotency main;
+        location / { proxy_pass http://app; }
+END
+    my $client = IdempotencyTest::Http2->connect($h2);
+    my @uris = ('/cut2/held?gate=never', '/cut2/stream?header=Content-Type:text/event-stream&framing=chunked&pieces=2&middle=never');
+    $client->send($_, 'x-api-key' => 'alice', 'idempotency-key' => $_) for @uris;
+    app()->await_arrival($_) for '/cut2/held', '/cut2/stream';
+    $client->await_bytes;
+    my @old = $nginx->workers;
+    $nginx->reload(requests_run => 1);
+    ok await(sub { !grep { kill 0 => $_ } @old }, 10), 'the worker ends though requests run';
+    my @codes = map { $nginx->request(path => $_, key => $_, headers => ['X-API-Key: alice'])->code } @uris;
+    is "@codes", 'outcome_unknown response_not_kept', 'what a retry gets';
     $nginx->stop(allowed => qr/open socket #\d+ left in connection/);
 };
 

@@ -5,11 +5,12 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use IO::Socket::UNIX;
 use Test::More;
 use IdempotencyTest::App;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Nginx;
-use IdempotencyTest::Process qw(dead_port);
+use IdempotencyTest::Process qw(dead_port temporary_directory);
 use IdempotencyTest::Requests qw(@who);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
@@ -38,10 +39,21 @@ sub pass_to {
 }
 
 my $methods = 'idempotency_methods POST PUT PATCH DELETE ORDER GET';
-my $nginx = IdempotencyTest::Nginx->new(application => $app, workers => 1);
+my $sockets = temporary_directory();
+my $refusing = "$sockets/socket";
+IO::Socket::UNIX->new(Local => $refusing, Listen => 1)->close;
+my @modules = map { "/usr/lib/nginx/modules/$_.so" } qw(ndk_http_module ngx_http_lua_module ngx_http_echo_module);
+my $nginx = IdempotencyTest::Nginx->new(application => $app, workers => 1, modules => \@modules);
 $nginx->set(http => join("\n", @upstreams), server => join "\n        ", 'idempotency main;', "$methods;",
     (map { my $p = $_; map { "location /$_-$p/ { " . pass_to($p, $_) . ' }' } qw(two half) } @protocols),
     'location /streaming/ { idempotency_fingerprint $request_uri body=off; proxy_request_buffering off; ' . pass_to('proxy', 'two') . '}',
+    'location @app { ' . pass_to('proxy', 'two') . '}',
+    'location @puts { limit_except PUT { deny all; } ' . pass_to('proxy', 'two') . '}',
+    'location /echo/ { echo_exec @app; }',
+    'location /lua/ { content_by_lua_block { ngx.exec("@app") } }',
+    'location /only-put/ { echo_exec @puts; }',
+    "location /socket/ { error_page 502 = \@app; proxy_pass http://unix:$refusing; }",
+    'location /capture/ { content_by_lua_block { local r = ngx.location.capture("/two-proxy" .. ngx.var.request_uri, {method = ngx.HTTP_PUT}) ngx.status = r.status ngx.print(r.body) } }',
     'location /unbuffered/ { proxy_buffering off; ' . pass_to('proxy', 'two') . '}',
 )->start;
 
@@ -88,6 +100,21 @@ for my $where (qw(streaming unbuffered)) {
         my $path = "/$where/f" . ++$n;
         is $nginx->request(method => 'PUT', path => "$path?$query", key => $path, body => 'body', @who)->status, $status, "$name ($where)";
         is $app->count($path), 1, "no other server got the request ($name, $where)";
+    }
+}
+
+# Content handlers that lead to another one, and subrequests
+for my $where (qw(echo lua socket capture only-put)) {
+    for my $name (qw(closed reset nonsense), 'status 500') {
+        for my $method (qw(PUT DELETE)) {
+            next if $where eq 'only-put' && $method ne 'PUT';
+            my ($query, $status) = @{$failure{$name}};
+            my $path = "/$where/f" . ++$n;
+            my $counted = $where eq 'capture' ? "/two-proxy$path" : $path;
+            is $nginx->request(method => $method, path => "$path?$query", key => $path, body => 'body', @who)->status, $status,
+                "the first server's failure is the response ($where, $name, $method)";
+            is $app->count($counted), 1, "no other server got the request ($where, $name, $method)";
+        }
     }
 }
 

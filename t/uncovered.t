@@ -121,7 +121,7 @@ my @requests = (
         '/unbuffered/b?framing=chunked', '/unbuffered/b?kind=binary&size=300000', '/unbuffered/b?framing=close',
         '/app/b?status=503', '/app/b?status=429', '/app/b?status=299&reason=Odd', '/app/b?framing=chunked&trailer=X-T:1',
         '/app/b?header=X-B:1&header=X-A:2&header=X-B:3&header=Set-Cookie:a&header=Set-Cookie:b&header=ETag:"e"&header=Link:1&header=Cache-Control:no-store',
-        '/app/b?header=Idempotent-Replayed:true', '/app/b?header=X-Accel-Idempotency:release', '/app/b?header=X-Accel-Redirect:/file.txt',
+        '/app/b?header=X-Accel-Redirect:/file.txt',
         '/app/b?header=X-Accel-Redirect:/none.txt', '/app/b?header=Content-Type:text/event-stream&framing=chunked', '/app/b?abort=before',
         '/app/b?header=X-Accel-Buffering:no', '/app/b?header=Accept-Ranges:bytes&status=206&header=Content-Range:bytes%200-9/100'),
     ['POST', '/app/c?abort=mid&size=1000&framing=chunked'],

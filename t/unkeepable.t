@@ -167,7 +167,7 @@ my @strange = (
     ['HTTP/1.0', 'kept', http('HTTP/1.0 201 Created', 'ok')],
     ['HTTP/0.9', qr/^(?:kept|not kept|unknown)$/, "just a body\n\n\0\xff"],
     ['a foreign protocol', qr/^(?:kept|not kept|unknown)$/, "SSH-2.0-OpenSSH_9\r\n\r\n"],
-    ['types of streams', 'not kept', http('HTTP/1.1 200 OK', 'Content-Type: text/event-stream', "data: 1\n\n")],
+    ['types of streams', 'kept', http('HTTP/1.1 200 OK', 'Content-Type: text/event-stream', "data: 1\n\n")],
     ['problem responses of the application', 'kept', http('HTTP/1.1 409 Conflict', 'Content-Type: application/problem+json', 'Content-Length: 12', '{"code":"x"}')],
     ['a forged replay', 'kept', http('HTTP/1.1 201 Created', 'Idempotent-Replayed: true', 'Content-Length: 2', 'ok')],
     ['fields that nginx heeds', 'kept', http('HTTP/1.1 201 Created', 'X-Accel-Expires: 10', 'X-Accel-Limit-Rate: 100000', 'X-Accel-Buffering: yes', 'X-Accel-Charset: utf-8',

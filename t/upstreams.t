@@ -87,7 +87,7 @@ for my $where (map { m{^location /([a-z-]+)/ } ? $1 : () } @locations) {
         # during a response that is held
         {
             my $path = "/$where/middle" . ++$n;
-            # a call of gRPC with several messages would be passed through
+            # a call of gRPC with several messages would be a stream
             my $query = 'kind=binary&size=300000&framing=chunked' . ($where eq 'grpc' ? '' : "&pieces=3&middle=$n");
             my $client = $way{$way}->("$path?$query", $n, %who);
             $app->await_arrival($path);
@@ -110,7 +110,6 @@ for my $where (map { m{^location /([a-z-]+)/ } ? $1 : () } @locations) {
             $client->leave;
             nginx_has_seen_all();
             $app->open_gate($n);
-            $app->await_answer($path);
             is_problem retry("$path?$query", $n), 409, 'response_not_kept', "the client disconnects during a large response ($what)";
             is $app->count($path), 1, "the application executed the request once ($what)";
         }
@@ -151,7 +150,7 @@ for my $where (map { m{^location /([a-z-]+)/ } ? $1 : () } @locations) {
 
 for (@stalled) {
     my ($name, $path, $uri, $what, $client) = @$_;
-    $app->await_answer($path);
+    $app->await_answer($path) if $name eq 'kept';
     my $retry = retry($uri, $path);
     $name eq 'kept' ? ok $retry->is_replay, "a client does not read its response: it is kept ($what)"
         : is_problem $retry, 409, 'response_not_kept', "a client does not read its large response ($what)";

@@ -171,6 +171,10 @@ Settlement decide_settlement(const ResponseFacts &facts)
         return Settlement::release;
     }
 
+    if (facts.call_given_up && !(facts.unknown == UnknownPolicy::store && facts.keepable)) {
+        return decide_without_response(Origin::broken, facts.unknown);
+    }
+
     return facts.keepable ? Settlement::keep : Settlement::not_kept;
 }
 

@@ -66,8 +66,9 @@ void parse_word(std::string_view field, Word &word);
 struct ResponseFacts {
     Origin origin = Origin::application;
     UnknownPolicy unknown = UnknownPolicy::hold;
-    bool retriable = false;  // the status means 'not acted on'
-    bool keepable = true;    // small enough, and no stream
+    bool retriable = false;      // the status means 'not acted on'
+    bool keepable = true;        // it is small enough, and complete
+    bool call_given_up = false;  // the gRPC status is CANCELLED or DEADLINE_EXCEEDED
     Word word;
 };
 

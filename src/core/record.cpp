@@ -6,6 +6,7 @@
 
 #include <libdeflate.h>
 
+#include "core/hops.h"
 #include "core/wire.h"
 
 namespace idempotency {
@@ -227,6 +228,13 @@ RecordFault read_extensions(std::string_view bytes, Record &record)
             }
             break;
 
+        case ExtensionType::hops:
+            if (record.head.state != State::kept || !are_hops(data)) {
+                return RecordFault::corrupt;
+            }
+            record.hops = data;
+            break;
+
         default:
             if ((type & kMustUnderstand) != 0) {
                 return RecordFault::newer;
@@ -334,6 +342,29 @@ void RecordWriter::add(const Header &header)
     count_++;
 }
 
+void RecordWriter::finish_response()
+{
+    if (response_ != nullptr) {
+        wire::put_u16(response_ + 2, count_);
+        wire::put_u32(response_ - 4, static_cast<std::uint32_t>(next_ - response_));
+        response_ = nullptr;
+    }
+}
+
+void RecordWriter::add_hops(std::string_view hops)
+{
+    if (hops.empty()) {
+        return;
+    }
+
+    finish_response();
+
+    unsigned char *data = start_extension(ExtensionType::hops);
+
+    wire::put_u32(data - 4, static_cast<std::uint32_t>(hops.size()));
+    next_ = append(data, hops);
+}
+
 void RecordWriter::add_body(std::string_view piece)
 {
     body_checksum_ = checksum(body_checksum_, wire::octets(piece), piece.size());
@@ -344,11 +375,7 @@ void RecordWriter::finish(const KeyId &id)
 {
     std::size_t extensions = size() - kRecordHeadSize;
 
-    if (response_ != nullptr) {
-        wire::put_u16(response_ + 2, count_);
-        wire::put_u32(response_ - 4, static_cast<std::uint32_t>(next_ - response_));
-    }
-
+    finish_response();
     wire::put_u32(out_ + kExtensionsOffset, static_cast<std::uint32_t>(extensions));
     wire::put_u32(out_ + kBodyOffset, body_length_);
     wire::put_u32(out_ + kChecksumOffset, whole_checksum(body_checksum_, out_, extensions, id));

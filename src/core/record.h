@@ -93,10 +93,11 @@ struct RecordHead {
 enum class ExtensionType : std::uint16_t {
     response = 1,  // status and header fields; always in `kept`, and only there
     holder = 2,    // host and worker that made the claim
+    hops = 3,      // core/hops.h; in `kept`, if internal redirects have led to the response
 };
 
 // Types that later versions define, so that their numbers are not used for anything
-// else: hops = 3, scope tag = 4, trace id = 5; with kMustUnderstand: chunks = 1.
+// else: scope tag = 4, trace id = 5; with kMustUnderstand: chunks = 1.
 constexpr std::uint16_t kMustUnderstand = 0x8000;
 
 constexpr std::size_t kExtensionHeadSize = 2 + 4;  // type, length
@@ -145,9 +146,9 @@ private:
 };
 
 // Writes a record up to its body, in this order: the head (constructor), then either
-// `add_holder` or, in a kept record, `start_response`, `add`... and `add_body`..., then
-// `finish`.  `out` belongs to the caller and has space for kLargestClaim bytes or, in a
-// kept record, kRecordHeadSize + ResponseSizer::size().
+// `add_holder` or, in a kept record, `start_response`, `add`..., `add_hops` and
+// `add_body`..., then `finish`.  `out` belongs to the caller and has space for kLargestClaim
+// bytes or, in a kept record, kRecordHeadSize + ResponseSizer::size() + size_of_hops().
 class RecordWriter {
 public:
     RecordWriter(unsigned char *out, const RecordHead &head);
@@ -157,6 +158,9 @@ public:
     // What is added has to fit, as a ResponseSizer has found out.
     void start_response(std::uint16_t status, std::string_view status_line);
     void add(const Header &header);
+
+    // What a HopWriter has written.  Nothing for an empty view.
+    void add_hops(std::string_view hops);
 
     // The body stays where it is; only its length and checksum go into the record.
     void add_body(std::string_view piece);
@@ -169,6 +173,7 @@ public:
 
 private:
     unsigned char *start_extension(ExtensionType type);
+    void finish_response();
 
     unsigned char *out_;
     unsigned char *next_;
@@ -177,6 +182,11 @@ private:
     std::uint32_t body_length_ = 0;
     std::uint32_t body_checksum_ = 0;
 };
+
+inline std::size_t size_of_hops(std::string_view hops)
+{
+    return hops.empty() ? 0 : kExtensionHeadSize + hops.size();
+}
 
 enum class RecordFault {
     none,
@@ -197,6 +207,7 @@ struct Record {
     std::uint16_t header_count = 0;
     std::string_view status_line;
     std::string_view fields;  // the header fields, for a HeaderCursor
+    std::string_view hops;    // for a HopCursor; empty if there are none
     std::string_view body;
 };
 

@@ -25,7 +25,7 @@ enum class Verdict {
     full,         // the store has no memory for it: nothing was changed
     refused,      // the store will never take this value: nothing was changed
     unreadable,   // the key has a value, and it can't be decrypted
-    gone,         // renew: the key is free: nothing was changed
+    gone,         // renew, or a claim that only looks up: the key is free: nothing was changed
     unavailable,  // not reached, no reply in time, or an error: see Reply::sent
 };
 
@@ -33,7 +33,10 @@ struct Reply {
     Verdict verdict = Verdict::unavailable;
     Token token = 0;
     std::string_view value;  // in memory that Call::allocate_value gave
-    Millis remaining = 0;    // of the value's lifetime, by the store's clock
+
+    // By the store's clock.  With `found`: of the value's lifetime.  With `full`: until the first
+    // lifetime or lease ends; 0: not known.
+    Millis remaining = 0;
 
     // It is not known whether the store has carried out the call, or will do so when it reads
     // it.  With `unavailable`; also with `found` if a near cache has replied with its copy
@@ -71,6 +74,9 @@ struct Call {
     enum class Kind {
         // Claims a free key.  `value` is the record of the claim, `lifetime` lease + hold.
         // Verdicts: claimed, found, full, unreadable, unavailable.
+        //
+        // With an empty `value` the key is only looked up.  Verdicts: found, gone,
+        // unreadable, unavailable.
         claim,
 
         // Replaces the claim by `value`, kept for `lifetime`; also where the key is free
@@ -86,6 +92,8 @@ struct Call {
         // Verdicts: done, lost, gone, unavailable.
         renew,
     };
+
+    bool only_looks_up() const { return kind == Kind::claim && value.count == 0; }
 
     Kind kind = Kind::claim;
     KeyId id{};

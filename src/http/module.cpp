@@ -8,9 +8,11 @@
 #include "http/answer/early_hints.h"
 #include "http/config/config.h"
 #include "http/config/directives.h"
+#include "http/config/error_pages.h"
 #include "http/config/store_options.h"
 #include "http/exchange/keepalive_idle.h"
 #include "http/exchange/maintenance.h"
+#include "http/exchange/redirect.h"
 #include "http/request/body_digest.h"
 #include "http/request/gate.h"
 #include "http/status/status_page.h"
@@ -46,10 +48,13 @@ ngx_command_t directives[] = {
                        offsetof(LocationConfig, keepalive_idle)),
     LOCATION_DIRECTIVE("idempotency_retriable", NGX_CONF_1MORE, set_retriable, 0),
     LOCATION_DIRECTIVE("idempotency_max_body", NGX_CONF_TAKE1, set_max_body, 0),
+    LOCATION_DIRECTIVE("idempotency_stream", NGX_CONF_1MORE, set_stream, 0),
     LOCATION_DIRECTIVE("idempotency_hide_header", NGX_CONF_1MORE, set_hidden_headers, 0),
     LOCATION_DIRECTIVE("idempotency_store_error", NGX_CONF_TAKE1, set_store_error, 0),
-    LOCATION_DIRECTIVE("idempotency_bypass", NGX_CONF_1MORE, ngx_http_set_predicate_slot,
+    LOCATION_DIRECTIVE("idempotency_bypass", NGX_CONF_1MORE, set_bypass,
                        offsetof(LocationConfig, bypass)),
+    LOCATION_DIRECTIVE("idempotency_quota", NGX_CONF_TAKE123, set_quota, 0),
+    LOCATION_DIRECTIVE("idempotency_answer", NGX_CONF_TAKE23, set_answer, 0),
     LOCATION_DIRECTIVE("idempotency_replayed_header", NGX_CONF_TAKE1, set_replayed_header, 0),
     LOCATION_DIRECTIVE("idempotency_problem_base", NGX_CONF_TAKE1, set_problem_base, 0),
 
@@ -58,6 +63,18 @@ ngx_command_t directives[] = {
 
     ngx_null_command,
 };
+
+bool push_handler(ngx_http_core_main_conf_t *core, ngx_http_phases phase,
+                  ngx_http_handler_pt handler)
+{
+    auto *slot = static_cast<ngx_http_handler_pt *>(ngx_array_push(&core->phases[phase].handlers));
+
+    if (slot != nullptr) {
+        *slot = handler;
+    }
+
+    return slot != nullptr;
+}
 
 // The PRECONTENT phase runs after all access checks, whatever `satisfy` is.  nginx runs the
 // handlers of the array from the last to the first: so `on_request` runs before `mirror`
@@ -68,7 +85,12 @@ ngx_int_t add_phase_handlers(ngx_conf_t *cf)
         ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module));
     ngx_array_t *handlers = &core->phases[NGX_HTTP_PRECONTENT_PHASE].handlers;
 
-    if (ngx_array_push_n(handlers, 2) == nullptr) {
+    // not in the REWRITE phase: ngx_http_rewrite_handler has to be the first one there, or it
+    // runs the directives of the server twice where no location matches
+    if (!push_handler(core, NGX_HTTP_SERVER_REWRITE_PHASE, on_server_rewrite)
+        || !push_handler(core, NGX_HTTP_PREACCESS_PHASE, on_preaccess)
+        || ngx_array_push_n(handlers, 2) == nullptr)
+    {
         return NGX_ERROR;
     }
 
@@ -140,7 +162,13 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     install_body_digest();
     install_capture();
     install_early_hints();
-    watch_keepalive_upstreams(cf);
+    watch_upstreams(cf);
+    main->on_error_page = on_error_page;
+
+    if (!watch_error_pages(cf, main->error_pages)) {
+        return NGX_ERROR;
+    }
+
     main->try_files = find_context_index(cf, "ngx_http_try_files_module");
     main->dav = find_context_index(cf, "ngx_http_dav_module");
     return add_phase_handlers(cf);

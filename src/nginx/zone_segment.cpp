@@ -62,9 +62,15 @@ bool ZoneSegment::attach(ngx_shm_zone_t *segment)
         return true;
     }
 
+    SipKey secret;
+
     memory_ = ngx_slab_alloc(slab_, size_);
 
-    if (memory_ == nullptr || !Zone(memory_, size_).format()) {
+    if (memory_ == nullptr || !make_sip_key(secret) || !Zone(memory_, size_).format(secret)) {
+        ngx_log_error(NGX_LOG_EMERG, ngx_cycle->log, 0,
+                      "idempotency: shared memory \"%V\" can't be initialized: it is too small, or "
+                      "OpenSSL has no random numbers (RAND_bytes)",
+                      &segment->shm.name);
         return false;
     }
 

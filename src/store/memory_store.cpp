@@ -47,8 +47,10 @@ bool MemoryStore::start(Call &call)
 
 void MemoryStore::claim(MemoryZone &zone, Call &call, Millis now)
 {
-    MemoryZone::ClaimReply found =
-        zone.claim(call.id, *call.value.first, call.lifetime, call.token, now, unix_microseconds());
+    MemoryZone::ClaimReply found = call.only_looks_up()
+                                       ? zone.look_up(call.id, now)
+                                       : zone.claim(call.id, *call.value.first, call.lifetime,
+                                                    call.token, now, unix_microseconds());
 
     call.reply = found.reply;
 

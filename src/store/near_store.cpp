@@ -120,6 +120,7 @@ void NearStore::handle_claim_reply(Call &call, Millis sent_at)
         break;
 
     case Verdict::claimed:
+    case Verdict::gone:
         remove_copy(call.id);
         break;
 

@@ -247,7 +247,8 @@ bool SealedStore::Operation::prepare_call()
     value = Pieces{};
     reply = Reply{};
 
-    return (kind != Kind::claim && kind != Kind::settle) || seal_value();
+    return (kind != Kind::claim && kind != Kind::settle) || caller_->only_looks_up()
+           || seal_value();
 }
 
 bool SealedStore::Operation::seal_value()
@@ -293,7 +294,10 @@ bool SealedStore::Operation::handle_claim_reply()
         return claim_next_key();
     case Verdict::found:
         return handle_found();
+    case Verdict::gone:
+        return claim_next_key();
     default:
+        result_.remaining = reply.remaining;
         return finish(reply.verdict);
     }
 }
@@ -346,7 +350,7 @@ bool SealedStore::Operation::claim_next_key()
         return finish(Verdict::found);
     }
 
-    result_.verdict = Verdict::claimed;
+    result_.verdict = caller_->only_looks_up() ? Verdict::gone : Verdict::claimed;
     result_.token = token_;
     return false;
 }
@@ -396,7 +400,8 @@ bool SealedStore::Operation::save_claim(std::string_view record, bool is_own)
 
 bool SealedStore::Operation::is_same_request(std::string_view record) const
 {
-    return fingerprint_of(record) == fingerprint_of(*caller_->value.first);
+    return !caller_->only_looks_up()
+           && fingerprint_of(record) == fingerprint_of(*caller_->value.first);
 }
 
 void SealedStore::Operation::return_saved_claim()

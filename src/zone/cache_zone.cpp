@@ -11,6 +11,7 @@ CacheZone::Copy CacheZone::look_up(const KeyId &id, Millis now)
     Copy copy;
 
     if (at != kNoBlock) {
+        entry(at).hold = now;
         copy.found = true;
         copy.size = entry(at).length;
         copy.entry = at;
@@ -48,14 +49,40 @@ void CacheZone::put(const KeyId &id, const Pieces &value, Millis expires, Millis
 
     // each removal frees at least one block
     while (free_block_count() < needed) {
-        remove_entry(first_result_to_expire());
+        remove_entry(choose_copy_to_remove());
     }
 
     NewEntry copy;
 
     copy.expires = expires;
     copy.confirmed = confirmed;
+    copy.hold = now;
     publish_entry(write_entry(id, copy, value));
+}
+
+// There is at least one.  The numbers are random enough for samples: they differ from one removal to
+// the next, as each of them changes the number of free blocks.
+std::uint32_t CacheZone::choose_copy_to_remove() const
+{
+    std::uint64_t random = head()->sequence << 32 ^ free_block_count();
+    std::uint32_t chosen = kNoBlock;
+
+    for (unsigned i = 0; i < kCacheSamples; i++) {
+        // splitmix64
+        random += 0x9e3779b97f4a7c15;
+
+        std::uint64_t mixed = (random ^ random >> 30) * 0xbf58476d1ce4e5b9;
+
+        mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111eb;
+
+        std::uint32_t at = result_at((mixed ^ mixed >> 31) % result_count());
+
+        if (chosen == kNoBlock || entry(at).hold < entry(chosen).hold) {
+            chosen = at;
+        }
+    }
+
+    return chosen;
 }
 
 void CacheZone::remove(const KeyId &id, Millis now)

@@ -1,8 +1,10 @@
 // The zone of NearStore: copies of results that another store keeps.
 //
-// A copy expires with its result, or earlier: a full cache removes the copies that expire first.
-// So a copy may be missing at any time; the one that is found is the one with the latest
-// confirmation.
+// A copy expires with its result, or earlier: a full cache removes copies that were not used for a
+// long time.  It chooses the one of kCacheSamples random copies whose last use is the longest ago,
+// which is about what an exact order would choose (Redis does the same with `allkeys-lru`), and
+// needs no list that a killed process can break.  So a copy may be missing at any time; the one
+// that is found is the one with the latest confirmation.
 //
 // The conventions are those of zone.h: the caller holds the mutex.
 
@@ -14,6 +16,8 @@
 #include "zone/zone.h"
 
 namespace idempotency {
+
+constexpr unsigned kCacheSamples = 8;
 
 class CacheZone : public Zone {
 public:
@@ -27,6 +31,7 @@ public:
         Millis confirmed = 0;
     };
 
+    // A copy that is found has been used now.
     Copy look_up(const KeyId &id, Millis now);
 
     // Puts a copy, and replaces the one that is there unless that was confirmed later.
@@ -35,6 +40,9 @@ public:
     void put(const KeyId &id, const Pieces &value, Millis expires, Millis confirmed, Millis now);
 
     void remove(const KeyId &id, Millis now);
+
+private:
+    std::uint32_t choose_copy_to_remove() const;
 };
 
 }  // namespace idempotency

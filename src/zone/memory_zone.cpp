@@ -7,6 +7,34 @@
 
 namespace idempotency {
 
+MemoryZone::ClaimReply MemoryZone::found_entry(std::uint32_t at, Millis now) const
+{
+    std::string_view first(block(at)->first, std::min<std::size_t>(entry(at).length, kZoneInline));
+    ClaimReply found;
+
+    found.reply.verdict = Verdict::found;
+    found.reply.token = first.size() < kClearSize ? 0 : token_of(first);
+    found.reply.remaining = entry(at).expires - now;
+    found.value_size = entry(at).length;
+    found.entry = at;
+    return found;
+}
+
+MemoryZone::ClaimReply MemoryZone::look_up(const KeyId &id, Millis now)
+{
+    ChangeGuard guard(*this);
+    std::uint32_t at = find(id, now);
+
+    if (at != kNoBlock) {
+        return found_entry(at, now);
+    }
+
+    ClaimReply nothing;
+
+    nothing.reply.verdict = Verdict::gone;
+    return nothing;
+}
+
 MemoryZone::ClaimReply MemoryZone::claim(const KeyId &id, std::string_view record, Millis lifetime,
                                          Token wanted, Millis now, std::uint64_t clock)
 {
@@ -18,15 +46,7 @@ MemoryZone::ClaimReply MemoryZone::claim(const KeyId &id, std::string_view recor
     std::uint32_t at = find(id, now);
 
     if (at != kNoBlock) {
-        std::string_view first(block(at)->first,
-                               std::min<std::size_t>(entry(at).length, kZoneInline));
-
-        found.reply.verdict = Verdict::found;
-        found.reply.token = first.size() < kClearSize ? 0 : token_of(first);
-        found.reply.remaining = entry(at).expires - now;
-        found.value_size = entry(at).length;
-        found.entry = at;
-        return found;
+        return found_entry(at, now);
     }
 
     // the blocks of the claim, and the one that is reserved for a short result
@@ -34,6 +54,7 @@ MemoryZone::ClaimReply MemoryZone::claim(const KeyId &id, std::string_view recor
         || !make_space(zone_blocks_for(record.size()), 1, kNoBlock, now))
     {
         found.reply.verdict = Verdict::full;
+        found.reply.remaining = time_to_next_expiry(now);
         return found;
     }
 

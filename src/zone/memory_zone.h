@@ -41,6 +41,9 @@ public:
     ClaimReply claim(const KeyId &id, std::string_view record, Millis lifetime, Token wanted,
                      Millis now, std::uint64_t clock);
 
+    // Finds the entry of a key; `gone`: there is none.
+    ClaimReply look_up(const KeyId &id, Millis now);
+
     // Replaces the value under the claim.  A key that has no entry any more, because the claim has
     // expired and no other claim has followed, gets the late result as well.
     Verdict settle(const KeyId &id, const ClaimId &claim, const Pieces &value, Millis lifetime,
@@ -57,6 +60,7 @@ public:
     bool is_consistent() const;
 
 private:
+    ClaimReply found_entry(std::uint32_t number, Millis now) const;
     bool is_claim_of(std::uint32_t number, const ClaimId &claim) const;
     bool has_space(std::size_t block_count, std::size_t new_claims, std::uint32_t replaced) const;
     bool make_space(std::size_t block_count, std::size_t new_claims, std::uint32_t replaced,

@@ -4,7 +4,6 @@
 #include <cstring>
 #include <limits>
 
-#include "core/wire.h"
 #include "zone/zone_layout.h"
 
 namespace idempotency {
@@ -17,14 +16,9 @@ namespace {
 // nodes.
 constexpr unsigned kMaxExpiredPerCall = 32;
 
-std::uint64_t bucket_hash(const KeyId &id)
-{
-    return wire::get_u64(id.bytes.data());  // it is a SHA-256 already
-}
-
 }  // namespace
 
-bool Zone::format()
+bool Zone::format(const SipKey &secret)
 {
     if (size_ < kZoneMinimum) {
         return false;
@@ -37,10 +31,7 @@ bool Zone::format()
     zone->size = size_;
     zone->bucket_count = dimensions.bucket_count;
     zone->block_count = dimensions.block_count;
-
-    for (std::uint32_t i = 0; i < zone->block_count; i++) {
-        block(i)->kind = ZoneKind::data;
-    }
+    zone->secret = secret;
 
     rebuild();
     zone->magic = kZoneMagic;
@@ -74,7 +65,7 @@ void Zone::mark_dirty() { head()->dirty = 1; }
 
 std::uint32_t *Zone::bucket_of(const KeyId &id) const
 {
-    return buckets() + (bucket_hash(id) & (head()->bucket_count - 1));
+    return buckets() + (siphash(head()->secret, id.view()) & (head()->bucket_count - 1));
 }
 
 std::uint32_t Zone::find_in_bucket(const KeyId &id) const
@@ -104,7 +95,15 @@ std::uint32_t Zone::take_free_block()
 {
     std::uint32_t at = head()->free_first;
 
-    head()->free_first = block(at)->next;
+    if (at != kNoBlock) {
+        head()->free_first = block(at)->next;
+    } else {
+        at = head()->first_unused;
+        block(at)->kind = ZoneKind::data;
+        compiler_barrier();
+        head()->first_unused++;
+    }
+
     head()->free_count--;
     block(at)->next = kNoBlock;
     return at;
@@ -261,9 +260,26 @@ void Zone::expire_some(Millis now)
     }
 }
 
-std::uint32_t Zone::first_result_to_expire() const
+Millis Zone::time_to_next_expiry(Millis now) const
 {
-    return head()->heap_count[results] > 0 ? node(results, 0).entry : kNoBlock;
+    Millis earliest = 0;
+
+    for (Heap heap : {results, claims}) {
+        if (head()->heap_count[heap] > 0) {
+            Millis due = Millis(node(heap, 0).due_tick) << kZoneTickShift;
+
+            earliest = earliest == 0 ? due : std::min(earliest, due);
+        }
+    }
+
+    return earliest > now ? earliest - now : 0;
+}
+
+std::size_t Zone::result_count() const { return head()->heap_count[results]; }
+
+std::uint32_t Zone::result_at(std::size_t i) const
+{
+    return node(results, static_cast<std::uint32_t>(i)).entry;
 }
 
 // The heaps

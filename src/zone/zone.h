@@ -6,7 +6,7 @@
 //
 // - Nothing fragments: values lie in chains of blocks of one size.
 // - The time of a call is bounded: it removes some of the expired entries, never all of them.
-//   Only the first call after a process was killed visits all blocks.
+//   Only the first call after a process was killed visits all blocks that were ever used.
 // - A process may be killed at any instruction.  The next call finds the zone dirty and rebuilds
 //   the hash table, the heaps and the free list from the entries.  That works because an entry is
 //   published by one write, and does not change after that, except for its expiry and its kind:
@@ -30,6 +30,7 @@
 #include <cstdint>
 
 #include "core/digest.h"
+#include "core/siphash.h"
 #include "core/store.h"
 
 namespace idempotency {
@@ -56,8 +57,9 @@ public:
     // The zone lives in [memory, memory + size), aligned to 8 bytes.
     Zone(void *memory, std::size_t size) : memory_(memory), size_(size) {}
 
-    // Makes an empty zone.  False: `size` is less than kZoneMinimum.
-    bool format();
+    // Makes an empty zone.  `secret` is random; nobody who can choose keys knows it.  False: `size`
+    // is less than kZoneMinimum.
+    bool format(const SipKey &secret);
 
     // Whether the memory holds a zone of this size, made by a version with this layout.
     bool is_formatted() const;
@@ -75,6 +77,9 @@ public:
 
     // Checks the whole structure; for tests.
     bool is_consistent() const;
+
+    // The number of entries in the bucket with most of them; for tests.
+    std::size_t longest_bucket() const;
 
     // Leaves the zone as a process that is killed within a call does; for tests.
     void mark_dirty();
@@ -111,11 +116,15 @@ protected:
     // The same, for up to a fixed number of entries.
     void expire_some(Millis now);
 
+    // How long it takes until the first entry, or the first lease, expires.  0: there is none.
+    Millis time_to_next_expiry(Millis now) const;
+
     // The number of entries of kind `claim`.
     std::size_t claim_count() const;
 
-    // The entry in the heap of results that expires first, or kNoBlock.
-    std::uint32_t first_result_to_expire() const;
+    // The heap of results as an array, with the entry that expires first at 0.
+    std::size_t result_count() const;
+    std::uint32_t result_at(std::size_t i) const;
 
 private:
     enum Heap : unsigned { results, claims };

@@ -4,10 +4,12 @@
 //   +----------+------------------+-----------------------+--------------------+--------+
 //   | ZoneHead |     buckets      |      heap nodes       |       blocks       | unused |
 //   +----------+------------------+-----------------------+--------------------+--------+
-//        64      4 * bucket_count      8 * block_count       512 * block_count    bytes
+//        80      4 * bucket_count      8 * block_count       512 * block_count    bytes
 //
 // Blocks: all values lie in blocks of one size.  A block is free, or belongs to one entry.
-// Free blocks make up a list through `next`, which begins at `free_first`.
+// Free blocks make up a list through `next`, which begins at `free_first`.  The blocks from
+// `first_unused` on were never used: they are free, too, and in no list, so that the memory of a
+// zone is touched only as far as the zone has been filled.
 //
 // Entry: a key and its value, in a chain of blocks through `next`.  The number of the first
 // block is the number of the entry.
@@ -24,7 +26,8 @@
 //   others    | next | kind | 504 bytes of value                  |
 //
 // Buckets: the hash table.  A bucket has the number of its first entry; the entries of a bucket
-// are linked by `bucket_next`.  The hash is the beginning of the key's id, which is a SHA-256.
+// are linked by `bucket_next`.  The hash is a SipHash of the key's id with a secret of the zone: the
+// id is a SHA-256 whose beginning a client can choose, by trying keys.
 //
 // Heap nodes: one array with two heaps (kZoneHeapArity children for each node), in which the
 // node with the earliest due time comes first.  An entry of the heap of results is due when it
@@ -47,7 +50,7 @@
 //   list, counts - is derived from the published entries, and `rebuild` makes it again.
 // - Of two published entries with one key, `rebuild` keeps the one with the higher `sequence`.
 // - Once an entry is published, only `expires`, ZoneEntry::kind (between claim and
-//   unreserved_claim) and what is derived change in it.
+//   unreserved_claim), the last use (in a cache) and what is derived change in it.
 // - `dirty` is set while a call changes the zone (ChangeGuard).
 
 #pragma once
@@ -63,9 +66,9 @@
 
 namespace idempotency {
 
-// "IDMZONE3".  A change of the layout needs another number: after an upgrade of the module, a
+// "IDMZONE4".  A change of the layout needs another number: after an upgrade of the module, a
 // reload finds the zone that the old version has made.
-constexpr std::uint64_t kZoneMagic = 0x49444d5a4f4e4533;
+constexpr std::uint64_t kZoneMagic = 0x49444d5a4f4e4534;
 
 enum class ZoneKind : std::uint32_t {
     data = 0,        // free, or a block of an entry that is not its first
@@ -78,7 +81,7 @@ struct ZoneEntry {
     ClaimId claim;           // the claim, or the claim that was settled; 0 in a cache
     Millis expires;          // the entry does not exist any more at this time
     Millis confirmed;        // CacheZone::put; 0 in a store
-    Millis hold;             // RecordHead::hold of a claim; 0 in a result and in a cache
+    Millis hold;             // RecordHead::hold of a claim; 0 in a result; in a cache: the last use
     std::uint64_t sequence;  // grows with each entry that is written
     std::uint32_t length;    // of the value, in bytes
     EntryKind kind;
@@ -107,16 +110,17 @@ struct ZoneHead {
     std::uint32_t block_count;
     std::uint32_t bucket_count;  // a power of two
     std::uint32_t dirty;
-    std::uint32_t unused;
+    std::uint32_t first_unused;   // this block and those after it were never used
     std::uint32_t heap_count[2];  // number of nodes; indexed by Zone::Heap
     std::uint32_t free_first;
     std::uint32_t free_count;
     Token last_token;        // the highest one that was given to a claim
     std::uint64_t sequence;  // of the entry that was written last
+    SipKey secret;           // of the buckets
 };
 
 static_assert(std::is_trivially_copyable<ZoneHead>::value, "it lies in shared memory");
-static_assert(sizeof(ZoneHead) == 64, "as drawn");
+static_assert(sizeof(ZoneHead) == 80, "as drawn");
 
 // With the expiry in the node, the heaps are sorted without a look at the entries.  The node has
 // 32 bits for it, so the unit is a tick of 2^7 = 128 ms.  The clock begins when the host boots:

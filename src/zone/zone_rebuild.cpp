@@ -20,7 +20,7 @@ bool Zone::is_chain_complete(std::uint32_t at) const
     for (std::uint32_t i = 0; i < of.chain_count; i++) {
         last = block(last)->next;
 
-        if (last >= head()->block_count || block(last)->kind != ZoneKind::data) {
+        if (last >= head()->first_unused || block(last)->kind != ZoneKind::data) {
             return false;
         }
     }
@@ -28,7 +28,7 @@ bool Zone::is_chain_complete(std::uint32_t at) const
     return of.chain_count == 0 || last == of.chain_last;
 }
 
-// Makes all that is derived from the published entries again, in one pass over all blocks.  The
+// Makes all that is derived from the published entries again, in passes over all blocks that were ever used.  The
 // zone stays dirty until the end: if this process is killed, too, the next one starts over.
 void Zone::rebuild()
 {
@@ -38,15 +38,15 @@ void Zone::rebuild()
     zone->heap_count[results] = 0;
     zone->heap_count[claims] = 0;
     zone->free_first = kNoBlock;
-    zone->free_count = 0;
+    zone->free_count = zone->block_count - zone->first_unused;
 
-    for (std::uint32_t i = 0; i < zone->block_count; i++) {
+    for (std::uint32_t i = 0; i < zone->first_unused; i++) {
         if (block(i)->kind != ZoneKind::entry) {
             block(i)->kind = ZoneKind::data;
         }
     }
 
-    for (std::uint32_t i = 0; i < zone->block_count; i++) {
+    for (std::uint32_t i = 0; i < zone->first_unused; i++) {
         ZoneBlock *candidate = block(i);
 
         if (candidate->kind != ZoneKind::entry) {
@@ -70,7 +70,7 @@ void Zone::rebuild()
         link_to_bucket(i);
     }
 
-    for (std::uint32_t i = 0; i < zone->block_count; i++) {
+    for (std::uint32_t i = 0; i < zone->first_unused; i++) {
         if (block(i)->kind != ZoneKind::entry) {
             continue;
         }
@@ -86,7 +86,7 @@ void Zone::rebuild()
         zone->sequence = std::max(zone->sequence, entry(i).sequence);
     }
 
-    for (std::uint32_t i = zone->block_count; i-- > 0;) {
+    for (std::uint32_t i = zone->first_unused; i-- > 0;) {
         if (block(i)->kind == ZoneKind::data) {
             free_chain(i, i, 1);
         } else if (block(i)->kind == ZoneKind::owned_data) {
@@ -114,10 +114,28 @@ bool Zone::is_heap_consistent(Heap heap) const
     return true;
 }
 
+std::size_t Zone::longest_bucket() const
+{
+    std::size_t longest = 0;
+
+    for (std::uint32_t b = 0; b < head()->bucket_count; b++) {
+        std::size_t length = 0;
+
+        for (std::uint32_t at = buckets()[b]; at != kNoBlock; at = entry(at).bucket_next) {
+            length++;
+        }
+
+        longest = std::max(longest, length);
+    }
+
+    return longest;
+}
+
 bool Zone::is_consistent() const
 {
     const ZoneHead *zone = head();
     std::size_t used = 0, found = 0, free = 0;
+    std::size_t unused = zone->block_count - zone->first_unused;
 
     for (std::uint32_t b = 0; b < zone->bucket_count; b++) {
         for (std::uint32_t at = buckets()[b]; at != kNoBlock; at = entry(at).bucket_next) {
@@ -133,13 +151,13 @@ bool Zone::is_consistent() const
     }
 
     for (std::uint32_t at = zone->free_first; at != kNoBlock; at = block(at)->next) {
-        if (at >= zone->block_count || ++free > zone->block_count) {
+        if (at >= zone->first_unused || ++free > zone->block_count) {
             return false;
         }
     }
 
     return found == entry_count() && is_heap_consistent(results) && is_heap_consistent(claims)
-           && free == zone->free_count && used + free == zone->block_count;
+           && free + unused == zone->free_count && used + free + unused == zone->block_count;
 }
 
 }  // namespace idempotency

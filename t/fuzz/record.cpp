@@ -8,6 +8,7 @@
 
 #include <libdeflate.h>
 
+#include "core/hops.h"
 #include "core/record.h"
 #include "core/wire.h"
 #include "fuzz.h"
@@ -66,6 +67,7 @@ struct Result {
     std::vector<Header> headers;
     std::string_view body;
     std::size_t first_piece;  // of the body
+    std::string_view hops = {};
 };
 
 Written write_claim(const RecordHead &head, const Holder &holder, bool has_holder)
@@ -94,7 +96,7 @@ Written write_result(const RecordHead &head, const Result &result)
     EXPECT(sizer.fits());
     EXPECT(sizer.count() == result.headers.size());
 
-    std::size_t before_body = kRecordHeadSize + sizer.size();
+    std::size_t before_body = kRecordHeadSize + sizer.size() + size_of_hops(result.hops);
     std::size_t size = before_body + result.body.size();
     auto front = std::make_unique<unsigned char[]>(before_body);
     RecordWriter writer(front.get(), head);
@@ -103,6 +105,7 @@ Written write_result(const RecordHead &head, const Result &result)
     for (const Header &header : result.headers) {
         writer.add(header);
     }
+    writer.add_hops(result.hops);
     writer.add_body(result.body.substr(0, result.first_piece));
     writer.add_body({});
     writer.add_body(result.body.substr(result.first_piece));
@@ -185,10 +188,12 @@ void check_any_bytes(std::string_view bytes)
     EXPECT(fuzz::lies_within(record.body, bytes));
     EXPECT(fuzz::lies_within(record.holder.host, bytes));
     EXPECT(record.holder.host.size() <= kLongestHost);
+    EXPECT(fuzz::lies_within(record.hops, bytes));
+    EXPECT(record.hops.empty() || are_hops(record.hops));
 
     std::vector<std::uint16_t> types = extension_types(bytes);
     bool is_all_known =
-        std::all_of(types.begin(), types.end(), [](std::uint16_t type) { return type <= 2; });
+        std::all_of(types.begin(), types.end(), [](std::uint16_t type) { return type <= 3; });
     bool has_holder = std::find(types.begin(), types.end(), 2) != types.end();
     bool has_response = std::find(types.begin(), types.end(), 1) != types.end();
 
@@ -205,6 +210,7 @@ void check_any_bytes(std::string_view bytes)
     } else {
         EXPECT(record.status == 0 && record.header_count == 0);
         EXPECT(record.status_line.empty() && record.fields.empty() && record.body.empty());
+        EXPECT(record.hops.empty());
     }
 
     // there is one way to write what this version can write
@@ -212,7 +218,7 @@ void check_any_bytes(std::string_view bytes)
         Written again =
             has_response
                 ? write_result(record.head, {record.status, record.status_line, headers_of(record),
-                                             record.body, record.body.size() / 2})
+                                             record.body, record.body.size() / 2, record.hops})
                 : write_claim(record.head, record.holder, has_holder);
 
         EXPECT(again.view() == bytes);

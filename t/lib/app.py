@@ -30,7 +30,7 @@ The query controls the response:
     abort=before|reset|mid|garbage|chunk
                           close instead of responding, with a reset, after half of the body,
                           or send nonsense, at once or after half of a chunked body; with commas, one for each execution, e.g. abort=before,no
-    middle=NAME           after the first piece of the body wait for GET /open/NAME
+    middle=NAME           after the first piece of the body wait for GET /open/NAME; with commas, one for each piece
 
 Questions, which are never counted:
 
@@ -307,9 +307,9 @@ class Application:
         pause = float(request.arg('pause', '0'))
         count = int(request.arg('pieces', '1'))
         step = max(1, -(-len(body) // count))
-        for start in range(0, len(body), step):
-            if start:
-                await self.rest(request, pause)
+        for n, start in enumerate(range(0, len(body), step)):
+            if n:
+                await self.rest(request, pause, n)
             answer.piece(body[start:start + step])
             await answer.drain()
 
@@ -317,9 +317,9 @@ class Application:
             answer.end([tuple(field.split(':', 1)) for field in request.args.get('trailer', [])])
         await answer.drain()
 
-    async def rest(self, request, pause):
+    async def rest(self, request, pause, n):
         if request.arg('middle'):
-            await self.opened.reached((request.space, request.arg('middle')), 1)
+            await self.opened.reached((request.space, request.arg_of('middle', n, '')), 1)
         if pause:
             await asyncio.sleep(pause)
 

@@ -173,7 +173,9 @@ class GrpcAnswer:
         self.server.queue(self.stream, struct.pack('>BI', 0, len(data)) + data)
 
     def end(self, trailers):
-        last = self.only_trailers + [('grpc-status', '0')] + [(name.lower(), value) for name, value in trailers]
+        trailers = [(name.lower(), value) for name, value in trailers]
+        status = [] if any(name == 'grpc-status' for name, _ in trailers) else [('grpc-status', '0')]
+        last = self.only_trailers + status + trailers
         self.server.finish(self.stream, last)
 
     def garbage(self):

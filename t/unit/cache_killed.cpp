@@ -182,7 +182,7 @@ struct Steps {
 
     void set()
     {
-        assert_true(zone.format());
+        assert_true(zone.format(kZoneSecret));
         put(zone, kKept, kept, now + 100000, now);
         put(zone, kFirst, old, now + 6000, now);
         put(zone, kExpired, old, now + 500, now);

@@ -142,6 +142,30 @@ UNIT_TEST(a_broken_exchange_follows_the_policy)
     expect(decide_without_response(Origin::broken, UnknownPolicy::release), Settlement::release);
 }
 
+UNIT_TEST(a_call_that_was_given_up_follows_the_policy)
+{
+    ResponseFacts facts;
+
+    facts.call_given_up = true;
+    expect(settle(facts), Settlement::unknown);
+
+    facts.unknown = UnknownPolicy::release;
+    expect(settle(facts), Settlement::release);
+
+    facts.unknown = UnknownPolicy::store;
+    expect(settle(facts), Settlement::keep);
+
+    facts.keepable = false;  // there is nothing to store
+    expect(settle(facts), Settlement::unknown);
+
+    facts.word.no_store = true;  // the application knows better
+    expect(settle(facts), Settlement::not_kept);
+
+    facts.word = Word();
+    facts.retriable = true;
+    expect(settle(facts), Settlement::release);
+}
+
 UNIT_TEST(the_response_header_of_the_application_is_parsed)
 {
     Word word;

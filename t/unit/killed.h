@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "zone/zone.h"
+#include "zone_secret.h"
 
 namespace idempotency {
 
@@ -39,7 +40,7 @@ Kind new_zone(std::size_t size)
 {
     Kind zone(map_shared(size), size);
 
-    assert_true(zone.format());
+    assert_true(zone.format(kZoneSecret));
     return zone;
 }
 
@@ -51,13 +52,25 @@ inline Millis now_ms()
     return Millis(now.tv_sec) * 1000 + Millis(now.tv_nsec) / 1000000;
 }
 
+// Few distinct buckets, so that their chains are changed in the middle.  `n` is less than 256.
 inline KeyId id_of(unsigned n)
 {
-    KeyId id{};
+    static std::vector<KeyId> ids(256);
+    KeyId &id = ids.at(n);
 
-    // few distinct buckets, so that their chains are changed in the middle
-    id.bytes[0] = static_cast<unsigned char>(n % 8);
-    id.bytes[31] = static_cast<unsigned char>(n);
+    // not searched for yet
+    if (id.bytes[0] == 0) {
+        std::uint32_t salt = 0;
+
+        id.bytes[0] = 1;
+        id.bytes[31] = static_cast<unsigned char>(n);
+
+        while (siphash(kZoneSecret, id.view()) % 256 != n % 8) {
+            salt++;
+            std::memcpy(&id.bytes[4], &salt, sizeof(salt));
+        }
+    }
+
     return id;
 }
 

@@ -1,11 +1,15 @@
 #include "model.h"
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <string>
 #include <vector>
 
+#include <sys/mman.h>
+
 #include "zone/memory_zone.h"
+#include "zone_secret.h"
 
 using namespace idempotency;
 
@@ -22,7 +26,7 @@ struct Fixture {
 
     explicit Fixture(std::size_t size = 256 * 1024) : memory(size / 8), zone(memory.data(), size)
     {
-        assert_true(zone.format());
+        assert_true(zone.format(kZoneSecret));
         assert_true(zone.is_formatted() && zone.is_consistent());
     }
 
@@ -108,6 +112,118 @@ UNIT_TEST(a_claim_excludes_and_a_result_is_found)
         assert_true(f.value(f.claim(1)) == body);
         assert_true(f.zone.is_consistent());
     }
+}
+
+UNIT_TEST(a_key_is_looked_up_without_a_claim)
+{
+    Fixture f;
+
+    expect(f.zone.look_up(f.id(1), f.now).reply.verdict, Verdict::gone);
+    assert_int_equal(f.zone.entry_count(), 0);
+
+    ClaimNumber by = f.take(1, 100);
+
+    expect(f.zone.look_up(f.id(1), f.now).reply.verdict, Verdict::found);
+    expect(f.settle(1, by, "result", 1000), Verdict::done);
+
+    auto found = f.zone.look_up(f.id(1), f.now + 400);
+
+    assert_string_equal(f.value(found).c_str(), "result");
+    assert_int_equal(found.reply.remaining, 600);
+    expect(f.zone.look_up(f.id(1), f.now + 1000).reply.verdict, Verdict::gone);
+}
+
+// The precision is that of an expiry: a tick of 128 ms.
+UNIT_TEST(a_full_zone_says_when_something_expires)
+{
+    Fixture f(kZoneMinimum);
+
+    expect(f.settle(1000, f.take(1000), std::string(1000, 'x'), 5000), Verdict::done);
+
+    for (unsigned n = 0;; n++) {
+        Reply reply = f.claim(n, 60000, 1000).reply;
+
+        if (reply.verdict == Verdict::full) {
+            assert_true(reply.remaining >= 5000 && reply.remaining <= 5000 + 128);
+            f.now += reply.remaining;
+            expect(f.claim(n, 60000).reply.verdict, Verdict::claimed);
+            break;
+        }
+    }
+
+    // leases only
+    Reply reply = f.claim(2000).reply;
+
+    expect(reply.verdict, Verdict::full);
+    assert_true(reply.remaining >= 54000 && reply.remaining <= 60000);
+}
+
+// A client can find keys whose ids have many bits in common.
+UNIT_TEST(a_client_can_not_choose_the_bucket_of_its_keys)
+{
+    for (std::size_t offset : {0, 8, 16, 24}) {
+        Fixture f(32 * 1024 * 1024);
+
+        for (std::uint32_t n = 0; n < 20000; n++) {
+            KeyId id{};
+
+            std::memcpy(&id.bytes[offset], &n, 3);
+            id.bytes[offset + 7] = 0x55;
+            expect(f.zone
+                       .claim(id, record_bytes(State::running, n + 1, 0, 30000, 0, ""), 30000, 0,
+                              f.now, kClock)
+                       .reply.verdict,
+                   Verdict::claimed);
+        }
+
+        assert_true(f.zone.longest_bucket() < 16);
+    }
+}
+
+std::size_t resident_pages(void *memory, std::size_t size)
+{
+    std::vector<unsigned char> pages(size / 4096);
+
+    assert_int_equal(mincore(memory, size, pages.data()), 0);
+    return static_cast<std::size_t>(
+        std::count_if(pages.begin(), pages.end(), [](unsigned char page) { return page & 1; }));
+}
+
+UNIT_TEST(memory_is_touched_only_as_far_as_it_is_used)
+{
+    constexpr std::size_t size = 256 * 1024 * 1024;
+    void *memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    assert_true(memory != MAP_FAILED);
+    assert_int_equal(madvise(memory, size, MADV_NOHUGEPAGE), 0);
+
+    MemoryZone zone(memory, size);
+
+    // what is touched: the buckets
+    assert_true(zone.format(kZoneSecret));
+    assert_true(resident_pages(memory, size) < size / 4096 / 150);
+    assert_int_equal(zone.free_block_count(), zone.block_count());
+
+    std::size_t before = resident_pages(memory, size);
+
+    for (unsigned n = 0; n < 1000; n++) {
+        ClaimId by = claim_id(n + 1);
+        std::string result(2000, 'x');
+        std::string_view piece = result;
+
+        zone.claim(Fixture::id(n), record_bytes(State::running, n + 1, 0, 1000, 0, ""), 1000, 0,
+                   1000, kClock);
+        zone.settle(Fixture::id(n), by, {&piece, 1}, 1000, 1000);
+    }
+
+    // five blocks for each, and nodes
+    assert_true(resident_pages(memory, size) - before < 1000 * 5 * 512 / 4096 + 100);
+
+    zone.mark_dirty();
+    zone.release(Fixture::id(1), claim_id(1), 1000);
+    assert_true(resident_pages(memory, size) - before < 1000 * 5 * 512 / 4096 + 100);
+    assert_true(zone.is_consistent());
+    munmap(memory, size);
 }
 
 UNIT_TEST(another_claim_changes_nothing)

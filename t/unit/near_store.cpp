@@ -2,6 +2,7 @@
 
 #include "model.h"
 #include "shared_memory.h"
+#include "zone_secret.h"
 
 #include <deque>
 #include <functional>
@@ -62,7 +63,7 @@ public:
     explicit Behind(Clock &clock)
         : clock_(clock), memory_(4 * 1024 * 1024 / 8), zone_(memory_.data(), memory_.size() * 8)
     {
-        assert_true(zone_.format());
+        assert_true(zone_.format(kZoneSecret));
     }
 
     bool reachable = true;

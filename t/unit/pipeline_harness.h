@@ -42,6 +42,7 @@ struct TestCall : Call {
         lifetime = 30000;
         claim = claim_id(key);
         Call::allocate_value = allocate_found;
+        value = {&piece, 1};  // without a value a claim would only look up
         ended = on_ended;
     }
 

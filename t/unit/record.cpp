@@ -4,6 +4,7 @@
 
 #include <libdeflate.h>
 
+#include "core/hops.h"
 #include "core/record.h"
 
 using namespace idempotency;
@@ -107,6 +108,121 @@ RecordFault fault_of(const std::string &bytes)
 {
     Record record;
     return read_record(bytes, kId, record);
+}
+
+std::string encoded_hops()
+{
+    unsigned char out[kLargestHops];
+    HopWriter writer(out);
+
+    writer.add({"/index.php", false});
+    writer.add({"@app", true});
+    writer.finish("[.]php$");
+    assert_true(writer.fits());
+    return std::string(writer.data());
+}
+
+// A kept record with these bytes as hops, and the checksum right whatever they are.
+std::string with_hops(std::string_view hops)
+{
+    unsigned char out[kRecordHeadSize + 2048];
+    RecordWriter writer(out, head_of(State::kept));
+
+    writer.start_response(200, "");
+    writer.add_hops(hops);
+    writer.add_body("{}");
+    writer.finish(kId);
+    return std::string(reinterpret_cast<char *>(out), writer.size()).append("{}");
+}
+
+UNIT_TEST(hops_are_read_as_written)
+{
+    std::string bytes = with_hops(encoded_hops());
+    Record record;
+
+    assert_int_equal(int(read_record(bytes, kId, record)), int(RecordFault::none));
+    assert_true(record.body == "{}");
+
+    HopCursor cursor(record.hops);
+    Hop hop;
+
+    assert_true(cursor.next(hop));
+    assert_true(hop.target == "/index.php" && !hop.becomes_get);
+    assert_true(cursor.next(hop));
+    assert_true(hop.target == "@app" && hop.becomes_get);
+    assert_false(cursor.next(hop));
+    assert_true(cursor.location() == "[.]php$");
+}
+
+// docs/format.md has the same bytes.
+UNIT_TEST(hops_have_the_bytes_of_the_test_vector)
+{
+    constexpr unsigned char vector[] = {
+        0x02, 0x00, 0x00, 0x0a, 0x2f, 0x69, 0x6e, 0x64, 0x65, 0x78, 0x2e, 0x70, 0x68, 0x70,
+        0x01, 0x00, 0x04, 0x40, 0x61, 0x70, 0x70, 0x5b, 0x2e, 0x5d, 0x70, 0x68, 0x70, 0x24,
+    };
+
+    assert_true(encoded_hops()
+                == std::string(reinterpret_cast<const char *>(vector), sizeof(vector)));
+}
+
+UNIT_TEST(a_record_without_hops_has_no_such_extension)
+{
+    Record record;
+
+    assert_int_equal(int(read_record(with_hops(""), kId, record)), int(RecordFault::none));
+    assert_true(record.hops.empty());
+}
+
+UNIT_TEST(the_number_and_the_size_of_hops_are_limited)
+{
+    unsigned char out[kLargestHops];
+    HopWriter many(out);
+
+    for (std::size_t i = 0; i < kMostHops; i++) {
+        many.add({"/a", false});
+    }
+    assert_true(many.fits());
+    many.add({"/a", false});
+    assert_false(many.fits());
+
+    // 1 + 3 + 1020 bytes
+    std::string target(kLargestHops - 4, 'a');
+    HopWriter exact(out);
+
+    exact.add({target, false});
+    assert_true(exact.fits());
+    assert_int_equal(exact.data().size(), kLargestHops);
+    exact.finish("");
+    assert_true(exact.fits());
+    exact.finish("/");
+    assert_false(exact.fits());
+
+    HopWriter large(out);
+
+    large.add({target + "a", false});
+    assert_false(large.fits());
+}
+
+UNIT_TEST(hops_that_are_none_are_refused)
+{
+    std::string good = encoded_hops();
+    std::string none = good, many = good, flag = good, empty = good, cut = good.substr(0, 9);
+
+    none[0] = 0;
+    many[0] = 11;
+    flag[1] = 2;
+    empty[2] = empty[3] = 0;
+
+    for (const std::string &bad : {none, many, flag, empty, cut, std::string(1025, '\1')}) {
+        assert_int_equal(int(fault_of(with_hops(bad))), int(RecordFault::corrupt));
+    }
+}
+
+UNIT_TEST(a_claim_with_hops_is_refused)
+{
+    assert_int_equal(int(fault_of(with_extension(claim(State::running), 3, encoded_hops()))),
+                     int(RecordFault::corrupt));
 }
 
 UNIT_TEST(every_state_is_read_as_written)

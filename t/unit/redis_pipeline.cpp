@@ -234,6 +234,27 @@ UNIT_TEST(a_key_without_expiry_is_found)
     assert_true(claim.reply.remaining == 0);
 }
 
+UNIT_TEST(a_key_may_only_be_looked_up)
+{
+    Harness redis;
+    TestCall free(Call::Kind::claim, 'a'), taken(Call::Kind::claim, 'b'),
+        bad(Call::Kind::claim, 'c');
+
+    free.value = taken.value = bad.value = {};
+    redis.greet();
+    assert_true(redis.send(free).find("$0\r\n\r\n$5\r\n30000\r\n$0\r\n\r\n") != std::string::npos);
+    redis.send(taken);
+    redis.send(bad);
+    redis.reply(":0\r\n" + found_reply("value", 70));
+    assert_true(free.ended_as(Verdict::gone));
+    assert_true(taken.ended_as(Verdict::found));
+    assert_true(taken.reply.value == "value" && taken.reply.remaining == 70);
+
+    // nothing was to be claimed
+    redis.reply(":1\r\n");
+    assert_non_null(redis.pipeline.fault());
+}
+
 UNIT_TEST(a_claim_may_want_its_token)
 {
     Harness redis;

@@ -150,7 +150,7 @@ struct TestCall : Call {
         kind = what;
         id = key;
         piece = storage;
-        value = {&piece, 1};
+        value = {&piece, bytes.empty() ? 0u : 1u};
         ended = [](Call &call) { static_cast<TestCall &>(call).over = true; };
         allocate_value = [](Call &call, std::size_t size) {
             auto &self = static_cast<TestCall &>(call);
@@ -422,6 +422,21 @@ UNIT_TEST(a_free_key_is_claimed)
         last = next.token;
         assert_true(redis.release(key(1), by) == Verdict::done);
     }
+}
+
+UNIT_TEST(a_key_is_looked_up_without_a_claim)
+{
+    Client redis(server_of(state));
+
+    assert_true(redis.look_up(key(1)).verdict == Verdict::gone);
+    assert_string_equal(redis.raw({"DBSIZE"}).c_str(), ":0\r\n");
+
+    Outcome claim = redis.claim(key(1), 1, claim_record(1), 30000);
+    Outcome found = redis.look_up(key(1));
+
+    assert_true(found.verdict == Verdict::found);
+    assert_true(found.value == with_token(claim_record(1), claim.token));
+    assert_true(redis.renew(key(1), 1, 30000) == Verdict::done);
 }
 
 UNIT_TEST(a_claim_gets_the_token_that_it_wants)

@@ -116,6 +116,9 @@ UNIT_TEST(an_error_says_what_is_right)
         {"unix:", "must begin with \"/\""},
         {"unix:run/redis.sock", "must begin with \"/\""},
         {"unix:/a?database=1", "db"},
+        {"unix:/a:2", "?db=N"},
+        {"unix:/a:", "?db=N"},
+        {"unix:/a:2?db=1", "?db=N"},
         {"unix:/a?db=", "the database"},
     };
 

@@ -128,9 +128,17 @@ private:
     {
         Token token = call.token != 0 ? call.token : backend.clock++;
 
-        assert_true(claim_of(value) == call.claim);
-        call.reply.verdict =
-            key.claim(number_of(call.claim), token, with_token(value, token), call.lifetime);
+        if (call.only_looks_up()) {
+            call.reply.verdict = key.holds == Key::Holds::nothing ? Verdict::gone : Verdict::found;
+        } else {
+            assert_true(claim_of(value) == call.claim);
+            call.reply.verdict =
+                key.claim(number_of(call.claim), token, with_token(value, token), call.lifetime);
+        }
+
+        if (call.reply.verdict == Verdict::gone) {
+            return;
+        }
 
         if (call.reply.verdict == Verdict::claimed) {
             call.reply.token = token;
@@ -266,6 +274,19 @@ struct Request : Call {
     {
         token = 0;
         return ask(host, Kind::claim, record_of(id, State::running, by, 0, "", fingerprint), lease);
+    }
+
+    bool look_up(Host &host)
+    {
+        kind = Kind::claim;
+        token = 0;
+        value = {};
+        runs = true;
+
+        bool has_ended = host.store.start(*this);
+
+        runs = !has_ended;
+        return has_ended;
     }
 
     // With the token that it had.
@@ -585,6 +606,35 @@ UNIT_TEST(a_result_is_found_on_the_way_to_other_keys_and_back)
 }
 
 // Somebody is about to give back what he has: that hides no result.
+UNIT_TEST(a_key_is_looked_up_under_every_stored_id)
+{
+    with_two_keys([](int mine, int other) {
+        Backend backend;
+        Host first_key(backend, {mine}), second_key(backend, {other}), both(backend, {mine, other});
+        Request running(raw_id(2)), looks(raw_id(1));
+
+        assert_true(looks.look_up(both));
+        expect(looks, Verdict::gone);
+        assert_int_equal(int(backend.taken()), 0);
+
+        take(running, second_key);
+        looks.id = raw_id(2);
+        assert_true(looks.look_up(both));
+        assert_int_equal(int(looks.found().head.state), int(State::running));
+        assert_int_equal(int(backend.taken()), 1);
+
+        for (Host *host : {&first_key, &second_key}) {
+            Request request(raw_id(host == &first_key ? 3 : 4));
+
+            take(request, *host);
+            keep(request, *host, "result");
+            looks.id = request.id;
+            assert_true(looks.look_up(both));
+            assert_int_equal(int(looks.found().head.state), int(State::kept));
+        }
+    });
+}
+
 UNIT_TEST(a_result_counts_more_than_a_claim)
 {
     with_two_keys([](int mine, int other) {

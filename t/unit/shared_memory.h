@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "zone/shared_memory.h"
+#include "zone_secret.h"
 
 namespace idempotency {
 
@@ -22,7 +23,7 @@ public:
     // `clock` must outlive this object.
     TestMemory(const Clock &clock, std::size_t size) : clock_(clock), memory_(size / 8)
     {
-        assert_true(zone().format());
+        assert_true(zone().format(kZoneSecret));
     }
 
     void *memory() const override { return const_cast<std::uint64_t *>(memory_.data()); }

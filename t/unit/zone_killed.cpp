@@ -333,7 +333,7 @@ struct Steps {
 
     void set()
     {
-        assert_true(zone.format());
+        assert_true(zone.format(kZoneSecret));
         token = claim(kClaim).reply.token;
         claim(kResult);
         settle(kResult, result, 10000);

@@ -8,9 +8,11 @@
 #include "http/answer/fields.h"
 #include "http/answer/malformed_body.h"
 #include "http/answer/pass_through.h"
+#include "http/answer/settle.h"
+#include "http/answer/stream.h"
 #include "http/answer/subrequest.h"
-#include "http/answer/ttl.h"
-#include "http/exchange/guard.h"
+#include "http/exchange/exchange.h"
+#include "http/exchange/redirect.h"
 
 namespace idempotency {
 
@@ -24,23 +26,34 @@ Context *main_request_context(ngx_http_request_t *r)
     return r == r->main ? find_context(r) : nullptr;
 }
 
-// Milliseconds: a gRPC response that has sent one message and does not end within this
-// time is taken for a stream.
-constexpr ngx_msec_t kStreamIdleTime = 1000;
-
-template <std::size_t N>
-bool has_type(ngx_http_request_t *r, const char (&type)[N])
+// The headers that only this module may send, and those that are meant for it, reach no client,
+// also where a request is not covered.
+const LocationConfig *cleaning_config(ngx_http_request_t *r, const Context *context)
 {
-    return r->headers_out.content_type.len >= N - 1
-           && ngx_strncasecmp(r->headers_out.content_type.data,
-                              reinterpret_cast<u_char *>(const_cast<char *>(type)), N - 1)
-                  == 0;
+    const LocationConfig *conf = context != nullptr ? context->conf : location_config(r);
+    bool is_replay = context != nullptr && context->status == Status::replayed;
+
+    return conf->store != nullptr && !is_replay ? conf : nullptr;
 }
 
-// A gRPC client that still sends its body may wait for the response before it continues.
-bool is_stream(ngx_http_request_t *r, const Context &context)
+void clean_headers(ngx_http_request_t *r, const Context *context)
 {
-    return has_type(r, "text/event-stream") || (context.is_grpc && r->reading_body);
+    const LocationConfig *conf = cleaning_config(r, context);
+    Word ignored;
+
+    if (conf != nullptr) {
+        take_accel_headers(r, *conf, ignored);
+    }
+}
+
+void clean_trailers(ngx_http_request_t *r, const Context *context)
+{
+    const LocationConfig *conf = cleaning_config(r, context);
+    Word ignored;
+
+    if (conf != nullptr) {
+        take_accel_trailers(r, *conf, ignored);
+    }
 }
 
 bool is_too_large(ngx_http_request_t *r, const LocationConfig &conf)
@@ -49,109 +62,32 @@ bool is_too_large(ngx_http_request_t *r, const LocationConfig &conf)
            && static_cast<size_t>(r->headers_out.content_length_n) > conf.max_body;
 }
 
-// A retriable status means that the application has not acted on the request.  So the
-// status of the application must be retriable too: after X-Accel-Redirect nginx may
-// refuse the file, and an error page may have another status.
-bool is_retriable(ngx_http_request_t *r, const StatusSet &retriable)
+// `release` and `no-store`: there is nothing to wait for.
+bool is_never_kept(const Context &context)
 {
-    ngx_http_upstream_t *u = r->upstream;
-
-    return retriable.has(r->headers_out.status)
-           && (u == nullptr || u->headers_in.status_n == 0
-               || retriable.has(u->headers_in.status_n));
-}
-
-ResponseFacts collect_response_facts(const Context &context)
-{
-    ngx_http_request_t *r = context.request;
-    ResponseFacts facts;
-
-    // Without an upstream, the response is a file or comes from another module, unless an
-    // upstream should have been created.
-    facts.origin = r->upstream == nullptr && context.previous_origin == Origin::not_reached
-                           && !context.upstream_not_created
-                       ? Origin::application
-                       : origin_of(context);
-    facts.unknown = static_cast<UnknownPolicy>(context.conf->unknown);
-    facts.retriable = is_retriable(r, *context.conf->retriable);
-    facts.word = context.accel_directives;
-    return facts;
-}
-
-void start_settling(Context &context)
-{
-    ngx_http_request_t *r = context.request;
-
-    stop_timer(context);
-
-    if (context.settlement == Settlement::keep
-        && !write_response_record(r, *context.exchange, *context.conf, context.ttl))
-    {
-        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
-                      "idempotency: no memory for the record of a response, or its headers are "
-                      "too large for a record: it is not kept");
-        context.settlement = Settlement::not_kept;
-    }
-
-    context.stage = Stage::settling;
-    context.store_call_start = ngx_current_msec;
-}
-
-ngx_int_t settle(Context &context)
-{
-    start_settling(context);
-
-    if (context.exchange->settle(context.settlement, context.ttl, on_settled)) {
-        return deliver(context);
-    }
-
-    // ngx_http_finalize_request does not end a request that has something buffered: it
-    // calls ngx_http_writer later.  After the client has disconnected it ends the request
-    // as soon as `blocked` is 0, so that the access log has the final $idempotency_status.
-    context.request->buffered |= kBuffered;
-    context.request->blocked++;
-    return NGX_AGAIN;
+    return context.from_upstream && context.facts.origin == Origin::application
+           && (context.facts.word.release || context.facts.word.no_store);
 }
 
 ngx_int_t begin_response(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
-    take_accel_headers(r, *context.conf, context.accel_directives);
-
-    if (!context.accel_directives.well_formed) {
-        ngx_log_error(
-            NGX_LOG_WARN, r->connection->log, 0,
-            "idempotency: invalid directive in the \"X-Accel-Idempotency\" response header: "
-            "it must be \"release\", \"no-store\" or \"ttl=SECONDS\", and is ignored");
-    }
-
-    ResponseFacts facts = collect_response_facts(context);
-
-    context.settlement = decide_settlement(facts);
-    context.outcome_unknown = facts.origin == Origin::broken;
-    context.ttl = response_ttl(context);
-
-    // `idempotency_unknown store`
-    if (facts.origin == Origin::broken && context.settlement == Settlement::keep) {
-        context.ttl = context.exchange->hold();
-    }
-
-    context.is_grpc = has_type(r, "application/grpc");
-    context.from_upstream = r->upstream != nullptr && r->upstream->cleanup != nullptr;
+    read_response_head(context);
     r->allow_ranges = 0;
-
-    if (is_stream(r, context) || is_too_large(r, *context.conf)) {
-        return start_pass_through(context, nullptr);
-    }
 
     // a module that sends a header only (`dav_methods PUT`) does not call the body filter
     if (r->header_only) {
         return settle(context);
     }
 
-    context.stage = Stage::capturing;
-    watch_for_malformed_body(context);
+    if (is_too_large(r, *context.conf) || is_never_kept(context)) {
+        return start_pass_through(context, nullptr);
+    }
+
+    // later filters say so in their header filter, which runs too late for nginx to keep the
+    // request body for a subrequest
+    r->preserve_body = 1;
     r->main_filter_need_in_memory = 1;
     r->filter_need_in_memory = 1;
 
@@ -159,6 +95,16 @@ ngx_int_t begin_response(Context &context)
         context.exchange->response().expect(static_cast<size_t>(r->headers_out.content_length_n));
     }
 
+    if (is_stream(context)) {
+        return start_stream(context);
+    }
+
+    if (!advance(context, Stage::capturing)) {
+        return NGX_ERROR;
+    }
+
+    watch_for_malformed_body(context);
+    await_grpc_trailers(context);
     return NGX_OK;
 }
 
@@ -166,7 +112,10 @@ ngx_int_t begin_response(Context &context)
 // replayed.
 void stop_covering(Context &context)
 {
-    context.stage = Stage::inactive;
+    if (!advance(context, Stage::inactive)) {
+        return;
+    }
+
     context.status = Status::none;
     context.exchange->settle(Settlement::release, 0, on_settled);
 }
@@ -177,10 +126,19 @@ ngx_int_t on_header(ngx_http_request_t *r)
     Context *context = main_request_context(r);
 
     if (context == nullptr || context->stage != Stage::executing) {
+        if (r == r->main) {
+            clean_headers(r, context);
+        }
+
         return next_header_filter(r);
     }
 
     if (r->headers_out.status >= NGX_HTTP_OK) {
+        if (is_refused(*context)) {
+            release_refused(*context);
+            return next_header_filter(r);
+        }
+
         return begin_response(*context);
     }
 
@@ -191,28 +149,20 @@ ngx_int_t on_header(ngx_http_request_t *r)
 
     // nginx before 1.29 takes an interim response of the application (1xx) for the response,
     // and what follows for its body
-    context->settlement = Settlement::not_kept;
-    context->ttl = response_ttl(*context);
     return start_pass_through(*context, nullptr);
 }
 
-// When an upstream response ends early, ngx_http_upstream_finalize_request sends a flush
-// and no last buffer.
-bool is_truncated(const Context &context, const ngx_buf_t *b)
+// The response turns out to be a stream with the last byte that was held: the rest of the chain
+// comes after it.
+ngx_int_t turn_into_stream(Context &context, ngx_chain_t *rest)
 {
-    return b->flush && !b->last_buf && context.from_upstream
-           && context.request->upstream->cleanup == nullptr;
-}
+    ngx_int_t rc = start_stream(context);
 
-// FastCGI, SCGI, uwsgi: nginx takes the end of the connection for the end of the response,
-// even if the body is shorter or longer than Content-Length.
-bool has_wrong_length(const Context &context)
-{
-    const ngx_http_headers_out_t &out = context.request->headers_out;
+    if (rc == NGX_ERROR || rest == nullptr) {
+        return rc;
+    }
 
-    return out.content_length_n >= 0 && out.status != NGX_HTTP_NO_CONTENT
-           && out.status != NGX_HTTP_NOT_MODIFIED
-           && static_cast<size_t>(out.content_length_n) != context.exchange->response().body_size();
+    return stream_body(context, rest);
 }
 
 ngx_int_t capture_body(Context &context, ngx_chain_t *in)
@@ -234,7 +184,7 @@ ngx_int_t capture_body(Context &context, ngx_chain_t *in)
                 return start_pass_through(context, link);
             }
 
-            if (context.is_grpc) {
+            if (context.grpc_kind != GrpcKind::none) {
                 context.grpc_messages.feed(bytes);
             }
 
@@ -246,30 +196,19 @@ ngx_int_t capture_body(Context &context, ngx_chain_t *in)
             }
         }
 
-        bool last = b->last_buf;
-        bool incomplete = is_truncated(context, b) || (last && has_wrong_length(context));
-
         mark_sent(b);
 
+        if (is_truncated(context, b) || (b->last_buf && has_wrong_length(context))) {
+            return settle_incomplete(context);
+        }
+
+        if (b->last_buf) {
+            return settle(context);
+        }
+
         if (context.grpc_messages.begun > 1) {
-            return start_pass_through(context, link->next);
+            return turn_into_stream(context, link->next);
         }
-
-        if (incomplete) {
-            context.incomplete = true;
-            context.outcome_unknown = true;
-            context.settlement = decide_without_response(
-                Origin::broken, static_cast<UnknownPolicy>(context.conf->unknown));
-            return settle(context);
-        }
-
-        if (last) {
-            return settle(context);
-        }
-    }
-
-    if (context.grpc_messages.whole > 0 && !context.timer.timer_set) {
-        start_timer(context, on_idle_stream, kStreamIdleTime);
     }
 
     return NGX_OK;
@@ -283,6 +222,12 @@ ngx_int_t on_body(ngx_http_request_t *r, ngx_chain_t *in)
     }
 
     Context *context = find_context(r);
+    bool has_trailers = r->headers_out.trailers.part.nelts > 0;
+
+    // while the response is held or recorded, its end reads the trailers
+    if (has_trailers && (context == nullptr || !has_open_claim(*context))) {
+        clean_trailers(r, context);
+    }
 
     if (context == nullptr) {
         return next_body_filter(r, in);
@@ -295,6 +240,9 @@ ngx_int_t on_body(ngx_http_request_t *r, ngx_chain_t *in)
     case Stage::settling:
         mark_all_sent(in);
         return NGX_AGAIN;
+
+    case Stage::streaming:
+        return stream_body(*context, in);
 
     case Stage::passing_through:
         return pass_through(*context, in);

@@ -1,8 +1,10 @@
 #include "http/answer/deliver.h"
 
 #include "http/answer/capture.h"
+#include "http/answer/fields.h"
 #include "http/answer/pass_through.h"
 #include "http/answer/problem.h"
+#include "http/answer/settle.h"
 #include "http/exchange/client_close.h"
 #include "http/exchange/exchange.h"
 
@@ -18,6 +20,7 @@ ngx_buf_t *create_buffer(ngx_http_request_t *r, std::string_view piece)
         b->pos = b->start = reinterpret_cast<u_char *>(const_cast<char *>(piece.data()));
         b->last = b->end = b->pos + piece.size();
         b->memory = 1;
+        b->tag = held_tag();
     }
 
     return b;
@@ -69,6 +72,28 @@ ngx_chain_t *create_last_buffer(ngx_http_request_t *r)
     return link;
 }
 
+void update_status(Context &context)
+{
+    if (!context.exchange->is_recorded()) {
+        context.status = Status::store_error;
+    }
+}
+
+// Resumes a request that has waited for the store.
+void deliver_settled(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+    ngx_connection_t *c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+    r->buffered &= static_cast<unsigned>(~kBuffered) & 0xf;
+    r->blocked--;
+    continue_request(r, deliver(context));
+    ngx_http_run_posted_requests(c);
+}
+
+}  // namespace
+
 ngx_chain_t *create_flush_buffer(ngx_http_request_t *r)
 {
     ngx_chain_t *link = create_empty_link(r);
@@ -80,8 +105,6 @@ ngx_chain_t *create_flush_buffer(ngx_http_request_t *r)
     return link;
 }
 
-// Something was sent from an event of this module.  `rc` is the result.  Lets nginx end
-// the request, or wait until the socket is writable.
 void continue_request(ngx_http_request_t *r, ngx_int_t rc)
 {
     if (rc == NGX_ERROR || rc > NGX_OK) {
@@ -91,8 +114,6 @@ void continue_request(ngx_http_request_t *r, ngx_int_t rc)
     r->write_event_handler(r);
 }
 
-// Sends the header, then the held part of the body, then `rest`.  `more_to_come`: the
-// upstream still sends.
 ngx_int_t send_held(Context &context, ngx_chain_t *rest, bool more_to_come)
 {
     ngx_http_request_t *r = context.request;
@@ -116,48 +137,40 @@ ngx_int_t send_held(Context &context, ngx_chain_t *rest, bool more_to_come)
     return chain != nullptr ? pass_through(context, chain) : rc;
 }
 
-void update_status(Context &context)
-{
-    if (!context.exchange->is_recorded()) {
-        context.status = Status::store_error;
-    }
-}
-
-// Resumes a request that has waited for the store.
-void deliver_settled(Context &context)
-{
-    ngx_http_request_t *r = context.request;
-    ngx_connection_t *c = r->connection;
-
-    ngx_http_set_log_request(c->log, r);
-    r->buffered &= static_cast<unsigned>(~kBuffered) & 0xf;
-    r->blocked--;
-    continue_request(r, deliver(context));
-    ngx_http_run_posted_requests(c);
-}
-
-}  // namespace
-
 void mark_sent(ngx_buf_t *b)
 {
     b->pos = b->last;
     b->file_pos = b->file_last;
 }
 
+void start_sending(Context &context)
+{
+    apply_stream_reset(context);
+    watch_client(context);
+}
+
 ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest)
 {
-    if (context.settlement == Settlement::keep) {
-        context.settlement = Settlement::not_kept;
+    bool header_sent = context.header_sent;
+
+    if (!advance(context, Stage::passing_through)) {
+        return NGX_ERROR;
     }
 
-    context.stage = Stage::passing_through;
+    give_up_keeping(context);
+    take_accel_trailers(context.request, *context.conf, context.accel_directives);
 
     if (context.exchange->settle(context.settlement, context.ttl, on_settled)) {
         update_status(context);
     }
 
-    apply_stream_reset(context);
-    watch_client(context);
+    if (header_sent) {
+        context.exchange->response().drop();
+        return pass_through(context, rest);
+    }
+
+    context.exchange->response().share();
+    start_sending(context);
     return send_held(context, rest, true);
 }
 
@@ -165,8 +178,11 @@ ngx_int_t deliver(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
+    if (!advance(context, Stage::passing_through)) {
+        return NGX_ERROR;
+    }
+
     apply_stream_reset(context);
-    context.stage = Stage::passing_through;
     context.store_time += ngx_current_msec - context.store_call_start;
 
     if (context.outcome_unknown) {
@@ -181,7 +197,11 @@ ngx_int_t deliver(Context &context)
 
     ngx_chain_t *last = create_last_buffer(r);
 
-    return last != nullptr ? send_held(context, last, false) : NGX_ERROR;
+    if (last == nullptr) {
+        return NGX_ERROR;
+    }
+
+    return context.header_sent ? pass_through(context, last) : send_held(context, last, false);
 }
 
 void on_settled(Context &context)
@@ -198,17 +218,6 @@ void on_settled(Context &context)
     default:
         break;
     }
-}
-
-void on_idle_stream(ngx_event_t *event)
-{
-    auto *context = static_cast<Context *>(event->data);
-    ngx_connection_t *c = context->request->connection;
-
-    ngx_http_set_log_request(c->log, context->request);
-    continue_request(context->request,
-                     start_pass_through(*context, create_flush_buffer(context->request)));
-    ngx_http_run_posted_requests(c);
 }
 
 }  // namespace idempotency

@@ -24,6 +24,9 @@ struct Slot {
     std::size_t offset;
 };
 
+// `X-Accel-Charset` of the application: nginx has removed it, and remembers its value.
+constexpr char kCharset[] = "X-Accel-Charset";
+
 constexpr Slot kSlots[] = {
     {"Location", offsetof(ngx_http_headers_out_t, location)},
     {"Last-Modified", offsetof(ngx_http_headers_out_t, last_modified)},
@@ -36,16 +39,15 @@ constexpr Slot kSlots[] = {
     {"WWW-Authenticate", offsetof(ngx_http_headers_out_t, www_authenticate)},
 };
 
-ngx_table_elt_t *&slot_of(ngx_http_request_t *r, const Slot &slot)
+ngx_table_elt_t *&slot_of(ngx_http_headers_out_t &out, const Slot &slot)
 {
-    return *reinterpret_cast<ngx_table_elt_t **>(reinterpret_cast<char *>(&r->headers_out)
-                                                 + slot.offset);
+    return *reinterpret_cast<ngx_table_elt_t **>(reinterpret_cast<char *>(&out) + slot.offset);
 }
 
-bool is_in_slot(ngx_http_request_t *r, const ngx_table_elt_t *field)
+bool is_in_slot(ngx_http_headers_out_t &out, const ngx_table_elt_t *field)
 {
     for (const Slot &slot : kSlots) {
-        if (slot_of(r, slot) == field) {
+        if (slot_of(out, slot) == field) {
             return true;
         }
     }
@@ -80,12 +82,14 @@ bool is_kept(const LocationConfig &conf, std::string_view name)
 // list.
 class SlotFields {
 public:
-    SlotFields(ngx_http_request_t *r, const LocationConfig &conf) : r_(r), conf_(conf) {}
+    SlotFields(ngx_pool_t *pool, const ngx_http_headers_out_t &out, const LocationConfig &conf)
+        : pool_(pool), out_(out), conf_(conf)
+    {}
 
     template <typename Visitor>
     void visit(Visitor &visitor)
     {
-        ngx_http_headers_out_t &out = r_->headers_out;
+        const ngx_http_headers_out_t &out = out_;
 
         if (out.content_type.len > 0) {
             visit(visitor, "Content-Type", content_type(out));
@@ -100,6 +104,11 @@ public:
             && sends_last_modified(out.status)) {
             u_char *end = ngx_http_time(buffer_, out.last_modified_time);
             visit(visitor, "Last-Modified", text_until(end));
+        }
+
+        // for the charset filter, which converts each replay anew
+        if (out.override_charset != nullptr && out.override_charset->len > 0) {
+            visit(visitor, kCharset, view(*out.override_charset));
         }
     }
 
@@ -132,7 +141,7 @@ private:
         }
 
         std::size_t length = out.content_type.len + sizeof("; charset=") - 1 + out.charset.len;
-        auto *joined = static_cast<u_char *>(ngx_pnalloc(r_->pool, length));
+        auto *joined = static_cast<u_char *>(ngx_pnalloc(pool_, length));
 
         if (joined == nullptr) {
             return view(out.content_type);
@@ -142,25 +151,29 @@ private:
         return {reinterpret_cast<char *>(joined), length};
     }
 
-    ngx_http_request_t *r_;
+    ngx_pool_t *pool_;
+    const ngx_http_headers_out_t &out_;
     const LocationConfig &conf_;
     u_char buffer_[64];
 };
 
 // `extra_flags` are set for each field of the list.
 template <typename Visitor>
-void visit_list(ngx_http_request_t *r, ngx_list_t &list, unsigned char extra_flags,
+void visit_list(ngx_http_headers_out_t &out, ngx_list_t &list, unsigned char extra_flags,
                 const LocationConfig &conf, Visitor &visitor)
 {
     for (ngx_list_part_t *part = &list.part; part != nullptr; part = part->next) {
         auto *field = static_cast<ngx_table_elt_t *>(part->elts);
 
         for (ngx_uint_t i = 0; i < part->nelts; i++) {
-            if (field[i].hash == 0 || !is_kept(conf, view(field[i].key))) {
+            // Lua and njs put Content-Length into the list too: the slot has it
+            if (field[i].hash == 0 || !is_kept(conf, view(field[i].key))
+                || equal_ignoring_case(view(field[i].key), "Content-Length"))
+            {
                 continue;
             }
 
-            unsigned char flags = is_in_slot(r, &field[i]) ? kHeaderFromSlot : 0;
+            unsigned char flags = is_in_slot(out, &field[i]) ? kHeaderFromSlot : 0;
 
             visitor.add(Header{view(field[i].key), view(field[i].value),
                                static_cast<unsigned char>(flags | extra_flags)});
@@ -169,13 +182,14 @@ void visit_list(ngx_http_request_t *r, ngx_list_t &list, unsigned char extra_fla
 }
 
 template <typename Visitor>
-void visit_fields(ngx_http_request_t *r, const LocationConfig &conf, Visitor &visitor)
+void visit_fields(ngx_http_request_t *r, ngx_http_headers_out_t &head, const LocationConfig &conf,
+                  Visitor &visitor)
 {
-    SlotFields(r, conf).visit(visitor);
-    visit_list(r, r->headers_out.headers, 0, conf, visitor);
+    SlotFields(r->pool, head, conf).visit(visitor);
+    visit_list(head, head.headers, 0, conf, visitor);
 
     // nginx adds them just before the last buffer (ngx_http_upstream_process_trailers)
-    visit_list(r, r->headers_out.trailers, kTrailer, conf, visitor);
+    visit_list(head, r->headers_out.trailers, kTrailer, conf, visitor);
 }
 
 // Separates type and charset as ngx_http_upstream_copy_content_type does.
@@ -272,7 +286,7 @@ void fill_slot(ngx_http_request_t *r, ngx_table_elt_t *field)
 {
     for (const Slot &slot : kSlots) {
         if (equal_ignoring_case(view(field->key), slot.name)) {
-            slot_of(r, slot) = field;
+            slot_of(r->headers_out, slot) = field;
         }
     }
 
@@ -280,6 +294,19 @@ void fill_slot(ngx_http_request_t *r, ngx_table_elt_t *field)
         r->headers_out.last_modified_time =
             ngx_parse_http_time(field->value.data, field->value.len);
     }
+}
+
+bool restore_charset(ngx_http_request_t *r, std::string_view value)
+{
+    auto *charset = allocate<ngx_str_t>(r->pool);
+
+    if (charset == nullptr) {
+        return false;
+    }
+
+    *charset = to_ngx(value);
+    r->headers_out.override_charset = charset;
+    return true;
 }
 
 bool restore_field(ngx_http_request_t *r, const Header &header)
@@ -296,6 +323,10 @@ bool restore_field(ngx_http_request_t *r, const Header &header)
 
         r->headers_out.content_length_n = ngx_atoof(digits.data, digits.len);
         return r->headers_out.content_length_n != NGX_ERROR;
+    }
+
+    if (from_slot && equal_ignoring_case(header.name, kCharset)) {
+        return restore_charset(r, header.value);
     }
 
     bool is_trailer = (header.flags & kTrailer) != 0;
@@ -332,19 +363,58 @@ ngx_table_elt_t *add_field(ngx_http_request_t *r, std::string_view name, std::st
     return push_field(r->headers_out.headers, name, value);
 }
 
-bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const LocationConfig &conf,
-                           Millis lifetime)
+ngx_http_headers_out_t *copy_head(ngx_http_request_t *r)
 {
-    std::string_view status_line = view(r->headers_out.status_line);
+    auto *copy =
+        static_cast<ngx_http_headers_out_t *>(ngx_palloc(r->pool, sizeof(ngx_http_headers_out_t)));
 
-    ResponseSizer sizer(static_cast<unsigned>(r->headers_out.status), status_line);
-    visit_fields(r, conf, sizer);
+    if (copy == nullptr) {
+        return nullptr;
+    }
+
+    *copy = r->headers_out;
+
+    if (ngx_list_init(&copy->headers, r->pool, 16, sizeof(ngx_table_elt_t)) != NGX_OK) {
+        return nullptr;
+    }
+
+    for (ngx_list_part_t *part = &r->headers_out.headers.part; part != nullptr; part = part->next) {
+        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
+
+        for (ngx_uint_t i = 0; i < part->nelts; i++) {
+            auto *copied = static_cast<ngx_table_elt_t *>(ngx_list_push(&copy->headers));
+
+            if (copied == nullptr) {
+                return nullptr;
+            }
+
+            *copied = field[i];
+
+            for (const Slot &slot : kSlots) {
+                if (slot_of(r->headers_out, slot) == &field[i]) {
+                    slot_of(*copy, slot) = copied;
+                }
+            }
+        }
+    }
+
+    return copy;
+}
+
+bool write_response_record(ngx_http_request_t *r, ngx_http_headers_out_t &head, Exchange &exchange,
+                           const LocationConfig &conf, Millis lifetime, std::string_view hops)
+{
+    std::string_view status_line = view(head.status_line);
+
+    ResponseSizer sizer(static_cast<unsigned>(head.status), status_line);
+    visit_fields(r, head, conf, sizer);
 
     if (!sizer.fits()) {
         return false;
     }
 
-    unsigned char *prefix = exchange.response().allocate_prefix(kRecordHeadSize + sizer.size());
+    unsigned char *prefix =
+        exchange.response().allocate_prefix(kRecordHeadSize + sizer.size() + size_of_hops(hops));
 
     if (prefix == nullptr) {
         return false;
@@ -352,8 +422,9 @@ bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const Loca
 
     RecordWriter writer(prefix, exchange.record_head(State::kept, lifetime));
 
-    writer.start_response(static_cast<std::uint16_t>(r->headers_out.status), status_line);
-    visit_fields(r, conf, writer);
+    writer.start_response(static_cast<std::uint16_t>(head.status), status_line);
+    visit_fields(r, head, conf, writer);
+    writer.add_hops(hops);
 
     auto *piece = static_cast<std::string_view *>(exchange.response().body_pieces().elts);
 
@@ -383,9 +454,11 @@ ngx_int_t restore_response(ngx_http_request_t *r, const Record &record)
     return NGX_OK;
 }
 
-void take_accel_headers(ngx_http_request_t *r, const LocationConfig &conf, Word &directives)
+namespace {
+
+void take_from_list(ngx_list_t &list, const LocationConfig &conf, Word &directives)
 {
-    for (ngx_list_part_t *part = &r->headers_out.headers.part; part != nullptr; part = part->next) {
+    for (ngx_list_part_t *part = &list.part; part != nullptr; part = part->next) {
         auto *field = static_cast<ngx_table_elt_t *>(part->elts);
 
         for (ngx_uint_t i = 0; i < part->nelts; i++) {
@@ -404,6 +477,34 @@ void take_accel_headers(ngx_http_request_t *r, const LocationConfig &conf, Word 
             }
         }
     }
+}
+
+}  // namespace
+
+void take_accel_headers(ngx_http_request_t *r, const LocationConfig &conf, Word &directives)
+{
+    take_from_list(r->headers_out.headers, conf, directives);
+}
+
+void take_accel_trailers(ngx_http_request_t *r, const LocationConfig &conf, Word &directives)
+{
+    take_from_list(r->headers_out.trailers, conf, directives);
+}
+
+bool find_field(ngx_list_t &list, std::string_view name, std::string_view &value)
+{
+    for (ngx_list_part_t *part = &list.part; part != nullptr; part = part->next) {
+        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
+
+        for (ngx_uint_t i = 0; i < part->nelts; i++) {
+            if (field[i].hash != 0 && equal_ignoring_case(view(field[i].key), name)) {
+                value = view(field[i].value);
+                return true;
+            }
+        }
+    }
+
+    return false;
 }
 
 }  // namespace idempotency

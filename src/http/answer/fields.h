@@ -8,10 +8,15 @@
 namespace idempotency {
 
 // Writes the record of the response (status, header fields, digest of the held body)
-// into memory of the exchange.  `lifetime` is in milliseconds.  False if there is no
-// memory, or if the fields don't fit into a record.
-bool write_response_record(ngx_http_request_t *r, Exchange &exchange, const LocationConfig &conf,
-                           Millis lifetime);
+// into memory of the exchange.  `head` is r->headers_out, or a copy of it that was made before
+// the header was sent.  `lifetime` is in milliseconds, `hops` is what a HopWriter has written.
+// False if there is no memory, or if the fields don't fit into a record.
+bool write_response_record(ngx_http_request_t *r, ngx_http_headers_out_t &head, Exchange &exchange,
+                           const LocationConfig &conf, Millis lifetime, std::string_view hops);
+
+// A copy of r->headers_out: the filters of nginx change it when the header is sent.  Null if there
+// is no memory.
+ngx_http_headers_out_t *copy_head(ngx_http_request_t *r);
 
 // Fills r->headers_out from a record, whose memory must live as long as the request.
 // NGX_OK or NGX_ERROR.
@@ -24,5 +29,11 @@ ngx_table_elt_t *add_field(ngx_http_request_t *r, std::string_view name, std::st
 // Removes the `X-Accel-Idempotency` headers and reads them into `directives`.  Removes
 // the replayed header too: only this module may send it.
 void take_accel_headers(ngx_http_request_t *r, const LocationConfig &conf, Word &directives);
+
+// The same with the trailers.
+void take_accel_trailers(ngx_http_request_t *r, const LocationConfig &conf, Word &directives);
+
+// The value of the first field with this name in a list of headers or trailers.
+bool find_field(ngx_list_t &list, std::string_view name, std::string_view &value);
 
 }  // namespace idempotency

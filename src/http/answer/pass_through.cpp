@@ -6,6 +6,8 @@
 
 #include "http/answer/capture.h"
 #include "http/answer/deliver.h"
+#include "http/exchange/client_close.h"
+#include "http/exchange/exchange.h"
 
 namespace idempotency {
 
@@ -40,6 +42,25 @@ void forget_sent_buffers(Context &context)
         *link = current->next;
         ngx_free_chain(context.request->pool, current);
     }
+}
+
+// The memory of the held part is free once it is sent, if the response is not kept.
+void free_held_part(Context &context)
+{
+    if (context.held_part_sent || context.stage != Stage::passing_through
+        || context.settlement == Settlement::keep)
+    {
+        return;
+    }
+
+    for (ngx_chain_t *link = context.unsent; link != nullptr; link = link->next) {
+        if (link->buf->tag == held_tag()) {
+            return;
+        }
+    }
+
+    context.held_part_sent = true;
+    context.exchange->response().drop_all();
 }
 
 bool is_remembered(const Context &context, const ngx_buf_t *b)
@@ -106,11 +127,74 @@ void stop_waiting_for_window([[maybe_unused]] ngx_http_request_t *r)
 #endif
 }
 
+// What can't be kept any more is not read on for a client that has disconnected.  Subrequests,
+// such as those of `mirror`, end first.  A content handler without an upstream may still have work
+// to do.
+bool ends_with_client(const Context &context)
+{
+    return context.stage == Stage::passing_through && context.from_upstream
+           && context.request->count == 1;
+}
+
 // While the exchange runs, the connection must have no error: otherwise the end of a
 // subrequest would end the request (ngx_http_finalize_request).  Nothing is sent anyway.
 void update_connection_error(const Context &context)
 {
-    context.request->connection->error = has_ended(context);
+    context.request->connection->error = has_ended(context) || ends_with_client(context);
+}
+
+// As in ngx_http_test_reading: nothing else reads from an HTTP/1.1 client meanwhile.
+bool has_closed(ngx_http_request_t *r)
+{
+    ngx_connection_t *c = r->connection;
+    ngx_event_t *rev = c->read;
+    char byte;
+
+    if (c->error) {
+        return true;
+    }
+
+#if (NGX_HTTP_V2)
+    if (r->stream != nullptr) {
+        return false;
+    }
+#endif
+
+    if (r->http_version >= NGX_HTTP_VERSION_20 || c->fd == static_cast<ngx_socket_t>(-1)) {
+        return false;
+    }
+
+#if (NGX_HAVE_EPOLLRDHUP)
+    if ((ngx_event_flags & NGX_USE_EPOLL_EVENT) && ngx_use_epoll_rdhup) {
+        return rev->pending_eof;
+    }
+#endif
+
+    ssize_t n = recv(c->fd, &byte, 1, MSG_PEEK);
+
+    return n == 0 || (n == -1 && ngx_socket_errno != NGX_EAGAIN) || rev->eof;
+}
+
+// Ends the request and its exchange with the upstream.
+void end_request(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+
+    ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
+                  "idempotency: the client has disconnected, and the response is not kept: the "
+                  "exchange with the upstream ends");
+    terminate_request(r);
+}
+
+// nginx's ngx_event_handler_pt: a stream goes on after its client has disconnected
+void on_stream_too_long(ngx_event_t *event)
+{
+    auto *context = static_cast<Context *>(event->data);
+    ngx_connection_t *c = context->request->connection;
+
+    ngx_http_set_log_request(c->log, context->request);
+    end_request(*context);
+    ngx_http_run_posted_requests(c);
 }
 
 // In place of ngx_http_block_reading: when an HTTP/2 stream or connection ends, nginx calls
@@ -120,8 +204,14 @@ void on_client_event(ngx_http_request_t *r)
     ngx_connection_t *c = r->connection;
     Context *context = find_context(r->main);
 
-    if (c->error && context != nullptr && !(context->client_disconnected && has_ended(*context))) {
+    if (context != nullptr && !context->client_disconnected && has_closed(r)) {
         on_client_disconnected(*context);
+
+        if (ends_with_client(*context) || is_shutdown(r)) {
+            end_request(*context);
+            return;
+        }
+
         ngx_post_event(c->write, &ngx_posted_events);
         return;
     }
@@ -141,13 +231,22 @@ void on_write_event(ngx_event_t *event)
     if (has_timed_out || c->error) {
         Context *context = find_context(r->main);
 
-        if (context != nullptr && context->stage == Stage::passing_through) {
+        if (context != nullptr
+            && (context->stage == Stage::passing_through || context->stage == Stage::streaming))
+        {
             if (has_timed_out) {
                 ngx_log_error(NGX_LOG_INFO, c->log, NGX_ETIMEDOUT, "client timed out");
                 event->timedout = 0;
             }
 
             on_client_disconnected(*context);
+
+            if ((ends_with_client(*context) || is_shutdown(context->request))
+                && !has_ended(*context)) {
+                end_request(*context);
+                ngx_http_run_posted_requests(c);
+                return;
+            }
         }
     }
 
@@ -182,6 +281,10 @@ void on_client_disconnected(Context &context)
 {
     ngx_connection_t *c = context.request->connection;
 
+    if (context.from_upstream && !context.client_disconnected && !ends_with_client(context)) {
+        start_timer(context, on_stream_too_long, context.conf->stream_after);
+    }
+
     context.client_disconnected = true;
     update_connection_error(context);
 
@@ -211,13 +314,14 @@ ngx_int_t pass_through(Context &context, ngx_chain_t *in)
 
         if (rc != NGX_ERROR) {
             forget_sent_buffers(context);
+            free_held_part(context);
             return rc;
         }
 
         on_client_disconnected(context);
     }
 
-    if (has_ended(context)) {
+    if (has_ended(context) || ends_with_client(context)) {
         context.request->connection->error = 1;
         return NGX_ERROR;
     }
@@ -227,6 +331,7 @@ ngx_int_t pass_through(Context &context, ngx_chain_t *in)
     if (!is_sending_frames(context.request)) {
         mark_all_sent(context.unsent);
         forget_sent_buffers(context);
+        free_held_part(context);
     }
 
     return NGX_OK;

@@ -1,5 +1,6 @@
-// Sends a response to the client while it arrives, without keeping it.  If the client
-// disconnects, the exchange with the upstream continues to its end.
+// Sends a response to the client while it arrives.  If the client disconnects, what may still
+// be kept is read on: a stream, for the time that `idempotency_stream` says, and a response that
+// is made by subrequests.  Otherwise the exchange with the upstream ends.
 
 #pragma once
 
@@ -11,13 +12,15 @@ namespace idempotency {
 // before the first `pass_through`.
 void watch_client(Context &context);
 
-// The client has disconnected: from now on, the rest of the response is read and
-// dropped.
+// The client has disconnected: from now on, the rest of the response is read and dropped.
 void on_client_disconnected(Context &context);
 
 // Sends `in` to the client.  Returns what a body filter returns.  A client that has
 // disconnected is no error while the upstream still sends.
 ngx_int_t pass_through(Context &context, ngx_chain_t *in);
+
+// The `tag` of the buffers that have the held part of the body.
+inline ngx_buf_tag_t held_tag() { return &ngx_http_idempotency_module; }
 
 // Marks all buffers as sent.
 void mark_all_sent(ngx_chain_t *in);

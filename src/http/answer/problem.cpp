@@ -2,58 +2,41 @@
 
 #include "http/answer/capture.h"
 #include "http/answer/fields.h"
+#include "http/exchange/redirect.h"
 
 namespace idempotency {
 
 namespace {
 
-struct ProblemText {
-    ngx_uint_t status;
-    const char *status_line;  // nginx has none for 422
-    const char *code;
-    const char *title;
-    const char *detail;
-};
+// What `idempotency_answer` makes of the response.
+ProblemText problem_text(const LocationConfig &conf, Problem problem)
+{
+    ProblemText text = default_problem_text(problem);
+
+    if (conf.answers == nullptr) {
+        return text;
+    }
+
+    const AnswerOverride &answer = conf.answers[static_cast<std::size_t>(problem)];
+
+    if (answer.status != 0) {
+        text.status = static_cast<unsigned>(answer.status);
+    }
+
+    if (answer.code != nullptr) {
+        text.code = answer.code;
+    }
+
+    return text;
+}
 
 // The reason phrase: with the type "about:blank" it is the title (RFC 9457, section
 // 4.2.1).
-const char *reason_phrase(const ProblemText &text) { return text.status_line + sizeof("409 ") - 1; }
-
-const ProblemText &problem_text(Problem problem)
+const char *reason_phrase(const ProblemText &text)
 {
-    static constexpr ProblemText texts[] = {
-        {400, "400 Bad Request", "idempotency_key_missing", "Idempotency-Key header is missing",
-         "This request needs an Idempotency-Key header. Choose a new unique value for each "
-         "operation, and send the same value again when you retry the operation."},
-        {400, "400 Bad Request", "idempotency_scope_missing", "Client is not identified",
-         "This request has an idempotency key, but no credentials (such as an Authorization "
-         "header) that identify the client. Send the request with credentials."},
-        {400, "400 Bad Request", "idempotency_key_invalid", "Idempotency key is invalid",
-         "Send exactly one Idempotency-Key header. Its value must have 1 to 255 visible ASCII "
-         "characters, or be a quoted string (RFC 9651)."},
-        {422, "422 Unprocessable Content", "idempotency_key_reused",
-         "Idempotency key was used for another request",
-         "Another request was sent with this idempotency key before. To retry that request, send "
-         "it unchanged. For a new request, use a new key."},
-        {409, "409 Conflict", "request_in_progress", "First request is still in progress",
-         "Another request with this idempotency key is still being processed. Retry later with "
-         "the same key to get its response."},
-        {409, "409 Conflict", "outcome_unknown", "Outcome of the first request is unknown",
-         "A request with this idempotency key was sent to the application, but no complete "
-         "response was received. The operation may or may not have been performed. Check its "
-         "state before you continue."},
-        {409, "409 Conflict", "response_not_kept", "Response of the first request was not kept",
-         "A request with this idempotency key was processed, but its response was not kept and "
-         "can't be sent again. Do not repeat the operation with a new key."},
-        {503, "503 Service Unavailable", "store_unavailable", "Idempotency store is unavailable",
-         "The request was not processed, because a duplicate could not be excluded. Retry later "
-         "with the same key."},
-        {502, "502 Bad Gateway", "outcome_unknown", "Response of the application is incomplete",
-         "The response of the application ended early. The operation may or may not have been "
-         "performed. Retry with the same key to learn its state."},
-    };
+    const char *line = error_status_line(text.status);
 
-    return texts[static_cast<std::size_t>(problem)];
+    return line != nullptr ? line + sizeof("409 ") - 1 : text.title;
 }
 
 // A base that ends with a letter or digit gets a slash before the code.
@@ -145,24 +128,85 @@ ngx_buf_t *format_body(ngx_http_request_t *r, const ProblemText &text, const ngx
         return nullptr;
     }
 
-    b->last = ngx_sprintf(b->last,
-                          "{\"type\":\"%V\",\"title\":\"%s\",\"status\":%ui,\"detail\":\"%s\","
-                          "\"code\":\"%s\"}\n",
-                          &type, title, text.status, text.detail, text.code);
+    b->last =
+        ngx_sprintf(b->last,
+                    "{\"type\":\"%V\",\"title\":\"%s\",\"status\":%ui,\"detail\":\"%s\","
+                    "\"code\":\"%s\"}\n",
+                    &type, title, static_cast<ngx_uint_t>(text.status), text.detail, text.code);
     b->last_buf = 1;
     return b;
 }
 
-// Sets the status and the headers.  Returns the body, or null if there is no memory.
-ngx_buf_t *prepare_problem(ngx_http_request_t *r, const LocationConfig &conf,
-                           const ProblemText &text)
+// Without it nginx, which does not know 422, would send the status alone.
+void set_status_line(ngx_http_request_t *r, unsigned status)
 {
+    const char *line = error_status_line(status);
+
+    ngx_str_null(&r->headers_out.status_line);
+
+    if (line != nullptr) {
+        r->headers_out.status_line = to_ngx(line);
+    }
+}
+
+// To a gRPC request: a response with trailers only, which are its header.  False if there is no
+// memory.
+bool prepare_grpc_problem(ngx_http_request_t *r, const ProblemText &text, int status)
+{
+    auto *digits = static_cast<u_char *>(ngx_pnalloc(r->pool, NGX_INT_T_LEN));
+
+    if (digits == nullptr
+        || !add_formatted(r, "grpc-status", digits, ngx_sprintf(digits, "%d", status))
+        || add_field(r, "grpc-message", text.detail) == nullptr)
+    {
+        return false;
+    }
+
+    r->headers_out.status = NGX_HTTP_OK;
+    ngx_str_null(&r->headers_out.status_line);
+    r->headers_out.content_type = r->headers_in.content_type->value;
+    r->headers_out.content_type_len = r->headers_out.content_type.len;
+    r->headers_out.content_type_lowcase = nullptr;
+    r->headers_out.charset.len = 0;
+
+    // gRPC-Web over HTTP/1.1 needs a length
+    if (r->http_version < NGX_HTTP_VERSION_20) {
+        r->headers_out.content_length_n = 0;
+    } else {
+        r->headers_out.content_length_n = -1;
+        r->header_only = 1;
+    }
+
+    return true;
+}
+
+bool is_grpc_request(ngx_http_request_t *r)
+{
+    return r->headers_in.content_type != nullptr
+           && grpc_kind(view(r->headers_in.content_type->value)) != GrpcKind::none;
+}
+
+// Sets the status and the headers.  Returns the body, or null if there is no memory.
+ngx_buf_t *prepare_problem(ngx_http_request_t *r, const LocationConfig &conf, Problem problem)
+{
+    const ProblemText text = problem_text(conf, problem);
     ngx_str_t type;
 
     if (!format_type(r, conf.problem_base, text.code, type)
         || (conf.problem_base.len > 0 && !add_link(r, type)))
     {
         return nullptr;
+    }
+
+    if (is_grpc_request(r)) {
+        auto *empty = allocate<ngx_buf_t>(r->pool);
+
+        if (empty == nullptr || !prepare_grpc_problem(r, text, grpc_status_of(problem))) {
+            return nullptr;
+        }
+
+        empty->last_buf = 1;
+        return empty;
     }
 
     ngx_buf_t *body = format_body(r, text, type, conf.problem_base.len > 0);
@@ -172,9 +216,7 @@ ngx_buf_t *prepare_problem(ngx_http_request_t *r, const LocationConfig &conf,
     }
 
     r->headers_out.status = text.status;
-    r->headers_out.status_line.data =
-        reinterpret_cast<u_char *>(const_cast<char *>(text.status_line));
-    r->headers_out.status_line.len = ngx_strlen(text.status_line);
+    set_status_line(r, text.status);
     r->headers_out.content_length_n = body->last - body->pos;
     ngx_str_set(&r->headers_out.content_type, "application/problem+json");
     r->headers_out.content_type_len = r->headers_out.content_type.len;
@@ -185,10 +227,25 @@ ngx_buf_t *prepare_problem(ngx_http_request_t *r, const LocationConfig &conf,
 
 }  // namespace
 
+ngx_int_t discard_body(ngx_http_request_t *r)
+{
+    // a client that waits for 100 (Continue) need not send its body any more, and may not know
+    // that the server waits for it: so the connection is closed
+    if (r->headers_in.expect != nullptr && !r->expect_tested
+        && r->http_version < NGX_HTTP_VERSION_20) {
+        r->expect_tested = 1;
+        r->keepalive = 0;
+    }
+
+    return ngx_http_discard_request_body(r);
+}
+
 ngx_int_t refuse_request(Context &context, Status status, Problem problem, Millis retry_after)
 {
     ngx_http_request_t *r = context.request;
-    const ProblemText &text = problem_text(problem);
+    const ProblemText text = problem_text(*context.conf, problem);
+
+    bool is_repeated = context.stage == Stage::problem;
 
     context.stage = Stage::inactive;
     context.status = status;
@@ -197,22 +254,25 @@ ngx_int_t refuse_request(Context &context, Status status, Problem problem, Milli
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (has_error_page(r, text.status)) {
+    if (!is_repeated && has_error_page(r, text.status)) {
+        context.stage = Stage::problem;
+        context.problem = problem;
         return static_cast<ngx_int_t>(text.status);
     }
 
-    ngx_int_t rc = ngx_http_discard_request_body(r);
+    ngx_int_t rc = discard_body(r);
 
     if (rc != NGX_OK) {
         return rc;
     }
 
-    ngx_chain_t out{prepare_problem(r, *context.conf, text), nullptr};
+    ngx_chain_t out{prepare_problem(r, *context.conf, problem), nullptr};
 
     if (out.buf == nullptr) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
+    r->err_status = 0;
     r->disable_not_modified = 1;
     rc = ngx_http_send_header(r);
 
@@ -224,11 +284,22 @@ ngx_int_t refuse_request(Context &context, Status status, Problem problem, Milli
     return NGX_DONE;
 }
 
+ngx_int_t continue_to_error_page(Context &context)
+{
+    note_redirect(context);
+
+    if (!context.became_get) {
+        return refuse_request(context, context.status, context.problem, 0);
+    }
+
+    return take_body_away(context.request) ? NGX_DECLINED : NGX_HTTP_INTERNAL_SERVER_ERROR;
+}
+
 ngx_int_t send_problem(ngx_http_request_t *r, const LocationConfig &conf, Problem problem)
 {
     ngx_http_clean_header(r);
 
-    ngx_chain_t out{prepare_problem(r, conf, problem_text(problem)), nullptr};
+    ngx_chain_t out{prepare_problem(r, conf, problem), nullptr};
 
     if (out.buf == nullptr) {
         return NGX_ERROR;

@@ -2,26 +2,24 @@
 
 #pragma once
 
+#include "core/problem.h"
 #include "http/exchange/context.h"
 
 namespace idempotency {
 
-enum class Problem {
-    key_missing,
-    scope_missing,
-    key_invalid,
-    key_reused,
-    in_progress,
-    outcome_unknown,
-    response_not_kept,
-    store_unavailable,
-    response_incomplete,
-};
+// As ngx_http_discard_request_body, without asking the client for a body that it has not sent yet
+// (`Expect: 100-continue`).
+ngx_int_t discard_body(ngx_http_request_t *r);
 
 // Refuses the request with a problem response, in a phase handler, and returns what the
 // handler returns.  A configured `error_page` for the status is used instead.
 // `retry_after` is in milliseconds and rounded up to seconds; 0: no Retry-After header.
 ngx_int_t refuse_request(Context &context, Status status, Problem problem, Millis retry_after);
+
+// Call it in the PRECONTENT phase, for a request in stage `problem`, and return what it
+// returns.  No content handler gets the request with its method and body: an `error_page`
+// with a URI has made it a GET, and in a named location the problem response is sent.
+ngx_int_t continue_to_error_page(Context &context);
 
 // Sends a problem response in place of the held response, in a filter.  Returns what a
 // body filter returns.

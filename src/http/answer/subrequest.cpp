@@ -60,13 +60,22 @@ ngx_int_t on_subrequest_body(ngx_http_request_t *r, ngx_chain_t *in)
 {
     Context *context = find_context(r->main);
 
+    // the output of subrequests of a content handler is not recorded
+    if (context != nullptr && context->stage == Stage::streaming && !context->from_upstream
+        && goes_to_client(r) && start_pass_through(*context, nullptr) == NGX_ERROR)
+    {
+        return NGX_ERROR;
+    }
+
     if (context != nullptr && context->stage == Stage::capturing && goes_to_client(r)
         && start_pass_through_before_subrequests(*context, nullptr) == NGX_ERROR)
     {
         return NGX_ERROR;
     }
 
-    if (context == nullptr || context->stage != Stage::passing_through || context->response_ended) {
+    if (context == nullptr || context->response_ended
+        || (context->stage != Stage::passing_through && context->stage != Stage::streaming))
+    {
         return next_body_filter(r, in);
     }
 

@@ -5,7 +5,9 @@
 
 #include "core/claim_ids.h"
 #include "http/config/arguments.h"
+#include "http/config/error_pages.h"
 #include "http/config/upstream_modules.h"
+#include "http/config/warnings.h"
 
 namespace idempotency {
 
@@ -14,11 +16,16 @@ namespace {
 constexpr ngx_msec_t kDefaultLease = 30 * 1000;
 constexpr ngx_msec_t kDefaultKeepaliveIdle = 2 * 1000;
 constexpr size_t kDefaultMaxBody = 1024 * 1024;
+constexpr ngx_msec_t kDefaultStreamAfter = 60 * 1000;
 
 constexpr ngx_uint_t kDefaultMethods =
     NGX_HTTP_POST | NGX_HTTP_PUT | NGX_HTTP_PATCH | NGX_HTTP_DELETE;
 constexpr const char *kDefaultScope[] = {"$http_authorization", "$http_x_api_key"};
 constexpr ngx_uint_t kDefaultRetriable[] = {401, 403, 408, 425, 429, 503};
+constexpr const char *kDefaultRetriableGrpc[] = {"UNAUTHENTICATED", "PERMISSION_DENIED",
+                                                 "RESOURCE_EXHAUSTED", "UNAVAILABLE"};
+constexpr const char *kDefaultStreamTypes[] = {"text/event-stream", "application/x-ndjson",
+                                               "application/jsonl"};
 
 void destroy_digester(void *data) { static_cast<Digester *>(data)->~Digester(); }
 
@@ -113,6 +120,43 @@ bool merge_retriable(ngx_conf_t *cf, StatusSet *parent, StatusSet *&child)
         for (ngx_uint_t status : kDefaultRetriable) {
             child->add(status);
         }
+
+        for (const char *name : kDefaultRetriableGrpc) {
+            child->add_grpc(grpc_status_of_name(name));
+        }
+    }
+
+    return true;
+}
+
+// The types and `after` are inherited together.
+bool merge_stream(ngx_conf_t *cf, const LocationConfig &parent, LocationConfig &child)
+{
+    if (child.stream_types == NGX_CONF_UNSET_PTR) {
+        child.stream_types = parent.stream_types;
+        child.stream_after = parent.stream_after;
+    }
+
+    ngx_conf_init_msec_value(child.stream_after, kDefaultStreamAfter);
+
+    if (child.stream_types != NGX_CONF_UNSET_PTR) {
+        return true;
+    }
+
+    child.stream_types = ngx_array_create(cf->pool, 3, sizeof(ngx_str_t));
+
+    if (child.stream_types == nullptr) {
+        return false;
+    }
+
+    for (const char *type : kDefaultStreamTypes) {
+        auto *item = static_cast<ngx_str_t *>(ngx_array_push(child.stream_types));
+
+        if (item == nullptr) {
+            return false;
+        }
+
+        *item = to_ngx(type);
     }
 
     return true;
@@ -200,7 +244,8 @@ void *create_main_config(ngx_conf_t *cf)
     main->digester = create_digester(cf->pool);
 
     if (claim_ids == nullptr || main->digester == nullptr
-        || !find_upstream_modules(cf, main->upstream_modules))
+        || !find_upstream_modules(cf, main->upstream_modules)
+        || ngx_array_init(&main->error_pages, cf->pool, 4, sizeof(ngx_array_t *)) != NGX_OK)
     {
         return nullptr;
     }
@@ -234,9 +279,13 @@ void *create_location_config(ngx_conf_t *cf)
     conf->keepalive_idle = NGX_CONF_UNSET_MSEC;
     conf->retriable = static_cast<StatusSet *>(NGX_CONF_UNSET_PTR);
     conf->max_body = NGX_CONF_UNSET_SIZE;
+    conf->stream_after = NGX_CONF_UNSET_MSEC;
+    conf->stream_types = static_cast<ngx_array_t *>(NGX_CONF_UNSET_PTR);
     conf->hidden_headers = static_cast<ngx_array_t *>(NGX_CONF_UNSET_PTR);
     conf->store_error = NGX_CONF_UNSET_UINT;
     conf->bypass = static_cast<ngx_array_t *>(NGX_CONF_UNSET_PTR);
+    conf->quota = static_cast<QuotaSource *>(NGX_CONF_UNSET_PTR);
+    conf->answers = static_cast<AnswerOverride *>(NGX_CONF_UNSET_PTR);
     conf->status_format = NGX_CONF_UNSET_UINT;
     return conf;
 }
@@ -250,7 +299,13 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
 
     learn_upstream_handler(cf, main->upstream_modules);
 
-    if (conf->store_name.data == nullptr) {
+    if (!collect_error_pages(cf, main->error_pages)) {
+        return static_cast<char *>(NGX_CONF_ERROR);
+    }
+
+    bool own_store = conf->store_name.data != nullptr;
+
+    if (!own_store) {
         conf->store_name = prev->store_name;
         conf->store_line = prev->store_line;
         conf->required = prev->required;
@@ -285,13 +340,15 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_ptr_value(conf->hidden_headers, prev->hidden_headers, nullptr);
     ngx_conf_merge_uint_value(conf->store_error, prev->store_error,
                               static_cast<ngx_uint_t>(StoreError::reject));
+    ngx_conf_merge_ptr_value(conf->quota, prev->quota, nullptr);
+    ngx_conf_merge_ptr_value(conf->answers, prev->answers, nullptr);
     ngx_conf_merge_ptr_value(conf->bypass, prev->bypass, nullptr);
     ngx_conf_merge_str_value(conf->replayed_header, prev->replayed_header, "Idempotent-Replayed");
     ngx_conf_merge_str_value(conf->problem_base, prev->problem_base, "");
 
     if (!merge_key(cf, prev->key, conf->key) || !merge_methods(cf, prev->methods, conf->methods)
         || !merge_retriable(cf, prev->retriable, conf->retriable)
-        || !merge_scope(cf, prev->scope, conf->scope)
+        || !merge_scope(cf, prev->scope, conf->scope) || !merge_stream(cf, *prev, *conf)
         || !merge_value(cf, prev->fingerprint, conf->fingerprint,
                         "$request_method $host$request_uri")
         || !find_used_store(cf, conf) || !check_lease(cf, conf))
@@ -300,6 +357,7 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
     }
 
     set_value_limit(conf);
+    warn_about_location(cf, *conf, own_store);
 
     // responses of the status page are not kept
     if (conf->status_format != NGX_CONF_UNSET_UINT) {

@@ -6,8 +6,11 @@
 
 #include "core/decision.h"
 #include "core/digest.h"
+#include "core/grpc.h"
+#include "core/problem.h"
 #include "http/metrics/counters.h"
 #include "core/store.h"
+#include "zone/quota_table.h"
 
 extern "C" {
 extern ngx_module_t ngx_http_idempotency_module;
@@ -17,6 +20,7 @@ namespace idempotency {
 
 class ClaimIdSource;
 class Maintenance;
+class QuotaSegment;
 
 // `idempotency_store NAME { ... }`
 struct StoreSlot {
@@ -37,15 +41,21 @@ struct UnresolvedName {
     ngx_uint_t line;
 };
 
+// Called when nginx follows an `error_page` for `status`, before it changes the request.
+using ErrorPageHandler = void (*)(ngx_http_request_t *r, ngx_uint_t status);
+
 struct MainConfig {
     ngx_array_t stores;            // of StoreSlot *
     ngx_array_t unresolved_names;  // of UnresolvedName
     Digester *digester;
     ClaimIdSource *claim_ids;
+    QuotaSegment *quota;           // null: there is no `idempotency_quota`
     ngx_array_t upstream_modules;  // of ngx_uint_t: their ctx_index
     ngx_int_t try_files;           // ctx_index of that module; -1: nginx does not have it
     ngx_int_t dav;                 // the same for ngx_http_dav_module
-    bool used;                     // a location has `idempotency`
+    ngx_array_t error_pages;       // of ngx_array_t *: each list of `error_page` (error_pages.h)
+    ErrorPageHandler on_error_page;
+    bool used;  // a location has `idempotency`
 };
 
 // The source of the key: a request header, or a value with variables.
@@ -71,14 +81,34 @@ struct MethodSet {
     ngx_array_t names;  // of ngx_str_t
 };
 
-// Status codes, 100 to 999.
+// `idempotency_quota`
+struct QuotaSource {
+    ngx_http_complex_value_t *value;
+    QuotaLimit limit;
+    std::uint64_t number;  // of the directive: equal directives share their counts
+};
+
+// One `idempotency_answer`.
+struct AnswerOverride {
+    ngx_uint_t status;  // 0: not given
+    const char *code;   // null: not given
+};
+
+// `idempotency_retriable`: status codes from 100 to 999, and gRPC statuses.
 struct StatusSet {
     unsigned char bits[1000 / 8];
+    std::uint32_t grpc;  // one bit for each gRPC status
 
     void add(ngx_uint_t status) { bits[status / 8] |= static_cast<unsigned char>(1 << status % 8); }
     bool has(ngx_uint_t status) const
     {
         return status < 1000 && (bits[status / 8] >> status % 8 & 1);
+    }
+
+    void add_grpc(int status) { grpc |= 1u << status; }
+    bool has_grpc(int status) const
+    {
+        return status >= 0 && status < kGrpcStatuses && (grpc >> status & 1) != 0;
     }
 };
 
@@ -108,9 +138,13 @@ struct LocationConfig {
     ngx_msec_t keepalive_idle;
     StatusSet *retriable;
     size_t max_body;
+    ngx_array_t *stream_types;  // of ngx_str_t; null: off
+    ngx_msec_t stream_after;
     ngx_array_t *hidden_headers;  // of ngx_str_t, lower case
     ngx_uint_t store_error;
     ngx_array_t *bypass;
+    QuotaSource *quota;         // null: off
+    AnswerOverride *answers;    // kProblems of them; null: none
     ngx_str_t replayed_header;  // `data` is null while unset; empty: off
     ngx_str_t problem_base;
     ngx_uint_t status_format;  // `idempotency_status`; not inherited
@@ -139,6 +173,12 @@ inline LocationConfig *location_config(ngx_http_request_t *r)
 inline MainConfig *main_config(ngx_http_request_t *r)
 {
     return static_cast<MainConfig *>(ngx_http_get_module_main_conf(r, ngx_http_idempotency_module));
+}
+
+// Whether `idempotency off` is written in the location, or inherited.
+inline bool is_switched_off(const LocationConfig &conf)
+{
+    return conf.store_name.data != nullptr && conf.store_name.len == 0;
 }
 
 // Zeroed memory for `count` objects.  Null if there is no memory.

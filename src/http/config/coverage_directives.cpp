@@ -79,6 +79,28 @@ constexpr Choice kMethods[] = {
 
 }  // namespace
 
+char *set_bypass(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
+{
+    ngx_str_t *value = arguments(cf);
+
+    for (ngx_uint_t i = 1; i < cf->args->nelts; i++) {
+        if (ngx_http_script_variables_count(&value[i]) > 0) {
+            continue;
+        }
+
+        ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                           value[i].len == 0 || equals(value[i], "0")
+                               ? "\"%V\" in \"idempotency_bypass\" is a constant that never "
+                                 "applies: it must be a value with a variable, such as $arg_nocache"
+                               : "\"%V\" in \"idempotency_bypass\" is a constant: no request is "
+                                 "covered; write \"idempotency off\", or a value with a variable, "
+                                 "such as $arg_nocache",
+                           &value[i]);
+    }
+
+    return ngx_http_set_predicate_slot(cf, cmd, data);
+}
+
 char *set_store(ngx_conf_t *cf, ngx_command_t *, void *data)
 {
     auto *conf = static_cast<LocationConfig *>(data);

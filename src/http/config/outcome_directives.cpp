@@ -54,6 +54,27 @@ bool add_statuses(const ngx_str_t &text, StatusSet &set)
     return true;
 }
 
+// False if the text is no name of a gRPC status that means an error.
+bool add_grpc_status(const ngx_str_t &text, StatusSet &set)
+{
+    int status = grpc_status_of_name(view(text));
+
+    if (status <= 0) {
+        return false;
+    }
+
+    set.add_grpc(status);
+    return true;
+}
+
+bool is_media_type(std::string_view text)
+{
+    std::size_t slash = text.find('/');
+
+    return slash != std::string_view::npos && is_token(text.substr(0, slash))
+           && is_token(text.substr(slash + 1));
+}
+
 // Reads `CODE=TIME`.
 char *add_ttl_rule(ngx_conf_t *cf, ngx_uint_t argument, LocationConfig &conf)
 {
@@ -238,10 +259,11 @@ char *set_retriable(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     for (ngx_uint_t i = 1; i < cf->args->nelts; i++) {
-        if (!add_statuses(value[i], *conf->retriable)) {
+        if (!add_statuses(value[i], *conf->retriable)
+            && !add_grpc_status(value[i], *conf->retriable)) {
             return reject_argument(cf, i,
                                    "it must be a status code from 200 to 599, a class such as 5xx, "
-                                   "or \"none\" alone");
+                                   "a gRPC status such as UNAVAILABLE, or \"none\" alone");
         }
     }
 
@@ -264,6 +286,59 @@ char *set_max_body(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     conf->max_body = static_cast<size_t>(size);
+    return ok();
+}
+
+char *set_stream(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+    ngx_uint_t last = cf->args->nelts - 1;
+    constexpr std::string_view after = "after=";
+
+    if (conf->stream_types != NGX_CONF_UNSET_PTR) {
+        return duplicate();
+    }
+
+    if (last == 1 && equals(value[1], "off")) {
+        conf->stream_types = nullptr;
+        return ok();
+    }
+
+    conf->stream_types = ngx_array_create(cf->pool, 4, sizeof(ngx_str_t));
+
+    if (conf->stream_types == nullptr) {
+        return failed();
+    }
+
+    if (view(value[last]).substr(0, after.size()) == after) {
+        ngx_str_t text = to_ngx(view(value[last]).substr(after.size()));
+        ngx_int_t time = parse_time(&text);
+
+        if (time == NGX_ERROR) {
+            return reject_argument(cf, last, "the time must be above 0, as in after=60s");
+        }
+
+        conf->stream_after = static_cast<ngx_msec_t>(time);
+        last--;
+    }
+
+    for (ngx_uint_t i = 1; i <= ngx_max(last, ngx_uint_t(1)); i++) {
+        if (!is_media_type(view(value[i]))) {
+            return reject_argument(cf, i,
+                                   "it must be a media type such as text/event-stream; "
+                                   "\"after=TIME\" stands last, and \"off\" alone");
+        }
+
+        auto *type = static_cast<ngx_str_t *>(ngx_array_push(conf->stream_types));
+
+        if (type == nullptr) {
+            return failed();
+        }
+
+        *type = value[i];
+    }
+
     return ok();
 }
 
@@ -361,6 +436,39 @@ char *set_replayed_header(ngx_conf_t *cf, ngx_command_t *, void *data)
     return ok();
 }
 
+// A URI with a scheme, or an absolute path.  It is written into JSON and into a Link header without
+// escapes.
+bool is_uri(std::string_view text)
+{
+    for (char c : text) {
+        if (c <= 0x20 || c >= 0x7f || std::string_view("\"<>\\^`{|}").find(c) != text.npos) {
+            return false;
+        }
+    }
+
+    std::size_t colon = text.find_first_of(":/?#");
+
+    if (colon == std::string_view::npos || text[colon] != ':') {
+        return text.substr(0, 1) == "/";
+    }
+
+    // RFC 3986, section 3.1
+    for (std::size_t i = 0; i < colon; i++) {
+        char lower = static_cast<char>(text[i] | 0x20);
+        bool is_letter = lower >= 'a' && lower <= 'z';
+
+        if (!is_letter
+            && (i == 0
+                || ((text[i] < '0' || text[i] > '9') && text[i] != '+' && text[i] != '-'
+                    && text[i] != '.')))
+        {
+            return false;
+        }
+    }
+
+    return colon > 0 && colon + 1 < text.size();
+}
+
 char *set_problem_base(ngx_conf_t *cf, ngx_command_t *, void *data)
 {
     auto *conf = static_cast<LocationConfig *>(data);
@@ -370,19 +478,11 @@ char *set_problem_base(ngx_conf_t *cf, ngx_command_t *, void *data)
         return duplicate();
     }
 
-    // it is written into JSON and into a Link header without escaping
-    for (size_t i = 0; i < value[1].len; i++) {
-        u_char c = value[1].data[i];
-
-        if (c <= 0x20 || c >= 0x7f || ngx_strchr("\"<>\\^`{|}", c) != nullptr) {
-            return reject_argument(cf, 1,
-                                   "it must be a URI, such as https://api.example.com/problems/");
-        }
-    }
-
-    if (value[1].len == 0) {
+    if (!is_uri(view(value[1]))) {
         return reject_argument(cf, 1,
-                               "it must be a URI, such as https://api.example.com/problems/");
+                               "it must be a URI with its scheme, such as "
+                               "https://api.example.com/problems/, or a path that begins with "
+                               "\"/\"");
     }
 
     conf->problem_base = value[1];

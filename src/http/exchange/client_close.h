@@ -13,6 +13,13 @@ namespace idempotency {
 void ignore_stream_reset(ngx_http_request_t *r);
 void apply_stream_reset(Context &context);
 
+// Whether HTTP/2 closes the connection because `worker_shutdown_timeout` is over.  Then the request
+// must end, as it does over HTTP/1.1.
+bool is_shutdown(ngx_http_request_t *r);
+
+// Ends a request, and its exchange with the upstream, because its client has disconnected.
+void terminate_request(ngx_http_request_t *r);
+
 // HTTP/3 (quic.cpp).  It is never undone: a QUIC stream has one request only.
 void ignore_quic_close(ngx_http_request_t *r);
 

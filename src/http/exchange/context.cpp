@@ -17,6 +17,7 @@ Context *find_by_cleanup(ngx_http_request_t *r)
             auto *context = static_cast<Context *>(c->data);
 
             ngx_http_set_ctx(r, context, ngx_http_idempotency_module);
+            context->redirected = true;
             return context;
         }
     }
@@ -24,7 +25,44 @@ Context *find_by_cleanup(ngx_http_request_t *r)
     return nullptr;
 }
 
+// The stages of a response, in their order.  A stage may be left out.
+bool may_follow(Stage from, Stage to)
+{
+    switch (from) {
+    case Stage::executing:
+        return to == Stage::capturing || to == Stage::streaming || to == Stage::settling
+               || to == Stage::passing_through || to == Stage::inactive || to == Stage::refused;
+
+    case Stage::capturing:
+        return to == Stage::streaming || to == Stage::settling || to == Stage::passing_through;
+
+    case Stage::streaming:
+        return to == Stage::settling || to == Stage::passing_through;
+
+    case Stage::settling:
+        return to == Stage::passing_through;
+
+    default:
+        return false;
+    }
+}
+
 }  // namespace
+
+bool advance(Context &context, Stage next)
+{
+    if (!may_follow(context.stage, next)) {
+        ngx_log_error(NGX_LOG_ALERT, context.request->connection->log, 0,
+                      "idempotency: a response in stage %ui can't go on to stage %ui: report this "
+                      "error",
+                      static_cast<ngx_uint_t>(context.stage), static_cast<ngx_uint_t>(next));
+        return false;
+    }
+
+    stop_timer(context);
+    context.stage = next;
+    return true;
+}
 
 Context *find_context(ngx_http_request_t *r)
 {
@@ -55,9 +93,9 @@ Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status stat
     context->conf = conf;
     context->stage = Stage::inactive;
     context->status = status;
-    context->previous_origin = Origin::not_reached;
+    context->meaning.origin = Origin::not_reached;
     context->accel_directives = Word{};
-    context->original_method = r->method;
+    context->facts = ResponseFacts{};
 
     cleanup->handler = on_pool_destroyed;
     ngx_http_set_ctx(r, context, ngx_http_idempotency_module);

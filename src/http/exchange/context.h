@@ -6,6 +6,8 @@
 
 #include "core/decision.h"
 #include "core/grpc.h"
+#include "core/hops.h"
+#include "core/problem.h"
 #include "http/config/config.h"
 
 namespace idempotency {
@@ -26,20 +28,25 @@ enum class Status {
     store_error,
     bypass,
     unscoped,
+    quota,
 };
 
-// The steps of a request.
+// How the request got here.  docs/architecture.md has the transitions.
 enum class Stage {
-    inactive,          // the module does nothing (any more) with this request
-    before_try_files,  // waits for `try_files`, which may redirect to another location
-    reading_body,      // reads the body and computes its digest
-    claiming,          // waits for the store's reply to the claim
-    claim_replied,     // the reply is in the exchange
-    waiting_to_claim,  // another request has the key: waits, then claims again
-    executing,         // holds the claim; the upstream has not sent a response yet
-    capturing,         // the response arrives and is held
-    settling,          // the whole response is held; waits until the claim is settled
-    passing_through,   // the response is sent, or is being passed through
+    inactive,            // the module does nothing (any more) with this request
+    refused,             // something else refused it: it is on the way to an error page
+    problem,             // the module refused it: it is on the way to an error page
+    before_try_files,    // waits for `try_files`, which may redirect to another location
+    reading_body,        // reads the body and computes its digest
+    claiming,            // waits for the store's reply to the claim
+    claim_replied,       // the reply is in the exchange
+    redirecting_replay,  // passes the internal redirects of the response that is replayed
+    waiting_to_claim,    // another request has the key: waits, then claims again
+    executing,           // holds the claim; the upstream has not sent a response yet
+    capturing,           // the response arrives and is held
+    streaming,           // the response is delivered as it arrives, and recorded
+    settling,  // the whole response, or the end of a stream, is held until the claim is settled
+    passing_through,  // the claim is settled: the response is sent, or is being passed through
 };
 
 // The functions with which an upstream module reads a response body, while this
@@ -50,6 +57,31 @@ struct UpstreamBodyReader {
     ngx_int_t (*unbuffered)(void *data, ssize_t bytes);
 };
 
+// What the response of the application means.  It is made out once, when the head of the
+// response is there or the exchange has failed, and holds whatever nginx does afterwards.
+struct Meaning {
+    bool known;
+    Origin origin;
+    bool retriable;   // the application has not acted on the request
+    unsigned status;  // of the application; 0 if there is none
+};
+
+// A replay that passes the internal redirects of its response.
+struct Replay {
+    Record record;
+    HopCursor cursor;
+    Hop hop;          // the last one
+    bool begins_hop;  // this module redirects the request
+    bool is_at_hop;   // nothing else has redirected the request since
+};
+
+// How far a body that another module has read is digested.
+struct BodyProgress {
+    ngx_chain_t *link;
+    off_t offset;  // in its buffer
+    u_char *buffer;
+};
+
 // Lives in the request's pool.  `ngx_http_internal_redirect` and similar functions
 // clear r->ctx; `find_context` restores it.
 struct Context {
@@ -58,37 +90,62 @@ struct Context {
     Exchange *exchange;    // null if the request is not covered; one reference is held
     Stage stage;
     Status status;
-    Millis age;                  // of the response that is replayed
-    Sha256 *body_digest;         // of the request body; null if the fingerprint omits it
-    Origin previous_origin;      // of the upstreams before the last internal redirect
-    Word accel_directives;       // in all X-Accel-Idempotency headers so far
-    ngx_uint_t original_method;  // nginx's bit, without the bit that the guard adds
+    Millis age;  // of the response that is replayed
+    BodyProgress body_progress;
+    Sha256 *body_digest;  // of the request body; null if the fingerprint omits it
+    Meaning meaning;
+    Word accel_directives;                // in the X-Accel-Idempotency headers of the response
+    ngx_http_upstream_t *noted_upstream;  // `meaning` is that of its exchange
+
+    // internal redirects
+    bool redirected;          // r->ctx was cleared, and `on_redirect` has not seen it yet
+    bool follows_error_page;  // nginx follows an `error_page`, and has not redirected yet
+    bool passes_status;       // with `=`: the status of the page is that of the response
+    bool is_in_checks;        // in a location whose access checks are not over yet
+    bool barred;              // no content handler may get the request with its body
+    bool is_get;              // an internal redirect has made it a GET
+    bool became_get;          // an `error_page` with a URI has made it a GET without body
+    ngx_uint_t error_status;  // for which nginx follows or has followed an `error_page`
+    Problem problem;          // in stage `problem`
+    HopWriter *hops;          // since the claim; null if there are none
+    bool hops_lost;           // they can't be recorded
+    Replay *replay;           // in stage `redirecting_replay`
+
+    ngx_str_t grpc_timeout;  // the header of a gRPC request, which is not sent to the application
 
     // the response
-    Settlement settlement;  // how the claim is settled; known from the header on
+    ResponseFacts facts;    // complete at the end of the response
+    Settlement settlement;  // how the claim is settled; decided by `facts`
     Millis ttl;             // of the kept response
     bool from_upstream;     // an upstream was running when its header arrived
     bool outcome_unknown;   // it is nginx's own: the request was sent and got no whole response
     bool incomplete;        // its body ended early, or Content-Length is wrong
     UpstreamBodyReader upstream_body_reader;
-    bool is_grpc;
-    GrpcMessages grpc_messages;  // counted in a gRPC body
-    bool stream_reset;           // the client reset the HTTP/2 stream before the response was sent
-    bool client_disconnected;    // while the response was passed through
-    bool response_ended;         // the last buffer has been passed through
-    ngx_chain_t *unsent;         // buffers that the next filters have not sent yet
+    GrpcKind grpc_kind;            // of the response
+    GrpcMessages grpc_messages;    // counted in a gRPC body
+    bool header_sent;              // to the client, while the response is a stream
+    ngx_http_headers_out_t *head;  // of a stream: r->headers_out before the header was sent
+    bool held_part_sent;           // the part of the body that was held is sent and freed
+    bool stream_reset;         // the client reset the HTTP/2 stream before the response was sent
+    bool client_disconnected;  // while the response was a stream, or passed through
+    bool response_ended;       // the last buffer has been passed through
+    ngx_chain_t *unsent;       // buffers that the next filters have not sent yet
 
     // the content handler
     ngx_http_handler_pt content_handler;  // the location's, while the guard replaces it
     bool content_handler_called;
+    ngx_http_upstream_t *previous_upstream;  // r->upstream when the location was entered
     bool client_body_incomplete;  // the exchange ended because the client did not send its body
     bool upstream_not_created;    // it failed before it created the upstream
-    void (*original_finalize)(ngx_http_request_t *r, ngx_int_t rc);  // u->finalize_request
 
-    ngx_event_t timer;  // of a wait for the key, or of an idle gRPC stream
+    ngx_event_t timer;  // of a wait for the key, of gRPC trailers, or of a stream without client
     bool wait_started;  // `conflict wait`: the request has begun to wait for the key
     ngx_msec_t wait_deadline;
     ngx_msec_t claim_delay;  // until the next claim, in milliseconds
+
+    std::uint64_t quota_value;  // QuotaTable::hash of the value of `idempotency_quota`; 0: none
+    Millis quota_wait;          // until the next new key is allowed
+    bool quota_taken;           // the claim that the store was asked for is counted
 
     ngx_msec_t store_call_start;
     ngx_msec_t store_time;  // sum of all waits for the store, in milliseconds
@@ -98,11 +155,22 @@ struct Context {
 // redirect too.
 Context *find_context(ngx_http_request_t *r);
 
-// Whether the claim is held and the response is not complete yet.
+// Whether the claim is held, and no byte of the response has been sent.
 inline bool awaits_response(const Context &context)
 {
     return context.stage == Stage::executing || context.stage == Stage::capturing;
 }
+
+// Whether the claim is held and is not being settled yet.
+inline bool has_open_claim(const Context &context)
+{
+    return awaits_response(context) || context.stage == Stage::streaming;
+}
+
+// The only way from `executing` to a later stage: a response begins, is settled and is sent
+// once.  Stops the timer.  False, with an alert in the log, if the response has passed this
+// stage already: the caller must then do nothing.
+bool advance(Context &context, Stage next);
 
 // Creates the context, in stage `inactive`.  Null if there is no memory.
 Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status status);

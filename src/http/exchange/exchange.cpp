@@ -177,12 +177,23 @@ std::size_t Exchange::write_claim(unsigned char *out) const
 bool Exchange::claim(ReplyHandler on_reply)
 {
     small_record_piece_ = {reinterpret_cast<char *>(small_record_), write_claim(small_record_)};
+    call_.value = {&small_record_piece_, 1};
+    return start_claim(on_reply);
+}
+
+bool Exchange::look_up(ReplyHandler on_reply)
+{
+    call_.value = {};
+    return start_claim(on_reply);
+}
+
+bool Exchange::start_claim(ReplyHandler on_reply)
+{
     on_reply_ = on_reply;
     phase_ = Phase::claiming;
     asked_at_ = monotonic_now();
     call_.kind = Call::Kind::claim;
     call_.token = 0;
-    call_.value = {&small_record_piece_, 1};
     call_.lifetime = claim_lifetime();
 
     if (!start_call()) {
@@ -210,7 +221,7 @@ void Exchange::handle_claim_reply()
                                  "released, and the request is not sent");
                 claim_reply_ = Reply();
             }
-            settle(Settlement::release, 0, nullptr);
+            start_settling(Settlement::release, 0, nullptr);
             return;
         }
 
@@ -227,7 +238,7 @@ void Exchange::handle_claim_reply()
     }
 
     // `found` too: a near cache replies with its copy while the store itself is unavailable
-    if (claim_reply_.sent) {
+    if (claim_reply_.sent && !call_.only_looks_up()) {
         release_unconfirmed();
     }
 }
@@ -237,7 +248,7 @@ void Exchange::release_unconfirmed()
 {
     unconfirmed_ = true;
     call_.behind_claim = true;
-    settle(Settlement::release, 0, nullptr);
+    start_settling(Settlement::release, 0, nullptr);
 }
 
 // Renewals
@@ -351,7 +362,7 @@ void Exchange::release_again()
     unconfirmed_ = true;
 
     if (phase_ == Phase::ended && !repeated_) {
-        settle(Settlement::release, 0, nullptr);
+        start_settling(Settlement::release, 0, nullptr);
     }
 }
 

@@ -55,6 +55,10 @@ public:
     // is released by its id; this is retried until the store confirms it.
     bool claim(ReplyHandler on_reply);
 
+    // As `claim`, but only looks the key up: `reply()` is never `claimed`, and `gone` where the key
+    // is free.
+    bool look_up(ReplyHandler on_reply);
+
     // 2. The response, while it is held.  Before `settle(Settlement::keep)` the caller has
     // written its record, which begins with `record_head(State::kept, ttl)`.
     ResponseBuffer &response() { return response_; }
@@ -62,7 +66,8 @@ public:
 
     // 3. Settles the claim.  `ttl` is the lifetime of a response that is kept or recorded
     // as not kept.  True if the call has ended already; otherwise `on_reply` is called
-    // later.  If the store is unavailable, the outcome goes into the retry queue.
+    // later.  If the store is unavailable, the outcome goes into the retry queue.  A claim is
+    // settled once: a second call is an error in this module, which is logged.
     bool settle(Settlement settlement, Millis ttl, ReplyHandler on_reply);
 
     // Whether the store has recorded the outcome.
@@ -94,6 +99,8 @@ private:
     static void renew(RenewedLease &lease);
 
     bool start_call();
+    bool start_settling(Settlement settlement, Millis ttl, ReplyHandler on_reply);
+    bool start_claim(ReplyHandler on_reply);
     void count(Count what) { conf_->store->counters->add(what); }
     void count_call(const Call &call);
     void count_failure(const Call &call);

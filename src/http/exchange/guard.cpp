@@ -1,9 +1,11 @@
 // Two settings in the `upstream` configuration of a location (ngx_http_upstream_conf_t)
 // decide whether the exchange ends when the client disconnects, and which failures are
-// retried with another server.  A claimed request gets its own copy of this
-// configuration; other requests in the same location use the configured one.  nginx
-// creates the upstream within the call of the location's content handler, so the copy is
-// made around this call.
+// retried with another server.  Each exchange of a claimed request gets its own copy of this
+// configuration; other requests in the same location use the configured one.
+//
+// The copy is made when nginx has created the upstream and chooses a server for the first
+// time: within `peer.init`, which nginx calls before it connects.  So it does not matter
+// which content handler has created the upstream, and whether it was called by another one.
 
 #include "http/exchange/guard.h"
 
@@ -14,14 +16,13 @@ namespace idempotency {
 
 namespace {
 
-// For these methods nginx does not send a request that was sent already to another
-// server, except with `proxy_next_upstream non_idempotent` (ngx_http_upstream_next).
-constexpr ngx_uint_t kNonIdempotentMethods = NGX_HTTP_POST | NGX_HTTP_LOCK | NGX_HTTP_PATCH;
+// Failures after which no server may have got the request: ngx_http_upstream_next.
+constexpr ngx_uint_t kRetriedFailures = NGX_HTTP_UPSTREAM_FT_ERROR | NGX_HTTP_UPSTREAM_FT_TIMEOUT;
 
 void set_guarded(ngx_http_upstream_conf_t &conf)
 {
     conf.ignore_client_abort = 1;
-    conf.next_upstream &= ~static_cast<ngx_uint_t>(NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT);
+    conf.next_upstream &= kRetriedFailures;
 }
 
 // Changes the upstream configurations of a location, and restores them in the destructor.
@@ -73,58 +74,90 @@ private:
     ngx_uint_t count_ = 0;
 };
 
-// The copy lives in the request's pool, as r->upstream does.
-bool copy_upstream_conf(ngx_http_request_t *r)
-{
-    auto *copy = static_cast<ngx_http_upstream_conf_t *>(
-        ngx_palloc(r->pool, sizeof(ngx_http_upstream_conf_t)));
+// What is replaced in an upstream.  Lives in the request's pool, as r->upstream does.
+struct UpstreamGuard {
+    ngx_http_request_t *request;
+    ngx_http_upstream_t *upstream;
+    ngx_http_upstream_conf_t conf;
+    ngx_output_chain_filter_pt output_filter;
+    void *filter_ctx;
+    void (*finalize_request)(ngx_http_request_t *r, ngx_int_t rc);
+};
 
-    if (copy == nullptr) {
-        return false;
+// nginx's ngx_output_chain_filter_pt: the request is about to be sent.  From now on no other
+// server may get it.
+ngx_int_t on_output(void *data, ngx_chain_t *in)
+{
+    auto *guard = static_cast<UpstreamGuard *>(data);
+    ngx_http_request_t *r = guard->request;
+
+    guard->conf.next_upstream = 0;
+
+    if (r == r->main) {
+        ignore_stream_reset(r);
     }
 
-    *copy = *r->upstream->conf;
-    r->upstream->conf = copy;
-    return true;
+    return guard->output_filter(guard->filter_ctx, in);
 }
 
-void restore_method(Context &context)
-{
-    ngx_http_request_t *r = context.request;
-
-    if (r->method == (context.original_method | NGX_HTTP_LOCK)) {
-        r->method = context.original_method;
-    }
-}
-
-// In place of the `finalize_request` of r->upstream, which nginx calls before any
-// redirect.  The method must be restored by then, since the location of an error page
-// checks it (`limit_except`).
+// In place of the `finalize_request` of r->upstream, which nginx calls before any redirect.
 void on_finalize_upstream(ngx_http_request_t *r, ngx_int_t rc)
 {
-    Context *context = find_context(r);
-
-    restore_method(*context);
+    auto *guard = static_cast<UpstreamGuard *>(r->upstream->output.filter_ctx);
+    Context *context = r == r->main ? find_context(r) : nullptr;
 
     // ngx_http_upstream_send_request_body: ngx_http_read_unbuffered_request_body has failed;
     // or the request is terminated (ngx_http_upstream_cleanup)
-    if (r->reading_body
+    if (context != nullptr && r->reading_body
         && ((rc >= NGX_HTTP_BAD_REQUEST && rc < NGX_HTTP_INTERNAL_SERVER_ERROR)
             || (rc == NGX_DONE && r->connection->error)))
     {
         context->client_body_incomplete = true;
     }
 
-    context->original_finalize(r, rc);
+    guard->finalize_request(r, rc);
 }
 
-void replace_finalize(Context &context)
+bool replace_in_upstream(ngx_http_request_t *r)
 {
-    ngx_http_upstream_t *u = context.request->upstream;
+    ngx_http_upstream_t *u = r->upstream;
 
-    if (u->finalize_request != on_finalize_upstream) {
-        context.original_finalize = u->finalize_request;
-        u->finalize_request = on_finalize_upstream;
+    if (u->output.output_filter == on_output) {
+        return true;
+    }
+
+    auto *guard = allocate<UpstreamGuard>(r->pool);
+
+    if (guard == nullptr) {
+        return false;
+    }
+
+    guard->request = r;
+    guard->upstream = u;
+    guard->conf = *u->conf;
+    guard->output_filter = u->output.output_filter;
+    guard->filter_ctx = u->output.filter_ctx;
+    guard->finalize_request = u->finalize_request;
+
+    // ngx_http_upstream_init_request sets them unless they are set
+    if (guard->output_filter == nullptr) {
+        guard->output_filter = ngx_chain_writer;
+        guard->filter_ctx = &u->writer;
+    }
+
+    set_guarded(guard->conf);
+    u->conf = &guard->conf;
+    u->output.output_filter = on_output;
+    u->output.filter_ctx = guard;
+    u->finalize_request = on_finalize_upstream;
+    return true;
+}
+
+// `lua_check_client_abort on` ends a request whose client disconnects.
+void ignore_client_abort(ngx_http_request_t *r)
+{
+    if (r->upstream == nullptr && (r->request_body == nullptr || r->request_body->rest <= 0)) {
+        r->read_event_handler = ngx_http_block_reading;
     }
 }
 
@@ -132,38 +165,36 @@ void replace_finalize(Context &context)
 ngx_int_t run_guarded(ngx_http_request_t *r)
 {
     Context *context = find_context(r);
+    ngx_http_handler_pt handler = context->content_handler;
 
-    r->content_handler = context->content_handler;
+    r->content_handler = handler;
     context->content_handler_called = true;
     context->upstream_not_created = false;
-    context->original_method = r->method;
-
-    if ((r->method & kNonIdempotentMethods) == 0) {
-        r->method |= NGX_HTTP_LOCK;
-    }
 
     GuardedLocation location(main_config(r)->upstream_modules, r);
-    ngx_int_t rc = r->content_handler(r);
+    ngx_int_t rc = handler(r);
 
+    ignore_client_abort(r);
     ignore_stream_reset(r);
 
+    if (r->upstream == nullptr && rc >= NGX_HTTP_INTERNAL_SERVER_ERROR
+        && is_upstream_handler(handler)) {
+        context->upstream_not_created = true;
+    }
+
+    // without `peer.init`: the name of the server is resolved first
     if (r->upstream == nullptr || !location.has(r->upstream->conf)) {
-        r->method = context->original_method;  // there is no exchange with an upstream
-        context->upstream_not_created = r->upstream == nullptr
-                                        && rc >= NGX_HTTP_INTERNAL_SERVER_ERROR
-                                        && is_upstream_handler(context->content_handler);
         return rc;
     }
 
-    remember_upstream_handler(context->content_handler);
-    replace_finalize(*context);
-    return copy_upstream_conf(r) ? rc : NGX_ERROR;
+    remember_upstream_handler(handler);
+    return replace_in_upstream(r) ? rc : NGX_ERROR;
 }
 
 // Whether the exchange must continue if the client disconnects.
 bool must_continue(const Context &context)
 {
-    return awaits_response(context)
+    return has_open_claim(context)
            || (context.stage == Stage::passing_through && !context.response_ended);
 }
 
@@ -186,7 +217,7 @@ ngx_int_t run_guarded_subrequest(ngx_http_request_t *r)
         return rc;
     }
 
-    return copy_upstream_conf(r) ? rc : NGX_ERROR;
+    return replace_in_upstream(r) ? rc : NGX_ERROR;
 }
 
 }  // namespace
@@ -196,9 +227,6 @@ void guard_upstream(Context &context)
     ngx_http_request_t *r = context.request;
 
     ignore_quic_close(r);
-
-    // `on_finalize_upstream` did not run for an exchange that failed at once
-    restore_method(context);
 
     if (r->content_handler != nullptr && r->content_handler != run_guarded) {
         context.content_handler = r->content_handler;
@@ -220,31 +248,20 @@ void guard_subrequest(ngx_http_request_t *r)
     }
 }
 
-Origin origin_of(const Context &context)
+bool guard_exchange(ngx_http_request_t *r)
 {
-    ngx_http_request_t *r = context.request;
-    ngx_http_upstream_t *u = r->upstream;
+    Context *context = find_context(r->main);
 
-    if (r->cached) {
-        return Origin::application;
+    if (context == nullptr || r->main->post_action || !must_continue(*context)) {
+        return true;
     }
 
-    if (u == nullptr || u->state == nullptr) {
-        return context.previous_origin;
+    if (r == r->main) {
+        remember_upstream_handler(context->content_handler);
+        ignore_stream_reset(r);
     }
 
-    // set when the whole response header has arrived (ngx_http_upstream_process_header)
-    if (u->state->header_time != static_cast<ngx_msec_t>(-1)) {
-        return Origin::application;
-    }
-
-    // the application may act on the part of the body that it has, unless the client has left
-    // before it sent the rest: then no application has got a whole request
-    if (u->request_sent && !(is_body_missing(r) && context.client_body_incomplete)) {
-        return Origin::broken;
-    }
-
-    return context.previous_origin;
+    return replace_in_upstream(r);
 }
 
 }  // namespace idempotency

@@ -15,6 +15,11 @@ void guard_upstream(Context &context);
 // The same for a subrequest of a claimed request.  Does nothing for other subrequests.
 void guard_subrequest(ngx_http_request_t *r);
 
+// Call it when nginx has initialised the peers of r->upstream.  Protects the exchange of a
+// claimed request, or of its subrequest, whatever content handler has created it.  False if
+// there is no memory.
+bool guard_exchange(ngx_http_request_t *r);
+
 // Whether the client still owes bytes of its body.  Over HTTP/2 nginx clears
 // `reading_body` at the end of the stream, which may come after the last byte.
 inline bool is_body_missing(ngx_http_request_t *r)
@@ -23,9 +28,5 @@ inline bool is_body_missing(ngx_http_request_t *r)
            && (r->headers_in.content_length_n < 0 || r->request_body == nullptr
                || r->request_body->received < r->headers_in.content_length_n);
 }
-
-// How far the exchange with the upstream has come (ngx_http_upstream_t::request_sent
-// and ::state::header_time).
-Origin origin_of(const Context &context);
 
 }  // namespace idempotency

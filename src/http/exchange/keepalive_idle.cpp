@@ -1,6 +1,7 @@
 #include "http/exchange/keepalive_idle.h"
 
 #include "http/exchange/context.h"
+#include "http/exchange/guard.h"
 
 namespace idempotency {
 
@@ -8,6 +9,7 @@ namespace {
 
 struct UpstreamConfig {
     ngx_http_upstream_init_peer_pt init_peer;  // what this module has replaced
+    bool has_cache;
 };
 
 // Stands in for the peer data of one request (ngx_peer_connection_t::data).  Lives in
@@ -112,12 +114,23 @@ void save_session(ngx_peer_connection_t *pc, void *data)
 // nginx's ngx_http_upstream_init_peer_pt
 ngx_int_t init_peer(ngx_http_request_t *r, ngx_http_upstream_srv_conf_t *upstream)
 {
-    auto *conf = static_cast<UpstreamConfig *>(
-        ngx_http_conf_upstream_srv_conf(upstream, ngx_http_idempotency_module));
-    ngx_int_t rc = conf->init_peer(r, upstream);
+    // one that is not written as a block has no configuration
+    auto *conf = upstream->srv_conf != nullptr ? static_cast<UpstreamConfig *>(
+                     ngx_http_conf_upstream_srv_conf(upstream, ngx_http_idempotency_module))
+                                               : nullptr;
+    ngx_int_t rc = conf != nullptr ? conf->init_peer(r, upstream)
+                                   : ngx_http_upstream_init_round_robin_peer(r, upstream);
 
-    if (rc != NGX_OK || idle_since == nullptr) {
+    if (rc != NGX_OK) {
         return rc;
+    }
+
+    if (!guard_exchange(r)) {
+        return NGX_ERROR;
+    }
+
+    if (conf == nullptr || !conf->has_cache || idle_since == nullptr) {
+        return NGX_OK;
     }
 
     auto *peer = allocate<Peer>(r->pool);
@@ -153,36 +166,34 @@ ngx_int_t init_peer(ngx_http_request_t *r, ngx_http_upstream_srv_conf_t *upstrea
 // The first member of ngx_http_upstream_keepalive_srv_conf_t is `max_cached`.
 bool has_cache(const ngx_http_upstream_srv_conf_t &upstream, const ngx_module_t &keepalive)
 {
-    return upstream.srv_conf != nullptr
-           && *static_cast<ngx_uint_t *>(upstream.srv_conf[keepalive.ctx_index]) > 0;
+    return *static_cast<ngx_uint_t *>(upstream.srv_conf[keepalive.ctx_index]) > 0;
 }
 
 }  // namespace
 
 void *create_upstream_config(ngx_conf_t *cf) { return allocate<UpstreamConfig>(cf->pool); }
 
-void watch_keepalive_upstreams(ngx_conf_t *cf)
+void watch_upstreams(ngx_conf_t *cf)
 {
     ngx_module_t *keepalive = find_module(cf->cycle, "ngx_http_upstream_keepalive_module");
     auto *main = static_cast<ngx_http_upstream_main_conf_t *>(
         ngx_http_conf_get_module_main_conf(cf, ngx_http_upstream_module));
     auto **upstreams = static_cast<ngx_http_upstream_srv_conf_t **>(main->upstreams.elts);
 
-    if (keepalive == nullptr) {
-        return;
-    }
-
     for (ngx_uint_t i = 0; i < main->upstreams.nelts; i++) {
         ngx_http_upstream_srv_conf_t *upstream = upstreams[i];
 
-        if (!has_cache(*upstream, *keepalive)) {
+        if (upstream->srv_conf != nullptr) {
+            auto *conf = static_cast<UpstreamConfig *>(
+                ngx_http_conf_upstream_srv_conf(upstream, ngx_http_idempotency_module));
+
+            conf->init_peer = upstream->peer.init;
+            conf->has_cache = keepalive != nullptr && has_cache(*upstream, *keepalive);
+
+        } else if (upstream->peer.init != ngx_http_upstream_init_round_robin_peer) {
             continue;
         }
 
-        auto *conf = static_cast<UpstreamConfig *>(
-            ngx_http_conf_upstream_srv_conf(upstream, ngx_http_idempotency_module));
-
-        conf->init_peer = upstream->peer.init;
         upstream->peer.init = init_peer;
     }
 }

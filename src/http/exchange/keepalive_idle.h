@@ -14,9 +14,8 @@ namespace idempotency {
 // nginx's create_srv_conf: what this module stores for an upstream block.
 void *create_upstream_config(ngx_conf_t *cf);
 
-// Call it in postconfiguration: wraps the peer initialization of each upstream block
-// that has a cache of connections (ngx_http_upstream_keepalive_module).
-void watch_keepalive_upstreams(ngx_conf_t *cf);
+// Call it in postconfiguration: wraps the peer initialization of each upstream.
+void watch_upstreams(ngx_conf_t *cf);
 
 // Call it in init_process.  False if there is no memory.
 bool start_keepalive_watch(ngx_cycle_t *cycle);

@@ -47,6 +47,16 @@ void Exchange::write_outcome(State state, Millis lifetime)
 
 bool Exchange::settle(Settlement settlement, Millis ttl, ReplyHandler on_reply)
 {
+    if (phase_ != Phase::claimed) {
+        log(NGX_LOG_ALERT, "the outcome of its request is settled twice: report this error");
+        return true;
+    }
+
+    return start_settling(settlement, ttl, on_reply);
+}
+
+bool Exchange::start_settling(Settlement settlement, Millis ttl, ReplyHandler on_reply)
+{
     on_reply_ = on_reply;
     phase_ = Phase::settling;
     settlement_ = settlement;
@@ -249,9 +259,7 @@ void Exchange::settle_at_exit()
 
     if (phase == Phase::claimed) {
         Settlement settlement =
-            context_ != nullptr ? decide_without_response(
-                origin_at_end(*context_), static_cast<UnknownPolicy>(conf_->unknown))
-                                : Settlement::release;
+            context_ != nullptr ? settlement_at_end(*context_) : Settlement::release;
 
         // a claim in Redis becomes unknown by itself, when its lease expires
         if (settlement == Settlement::release || conf_->store->is_embedded) {

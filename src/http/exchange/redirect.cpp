@@ -1,44 +1,345 @@
 #include "http/exchange/redirect.h"
 
+#include <new>
+
+#include "http/exchange/exchange.h"
 #include "http/exchange/guard.h"
-#include "http/exchange/accel_header.h"
+#include "http/exchange/meaning.h"
 
 namespace idempotency {
 
 namespace {
 
-// After X-Accel-Redirect or an intercepted error, the response headers of the application
-// are only in `u.headers_in`.
-void read_accel_headers(Context &context, const ngx_http_upstream_t &u)
+ngx_http_core_loc_conf_t *location_of(ngx_http_request_t *r)
 {
-    for (const ngx_list_part_t *part = &u.headers_in.headers.part; part != nullptr;
-         part = part->next) {
-        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
+    return static_cast<ngx_http_core_loc_conf_t *>(
+        ngx_http_get_module_loc_conf(r, ngx_http_core_module));
+}
 
-        for (ngx_uint_t i = 0; i < part->nelts; i++) {
-            if (is_accel_header(field[i])) {
-                parse_word(view(field[i].value), context.accel_directives);
-            }
-        }
+// An unbuffered body (`proxy_request_buffering off`) is read while the exchange runs.
+bool is_body_unreadable(const Context &context)
+{
+    ngx_http_request_t *r = context.request;
+
+    // ngx_http_read_client_request_body leaves `rest` at -1 where there is no body
+    bool has_body = r->headers_in.content_length_n > 0 || r->headers_in.chunked;
+
+    return context.client_body_incomplete
+           || (has_body && r->request_body != nullptr && r->request_body->rest != 0
+               && !r->reading_body);
+}
+
+// The content handler has ended without an upstream: with a 5xx it may have acted.
+void note_status_without_upstream(Context &context, ngx_uint_t status)
+{
+    if (!context.meaning.known && context.content_handler_called
+        && is_handled_without_upstream(context))
+    {
+        set_meaning(context, Origin::application, static_cast<unsigned>(status));
     }
+}
+
+enum class Target { uri, named_location };
+
+// Not `location.named`: the block of a `limit_except` or an `if` has only the name.
+bool is_named(const ngx_http_core_loc_conf_t &location)
+{
+    return location.name.len > 0 && location.name.data[0] == '@';
+}
+
+// A redirect out of access checks (`return`, access_by_lua) can't be told from a refusal when
+// a replay passes it, nor can the named location that `rewrite ... last` has left.
+bool add_hop(Context &context, Target target)
+{
+    ngx_http_request_t *r = context.request;
+    const ngx_http_core_loc_conf_t &location = *location_of(r);
+
+    if (context.is_in_checks || (target == Target::named_location && !is_named(location))) {
+        return false;
+    }
+
+    if (context.hops == nullptr) {
+        auto *memory =
+            static_cast<unsigned char *>(ngx_palloc(r->pool, sizeof(HopWriter) + kLargestHops));
+
+        if (memory == nullptr) {
+            return false;
+        }
+
+        context.hops = new (memory) HopWriter(memory + sizeof(HopWriter));
+    }
+
+    bool is_get = r->method == NGX_HTTP_GET && !context.is_get;
+
+    context.is_get |= is_get;
+    context.hops->add({view(target == Target::uri ? r->uri : location.name), is_get});
+    return context.hops->fits();
+}
+
+void note_redirect_to(Context &context, Target target)
+{
+    if (!context.redirected) {
+        return;
+    }
+
+    context.redirected = false;
+
+    if (context.follows_error_page) {
+        context.follows_error_page = false;
+        context.became_get |= target == Target::uri;
+    }
+
+    if (context.stage == Stage::executing) {
+        note_exchange(context);
+        context.hops_lost |= !add_hop(context, target);
+        context.is_in_checks = true;
+
+    } else if (context.stage == Stage::redirecting_replay) {
+        context.replay->is_at_hop = context.replay->begins_hop;
+        context.replay->begins_hop = false;
+    }
+}
+
+void follow_from_exchange(Context &context, ngx_uint_t status)
+{
+    note_redirect(context);
+
+    if (is_refused(context)) {
+        release_refused(context);
+        return;
+    }
+
+    note_exchange(context);
+    note_status_without_upstream(context, status);
+
+    const Meaning &meaning = context.meaning;
+
+    if (meaning.known
+        && (meaning.origin == Origin::broken
+            || (meaning.status >= NGX_HTTP_INTERNAL_SERVER_ERROR && !meaning.retriable)))
+    {
+        context.barred = true;
+    }
+}
+
+void note_internal_redirect(ngx_http_request_t *r, Target target)
+{
+    if (!r->internal || r != r->main || r->post_action) {
+        return;
+    }
+
+    Context *context = find_context(r);
+
+    if (context != nullptr) {
+        note_redirect_to(*context, target);
+    }
+}
+
+bool mark_refused(ngx_http_request_t *r)
+{
+    Context *context = create_context(r, location_config(r), Status::none);
+
+    if (context != nullptr) {
+        context->stage = Stage::refused;
+    }
+
+    return context != nullptr;
 }
 
 }  // namespace
 
-void continue_after_redirect(Context &context)
+void on_error_page(ngx_http_request_t *r, ngx_uint_t status)
 {
-    ngx_http_request_t *r = context.request;
-    Origin origin = origin_of(context);
-
-    if (origin != Origin::not_reached) {
-        context.previous_origin = origin;
+    if (r != r->main || r->post_action) {
+        return;
     }
 
-    if (r->upstream != nullptr && origin == Origin::application) {
-        read_accel_headers(context, *r->upstream);
+    Context *context = find_context(r);
+
+    if (context == nullptr) {
+        // without the mark the error page could be taken for an arrival: no page follows a
+        // request that may not be redirected any more (ngx_http_named_location)
+        if (!mark_refused(r)) {
+            r->uri_changes = 1;
+        }
+        return;
+    }
+
+    switch (context->stage) {
+    case Stage::before_try_files:
+    case Stage::reading_body:
+    case Stage::claiming:
+    case Stage::claim_replied:
+    case Stage::redirecting_replay:
+    case Stage::waiting_to_claim:
+        context->stage = Stage::refused;
+        break;
+
+    case Stage::executing:
+        follow_from_exchange(*context, status);
+        break;
+
+    default:
+        break;
+    }
+
+    context->follows_error_page = true;
+    context->passes_status = r->err_status == 0;
+    context->error_status = status;
+}
+
+void note_redirect(Context &context) { note_redirect_to(context, Target::named_location); }
+
+ngx_int_t on_server_rewrite(ngx_http_request_t *r)
+{
+    note_internal_redirect(r, Target::uri);
+    return NGX_DECLINED;
+}
+
+ngx_int_t on_preaccess(ngx_http_request_t *r)
+{
+    note_internal_redirect(r, Target::named_location);
+    return NGX_DECLINED;
+}
+
+bool finish_hops(Context &context)
+{
+    if (context.hops != nullptr && !context.hops_lost) {
+        context.hops->finish(view(location_of(context.request)->name));
+        context.hops_lost = !context.hops->fits();
+    }
+
+    if (context.hops_lost) {
+        ngx_log_error(NGX_LOG_WARN, context.request->connection->log, 0,
+                      "idempotency: the internal redirects to the location of this response "
+                      "can't be recorded: the response is not kept");
+    }
+
+    return !context.hops_lost;
+}
+
+std::string_view recorded_hops(const Context &context)
+{
+    return context.hops != nullptr ? context.hops->data() : std::string_view();
+}
+
+bool is_refused(Context &context)
+{
+    note_exchange(context);
+
+    return !context.meaning.known && (context.is_in_checks || is_body_unreadable(context));
+}
+
+void release_refused(Context &context)
+{
+    if (!advance(context, Stage::refused)) {
+        return;
+    }
+
+    context.status = Status::none;
+    context.exchange->settle(Settlement::release, 0, nullptr);
+}
+
+ngx_int_t enter_content(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+
+    note_redirect(context);
+    context.is_in_checks = false;
+    context.content_handler_called = false;
+    context.previous_upstream = r->upstream;
+
+    if (context.barred && !context.became_get) {
+        // nginx's own page: no second error page
+        r->error_page = 1;
+        r->err_status = 0;
+        return static_cast<ngx_int_t>(context.error_status);
+    }
+
+    if (context.barred && !take_body_away(r)) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     guard_upstream(context);
+    return NGX_DECLINED;
+}
+
+namespace {
+
+// Without `Content-Length` and `Transfer-Encoding`: content handlers pass on the list.
+bool copy_headers_without_body(ngx_http_request_t *r)
+{
+    ngx_list_t copy;
+
+    if (ngx_list_init(&copy, r->pool, 8, sizeof(ngx_table_elt_t)) != NGX_OK) {
+        return false;
+    }
+
+    for (ngx_list_part_t *part = &r->headers_in.headers.part; part != nullptr; part = part->next) {
+        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
+
+        for (ngx_uint_t i = 0; i < part->nelts; i++) {
+            if (equal_ignoring_case(view(field[i].key), "Content-Length")
+                || equal_ignoring_case(view(field[i].key), "Transfer-Encoding"))
+            {
+                continue;
+            }
+
+            auto *added = static_cast<ngx_table_elt_t *>(ngx_list_push(&copy));
+
+            if (added == nullptr) {
+                return false;
+            }
+
+            *added = field[i];
+        }
+    }
+
+    r->headers_in.headers = copy;
+
+    // ngx_list_push compares with the address of the part
+    if (r->headers_in.headers.last == &copy.part) {
+        r->headers_in.headers.last = &r->headers_in.headers.part;
+    }
+
+    return true;
+}
+
+}  // namespace
+
+bool take_body_away(ngx_http_request_t *r)
+{
+    bool is_read = r->request_body != nullptr
+                       ? r->request_body->rest == 0 && !r->reading_body
+                       : r->headers_in.content_length_n <= 0 && !r->headers_in.chunked;
+    auto *empty = allocate<ngx_http_request_body_t>(r->pool);
+
+    if (empty == nullptr || !copy_headers_without_body(r)) {
+        return false;
+    }
+
+#if (NGX_HTTP_V2)
+    if (r->stream != nullptr) {
+        r->stream->skip_data = 1;
+        is_read = true;
+    }
+#endif
+
+    // what the client still sends is read and dropped before the connection is closed
+    if (!is_read) {
+        r->keepalive = 0;
+        r->lingering_close = 1;
+    }
+
+    r->reading_body = 0;
+    r->request_body = empty;
+    r->request_body_no_buffering = 0;
+    r->headers_in.content_length = nullptr;
+    r->headers_in.content_length_n = -1;
+    r->headers_in.transfer_encoding = nullptr;
+    r->headers_in.chunked = 0;
+    r->expect_tested = 1;
+    return true;
 }
 
 }  // namespace idempotency

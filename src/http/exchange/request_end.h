@@ -10,7 +10,7 @@ namespace idempotency {
 // cleanup of the request's pool: it allocates nothing there.
 void on_request_destroyed(Context &context);
 
-// Like `origin_of`, for a request that ends before its response is complete.
-Origin origin_at_end(const Context &context);
+// What happens to the claim of a request that ends before its response is complete.
+Settlement settlement_at_end(const Context &context);
 
 }  // namespace idempotency

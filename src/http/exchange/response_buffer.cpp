@@ -54,6 +54,21 @@ std::size_t ResponseBuffer::append(std::string_view bytes)
     return body_size_ - size_before;
 }
 
+void ResponseBuffer::free_pieces(ngx_uint_t first)
+{
+    auto *piece = static_cast<std::string_view *>(body_pieces_.elts);
+
+    for (ngx_uint_t i = first; i < body_pieces_.nelts; i++) {
+        // a small piece is part of a block of the pool, and stays there
+        ngx_pfree(pool_, const_cast<char *>(piece[i].data()));
+    }
+
+    if (body_pieces_.nelts > first) {
+        body_pieces_.nelts = first;
+        free_in_last_piece_ = 0;
+    }
+}
+
 unsigned char *ResponseBuffer::allocate_prefix(std::size_t size)
 {
     prefix_ = static_cast<unsigned char *>(ngx_pnalloc(pool_, size));

@@ -1,5 +1,5 @@
-// The response of one exchange while it is held: a copy of its body, and the part of its
-// record that comes before the body.
+// The response of one exchange while it is held or recorded: a copy of its body, and the part
+// of its record that comes before the body.
 
 #pragma once
 
@@ -27,6 +27,16 @@ public:
     // Of std::string_view.
     const ngx_array_t &body_pieces() const { return body_pieces_; }
 
+    // The pieces so far are sent to the client, so `drop` must not free them.
+    void share() { shared_pieces_ = body_pieces_.nelts; }
+
+    // The response is not kept: frees the body, without the pieces that are shared.  Do not
+    // append any more.
+    void drop() { free_pieces(shared_pieces_); }
+
+    // The same, once the shared pieces have been sent.
+    void drop_all() { free_pieces(0); }
+
     // Memory for head and extensions of the record: the caller writes them, and sets how
     // many bytes it wrote.  Null if there is no memory.
     unsigned char *allocate_prefix(std::size_t size);
@@ -37,9 +47,11 @@ public:
 
 private:
     bool add_piece();
+    void free_pieces(ngx_uint_t first);
 
     ngx_pool_t *pool_;
     ngx_array_t body_pieces_{};  // of std::string_view
+    ngx_uint_t shared_pieces_ = 0;
     std::size_t body_size_ = 0;
     std::size_t expected_size_ = 0;       // 0: not known
     std::size_t free_in_last_piece_ = 0;  // bytes

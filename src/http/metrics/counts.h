@@ -19,6 +19,7 @@ enum class Count : unsigned {
     store_error,
     bypass,
     unscoped,
+    quota,
 
     // settled claims by outcome, in the order of Settlement
     result_kept,

@@ -11,6 +11,7 @@ namespace {
 ngx_http_request_body_filter_pt next_request_body_filter;
 
 constexpr size_t kFileReadSize = 64 * 1024;  // bytes
+constexpr size_t kDigestStep = 1024 * 1024;  // bytes: about a millisecond
 
 void destroy_digest(void *data) { static_cast<Sha256 *>(data)->~Sha256(); }
 
@@ -111,46 +112,102 @@ ngx_int_t on_request_body_part(ngx_http_request_t *r, ngx_chain_t *in)
     return next_request_body_filter(r, in);
 }
 
-bool digest_file(Context &context, const ngx_buf_t *b)
+ssize_t digest_file_part(Context &context, ngx_buf_t *b, u_char *buffer, off_t offset)
 {
-    auto *buffer = static_cast<u_char *>(ngx_palloc(context.request->pool, kFileReadSize));
+    size_t size = static_cast<size_t>(ngx_min(b->file_last - offset, off_t(kFileReadSize)));
+    ssize_t n = ngx_read_file(b->file, buffer, size, offset);
 
-    if (buffer == nullptr) {
-        return false;
-    }
-
-    for (off_t offset = b->file_pos; offset < b->file_last;) {
-        size_t size = static_cast<size_t>(ngx_min(b->file_last - offset, off_t(kFileReadSize)));
-        ssize_t n = ngx_read_file(b->file, buffer, size, offset);
-
-        if (n <= 0
-            || !context.body_digest->update(
-                {reinterpret_cast<char *>(buffer), static_cast<size_t>(n)}))
-        {
-            return false;
-        }
-
-        offset += n;
-    }
-
-    return true;
+    return n > 0 && context.body_digest->update({reinterpret_cast<char *>(buffer), size_t(n)})
+               ? n
+               : NGX_ERROR;
 }
 
-// Another module has read the body before, so the body filter does not see it.
-bool digest_buffered_body(Context &context)
+// Another module has read the body before, so the body filter does not see it.  A large body is
+// digested in steps, between which other requests run.
+ngx_int_t digest_next_step(Context &context)
 {
-    for (ngx_chain_t *link = context.request->request_body->bufs; link != nullptr;
-         link = link->next) {
-        bool digested = link->buf->in_file
-                            ? digest_file(context, link->buf)
-                            : context.body_digest->update(bytes_in_memory(link->buf));
+    BodyProgress &at = context.body_progress;
+    size_t digested = 0;
 
-        if (!digested) {
-            return false;
+    for (; at.link != nullptr; at.link = at.link->next, at.offset = 0) {
+        ngx_buf_t *b = at.link->buf;
+
+        if (!b->in_file) {
+            if (!context.body_digest->update(bytes_in_memory(b))) {
+                return NGX_ERROR;
+            }
+
+            digested += bytes_in_memory(b).size();
+            continue;
+        }
+
+        if (at.buffer == nullptr) {
+            at.buffer = static_cast<u_char *>(ngx_palloc(context.request->pool, kFileReadSize));
+
+            if (at.buffer == nullptr) {
+                return NGX_ERROR;
+            }
+        }
+
+        while (b->file_pos + at.offset < b->file_last) {
+            if (digested >= kDigestStep) {
+                return NGX_AGAIN;
+            }
+
+            ssize_t n = digest_file_part(context, b, at.buffer, b->file_pos + at.offset);
+
+            if (n == NGX_ERROR) {
+                return NGX_ERROR;
+            }
+
+            at.offset += n;
+            digested += static_cast<size_t>(n);
         }
     }
 
-    return true;
+    return NGX_OK;
+}
+
+// nginx's ngx_event_handler_pt
+void on_next_step(ngx_event_t *event)
+{
+    auto *context = static_cast<Context *>(event->data);
+    ngx_http_request_t *r = context->request;
+    ngx_connection_t *c = r->connection;
+
+    switch (digest_next_step(*context)) {
+    case NGX_AGAIN:
+        start_timer(*context, on_next_step, 0);
+        break;
+
+    case NGX_OK:
+        resume(r);
+        break;
+
+    default:
+        ngx_http_set_log_request(c->log, r);
+        ngx_http_finalize_request(r, NGX_HTTP_INTERNAL_SERVER_ERROR);
+        ngx_http_run_posted_requests(c);
+    }
+}
+
+ngx_int_t digest_read_body(Context &context)
+{
+    context.body_progress.link = context.request->request_body->bufs;
+
+    switch (digest_next_step(context)) {
+    case NGX_OK:
+        return claim_key(context);
+
+    case NGX_AGAIN:
+        // the stage in which the phases continue with the claim
+        context.stage = Stage::reading_body;
+        start_timer(context, on_next_step, 0);
+        return suspend(context.request);
+
+    default:
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
 }
 
 // Whether ngx_http_dav_module handles this PUT (`dav_methods PUT`).  That module is a
@@ -201,7 +258,7 @@ ngx_int_t read_body(Context &context)
     }
 
     if (r->request_body != nullptr) {
-        return digest_buffered_body(context) ? claim_key(context) : NGX_HTTP_INTERNAL_SERVER_ERROR;
+        return digest_read_body(context);
     }
 
     context.stage = Stage::reading_body;

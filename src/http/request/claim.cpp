@@ -2,8 +2,11 @@
 
 #include "http/answer/problem.h"
 #include "http/exchange/exchange.h"
+#include "http/exchange/grpc_timeout.h"
 #include "http/exchange/guard.h"
+#include "http/request/quota.h"
 #include "http/request/replay.h"
+#include "nginx/log_limit.h"
 
 namespace idempotency {
 
@@ -42,11 +45,18 @@ void on_claim_reply(Context &context)
     resume(context.request);
 }
 
-ngx_int_t send_claim(Context &context)
+// Asks the store.  True if the reply is there already.
+bool ask_store(Context &context)
 {
     context.store_call_start = ngx_current_msec;
 
-    if (context.exchange->claim(on_claim_reply)) {
+    return take_quota(context) ? context.exchange->claim(on_claim_reply)
+                               : context.exchange->look_up(on_claim_reply);
+}
+
+ngx_int_t send_claim(Context &context)
+{
+    if (ask_store(context)) {
         return handle_claim_reply(context);
     }
 
@@ -67,17 +77,34 @@ ngx_int_t start_execution(Context &context)
     r->headers_in.if_unmodified_since = nullptr;
     r->headers_in.if_match = nullptr;
     r->headers_in.if_none_match = nullptr;
+    r->headers_in.range = nullptr;  // the slice module would begin in the middle
+    r->headers_in.if_range = nullptr;
 
+    hide_grpc_timeout(context);
     guard_upstream(context);
     return NGX_DECLINED;
 }
 
-ngx_int_t handle_store_failure(Context &context, Verdict verdict)
+// A client that fills the store must not fill the log.
+void log_full_store(const Context &context)
 {
-    if (verdict == Verdict::full) {
+    static LogLimit limit;
+
+    if (limit.allows()) {
         ngx_log_error(NGX_LOG_ERR, context.request->connection->log, 0,
-                      "idempotency: store \"%V\" is full: a new key was not stored",
-                      &context.conf->store->name);
+                      "idempotency: store \"%V\" is full: a new key was not stored; enlarge the "
+                      "store, or limit new keys with \"idempotency_quota\" (%ui more such requests "
+                      "since the last message)",
+                      &context.conf->store->name, limit.take_suppressed());
+    }
+}
+
+ngx_int_t handle_store_failure(Context &context, const Reply &reply)
+{
+    Verdict verdict = reply.verdict;
+
+    if (verdict == Verdict::full) {
+        log_full_store(context);
     }
 
     // a value that can't be read is no outage: the request may have been executed
@@ -89,17 +116,19 @@ ngx_int_t handle_store_failure(Context &context, Verdict verdict)
         return NGX_DECLINED;
     }
 
-    return refuse_request(context, Status::store_error, Problem::store_unavailable, kRetryAfter);
+    // a full store takes a new key when something in it has expired
+    return refuse_request(context, Status::store_error, Problem::store_unavailable,
+                          verdict == Verdict::full && reply.remaining > 0 ? reply.remaining
+                                                                          : kRetryAfter);
 }
 
 void on_claim_timer(ngx_event_t *event)
 {
     auto *context = static_cast<Context *>(event->data);
 
-    context->store_call_start = ngx_current_msec;
     context->stage = Stage::claiming;
 
-    if (context->exchange->claim(on_claim_reply)) {
+    if (ask_store(*context)) {
         context->stage = Stage::claim_replied;
         resume(context->request);
     }
@@ -177,7 +206,8 @@ ngx_int_t handle_found_record(Context &context, const Reply &reply)
 
 ngx_int_t claim_key(Context &context)
 {
-    return compute_fingerprint(context) ? send_claim(context) : NGX_HTTP_INTERNAL_SERVER_ERROR;
+    return compute_fingerprint(context) && evaluate_quota(context) ? send_claim(context)
+                                                                   : NGX_HTTP_INTERNAL_SERVER_ERROR;
 }
 
 ngx_int_t handle_claim_reply(Context &context)
@@ -186,13 +216,19 @@ ngx_int_t handle_claim_reply(Context &context)
 
     context.store_time += ngx_current_msec - context.store_call_start;
 
+    if (reply.verdict != Verdict::claimed) {
+        give_quota_back(context);
+    }
+
     switch (reply.verdict) {
     case Verdict::claimed:
         return start_execution(context);
     case Verdict::found:
         return handle_found_record(context, reply);
+    case Verdict::gone:
+        return refuse_request(context, Status::quota, Problem::quota_exceeded, context.quota_wait);
     default:
-        return handle_store_failure(context, reply.verdict);
+        return handle_store_failure(context, reply);
     }
 }
 

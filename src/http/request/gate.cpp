@@ -9,6 +9,8 @@
 #include "http/exchange/redirect.h"
 #include "http/request/body_digest.h"
 #include "http/request/claim.h"
+#include "nginx/log_limit.h"
+#include "http/request/replay.h"
 
 namespace idempotency {
 
@@ -138,13 +140,9 @@ bool evaluate_scope(ngx_http_request_t *r, const ScopeSource *source, Scope &sco
 void log_empty_scope(ngx_http_request_t *r, const ScopeSource &source, const Scope &scope,
                      const char *consequence)
 {
-    constexpr ngx_msec_t interval = 1000;  // milliseconds
-    static bool logged_before;
-    static ngx_msec_t last_logged;
-    static ngx_uint_t suppressed;
+    static LogLimit limit;
 
-    if (logged_before && ngx_current_msec - last_logged < interval) {
-        suppressed++;
+    if (!limit.allows()) {
         return;
     }
 
@@ -164,11 +162,7 @@ void log_empty_scope(ngx_http_request_t *r, const ScopeSource &source, const Sco
                   "request with an idempotency key %s; set \"idempotency_scope\" to a variable "
                   "that identifies the client in each such request, or to \"off\" (%ui more such "
                   "requests since the last message)",
-                  static_cast<size_t>(end - names), names, consequence, suppressed);
-
-    logged_before = true;
-    last_logged = ngx_current_msec;
-    suppressed = 0;
+                  static_cast<size_t>(end - names), names, consequence, limit.take_suppressed());
 }
 
 ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
@@ -241,17 +235,24 @@ bool has_try_files(ngx_http_request_t *r)
     return index >= 0 && *static_cast<void **>(r->loc_conf[index]) != nullptr;
 }
 
-// `previous`: the configuration of the location whose `try_files` redirected the
-// request here, or null.
-ngx_int_t enter_location(ngx_http_request_t *r, LocationConfig *previous)
+// `context`: of the location whose `try_files` redirected the request here, or null.
+ngx_int_t enter_location(ngx_http_request_t *r, Context *context)
 {
     LocationConfig *conf = location_config(r);
 
-    if (conf->store == nullptr) {
-        conf = previous;
+    if (context != nullptr) {
+        context->stage = Stage::inactive;
+
+        if (conf->store == nullptr && !is_switched_off(*conf)) {
+            conf = context->conf;
+        }
     }
 
-    if (conf == nullptr || !is_covered_method(*conf->methods, r)) {
+    if (conf->store == nullptr) {
+        return NGX_DECLINED;
+    }
+
+    if (!is_covered_method(*conf->methods, r)) {
         return NGX_DECLINED;
     }
 
@@ -259,7 +260,7 @@ ngx_int_t enter_location(ngx_http_request_t *r, LocationConfig *previous)
         return check_coverage(r, conf);
     }
 
-    Context *context = create_context(r, conf, Status::none);
+    context = create_context(r, conf, Status::none);
 
     if (context == nullptr) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -304,11 +305,16 @@ ngx_int_t on_request(ngx_http_request_t *r)
 
     switch (context->stage) {
     case Stage::before_try_files:
-        return enter_location(r, context->conf);
+        return enter_location(r, context);
 
     case Stage::executing:
-        continue_after_redirect(*context);
-        return NGX_DECLINED;
+        return enter_content(*context);
+
+    case Stage::redirecting_replay:
+        return continue_replay(*context);
+
+    case Stage::problem:
+        return continue_to_error_page(*context);
 
     default:
         return resume_request(*context);
@@ -323,8 +329,12 @@ ngx_int_t on_request_after_try_files(ngx_http_request_t *r)
         return NGX_DECLINED;
     }
 
-    return context->stage == Stage::before_try_files ? check_coverage(r, context->conf)
-                                                     : resume_request(*context);
+    if (context->stage != Stage::before_try_files) {
+        return resume_request(*context);
+    }
+
+    context->stage = Stage::inactive;
+    return check_coverage(r, context->conf);
 }
 
 }  // namespace idempotency

@@ -1,6 +1,10 @@
 #include "http/request/replay.h"
 
+#include <new>
+
 #include "http/answer/fields.h"
+#include "http/answer/problem.h"
+#include "http/exchange/redirect.h"
 
 namespace idempotency {
 
@@ -40,12 +44,10 @@ ngx_int_t send_response(ngx_http_request_t *r, std::string_view body)
     return out.buf != nullptr ? ngx_http_output_filter(r, &out) : NGX_ERROR;
 }
 
-}  // namespace
-
-ngx_int_t replay(Context &context, const Record &record)
+ngx_int_t send_record(Context &context, const Record &record)
 {
     ngx_http_request_t *r = context.request;
-    ngx_int_t rc = ngx_http_discard_request_body(r);
+    ngx_int_t rc = discard_body(r);
 
     if (rc != NGX_OK) {
         return rc;
@@ -70,6 +72,121 @@ ngx_int_t replay(Context &context, const Record &record)
 
     ngx_http_finalize_request(r, send_response(r, record.body));
     return NGX_DONE;
+}
+
+const ngx_http_core_loc_conf_t &location_of(ngx_http_request_t *r)
+{
+    return *static_cast<ngx_http_core_loc_conf_t *>(
+        ngx_http_get_module_loc_conf(r, ngx_http_core_module));
+}
+
+// ngx_http_named_location responds 500 for a location that does not exist.
+bool has_named_location(ngx_http_request_t *r, std::string_view name)
+{
+    auto *server = static_cast<ngx_http_core_srv_conf_t *>(
+        ngx_http_get_module_srv_conf(r, ngx_http_core_module));
+
+    if (server->named_locations == nullptr) {
+        return false;
+    }
+
+    for (ngx_http_core_loc_conf_t **location = server->named_locations; *location != nullptr;
+         location++)
+    {
+        if (view((*location)->name) == name) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
+bool is_named(const Hop &hop) { return hop.target.front() == '@'; }
+
+ngx_int_t refuse_replay(Context &context, std::string_view target)
+{
+    ngx_str_t text = to_ngx(target);
+
+    ngx_log_error(NGX_LOG_ERR, context.request->connection->log, 0,
+                  "idempotency: the kept response is not replayed: an internal redirect to "
+                  "\"%V\" does not lead any more to the location of the response, because the "
+                  "configuration has changed or depends on the request",
+                  &text);
+    return refuse_request(context, Status::not_kept, Problem::response_not_kept, 0);
+}
+
+ngx_int_t redirect_to_next_hop(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+    Replay &replay = *context.replay;
+
+    if (!replay.cursor.next(replay.hop)
+        || (is_named(replay.hop) && !has_named_location(r, replay.hop.target)))
+    {
+        return refuse_replay(context, replay.hop.target);
+    }
+
+    if (replay.hop.becomes_get && r->method != NGX_HTTP_HEAD) {
+        r->method = NGX_HTTP_GET;
+        r->method_name = ngx_http_core_get_method;
+    }
+
+    ngx_str_t target = to_ngx(replay.hop.target);
+
+    replay.begins_hop = true;
+
+    if (is_named(replay.hop)) {
+        (void) ngx_http_named_location(r, &target);
+    } else {
+        ngx_str_t args = r->args;
+
+        (void) ngx_http_internal_redirect(r, &target, &args);
+    }
+
+    // both functions take a reference, as for ngx_http_try_files_handler
+    ngx_http_finalize_request(r, NGX_DONE);
+    return NGX_DONE;
+}
+
+}  // namespace
+
+ngx_int_t replay(Context &context, const Record &record)
+{
+    if (record.hops.empty()) {
+        return send_record(context, record);
+    }
+
+    void *memory = ngx_palloc(context.request->pool, sizeof(Replay));
+
+    if (memory == nullptr) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    context.replay = new (memory) Replay{record, HopCursor(record.hops), Hop(), false, false};
+    context.stage = Stage::redirecting_replay;
+    return redirect_to_next_hop(context);
+}
+
+ngx_int_t continue_replay(Context &context)
+{
+    Replay &replay = *context.replay;
+    const ngx_http_core_loc_conf_t &location = location_of(context.request);
+
+    note_redirect(context);
+
+    if (!replay.is_at_hop || (is_named(replay.hop) && view(location.name) != replay.hop.target)) {
+        return refuse_replay(context, replay.hop.target);
+    }
+
+    if (replay.cursor.left() > 0) {
+        return redirect_to_next_hop(context);
+    }
+
+    if (view(location.name) != replay.cursor.location()) {
+        return refuse_replay(context, replay.hop.target);
+    }
+
+    return send_record(context, replay.record);
 }
 
 }  // namespace idempotency

@@ -42,7 +42,7 @@ constexpr Member kRequests[] = {
     {"new", Count::fresh},       {"replayed", Count::replayed}, {"in_progress", Count::in_progress},
     {"reused", Count::reused},   {"missing", Count::missing},   {"invalid", Count::invalid},
     {"unknown", Count::unknown}, {"not_kept", Count::not_kept}, {"store_error", Count::store_error},
-    {"bypass", Count::bypass},   {"unscoped", Count::unscoped},
+    {"bypass", Count::bypass},   {"unscoped", Count::unscoped}, {"quota", Count::quota},
 };
 
 constexpr Member kResults[] = {

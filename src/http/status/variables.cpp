@@ -2,6 +2,7 @@
 
 #include "http/exchange/context.h"
 #include "http/exchange/exchange.h"
+#include "http/exchange/grpc_timeout.h"
 
 namespace idempotency {
 
@@ -34,6 +35,8 @@ const char *name_of(Status status)
         return "BYPASS";
     case Status::unscoped:
         return "UNSCOPED";
+    case Status::quota:
+        return "QUOTA";
     }
 
     return "";
@@ -131,11 +134,29 @@ ngx_int_t get_token(ngx_http_request_t *r, ngx_http_variable_value_t *value, uin
     });
 }
 
+// nginx's own variable would not find the header of a covered request
+// (http/exchange/grpc_timeout.h), but `grpc_set_header grpc-timeout $http_grpc_timeout` sends it.
+ngx_int_t get_grpc_timeout(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
+{
+    Context *context = find_context(r->main);
+    ngx_str_t timeout = ngx_null_string;
+
+    if (context != nullptr && context->grpc_timeout.len > 0) {
+        timeout = context->grpc_timeout;
+    } else if (ngx_table_elt_t *field = find_grpc_timeout(r)) {
+        timeout = field->value;
+    }
+
+    return timeout.data != nullptr ? set_value(value, timeout.data, timeout.len)
+                                   : set_not_found(value);
+}
+
 ngx_http_variable_t variables[] = {
     {ngx_string("idempotency_status"), nullptr, get_status, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
     {ngx_string("idempotency_age"), nullptr, get_age, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
     {ngx_string("idempotency_store_time"), nullptr, get_store_time, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
     {ngx_string("idempotency_key_id"), nullptr, get_key_id, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
+    {ngx_string("http_grpc_timeout"), nullptr, get_grpc_timeout, 0, 0, 0},
     {ngx_string("idempotency_token"), nullptr, get_token, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
 };
 

@@ -99,6 +99,15 @@ bool interpret_reply(const RedisCommand &command, const ServerReply &reply, cons
 
     switch (command.kind) {
     case RedisCommand::Kind::claim:
+        if (command.call != nullptr && command.call->only_looks_up()) {
+            if (reply.integer != 0) {
+                return false;
+            }
+
+            result.verdict = Verdict::gone;
+            return true;
+        }
+
         result.verdict = Verdict::claimed;
         result.token = command.token != 0 ? command.token : static_cast<Token>(reply.integer);
         return command.token != 0 ? reply.integer == 1 : reply.integer > 0;

@@ -40,6 +40,9 @@ if left ~= -2 then
     end
     return {held, left}
 end
+if ARGV[1] == '' then
+    return 0
+end
 local token, answer = ARGV[3], 1
 if token == '' then
     local now = redis.call('TIME')

@@ -17,6 +17,7 @@ enum class RedisScript {
     // value that is returned (bytes) or 0.
     // Claimed: the new token, or 1 where a token was wanted.
     // Found: {value, PTTL}; where the value is larger: {PTTL as text, -size}.
+    // Without a record the key is only looked up: 0 where there is none.
     claim,
     settle,   // ARGV: claim id, record, lifetime (ms).  1 written, 0 lost
     release,  // ARGV: claim id.  1 deleted, 0 lost

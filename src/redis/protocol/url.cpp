@@ -25,6 +25,8 @@ constexpr const char *kQuery = "parameters are not supported: write the database
                                "redis://host/db";
 constexpr const char *kNoPath = "the path of the socket must begin with \"/\": unix:/path[?db=N]";
 constexpr const char *kBadParameter = "the only parameter is \"db\": unix:/path?db=N";
+constexpr const char *kPathWithPort = "a \":\" and a number after the path of the socket are no "
+                                      "database: write it as unix:/path?db=N";
 constexpr const char *kLongPath = "the path of the socket must have at most 107 characters";
 
 constexpr std::size_t kMaxPath = 107;  // sun_path with its NUL takes 108 on Linux
@@ -212,6 +214,14 @@ const char *read_socket(std::string_view text, RedisUrl &out)
 
     if (out.host.size() > kMaxPath) {
         return kLongPath;
+    }
+
+    std::size_t colon = out.host.rfind(':');
+
+    if (colon != std::string_view::npos
+        && out.host.find_first_not_of("0123456789", colon + 1) == std::string_view::npos)
+    {
+        return kPathWithPort;
     }
 
     if (mark == std::string_view::npos) {

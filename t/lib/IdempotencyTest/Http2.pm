@@ -55,13 +55,13 @@ sub open {
 sub reset { my ($self, $stream) = @_; $self->frame(RST_STREAM, 0, $stream, pack 'N', CANCEL) }
 sub close { close $_[0]{socket} }
 
-# The next frame: type, flags. Nothing at the end of the connection.
+# The next frame: type, flags, length. Nothing at the end of the connection.
 sub next_frame {
     my ($self) = @_;
     my $frame = $self->read_bytes(9) // return;
     my ($high, $low, $type, $flags) = unpack 'CnCC', $frame;
     defined $self->read_bytes($high << 16 | $low) or return;
-    return $type, $flags;
+    return $type, $flags, $high << 16 | $low;
 }
 
 sub read_bytes {
@@ -86,6 +86,17 @@ sub await_frame {
 
 # Returns when the first bytes of a body have arrived; false at the end of the connection.
 sub await_bytes { return $_[0]->await_frame(DATA, 0) }
+
+# Returns when so many bytes of bodies have arrived since the last call.
+sub await_data {
+    my ($self, $length) = @_;
+
+    while ($length > 0 && (my ($type, $flags, $size) = $self->next_frame)) {
+        $length -= $size if $type == DATA;
+    }
+
+    return $length <= 0;
+}
 
 # Returns when the server has read all that was sent: unread data is lost if the connection is closed.
 sub await_read {

@@ -1,0 +1,94 @@
+#include "core/hops.h"
+
+#include <cstring>
+
+#include "core/wire.h"
+
+namespace idempotency {
+
+namespace {
+
+constexpr std::size_t kHopHead = 1 + 2;  // flags, length of the target
+constexpr unsigned char kBecomesGet = 0x01;
+
+}  // namespace
+
+void HopWriter::append(std::string_view bytes)
+{
+    if (!bytes.empty()) {
+        std::memcpy(out_ + size_, bytes.data(), bytes.size());
+    }
+
+    size_ += bytes.size();
+}
+
+void HopWriter::add(const Hop &hop)
+{
+    if (!fits_ || hop.target.empty() || out_[0] == kMostHops || hop.target.size() > kLargestHops
+        || kHopHead + hop.target.size() > kLargestHops - size_)
+    {
+        fits_ = false;
+        return;
+    }
+
+    out_[0]++;
+    out_[size_] = hop.becomes_get ? kBecomesGet : 0;
+    wire::put_u16(out_ + size_ + 1, static_cast<std::uint16_t>(hop.target.size()));
+    size_ += kHopHead;
+    append(hop.target);
+}
+
+void HopWriter::finish(std::string_view location)
+{
+    if (location.size() > kLargestHops - size_) {
+        fits_ = false;
+        return;
+    }
+
+    append(location);
+}
+
+HopCursor::HopCursor(std::string_view data) : rest_(data), left_(0)
+{
+    if (!rest_.empty()) {
+        left_ = static_cast<unsigned char>(rest_.front());
+        rest_.remove_prefix(1);
+    }
+}
+
+bool HopCursor::next(Hop &hop)
+{
+    if (left_ == 0 || rest_.size() < kHopHead) {
+        return false;
+    }
+
+    auto flags = static_cast<unsigned char>(rest_.front());
+    std::size_t length = wire::get_u16(wire::octets(rest_) + 1);
+
+    if ((flags & ~kBecomesGet) != 0 || length == 0 || length > rest_.size() - kHopHead) {
+        return false;
+    }
+
+    hop.target = rest_.substr(kHopHead, length);
+    hop.becomes_get = (flags & kBecomesGet) != 0;
+    rest_.remove_prefix(kHopHead + length);
+    left_--;
+    return true;
+}
+
+bool are_hops(std::string_view data)
+{
+    HopCursor cursor(data);
+    Hop hop;
+
+    if (data.size() > kLargestHops || cursor.left() == 0 || cursor.left() > kMostHops) {
+        return false;
+    }
+
+    while (cursor.next(hop)) {
+    }
+
+    return cursor.left() == 0;
+}
+
+}  // namespace idempotency

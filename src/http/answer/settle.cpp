@@ -1,0 +1,176 @@
+#include "http/answer/settle.h"
+
+#include "http/answer/deliver.h"
+#include "http/answer/fields.h"
+#include "http/answer/ttl.h"
+#include "http/exchange/exchange.h"
+#include "http/exchange/meaning.h"
+#include "http/exchange/redirect.h"
+
+namespace idempotency {
+
+namespace {
+
+// Of a response with trailers only, the trailers are the header.
+int grpc_status(const Context &context)
+{
+    ngx_http_headers_out_t &out = context.request->headers_out;
+    std::string_view value;
+
+    if (find_field(out.trailers, "grpc-status", value)
+        || find_field(out.headers, "grpc-status", value)) {
+        return parse_grpc_status(value);
+    }
+
+    return context.grpc_messages.status();
+}
+
+// A gRPC status counts instead of the HTTP status.
+void read_grpc_status(Context &context)
+{
+    int status = context.grpc_kind != GrpcKind::none ? grpc_status(context) : kNoGrpcStatus;
+
+    if (status == kNoGrpcStatus) {
+        return;
+    }
+
+    context.facts.call_given_up = is_unknown_outcome(status);
+    context.facts.retriable =
+        context.grpc_messages.begun == 0 && context.conf->retriable->has_grpc(status);
+}
+
+void decide(Context &context)
+{
+    const ResponseFacts &facts = context.facts;
+
+    context.settlement = decide_settlement(facts);
+    context.outcome_unknown = facts.origin == Origin::broken
+                              || (facts.call_given_up && context.settlement != Settlement::not_kept
+                                  && !facts.retriable && !facts.word.release);
+
+    // once, when the header is there: its variables are evaluated once
+    if (context.ttl == 0 || facts.word.ttl != 0) {
+        context.ttl = response_ttl(context);
+    }
+}
+
+// `idempotency_unknown store` keeps the response as long as it would hold the outcome.
+Millis lifetime(const Context &context)
+{
+    return context.outcome_unknown && context.settlement == Settlement::keep
+               ? context.exchange->hold()
+               : context.ttl;
+}
+
+void warn_about_word(const Context &context)
+{
+    if (!context.facts.word.well_formed) {
+        ngx_log_error(
+            NGX_LOG_WARN, context.request->connection->log, 0,
+            "idempotency: invalid directive in the \"X-Accel-Idempotency\" response header: "
+            "it must be \"release\", \"no-store\" or \"ttl=SECONDS\", and is ignored");
+    }
+}
+
+void read_trailers(Context &context)
+{
+    bool was_well_formed = context.facts.word.well_formed;
+
+    take_accel_trailers(context.request, *context.conf, context.accel_directives);
+    context.facts.word = context.accel_directives;
+
+    if (was_well_formed) {
+        warn_about_word(context);
+    }
+
+    read_grpc_status(context);
+    decide(context);
+}
+
+ngx_int_t start_settling(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+
+    if (!advance(context, Stage::settling)) {
+        return NGX_ERROR;
+    }
+
+    if (context.settlement == Settlement::keep
+        && !write_response_record(r, context.head != nullptr ? *context.head : r->headers_out,
+                                  *context.exchange, *context.conf, lifetime(context),
+                                  recorded_hops(context)))
+    {
+        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                      "idempotency: no memory for the record of a response, or its headers are "
+                      "too large for a record: it is not kept");
+        context.settlement = Settlement::not_kept;
+    }
+
+    context.store_call_start = ngx_current_msec;
+
+    if (context.exchange->settle(context.settlement, lifetime(context), on_settled)) {
+        return deliver(context);
+    }
+
+    // ngx_http_finalize_request does not end a request that has something buffered: it
+    // calls ngx_http_writer later.  After the client has disconnected it ends the request
+    // as soon as `blocked` is 0, so that the access log has the final $idempotency_status.
+    r->buffered |= kBuffered;
+    r->blocked++;
+    return NGX_AGAIN;
+}
+
+}  // namespace
+
+void read_response_head(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+    ResponseFacts &facts = context.facts;
+
+    bool was_known = context.meaning.known;
+    Word ignored;
+
+    note_response(context);
+
+    // what an error page says about itself does not count
+    take_accel_headers(r, *context.conf, was_known ? ignored : context.accel_directives);
+
+    facts.origin = origin_of(context);
+    facts.unknown = static_cast<UnknownPolicy>(context.conf->unknown);
+    facts.retriable = context.meaning.known && context.meaning.retriable;
+    facts.word = context.accel_directives;
+    warn_about_word(context);
+
+    context.grpc_kind = grpc_kind(view(r->headers_out.content_type));
+    context.grpc_messages.is_base64 = context.grpc_kind == GrpcKind::web_text;
+    context.from_upstream = r->upstream != nullptr && r->upstream->cleanup != nullptr;
+    read_grpc_status(context);
+    decide(context);
+
+    if (context.settlement == Settlement::keep && !finish_hops(context)) {
+        give_up_keeping(context);
+    }
+}
+
+void give_up_keeping(Context &context)
+{
+    context.facts.keepable = false;
+    decide(context);
+}
+
+ngx_int_t settle(Context &context)
+{
+    read_trailers(context);
+    return start_settling(context);
+}
+
+ngx_int_t settle_incomplete(Context &context)
+{
+    context.incomplete = true;
+    context.outcome_unknown = true;
+    context.settlement =
+        decide_without_response(Origin::broken, static_cast<UnknownPolicy>(context.conf->unknown));
+    return start_settling(context);
+}
+
+}  // namespace idempotency

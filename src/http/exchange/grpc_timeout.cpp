@@ -1,0 +1,45 @@
+#include "http/exchange/grpc_timeout.h"
+
+#include "core/grpc.h"
+
+namespace idempotency {
+
+ngx_table_elt_t *find_grpc_timeout(ngx_http_request_t *r)
+{
+    for (ngx_list_part_t *part = &r->headers_in.headers.part; part != nullptr; part = part->next) {
+        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
+
+        for (ngx_uint_t i = 0; i < part->nelts; i++) {
+            if (field[i].hash != 0 && equal_ignoring_case(view(field[i].key), "grpc-timeout")) {
+                return &field[i];
+            }
+        }
+    }
+
+    return nullptr;
+}
+
+// A field can't be taken out of the list, since other pointers lead to its neighbours.  So it gets
+// the name of a field that the gRPC module and the proxy module never pass on.
+void hide_grpc_timeout(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+
+    if (r->headers_in.content_type == nullptr
+        || grpc_kind(view(r->headers_in.content_type->value)) == GrpcKind::none)
+    {
+        return;
+    }
+
+    while (ngx_table_elt_t *field = find_grpc_timeout(r)) {
+        static char name[] = "keep-alive";
+
+        context.grpc_timeout = field->value;
+        field->key = to_ngx(name);
+        field->lowcase_key = field->key.data;
+        field->hash = ngx_hash_key(field->key.data, field->key.len);
+        ngx_str_set(&field->value, "");
+    }
+}
+
+}  // namespace idempotency
