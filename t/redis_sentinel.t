@@ -73,6 +73,7 @@ sub url { my ($redis) = @_; return 'redis://' . $redis->address }
 
 my $watched = IdempotencyTest::RedisSentinel->new(down_after => 2000);
 my $replicas = 2;
+my $replays = 0;
 
 # Sentinels close all connections of a server whose role they change.
 sub command {
@@ -196,16 +197,22 @@ subtest 'A message of the channel shows that the master has changed' => sub {
 subtest 'Sentinels that give wrong addresses' => sub {
     my ($replica) = grep { $_ != $watched->master } $watched->redis;
     my @false = (liar($replica->port, '--tells'), liar(dead_port(), '--tells'));
-    my ($good) = $watched->sentinels;
-
-    # in every order
-    for my $round (1 .. 6) {
-        my @urls = $round % 2 ? @false : reverse @false;
-        splice @urls, $round % 3, 0, url($good);
-        my $nginx = start_nginx(redis => "@urls");
+    # one of three in every place, and two of five
+    my @good = map { url($_) } $watched->sentinels;
+    my @sets = map { my $place = $_; map { my @urls = @good; splice @urls, $place, 1, $_; "@urls" } @false } 0 .. 2;
+    my $round = 0;
+    for my $urls (@sets, "@false @good", "@good @false") {
+        $round++;
+        my $nginx = start_nginx(redis => $urls);
         are_replayed($nginx, "lies $round", prepare($nginx, "lies$round", 4));
         $nginx->stop(allowed => $allowed);
     }
+
+    # no majority: who is right cannot be known
+    my $two = start_nginx(redis => "@false $good[0]");
+    ok $two->await_error_log(qr/\[error\].*no sentinel of store "main" names a server that is the master "shop"/), 'without a majority no master is chosen';
+    is_problem ask($two, '/lies/two', 'lies-two'), 503, 'store_unavailable', 'and requests are refused';
+    $two->stop(allowed => $allowed);
 
     my $nginx = start_nginx(redis => $false[0]);
     ok $nginx->await_error_log(qr/\[error\].*no sentinel of store "main" names a server that is the master "shop".*it is not a master/), 'a replica is not taken for a master';
@@ -229,6 +236,47 @@ subtest 'A sentinel that names another master' => sub {
     }
 
     is_deeply [keys %{$other->contents}], [], 'the other Redis has no keys';
+};
+
+# A server that says that it is the master, and a sentinel that publishes it.
+subtest 'A sentinel that lies gets no password' => sub {
+    my $guarded = IdempotencyTest::RedisSentinel->new(server => {password => 'opensesame', arguments => ['--requirepass', 'opensesame']});
+    my $trap = IdempotencyTest::Redis->new;
+    my ($one, $two) = map { url($_) } $guarded->sentinels;
+    my $liar = liar($trap->port, '--tells');
+
+    for my $urls ("$liar $one $two", "$one $two $liar", "$one $liar $two") {
+        my $nginx = start_nginx(redis => $urls, store => 'password opensesame;', workers => 2);
+        are_replayed($nginx, 'with a liar', prepare($nginx, 'liar' . ++$replays, 6));
+        $nginx->stop(allowed => $allowed);
+    }
+
+    is $trap->command('INFO', 'commandstats') =~ /cmdstat_auth:calls=(\d+)/ ? $1 : 0, 0, 'the server that the liar names got no password';
+    is_deeply [keys %{$trap->contents}], [], 'and no keys';
+};
+
+# Two sentinels have followed the new master, the third one and the old master have not heard of it.
+subtest 'A sentinel that is cut off' => sub {
+    my ($old, $new) = ($watched->master, IdempotencyTest::Redis->new);
+    my ($one) = $watched->sentinels;
+    my $nginx = start_nginx(redis => url($one) . ' ' . liar($new->port, '--tells') . ' ' . liar($new->port, '--tells'), workers => 4);
+    is ask($nginx, "/cut/new/$_", "cut-new-$_")->status, 201, 'a request runs' for 1 .. 20;
+    is scalar(@{command($old, 'KEYS', "$nginx->{prefix}*")}), 0, 'no worker stays with the old master';
+    is scalar(@{command($new, 'KEYS', "$nginx->{prefix}*")}), 20, 'all use the one that most sentinels name';
+    $nginx->stop(allowed => $allowed);
+};
+
+# The connection to the sentinel stays, and nothing comes over it any more.
+subtest 'A subscription that a firewall has forgotten' => sub {
+    my ($one) = $watched->sentinels;
+    my $relay = IdempotencyTest::Relay->new(to => $one->address);
+    my $nginx = start_nginx(redis => $relay->url);
+    is ask($nginx, '/forgotten', 'forgotten')->status, 201, 'a request runs';
+    ok await(sub { $relay->do('connected') == 1 }), 'only the subscription is left';
+    $relay->do('forget');
+    ok $nginx->await_error_log(qr/the subscription to redis sentinel.*is lost: it does not reply/), 'the subscription is found to be dead';
+    ok await(sub { $relay->do('accepted') >= 3 }), 'and renewed';
+    $nginx->stop(allowed => $allowed);
 };
 
 # The master keeps its connections, and sends no replies.

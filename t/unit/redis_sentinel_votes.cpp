@@ -74,12 +74,19 @@ UNIT_TEST(votes_are_for_host_and_port)
     assert_checks_role_of(vote(votes, "a", 2), "a", 2);
 }
 
-UNIT_TEST(an_available_master_stays_where_one_sentinel_names_it)
+// One that is cut off may name it while the others have a new one.
+UNIT_TEST(an_available_master_stays_where_a_majority_names_it)
 {
     Votes votes(3);
 
     assert_queries_next(votes.add_vote(endpoint("new"), false, true), "too few");
+    assert_queries_next(votes.add_vote(endpoint("master"), true, true), "too few");
     assert_int_equal(votes.add_vote(endpoint("master"), true, true).step, Step::keep_master);
+
+    votes.restart();
+    assert_queries_next(votes.add_vote(endpoint("master"), true, true), "too few");
+    assert_queries_next(votes.add_vote(endpoint("new"), false, true), "too few");
+    assert_checks_role_of(votes.add_vote(endpoint("new"), false, true), "new");
 }
 
 UNIT_TEST(an_available_master_stays_without_a_majority_for_another_server)
@@ -87,7 +94,7 @@ UNIT_TEST(an_available_master_stays_without_a_majority_for_another_server)
     Votes votes(3);
 
     assert_queries_next(votes.add_vote(endpoint("new"), false, true), "too few");
-    assert_int_equal(votes.decide(true).step, Step::keep_master);
+    assert_int_equal(votes.decide(true, true).step, Step::keep_master);
 }
 
 UNIT_TEST(an_available_master_is_replaced_by_a_majority)
@@ -103,20 +110,35 @@ UNIT_TEST(a_vote_for_an_unavailable_master_does_not_count)
     Votes votes(1);
 
     assert_queries_next(votes.add_vote(endpoint("master"), true, false), "unavailable");
-    assert_int_equal(votes.decide(false).step, Step::no_master);
+    assert_int_equal(votes.decide(true, false).step, Step::no_master);
 }
 
-UNIT_TEST(without_a_majority_the_server_with_the_most_votes_is_tried)
+UNIT_TEST(a_known_master_is_replaced_only_by_a_majority)
+{
+    Votes votes(5);
+
+    assert_queries_next(vote(votes, "a"), "too few");
+    assert_queries_next(vote(votes, "a"), "too few");
+    assert_int_equal(votes.decide(true, false).step, Step::no_master);
+    assert_checks_role_of(vote(votes, "a"), "a");
+}
+
+UNIT_TEST(at_the_start_all_sentinels_that_reply_must_agree)
 {
     Votes votes(7);
 
-    assert_int_equal(votes.decide(false).step, Step::no_master);
+    assert_int_equal(votes.decide(false, false).step, Step::no_master);
     vote(votes, "a");
-    assert_checks_role_of(votes.decide(false), "a");
+    assert_checks_role_of(votes.decide(false, false), "a");
+    vote(votes, "a");
+    assert_checks_role_of(votes.decide(false, false), "a");
     vote(votes, "b");
-    assert_checks_role_of(votes.decide(false), "a");
-    vote(votes, "b");
-    assert_checks_role_of(votes.decide(false), "b");
+    assert_int_equal(votes.decide(false, false).step, Step::no_master);
+    vote(votes, "a");
+    assert_int_equal(votes.decide(false, false).step, Step::no_master);
+
+    // more than half
+    assert_checks_role_of(vote(votes, "a"), "a");
 }
 
 UNIT_TEST(a_rejected_candidate_is_not_tried_again_in_the_round)
@@ -127,24 +149,23 @@ UNIT_TEST(a_rejected_candidate_is_not_tried_again_in_the_round)
     assert_checks_role_of(vote(votes, "a.test"), "a.test");
     votes.reject("A.test", 6379);
     assert_queries_next(vote(votes, "a.test"), "not a master");
-    assert_int_equal(votes.decide(false).step, Step::no_master);
+    assert_int_equal(votes.decide(false, false).step, Step::no_master);
 
     votes.restart();
     vote(votes, "a.test");
     assert_checks_role_of(vote(votes, "a.test"), "a.test");
 }
 
-UNIT_TEST(after_a_rejection_the_next_best_is_tried)
+UNIT_TEST(after_a_rejection_no_other_server_is_tried_without_a_majority)
 {
     Votes votes(5);
 
     vote(votes, "a");
-    vote(votes, "b");
-    vote(votes, "b");
-    votes.reject("b", 6379);
-    assert_checks_role_of(votes.decide(false), "a");
+    assert_checks_role_of(votes.decide(false, false), "a");
     votes.reject("a", 6379);
-    assert_int_equal(votes.decide(false).step, Step::no_master);
+    assert_int_equal(votes.decide(false, false).step, Step::no_master);
+    vote(votes, "b");
+    assert_int_equal(votes.decide(false, false).step, Step::no_master);
 }
 
 UNIT_TEST(only_that_server_is_rejected)
@@ -164,7 +185,7 @@ UNIT_TEST(a_restart_forgets_the_votes)
 
     vote(votes, "a");
     votes.restart();
-    assert_int_equal(votes.decide(false).step, Step::no_master);
+    assert_int_equal(votes.decide(false, false).step, Step::no_master);
     assert_queries_next(vote(votes, "a"), "too few");
 }
 
@@ -176,9 +197,9 @@ UNIT_TEST(servers_beyond_the_limit_get_no_votes)
         assert_queries_next(vote(votes, "a", port), "too few");
     }
 
-    assert_queries_next(vote(votes, "a", 1000), "not a master");
+    assert_queries_next(vote(votes, "a", 1000), "too many");
     assert_queries_next(vote(votes, "a", 2), "too few");
-    assert_checks_role_of(votes.decide(false), "a", 2);
+    assert_int_equal(votes.decide(false, false).step, Step::no_master);
 }
 
 }  // namespace

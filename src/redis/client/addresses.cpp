@@ -97,6 +97,10 @@ void RedisAddresses::retarget(RedisServer &server) noexcept
 
 bool RedisAddresses::uses_resolver() const noexcept
 {
+    if (server_->is_one_of_several) {
+        return false;
+    }
+
     return options_.resolver != nullptr && *options_.resolver != nullptr
            && (*options_.resolver)->connections.nelts > 0 && server_->host.len > 0
            && server_->host.len <= sizeof(name_) && !is_address(server_->host);

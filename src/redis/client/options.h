@@ -17,7 +17,9 @@ struct RedisServer {
     in_port_t port = 0;
     ngx_addr_t *addresses = nullptr;  // as resolved at the start
     ngx_uint_t address_count = 0;
-    bool unknown = false;  // the log says that the resolver has no address
+    bool unknown = false;            // the log says that the resolver has no address
+    bool is_one_of_several = false;  // a sentinel: the name has further addresses, and is not
+                                     // resolved again
 };
 
 enum class RedisTopology { standalone, sentinel, cluster };

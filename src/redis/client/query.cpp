@@ -2,6 +2,13 @@
 
 namespace idempotency {
 
+namespace {
+
+// In milliseconds: how often a subscription is checked.
+constexpr ngx_msec_t kCheckInterval = 10000;
+
+}  // namespace
+
 RedisQuery::RedisQuery(const RedisOptions &options, RedisServer &server, std::size_t max_reply,
                        Owner &owner) noexcept
     : options_(options), owner_(owner), socket_(options, server, *this), codec_(max_reply, *this)
@@ -23,6 +30,7 @@ void RedisQuery::start(RedisServer &server, const Command &command) noexcept
     busy_ = true;
     command_ = command;
     replied_ = false;
+    awaits_reply_ = false;
     fault_ = nullptr;
     socket_.retarget(server);
     socket_.connect();
@@ -74,8 +82,10 @@ void RedisQuery::received(std::string_view bytes)
         return;
     }
 
-    if (replied_ && timer_.timer_set) {
-        ngx_del_timer(&timer_);
+    // only a subscription gets here after its first reply
+    if (replied_) {
+        awaits_reply_ = false;
+        ngx_add_timer(&timer_, kCheckInterval);
     }
 }
 
@@ -87,7 +97,18 @@ void RedisQuery::failed(const char *why, ngx_err_t error) { end(why, error); }
 
 void RedisQuery::on_timeout(ngx_event_t *event)
 {
-    static_cast<RedisQuery *>(event->data)->end("it does not reply", 0);
+    auto self = static_cast<RedisQuery *>(event->data);
+
+    if (!self->replied_ || self->awaits_reply_) {
+        self->end("it does not reply", 0);
+        return;
+    }
+
+    // a subscription: is the sentinel still there?
+    self->awaits_reply_ = true;
+    self->codec_.send(self->command_.words, self->command_.count);
+    ngx_add_timer(&self->timer_, self->options_.timeout);
+    self->socket_.write_soon();
 }
 
 void RedisQuery::end(const char *fault, ngx_err_t error) noexcept

@@ -37,7 +37,8 @@ public:
         std::size_t count;
         ngx_str_t user;
         ngx_str_t password;       // empty: no AUTH
-        bool subscribes = false;  // there is any number of replies, at any time
+        bool subscribes = false;  // there is any number of replies, at any time; the command is
+                                  // repeated from time to time, and a reply is expected
     };
 
     // All of them outlive this object; `server` until `start` gets another one.
@@ -84,6 +85,7 @@ private:
     Command command_{};
     bool busy_ = false;
     bool replied_ = false;
+    bool awaits_reply_ = false;    // to a command that was repeated
     const char *fault_ = nullptr;  // what the owner has returned for a reply
     ngx_event_t timer_{};
 };

@@ -12,9 +12,10 @@ namespace {
 
 constexpr std::size_t kMaxReply = 64 * 1024;
 
-constexpr std::string_view kChannel = "+switch-master";
 constexpr std::string_view kRole[] = {"ROLE"};
-constexpr std::string_view kSubscribe[] = {"SUBSCRIBE", kChannel};
+
+// In milliseconds: how often a message of a sentinel starts a search at most.
+constexpr ngx_msec_t kMessageInterval = 100;
 
 std::uint32_t random_number() { return static_cast<std::uint32_t>(ngx_random()); }
 
@@ -41,28 +42,21 @@ bool parse_endpoint(std::string_view host, std::string_view port, RedisEndpoint 
     return read.ec == std::errc() && read.ptr == end && !host.empty() && out.set(host, number);
 }
 
-// Removes the next word and the space after it from the front of `rest`.
-std::string_view take_word(std::string_view &rest)
-{
-    std::size_t end = rest.find(' ');
-    std::string_view word = rest.substr(0, end);
-
-    rest = end != std::string_view::npos ? rest.substr(end + 1) : std::string_view();
-    return word;
-}
-
 }  // namespace
 
 RedisSentinel::RedisSentinel(const RedisOptions &options) noexcept
-    : options_(options), node_(options_, servers_[0].server(), scripts_, *this),
+    : options_(options), sentinels_(options_),
+      node_(options_, servers_[0].server(), scripts_, *this),
       master_query_(options_, options_.servers[0], kMaxReply, *this),
       role_query_(options_, servers_[1].server(), kMaxReply, *this),
-      subscription_(options_, options_.servers[0], kMaxReply, *this), votes_(options_.server_count)
+      watch_(options_, sentinels_, *this), votes_(sentinels_.count())
 {}
 
 const char *RedisSentinel::fault() const
 {
-    return !scripts_.usable() ? "OpenSSL has no SHA-1" : !node_.usable() ? "no memory" : nullptr;
+    bool has_memory = node_.usable() && sentinels_.usable() && watch_.usable();
+
+    return !scripts_.usable() ? "OpenSSL has no SHA-1" : !has_memory ? "no memory" : nullptr;
 }
 
 std::string_view RedisSentinel::master_name() const { return view(options_.master); }
@@ -71,25 +65,20 @@ bool RedisSentinel::open()
 {
     log_ = ngx_cycle->log;
     search_timer_.handler = on_search;
-    subscribe_timer_.handler = on_subscribe;
-
-    for (ngx_event_t *timer : {&search_timer_, &subscribe_timer_}) {
-        timer->data = this;
-        timer->log = log_;
-        timer->cancelable = 1;
-    }
+    search_timer_.data = this;
+    search_timer_.log = log_;
+    search_timer_.cancelable = 1;
 
     waiting_calls_.open(log_);
 
-    for (RedisQuery *query : {&master_query_, &role_query_, &subscription_}) {
+    for (RedisQuery *query : {&master_query_, &role_query_}) {
         query->open(log_);
     }
 
-    first_ = static_cast<ngx_uint_t>(ngx_random()) % options_.server_count;
-    subscribed_ = first_;
+    first_ = static_cast<ngx_uint_t>(ngx_random()) % sentinels_.count();
     state_ = State::searching;
     search();
-    subscribe();
+    watch_.open(log_);
     return true;
 }
 
@@ -97,14 +86,14 @@ void RedisSentinel::close()
 {
     state_ = State::closed;
 
-    for (RedisQuery *query : {&master_query_, &role_query_, &subscription_}) {
+    for (RedisQuery *query : {&master_query_, &role_query_}) {
         query->close();
     }
 
-    for (ngx_event_t *timer : {&search_timer_, &subscribe_timer_}) {
-        if (timer->timer_set) {
-            ngx_del_timer(timer);
-        }
+    watch_.close();
+
+    if (search_timer_.timer_set) {
+        ngx_del_timer(&search_timer_);
     }
 
     waiting_calls_.close();
@@ -187,26 +176,17 @@ void RedisSentinel::search() noexcept
     votes_.restart();
     rejection_[0] = '\0';
 
-    // a message is newer than the replies to queries
-    if (is_announced_) {
-        is_announced_ = false;
-        master_query_.close();
-        role_query_.close();
-        check_role(announced_, subscription_.server());
-        return;
-    }
-
     (void) query_next();
 }
 
 // False where all sentinels have been queried.
 bool RedisSentinel::query_next() noexcept
 {
-    if (queried_ >= options_.server_count) {
+    if (queried_ >= sentinels_.count()) {
         return false;
     }
 
-    RedisServer &server = options_.servers[(first_ + queried_++) % options_.server_count];
+    RedisServer &server = sentinels_[(first_ + queried_++) % sentinels_.count()];
 
     master_command_[0] = "SENTINEL";
     master_command_[1] = "GET-MASTER-ADDR-BY-NAME";
@@ -220,7 +200,7 @@ bool RedisSentinel::query_next() noexcept
 void RedisSentinel::query_next_or_decide(const char *fault, ngx_err_t error) noexcept
 {
     if (!query_next()) {
-        act_on(votes_.decide(has_available_master()), fault, error);
+        act_on(votes_.decide(state_ == State::known, has_available_master()), fault, error);
     }
 }
 
@@ -245,9 +225,7 @@ void RedisSentinel::act_on(const RedisSentinelVotes::Decision &decision, const c
 
 const char *RedisSentinel::read(RedisQuery &query, const redisReply &reply)
 {
-    return &query == &subscription_ ? read_message(reply)
-           : &query == &role_query_ ? read_role(reply)
-                                    : read_master(reply);
+    return &query == &role_query_ ? read_role(reply) : read_master(reply);
 }
 
 const char *RedisSentinel::read_role(const redisReply &reply) noexcept
@@ -270,40 +248,15 @@ const char *RedisSentinel::read_master(const redisReply &reply) noexcept
                : "its reply cannot be read";
 }
 
-// A message about a new master is "NAME OLD-HOST OLD-PORT NEW-HOST NEW-PORT".
-const char *RedisSentinel::read_message(const redisReply &reply) noexcept
+// This runs within an event of another connection, where none may be opened: the timer
+// starts the search.
+void RedisSentinel::master_may_have_changed()
 {
-    std::string_view kind = string_at(reply, 0);
-
-    // messages before the subscription were missed; from here on none is
-    if (kind == "subscribe") {
-        search_soon();
-        return nullptr;
+    if (master_query_.busy() || role_query_.busy()) {
+        search_again_ = true;
+    } else if (state_ != State::closed) {
+        fire_within(search_timer_, kMessageInterval);
     }
-
-    if (kind != "message" || string_at(reply, 1) != kChannel) {
-        return "its message cannot be read";
-    }
-
-    std::string_view rest = string_at(reply, 2);
-
-    if (take_word(rest) != master_name()) {
-        return nullptr;
-    }
-
-    take_word(rest);
-    take_word(rest);
-
-    std::string_view host = take_word(rest);
-
-    // this runs within an event of the subscription's connection, where no other
-    // connection may be opened: the timer starts the search
-    if (parse_endpoint(host, take_word(rest), announced_)) {
-        is_announced_ = true;
-        fire_within(search_timer_, 0);
-    }
-
-    return nullptr;
 }
 
 void RedisSentinel::ended(RedisQuery &query, const char *fault, ngx_err_t error)
@@ -314,11 +267,7 @@ void RedisSentinel::ended(RedisQuery &query, const char *fault, ngx_err_t error)
                       fault);
     }
 
-    if (&query == &subscription_) {
-        subscribed_ = (subscribed_ + 1) % options_.server_count;
-        ngx_add_timer(&subscribe_timer_,
-                      subscription_backoff_.retry_delay(ngx_current_msec, random_number()));
-    } else if (&query == &master_query_) {
+    if (&query == &master_query_) {
         if (fault != nullptr) {
             query_next_or_decide(fault, error);
             return;
@@ -389,8 +338,7 @@ void RedisSentinel::end_search(const char *fault, ngx_err_t error) noexcept
     if (fault == nullptr) {
         failure_logged_ = false;
         // the next search begins with the sentinel that has ended this one
-        first_ =
-            (first_ + queried_ + options_.server_count - (queried_ > 0)) % options_.server_count;
+        first_ = (first_ + queried_ + sentinels_.count() - (queried_ > 0)) % sentinels_.count();
     } else {
         report_failure(fault, error);
     }
@@ -416,20 +364,6 @@ void RedisSentinel::report_failure(const char *fault, ngx_err_t error) noexcept
                   "\"%V\": %s",
                   &options_.store, &options_.master, rejection_[0] != '\0' ? rejection_ : fault);
     failure_logged_ = true;
-}
-
-// The subscription to messages about a new master
-
-void RedisSentinel::subscribe() noexcept
-{
-    subscription_backoff_.attempted(ngx_current_msec);
-    subscription_.start(options_.servers[subscribed_],
-                        {kSubscribe, 2, options_.sentinel_user, options_.sentinel_password, true});
-}
-
-void RedisSentinel::on_subscribe(ngx_event_t *event)
-{
-    static_cast<RedisSentinel *>(event->data)->subscribe();
 }
 
 }  // namespace idempotency

@@ -10,6 +10,8 @@
 #include "redis/client/node.h"
 #include "redis/client/options.h"
 #include "redis/client/discovered_server.h"
+#include "redis/client/sentinel_list.h"
+#include "redis/client/sentinel_watch.h"
 #include "redis/client/waiting_calls.h"
 #include "redis/protocol/backoff.h"
 #include "redis/protocol/script.h"
@@ -20,11 +22,14 @@
 namespace idempotency {
 
 // All calls go to the master.  Sentinels are queried for its address when the
-// master is lost or has become a replica, and from time to time; and one sentinel
-// publishes a message when the master changes.  A server that sentinels name is
-// asked for its role before any call goes to it.  RedisSentinelVotes decides which
-// of the named servers is asked.
-class RedisSentinel final : public Store, private RedisNode::Owner, private RedisQuery::Owner {
+// master is lost or has become a replica, when one of them publishes that the master
+// has changed, and from time to time.  RedisSentinelVotes decides which of the named
+// servers becomes the master.  Such a server is asked for its role before any call goes
+// to it; no other server ever gets the password.
+class RedisSentinel final : public Store,
+                            private RedisNode::Owner,
+                            private RedisQuery::Owner,
+                            private RedisSentinelWatch::Owner {
 public:
     // `options` is copied; what it points to outlives this object.
     explicit RedisSentinel(const RedisOptions &options) noexcept;
@@ -55,12 +60,13 @@ private:
     const char *read(RedisQuery &query, const redisReply &reply) override;
     void ended(RedisQuery &query, const char *fault, ngx_err_t error) override;
 
+    // RedisSentinelWatch::Owner
+    void master_may_have_changed() override;
+
     static void on_search(ngx_event_t *event);
-    static void on_subscribe(ngx_event_t *event);
 
     const char *read_role(const redisReply &reply) noexcept;
     const char *read_master(const redisReply &reply) noexcept;
-    const char *read_message(const redisReply &reply) noexcept;
 
     void search_soon() noexcept;
     void search() noexcept;
@@ -73,7 +79,6 @@ private:
     void switch_to_candidate() noexcept;
     void end_search(const char *fault, ngx_err_t error) noexcept;
     void report_failure(const char *fault, ngx_err_t error) noexcept;
-    void subscribe() noexcept;
     void start_waiting() noexcept;
 
     bool has_available_master() const { return state_ == State::known && node_.is_available(); }
@@ -82,6 +87,7 @@ private:
     std::string_view master_name() const;
 
     RedisOptions options_;
+    RedisSentinelList sentinels_;
     RedisScripts scripts_;
     RedisDiscoveredServer servers_[2];  // the master, and the candidate to replace it
     unsigned current_ = 0;
@@ -94,23 +100,18 @@ private:
 
     RedisQuery master_query_;  // to sentinels: the master's address
     RedisQuery role_query_;    // to the candidate: its role
-    RedisQuery subscription_;  // to a sentinel: messages about a new master
+    RedisSentinelWatch watch_;
     std::string_view master_command_[3];
     RedisSentinelVotes votes_;
     RedisEndpoint named_;        // by the sentinel that was queried
-    RedisEndpoint announced_;    // by a message
-    bool is_announced_ = false;  // the next search begins with `announced_`
     char rejection_[256] = "";   // why the last candidate was rejected in this search
     ngx_uint_t queried_ = 0;     // how many sentinels in this search
     ngx_uint_t first_ = 0;       // index of the sentinel that a search begins with
-    ngx_uint_t subscribed_ = 0;  // index of the sentinel of the subscription
     bool search_again_ = false;  // there was a reason to search during this search
     bool failure_logged_ = false;
     RedisBackoff search_backoff_;
-    RedisBackoff subscription_backoff_;
 
     ngx_event_t search_timer_{};
-    ngx_event_t subscribe_timer_{};
 };
 
 }  // namespace idempotency

@@ -9,6 +9,7 @@ namespace idempotency {
 
 void RedisSentinelVotes::restart() noexcept
 {
+    vote_count_ = 0;
     std::fill_n(candidates_, kMaxCandidates, Candidate());
 }
 
@@ -33,27 +34,32 @@ RedisSentinelVotes::Decision RedisSentinelVotes::add_vote(const RedisEndpoint &n
                                                           bool is_master,
                                                           bool master_available) noexcept
 {
-    if (is_master) {
-        return master_available
-                   ? Decision{Step::keep_master}
-                   : Decision{Step::query_next, nullptr, "it names the server that is unavailable"};
-    }
-
     Candidate *candidate = find_or_add(named);
 
-    if (candidate != nullptr) {
-        candidate->votes++;
+    vote_count_++;
+
+    if (candidate == nullptr) {
+        return {Step::query_next, nullptr, "the sentinels name too many servers"};
     }
 
-    if (candidate == nullptr || candidate->is_rejected) {
+    candidate->votes++;
+
+    bool has_majority = 2 * candidate->votes > sentinel_count_;
+
+    if (is_master && !master_available) {
+        return {Step::query_next, nullptr, "it names the server that is unavailable"};
+    }
+
+    if (candidate->is_rejected) {
         return {Step::query_next, nullptr, "it names a server that is not a master"};
     }
 
-    if (2 * candidate->votes > sentinel_count_) {
-        return {Step::check_role, &candidate->endpoint};
+    if (!has_majority) {
+        return {Step::query_next, nullptr, "too few sentinels name the same server"};
     }
 
-    return {Step::query_next, nullptr, "too few sentinels name the same server"};
+    return is_master ? Decision{Step::keep_master}
+                     : Decision{Step::check_role, &candidate->endpoint};
 }
 
 void RedisSentinelVotes::reject(std::string_view host, std::uint16_t port) noexcept
@@ -67,23 +73,20 @@ void RedisSentinelVotes::reject(std::string_view host, std::uint16_t port) noexc
     }
 }
 
-// Of several with the same number of votes, the one that was named first.
-RedisSentinelVotes::Decision RedisSentinelVotes::decide(bool master_available) const noexcept
+RedisSentinelVotes::Decision RedisSentinelVotes::decide(bool master_known,
+                                                        bool master_available) const noexcept
 {
-    const Candidate *best = nullptr;
-
     if (master_available) {
         return {Step::keep_master};
     }
 
-    for (const Candidate &each : candidates_) {
-        if (!each.is_rejected && each.votes > (best != nullptr ? best->votes : 0)) {
-            best = &each;
-        }
-    }
+    // the first candidate has all votes, or the sentinels disagree
+    const Candidate &first = candidates_[0];
+    bool all_agree = first.votes > 0 && first.votes == vote_count_;
 
-    return best != nullptr ? Decision{Step::check_role, &best->endpoint}
-                           : Decision{Step::no_master};
+    return !master_known && all_agree && !first.is_rejected
+               ? Decision{Step::check_role, &first.endpoint}
+               : Decision{Step::no_master};
 }
 
 }  // namespace idempotency

@@ -10,10 +10,9 @@
 
 namespace idempotency {
 
-// One sentinel may have outdated information.  So a master that is available is
-// replaced only by a server that more than half of the sentinels name.  Where
-// there is no available master and no such majority, because sentinels do not
-// reply or disagree, the server with the most votes is tried.
+// One sentinel may have outdated information, or lie.  So only a server that more than
+// half of the sentinels name becomes the master.  There is one exception: where no master
+// is known yet and too few sentinels reply, a server that all of them name is enough.
 //
 // Every candidate is asked for its role before it is used; one that turns out not
 // to be a master, or cannot be reached, is rejected for the rest of the round.
@@ -51,8 +50,8 @@ public:
     void reject(std::string_view host, std::uint16_t port) noexcept;
 
     // All sentinels have been queried, and no candidate with a majority has become
-    // the master.
-    Decision decide(bool master_available) const noexcept;
+    // the master.  `master_known`: there is one, available or not.
+    Decision decide(bool master_known, bool master_available) const noexcept;
 
 private:
     struct Candidate {
@@ -64,6 +63,7 @@ private:
     Candidate *find_or_add(const RedisEndpoint &named) noexcept;
 
     std::size_t sentinel_count_;
+    std::size_t vote_count_ = 0;
     Candidate candidates_[kMaxCandidates];
 };
 
