@@ -37,7 +37,11 @@ unsigned status_of(ngx_http_request_t *r)
     const ngx_http_upstream_t &u = *r->upstream;
 
     // a cache that serves a stale response has overwritten u.headers_in
-    return static_cast<unsigned>(is_stale(r) ? u.state->status : u.headers_in.status_n);
+    if (u.state != nullptr && is_stale(r)) {
+        return static_cast<unsigned>(u.state->status);
+    }
+
+    return static_cast<unsigned>(u.headers_in.status_n);
 }
 
 bool is_retriable_status(const Context &context, unsigned status)
