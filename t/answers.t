@@ -213,8 +213,8 @@ for my $status (404, 500, 503, 599) {
 
 # The variables in the access log.
 
-ok $nginx->await_access_log(qr/^\[NEW\] \[[0-9a-f]{64}\] \[\d+\.\d{3}\] \[-?\]$/), 'the access log can have the variables of a first request';
-ok $nginx->await_access_log(qr/^\[REPLAYED\] \[[0-9a-f]{64}\] \[\d+\.\d{3}\] \[\d+\]$/), 'and those of a replay';
+ok $nginx->await_access_log(qr/^\[NEW\] \[[0-9a-f]{64}\] \[\d+\.\d{6}\] \[-?\]$/), 'the access log can have the variables of a first request';
+ok $nginx->await_access_log(qr/^\[REPLAYED\] \[[0-9a-f]{64}\] \[\d+\.\d{6}\] \[\d+\]$/), 'and those of a replay';
 
 # Ranges, and what nginx does downstream.
 

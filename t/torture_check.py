@@ -239,6 +239,13 @@ GOOD = {
         .not_kept(11.0).not_kept(90.0, final=True),
     'a large value that Redis takes': plain('bulky').finally_replayed(),
 
+    'killed, and executed again a lease and a hold after a grant that was read late': twice('hold', second=14.0)
+        .request(9.2, 10.1, 'lost').killed(10.1),
+    'lost by a jump of the clock while the store is full': twice('hold', second=15.0).fault('killed', 10.1, 10.4)
+        .fault('clock', 10.5, seconds=12).fault('store_full', 10.45, 14.9).got(9.9, 10.3, 201, 'STORE_ERROR', 1),
+    'refused right after the stall of its worker': plain().fault('worker_stalled', 18.0, 21.0, worker=10)
+        .store_down(21.02).finally_replayed(),
+
     'refused while Redis is down': plain().fault('killed', 20.0, 21.0).store_down(20.5).store_down(21.9)
         .finally_replayed(),
     'kept over all faults': plain().killed(11.0).fault('reload', 12.0, workers=[11]).fault('killed', 13.0, 15.0)

@@ -444,7 +444,14 @@ class Checker:
     def last_renewal(self, execution, at):
         """When a claim was renewed the last time before `at`, at the earliest."""
         spans = self.history.stalls_of(execution.worker, at, at) + self.history.long_outages.between(at, at)
-        return max(execution.start, min([at] + [span.start for span in spans]) - self.lease / 3)
+        return max(self.granted(execution), min([at] + [span.start for span in spans]) - self.lease / 3)
+
+    def granted(self, execution):
+        """When its claim was granted, at the earliest: a grant may be read late, but within its lease."""
+        return min([execution.start] + [
+            request.sent for request in self.requests
+            if execution.start - self.lease <= request.sent and request.ended >= execution.start
+            and request.execution in (None, execution.number)])
 
     def may_be_broken(self, execution):
         return execution.kind == 'broken' \
@@ -466,9 +473,13 @@ class Checker:
             + self.history.forward.between(start, end)
 
     def may_have_lapsed(self, execution, at):
-        return any(at <= span.end + self.lease / 3 + SLACK
+        return any(at <= self.claimable_again(span.end) + self.lease / 3 + SLACK
                    and self.is_free_again(self.last_renewal(execution, span.start), at)
                    for span in self.breaks(execution, at))
+
+    def claimable_again(self, at):
+        """When a claim that the store has lost can be made again: not while the store is full."""
+        return max([at] + [full.end for full in self.history.full.between(at, at + self.lease / 3 + SLACK)])
 
     # 2
 
@@ -683,9 +694,9 @@ class Checker:
             return True
         if request.execution is None and self.location.small and request.code == 'store_unavailable':
             return True
-        # a grant that was read after its lease is not used
+        # a grant that was read after its lease is not used, and what was sent before a long stall has timed out
         return any(stall.end - stall.start >= self.lease * 3 / 4
-                   for stall in self.history.stalls_of(request.worker, request.sent, request.ended))
+                   for stall in self.history.stalls_of(request.worker, request.sent - SLACK, request.ended))
 
     # The claim had expired by the time of the response, and there may have been another claim.
     def has_lapsed(self, request):
