@@ -62,11 +62,13 @@ bool is_too_large(ngx_http_request_t *r, const LocationConfig &conf)
            && static_cast<size_t>(r->headers_out.content_length_n) > conf.max_body;
 }
 
-// `release` and `no-store`: there is nothing to wait for.
-bool is_never_kept(const Context &context)
+// `release` and `no-store`: the response need not be held.  But with a Content-Length the client has
+// the whole response before `hold_end` can wait for the store, and might retry too early.
+bool may_pass_at_once(const Context &context)
 {
     return context.from_upstream && context.facts.origin == Origin::application
-           && (context.facts.word.release || context.facts.word.no_store);
+           && (context.facts.word.release || context.facts.word.no_store)
+           && (context.request->headers_out.content_length_n < 0 || is_stream(context));
 }
 
 ngx_int_t begin_response(Context &context)
@@ -81,7 +83,7 @@ ngx_int_t begin_response(Context &context)
         return settle(context);
     }
 
-    if (is_too_large(r, *context.conf) || is_never_kept(context)) {
+    if (is_too_large(r, *context.conf) || may_pass_at_once(context)) {
         return start_pass_through(context, nullptr);
     }
 
@@ -214,6 +216,15 @@ ngx_int_t capture_body(Context &context, ngx_chain_t *in)
     return NGX_OK;
 }
 
+// In the other stages: the key of a request that something else refused may be being released.
+ngx_int_t send_uncovered(Context &context, ngx_chain_t *in)
+{
+    bool held = hold_end(context, in);
+    ngx_int_t rc = next_body_filter(context.request, in);
+
+    return held && rc != NGX_ERROR ? NGX_AGAIN : rc;
+}
+
 // nginx's ngx_http_output_body_filter_pt
 ngx_int_t on_body(ngx_http_request_t *r, ngx_chain_t *in)
 {
@@ -248,7 +259,7 @@ ngx_int_t on_body(ngx_http_request_t *r, ngx_chain_t *in)
         return pass_through(*context, in);
 
     default:
-        return next_body_filter(r, in);
+        return send_uncovered(*context, in);
     }
 }
 

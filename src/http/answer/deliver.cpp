@@ -80,8 +80,22 @@ void update_status(Context &context)
     }
 }
 
+ngx_int_t send_end(Context &context)
+{
+    ngx_chain_t *last = create_last_buffer(context.request);
+
+    context.end_held = false;
+
+    if (last == nullptr) {
+        return NGX_ERROR;
+    }
+
+    return context.stage == Stage::passing_through ? pass_through(context, last)
+                                                   : next_body_filter(context.request, last);
+}
+
 // Resumes a request that has waited for the store.
-void deliver_settled(Context &context)
+void resume_response(Context &context, ngx_int_t (*send)(Context &))
 {
     ngx_http_request_t *r = context.request;
     ngx_connection_t *c = r->connection;
@@ -89,7 +103,7 @@ void deliver_settled(Context &context)
     ngx_http_set_log_request(c->log, r);
     r->buffered &= static_cast<unsigned>(~kBuffered) & 0xf;
     r->blocked--;
-    continue_request(r, deliver(context));
+    continue_request(r, send(context));
     ngx_http_run_posted_requests(c);
 }
 
@@ -209,8 +223,8 @@ void on_settled(Context &context)
 {
     switch (context.stage) {
     case Stage::settling:
-        deliver_settled(context);
-        break;
+        resume_response(context, deliver);
+        return;
 
     case Stage::passing_through:
         update_status(context);
@@ -218,6 +232,10 @@ void on_settled(Context &context)
 
     default:
         break;
+    }
+
+    if (context.end_held) {
+        resume_response(context, send_end);
     }
 }
 

@@ -29,6 +29,20 @@ bool has_last_buffer(const ngx_chain_t *in)
     return false;
 }
 
+// Takes the end of the response out of the chain.
+bool take_end(ngx_chain_t *in)
+{
+    for (; in != nullptr; in = in->next) {
+        if (in->buf->last_buf) {
+            in->buf->last_buf = 0;
+            in->buf->flush = 1;
+            return true;
+        }
+    }
+
+    return false;
+}
+
 void forget_sent_buffers(Context &context)
 {
     for (ngx_chain_t **link = &context.unsent; *link != nullptr;) {
@@ -298,10 +312,9 @@ void on_client_disconnected(Context &context)
     }
 }
 
-ngx_int_t pass_through(Context &context, ngx_chain_t *in)
+// Without the end, where it is held.
+static ngx_int_t pass_part(Context &context, ngx_chain_t *in)
 {
-    context.response_ended |= has_last_buffer(in);
-
     // before and after the call: the upstream may use a sent buffer again for other data
     forget_sent_buffers(context);
 
@@ -335,6 +348,32 @@ ngx_int_t pass_through(Context &context, ngx_chain_t *in)
     }
 
     return NGX_OK;
+}
+
+ngx_int_t pass_through(Context &context, ngx_chain_t *in)
+{
+    context.response_ended |= has_last_buffer(in);
+
+    bool held = hold_end(context, in);
+    ngx_int_t rc = pass_part(context, in);
+
+    return held && rc != NGX_ERROR ? NGX_AGAIN : rc;
+}
+
+bool hold_end(Context &context, ngx_chain_t *in)
+{
+    ngx_http_request_t *r = context.request;
+
+    if (context.exchange == nullptr || !context.exchange->is_settling() || !take_end(in)) {
+        return false;
+    }
+
+    // as while a response is held: nginx ends no request that has something buffered
+    r->buffered |= kBuffered;
+    r->blocked++;
+    context.end_held = true;
+    context.exchange->notify_settled(on_settled);
+    return true;
 }
 
 }  // namespace idempotency

@@ -19,6 +19,11 @@ void on_client_disconnected(Context &context);
 // disconnected is no error while the upstream still sends.
 ngx_int_t pass_through(Context &context, ngx_chain_t *in);
 
+// The claim is being settled: takes the end of the response, if `in` has it, out of the chain.  It
+// is sent when the claim is settled, so that a client which has the whole response can send the
+// next request at once.  True if the end is held; then a body filter returns NGX_AGAIN.
+bool hold_end(Context &context, ngx_chain_t *in);
+
 // The `tag` of the buffers that have the held part of the body.
 inline ngx_buf_tag_t held_tag() { return &ngx_http_idempotency_module; }
 

@@ -144,6 +144,7 @@ void Exchange::on_call_ended(Call &call)
         exchange->handle_claim_reply();
     } else {
         has_ended = exchange->handle_settle_reply();
+        exchange->is_settling_ = !has_ended;
     }
 
     if (has_ended && exchange->context_ != nullptr && on_reply != nullptr) {

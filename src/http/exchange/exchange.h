@@ -70,6 +70,10 @@ public:
     // settled once: a second call is an error in this module, which is logged.
     bool settle(Settlement settlement, Millis ttl, ReplyHandler on_reply);
 
+    // Whether the store has not replied to `settle` yet.  Then `on_reply` is called when it has.
+    bool is_settling() const { return is_settling_; }
+    void notify_settled(ReplyHandler on_reply) { on_reply_ = on_reply; }
+
     // Whether the store has recorded the outcome.
     bool is_recorded() const { return call_.reply.verdict == Verdict::done; }
 
@@ -153,6 +157,7 @@ private:
 
     // the outcome
     Settlement settlement_ = Settlement::release;
+    bool is_settling_ = false;  // the store has not replied yet
     Millis settled_at_ = 0;     // monotonic_now()
     bool unconfirmed_ = false;  // a claim of this id may still arrive at the store
     bool repeated_ = false;     // its release was confirmed, and waits to be repeated

@@ -86,7 +86,8 @@ bool Exchange::start_settling(Settlement settlement, Millis ttl, ReplyHandler on
         break;
     }
 
-    return start_call() && handle_settle_reply();
+    is_settling_ = !start_call() || !handle_settle_reply();
+    return !is_settling_;
 }
 
 // True if the call has an outcome, false if another call was started.
