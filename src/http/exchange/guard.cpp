@@ -9,6 +9,8 @@
 
 #include "http/exchange/guard.h"
 
+#include <cstddef>
+
 #include "http/config/upstream_modules.h"
 #include "http/exchange/client_close.h"
 
@@ -81,8 +83,16 @@ struct UpstreamGuard {
     ngx_http_upstream_conf_t conf;
     ngx_output_chain_filter_pt output_filter;
     void *filter_ctx;
+    ngx_int_t (*create_request)(ngx_http_request_t *r);
     void (*finalize_request)(ngx_http_request_t *r, ngx_int_t rc);
 };
+
+// Only of an upstream that is guarded: its `conf` is the copy in the guard.
+UpstreamGuard &guard_of(const ngx_http_upstream_t &u)
+{
+    return *reinterpret_cast<UpstreamGuard *>(reinterpret_cast<char *>(u.conf)
+                                              - offsetof(UpstreamGuard, conf));
+}
 
 // nginx's ngx_output_chain_filter_pt: the request is about to be sent.  From now on no other
 // server may get it.
@@ -103,7 +113,6 @@ ngx_int_t on_output(void *data, ngx_chain_t *in)
 // In place of the `finalize_request` of r->upstream, which nginx calls before any redirect.
 void on_finalize_upstream(ngx_http_request_t *r, ngx_int_t rc)
 {
-    auto *guard = static_cast<UpstreamGuard *>(r->upstream->output.filter_ctx);
     Context *context = r == r->main ? find_context(r) : nullptr;
 
     // ngx_http_upstream_send_request_body: ngx_http_read_unbuffered_request_body has failed;
@@ -115,14 +124,45 @@ void on_finalize_upstream(ngx_http_request_t *r, ngx_int_t rc)
         context->client_body_incomplete = true;
     }
 
-    guard->finalize_request(r, rc);
+    guard_of(*r->upstream).finalize_request(r, rc);
+}
+
+void replace_output_filter(UpstreamGuard &guard)
+{
+    ngx_output_chain_ctx_t &output = guard.upstream->output;
+
+    if (output.output_filter == on_output) {
+        return;
+    }
+
+    guard.output_filter = output.output_filter;
+    guard.filter_ctx = output.filter_ctx;
+
+    // ngx_http_upstream_init_request sets them unless they are set
+    if (guard.output_filter == nullptr) {
+        guard.output_filter = ngx_chain_writer;
+        guard.filter_ctx = &guard.upstream->writer;
+    }
+
+    output.output_filter = on_output;
+    output.filter_ctx = &guard;
+}
+
+// In place of the `create_request` of r->upstream, which may set another output filter.
+ngx_int_t on_create_request(ngx_http_request_t *r)
+{
+    UpstreamGuard &guard = guard_of(*r->upstream);
+    ngx_int_t rc = guard.create_request(r);
+
+    replace_output_filter(guard);
+    return rc;
 }
 
 bool replace_in_upstream(ngx_http_request_t *r)
 {
     ngx_http_upstream_t *u = r->upstream;
 
-    if (u->output.output_filter == on_output) {
+    if (u->finalize_request == on_finalize_upstream) {
         return true;
     }
 
@@ -135,21 +175,14 @@ bool replace_in_upstream(ngx_http_request_t *r)
     guard->request = r;
     guard->upstream = u;
     guard->conf = *u->conf;
-    guard->output_filter = u->output.output_filter;
-    guard->filter_ctx = u->output.filter_ctx;
+    guard->create_request = u->create_request;
     guard->finalize_request = u->finalize_request;
-
-    // ngx_http_upstream_init_request sets them unless they are set
-    if (guard->output_filter == nullptr) {
-        guard->output_filter = ngx_chain_writer;
-        guard->filter_ctx = &u->writer;
-    }
 
     set_guarded(guard->conf);
     u->conf = &guard->conf;
-    u->output.output_filter = on_output;
-    u->output.filter_ctx = guard;
+    u->create_request = on_create_request;
     u->finalize_request = on_finalize_upstream;
+    replace_output_filter(*guard);
     return true;
 }
 
