@@ -57,7 +57,7 @@ sub is_told_as_not_kept {
 # The commands that nginx sends to Redis during the code.
 sub commands {
     my ($code) = @_;
-    return grep { !/"(?:ECHO|MONITOR|PING)"/ } $redis->commands_during($code);
+    return grep { !/"(?:ECHO|INFO|MONITOR|PING)"/ } $redis->commands_during($code);
 }
 
 # Without the fields that belong to the exchange.

@@ -50,7 +50,7 @@ END
 my $n = 0;
 my $events = 'header=Content-Type:text/event-stream';
 
-# A response is passed through while its outcome is recorded in the store: a quick retry may get request_in_progress.
+# The client may have all of a response with a Content-Length before its outcome is recorded: a quick retry may get request_in_progress.
 sub retry {
     my (%request) = @_;
     my $answer;

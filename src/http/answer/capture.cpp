@@ -7,6 +7,7 @@
 #include "http/answer/deliver.h"
 #include "http/answer/fields.h"
 #include "http/answer/malformed_body.h"
+#include "http/answer/own_fields.h"
 #include "http/answer/pass_through.h"
 #include "http/answer/settle.h"
 #include "http/answer/stream.h"
@@ -24,36 +25,6 @@ namespace {
 Context *main_request_context(ngx_http_request_t *r)
 {
     return r == r->main ? find_context(r) : nullptr;
-}
-
-// The headers that only this module may send, and those that are meant for it, reach no client,
-// also where a request is not covered.
-const LocationConfig *cleaning_config(ngx_http_request_t *r, const Context *context)
-{
-    const LocationConfig *conf = context != nullptr ? context->conf : location_config(r);
-    bool is_replay = context != nullptr && context->status == Status::replayed;
-
-    return conf->store != nullptr && !is_replay ? conf : nullptr;
-}
-
-void clean_headers(ngx_http_request_t *r, const Context *context)
-{
-    const LocationConfig *conf = cleaning_config(r, context);
-    Word ignored;
-
-    if (conf != nullptr) {
-        take_accel_headers(r, *conf, ignored);
-    }
-}
-
-void clean_trailers(ngx_http_request_t *r, const Context *context)
-{
-    const LocationConfig *conf = cleaning_config(r, context);
-    Word ignored;
-
-    if (conf != nullptr) {
-        take_accel_trailers(r, *conf, ignored);
-    }
 }
 
 bool is_too_large(ngx_http_request_t *r, const LocationConfig &conf)
@@ -129,7 +100,7 @@ ngx_int_t on_header(ngx_http_request_t *r)
 
     if (context == nullptr || context->stage != Stage::executing) {
         if (r == r->main) {
-            clean_headers(r, context);
+            clean_fields(r, context, r->headers_out.headers);
         }
 
         return next_header_filter(r);
@@ -237,7 +208,7 @@ ngx_int_t on_body(ngx_http_request_t *r, ngx_chain_t *in)
 
     // while the response is held or recorded, its end reads the trailers
     if (has_trailers && (context == nullptr || !has_open_claim(*context))) {
-        clean_trailers(r, context);
+        clean_fields(r, context, r->headers_out.trailers);
     }
 
     if (context == nullptr) {

@@ -2,6 +2,7 @@
 
 #include "http/answer/capture.h"
 #include "http/answer/fields.h"
+#include "http/answer/own_fields.h"
 #include "http/answer/pass_through.h"
 #include "http/answer/problem.h"
 #include "http/answer/settle.h"
@@ -173,7 +174,7 @@ ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest)
     }
 
     give_up_keeping(context);
-    take_accel_trailers(context.request, *context.conf, context.accel_directives);
+    take_own_fields(context.request->headers_out.trailers, *context.conf, context.accel_directives);
 
     if (context.exchange->settle(context.settlement, context.ttl, on_settled)) {
         update_status(context);

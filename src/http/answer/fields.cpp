@@ -6,7 +6,7 @@
 
 #include "http/answer/fields.h"
 
-#include "http/exchange/accel_header.h"
+#include "nginx/list.h"
 
 namespace idempotency {
 
@@ -162,22 +162,18 @@ template <typename Visitor>
 void visit_list(ngx_http_headers_out_t &out, ngx_list_t &list, unsigned char extra_flags,
                 const LocationConfig &conf, Visitor &visitor)
 {
-    for (ngx_list_part_t *part = &list.part; part != nullptr; part = part->next) {
-        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
-
-        for (ngx_uint_t i = 0; i < part->nelts; i++) {
-            // Lua and njs put Content-Length into the list too: the slot has it
-            if (field[i].hash == 0 || !is_kept(conf, view(field[i].key))
-                || equal_ignoring_case(view(field[i].key), "Content-Length"))
-            {
-                continue;
-            }
-
-            unsigned char flags = is_in_slot(out, &field[i]) ? kHeaderFromSlot : 0;
-
-            visitor.add(Header{view(field[i].key), view(field[i].value),
-                               static_cast<unsigned char>(flags | extra_flags)});
+    for (ngx_table_elt_t &field : HeaderFields(list)) {
+        // Lua and njs put Content-Length into the list too: the slot has it
+        if (field.hash == 0 || !is_kept(conf, view(field.key))
+            || equal_ignoring_case(view(field.key), "Content-Length"))
+        {
+            continue;
         }
+
+        unsigned char flags = is_in_slot(out, &field) ? kHeaderFromSlot : 0;
+
+        visitor.add(Header{view(field.key), view(field.value),
+                           static_cast<unsigned char>(flags | extra_flags)});
     }
 }
 
@@ -378,22 +374,18 @@ ngx_http_headers_out_t *copy_head(ngx_http_request_t *r)
         return nullptr;
     }
 
-    for (ngx_list_part_t *part = &r->headers_out.headers.part; part != nullptr; part = part->next) {
-        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
+    for (ngx_table_elt_t &field : HeaderFields(r->headers_out.headers)) {
+        auto *copied = static_cast<ngx_table_elt_t *>(ngx_list_push(&copy->headers));
 
-        for (ngx_uint_t i = 0; i < part->nelts; i++) {
-            auto *copied = static_cast<ngx_table_elt_t *>(ngx_list_push(&copy->headers));
+        if (copied == nullptr) {
+            return nullptr;
+        }
 
-            if (copied == nullptr) {
-                return nullptr;
-            }
+        *copied = field;
 
-            *copied = field[i];
-
-            for (const Slot &slot : kSlots) {
-                if (slot_of(r->headers_out, slot) == &field[i]) {
-                    slot_of(*copy, slot) = copied;
-                }
+        for (const Slot &slot : kSlots) {
+            if (slot_of(r->headers_out, slot) == &field) {
+                slot_of(*copy, slot) = copied;
             }
         }
     }
@@ -452,59 +444,6 @@ ngx_int_t restore_response(ngx_http_request_t *r, const Record &record)
     }
 
     return NGX_OK;
-}
-
-namespace {
-
-void take_from_list(ngx_list_t &list, const LocationConfig &conf, Word &directives)
-{
-    for (ngx_list_part_t *part = &list.part; part != nullptr; part = part->next) {
-        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
-
-        for (ngx_uint_t i = 0; i < part->nelts; i++) {
-            if (field[i].hash == 0) {
-                continue;
-            }
-
-            if (is_accel_header(field[i])) {
-                parse_word(view(field[i].value), directives);
-                field[i].hash = 0;
-
-            } else if (conf.replayed_header.len > 0
-                       && equal_ignoring_case(view(field[i].key), view(conf.replayed_header)))
-            {
-                field[i].hash = 0;
-            }
-        }
-    }
-}
-
-}  // namespace
-
-void take_accel_headers(ngx_http_request_t *r, const LocationConfig &conf, Word &directives)
-{
-    take_from_list(r->headers_out.headers, conf, directives);
-}
-
-void take_accel_trailers(ngx_http_request_t *r, const LocationConfig &conf, Word &directives)
-{
-    take_from_list(r->headers_out.trailers, conf, directives);
-}
-
-bool find_field(ngx_list_t &list, std::string_view name, std::string_view &value)
-{
-    for (ngx_list_part_t *part = &list.part; part != nullptr; part = part->next) {
-        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
-
-        for (ngx_uint_t i = 0; i < part->nelts; i++) {
-            if (field[i].hash != 0 && equal_ignoring_case(view(field[i].key), name)) {
-                value = view(field[i].value);
-                return true;
-            }
-        }
-    }
-
-    return false;
 }
 
 }  // namespace idempotency

@@ -26,14 +26,4 @@ ngx_int_t restore_response(ngx_http_request_t *r, const Record &record);
 // memory.
 ngx_table_elt_t *add_field(ngx_http_request_t *r, std::string_view name, std::string_view value);
 
-// Removes the `X-Accel-Idempotency` headers and reads them into `directives`.  Removes
-// the replayed header too: only this module may send it.
-void take_accel_headers(ngx_http_request_t *r, const LocationConfig &conf, Word &directives);
-
-// The same with the trailers.
-void take_accel_trailers(ngx_http_request_t *r, const LocationConfig &conf, Word &directives);
-
-// The value of the first field with this name in a list of headers or trailers.
-bool find_field(ngx_list_t &list, std::string_view name, std::string_view &value);
-
 }  // namespace idempotency

@@ -2,11 +2,13 @@
 
 #include "http/answer/deliver.h"
 #include "http/answer/fields.h"
+#include "http/answer/own_fields.h"
 #include "http/answer/ttl.h"
 #include "http/exchange/exchange.h"
 #include "http/exchange/meaning.h"
 #include "http/exchange/redirect.h"
 #include "nginx/clock.h"
+#include "nginx/list.h"
 
 namespace idempotency {
 
@@ -16,14 +18,14 @@ namespace {
 int grpc_status(const Context &context)
 {
     ngx_http_headers_out_t &out = context.request->headers_out;
-    std::string_view value;
+    ngx_table_elt_t *field = find_field(out.trailers, "grpc-status");
 
-    if (find_field(out.trailers, "grpc-status", value)
-        || find_field(out.headers, "grpc-status", value)) {
-        return parse_grpc_status(value);
+    if (field == nullptr) {
+        field = find_field(out.headers, "grpc-status");
     }
 
-    return context.grpc_messages.status();
+    return field != nullptr ? parse_grpc_status(view(field->value))
+                            : context.grpc_messages.status();
 }
 
 // A gRPC status counts instead of the HTTP status.
@@ -77,7 +79,7 @@ void read_trailers(Context &context)
 {
     bool was_well_formed = context.facts.word.well_formed;
 
-    take_accel_trailers(context.request, *context.conf, context.accel_directives);
+    take_own_fields(context.request->headers_out.trailers, *context.conf, context.accel_directives);
     context.facts.word = context.accel_directives;
 
     if (was_well_formed) {
@@ -134,7 +136,8 @@ void read_response_head(Context &context)
     note_response(context);
 
     // what an error page says about itself does not count
-    take_accel_headers(r, *context.conf, was_known ? ignored : context.accel_directives);
+    take_own_fields(r->headers_out.headers, *context.conf,
+                    was_known ? ignored : context.accel_directives);
 
     facts.origin = origin_of(context);
     facts.unknown = static_cast<UnknownPolicy>(context.conf->unknown);

@@ -7,6 +7,7 @@
 #include "http/answer/settle.h"
 #include "http/answer/subrequest.h"
 #include "http/exchange/exchange.h"
+#include "nginx/list.h"
 
 namespace idempotency {
 
@@ -39,11 +40,14 @@ bool has_buffering_off(const Context &context)
     }
 
     ngx_http_upstream_t *u = context.request->upstream;
-    std::string_view value;
 
-    return (u->conf->ignore_headers & NGX_HTTP_UPSTREAM_IGN_XA_BUFFERING) == 0
-           && find_field(u->headers_in.headers, "X-Accel-Buffering", value)
-           && equal_ignoring_case(value, "no");
+    if ((u->conf->ignore_headers & NGX_HTTP_UPSTREAM_IGN_XA_BUFFERING) != 0) {
+        return false;
+    }
+
+    ngx_table_elt_t *field = find_field(u->headers_in.headers, "X-Accel-Buffering");
+
+    return field != nullptr && equal_ignoring_case(view(field->value), "no");
 }
 
 // nginx would collect the response in its buffers.  It has the same change for

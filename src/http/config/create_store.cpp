@@ -3,6 +3,7 @@
 #include <new>
 
 #include "http/config/store_options.h"
+#include "nginx/list.h"
 #include "nginx/zone_segment.h"
 #include "redis/client/create_store.h"
 #include "redis/client/tls.h"
@@ -17,25 +18,20 @@ namespace {
 // workers still run.
 bool has_size_of_living_store(ngx_conf_t *cf, const StoreOptions &given)
 {
-    ngx_list_part_t *part = &cf->cycle->old_cycle->shared_memory.part;
     constexpr std::string_view kind = "idempotency_store ";
 
-    for (; part != nullptr; part = part->next) {
-        auto *zone = static_cast<ngx_shm_zone_t *>(part->elts);
+    for (ngx_shm_zone_t &zone : ListItems<ngx_shm_zone_t>(cf->cycle->old_cycle->shared_memory)) {
+        std::string_view name = view(zone.shm.name);
 
-        for (ngx_uint_t i = 0; i < part->nelts; i++) {
-            std::string_view name = view(zone[i].shm.name);
-
-            if (zone[i].tag == &ngx_http_idempotency_module && name.substr(0, kind.size()) == kind
-                && name.substr(kind.size()) == view(given.name)
-                && zone[i].shm.size != static_cast<size_t>(given.memory))
-            {
-                ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                                   "\"memory\" of store \"%V\" can't be changed by a reload, from "
-                                   "%uz to %O bytes: give the store a new name, or restart nginx",
-                                   &given.name, zone[i].shm.size, given.memory);
-                return false;
-            }
+        if (zone.tag == &ngx_http_idempotency_module && name.substr(0, kind.size()) == kind
+            && name.substr(kind.size()) == view(given.name)
+            && zone.shm.size != static_cast<size_t>(given.memory))
+        {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "\"memory\" of store \"%V\" can't be changed by a reload, from "
+                               "%uz to %O bytes: give the store a new name, or restart nginx",
+                               &given.name, zone.shm.size, given.memory);
+            return false;
         }
     }
 

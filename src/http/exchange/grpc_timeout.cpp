@@ -1,22 +1,13 @@
 #include "http/exchange/grpc_timeout.h"
 
 #include "core/grpc.h"
+#include "nginx/list.h"
 
 namespace idempotency {
 
 ngx_table_elt_t *find_grpc_timeout(ngx_http_request_t *r)
 {
-    for (ngx_list_part_t *part = &r->headers_in.headers.part; part != nullptr; part = part->next) {
-        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
-
-        for (ngx_uint_t i = 0; i < part->nelts; i++) {
-            if (field[i].hash != 0 && equal_ignoring_case(view(field[i].key), "grpc-timeout")) {
-                return &field[i];
-            }
-        }
-    }
-
-    return nullptr;
+    return find_field(r->headers_in.headers, "grpc-timeout");
 }
 
 // A field can't be taken out of the list, since other pointers lead to its neighbours.  So it gets

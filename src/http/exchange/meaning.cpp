@@ -3,6 +3,7 @@
 #include "http/config/upstream_modules.h"
 #include "http/exchange/accel_header.h"
 #include "http/exchange/guard.h"
+#include "nginx/list.h"
 
 namespace idempotency {
 
@@ -80,14 +81,9 @@ Origin origin_of_upstream(const Context &context)
 // are only in `u.headers_in`.
 void read_accel_headers(Context &context, const ngx_http_upstream_t &u)
 {
-    for (const ngx_list_part_t *part = &u.headers_in.headers.part; part != nullptr;
-         part = part->next) {
-        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
-
-        for (ngx_uint_t i = 0; i < part->nelts; i++) {
-            if (is_accel_header(field[i])) {
-                parse_word(view(field[i].value), context.accel_directives);
-            }
+    for (ngx_table_elt_t &field : HeaderFields(u.headers_in.headers)) {
+        if (is_accel_header(field)) {
+            parse_word(view(field.value), context.accel_directives);
         }
     }
 }

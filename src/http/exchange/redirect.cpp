@@ -5,6 +5,7 @@
 #include "http/exchange/exchange.h"
 #include "http/exchange/guard.h"
 #include "http/exchange/meaning.h"
+#include "nginx/list.h"
 
 namespace idempotency {
 
@@ -275,24 +276,20 @@ bool copy_headers_without_body(ngx_http_request_t *r)
         return false;
     }
 
-    for (ngx_list_part_t *part = &r->headers_in.headers.part; part != nullptr; part = part->next) {
-        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
-
-        for (ngx_uint_t i = 0; i < part->nelts; i++) {
-            if (equal_ignoring_case(view(field[i].key), "Content-Length")
-                || equal_ignoring_case(view(field[i].key), "Transfer-Encoding"))
-            {
-                continue;
-            }
-
-            auto *added = static_cast<ngx_table_elt_t *>(ngx_list_push(&copy));
-
-            if (added == nullptr) {
-                return false;
-            }
-
-            *added = field[i];
+    for (ngx_table_elt_t &field : HeaderFields(r->headers_in.headers)) {
+        if (equal_ignoring_case(view(field.key), "Content-Length")
+            || equal_ignoring_case(view(field.key), "Transfer-Encoding"))
+        {
+            continue;
         }
+
+        auto *added = static_cast<ngx_table_elt_t *>(ngx_list_push(&copy));
+
+        if (added == nullptr) {
+            return false;
+        }
+
+        *added = field;
     }
 
     r->headers_in.headers = copy;

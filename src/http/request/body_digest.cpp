@@ -3,6 +3,7 @@
 #include "http/request/body_digest.h"
 
 #include "http/request/claim.h"
+#include "nginx/list.h"
 
 namespace idempotency {
 
@@ -21,15 +22,9 @@ std::string_view unchanged(std::string_view value) { return value; }
 template <typename Visit>
 void visit_headers(ngx_http_request_t *r, std::string_view name, Visit visit)
 {
-    for (ngx_list_part_t *part = &r->headers_in.headers.part; part != nullptr; part = part->next) {
-        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
-
-        for (ngx_uint_t i = 0; i < part->nelts; i++) {
-            if (field[i].hash != 0 && field[i].key.len == name.size()
-                && ngx_memcmp(field[i].lowcase_key, name.data(), name.size()) == 0)
-            {
-                visit(view(field[i].value));
-            }
+    for (ngx_table_elt_t &field : HeaderFields(r->headers_in.headers)) {
+        if (has_name(field, name)) {
+            visit(view(field.value));
         }
     }
 }

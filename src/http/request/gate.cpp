@@ -9,6 +9,7 @@
 #include "http/exchange/redirect.h"
 #include "http/request/body_digest.h"
 #include "http/request/claim.h"
+#include "nginx/list.h"
 #include "nginx/log_limit.h"
 #include "http/request/replay.h"
 
@@ -48,16 +49,10 @@ bool find_key(ngx_http_request_t *r, const KeySource &source, unsigned &count, n
         return true;
     }
 
-    for (ngx_list_part_t *part = &r->headers_in.headers.part; part != nullptr; part = part->next) {
-        auto *field = static_cast<ngx_table_elt_t *>(part->elts);
-
-        for (ngx_uint_t i = 0; i < part->nelts; i++) {
-            if (field[i].key.len == source.header.len && field[i].hash != 0
-                && ngx_memcmp(field[i].lowcase_key, source.header.data, source.header.len) == 0)
-            {
-                value = field[i].value;
-                count++;
-            }
+    for (ngx_table_elt_t &field : HeaderFields(r->headers_in.headers)) {
+        if (has_name(field, view(source.header))) {
+            value = field.value;
+            count++;
         }
     }
 

@@ -79,6 +79,13 @@ ngx_int_t set_formatted(ngx_http_request_t *r, ngx_http_variable_value_t *value,
     return set_value(value, buffer, static_cast<size_t>(format(buffer) - buffer));
 }
 
+ngx_int_t set_number(ngx_http_request_t *r, ngx_http_variable_value_t *value, std::uint64_t number)
+{
+    return set_formatted(r, value, NGX_INT64_LEN, [number](u_char *buffer) {
+        return ngx_sprintf(buffer, "%uL", static_cast<uint64_t>(number));
+    });
+}
+
 ngx_int_t get_code(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
 {
     Context *context = find_context(r->main);
@@ -109,9 +116,7 @@ ngx_int_t get_since(ngx_http_request_t *r, ngx_http_variable_value_t *value, uin
         return set_not_found(value);
     }
 
-    return set_formatted(r, value, NGX_INT64_LEN, [context](u_char *buffer) {
-        return ngx_sprintf(buffer, "%uL", static_cast<uint64_t>(context->since / 1000));
-    });
+    return set_number(r, value, static_cast<std::uint64_t>(context->since / 1000));
 }
 
 ngx_int_t get_age(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
@@ -122,9 +127,7 @@ ngx_int_t get_age(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintp
         return set_not_found(value);
     }
 
-    return set_formatted(r, value, NGX_INT64_LEN, [context](u_char *buffer) {
-        return ngx_sprintf(buffer, "%uL", static_cast<uint64_t>(context->age / 1000));
-    });
+    return set_number(r, value, static_cast<std::uint64_t>(context->age / 1000));
 }
 
 ngx_int_t get_store_time(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
@@ -165,9 +168,7 @@ ngx_int_t get_token(ngx_http_request_t *r, ngx_http_variable_value_t *value, uin
         return set_not_found(value);
     }
 
-    return set_formatted(r, value, NGX_INT64_LEN, [context](u_char *buffer) {
-        return ngx_sprintf(buffer, "%uL", static_cast<uint64_t>(context->exchange->token()));
-    });
+    return set_number(r, value, context->exchange->token());
 }
 
 // nginx's own variable would not find the header of a covered request
