@@ -11,7 +11,7 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
-use IdempotencyTest::Requests qw(@who);
+use IdempotencyTest::Requests qw(@who await_outcome);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
@@ -41,9 +41,7 @@ my @places = ('', 'unbuffered/', 'fastcgi/', 'fastcgi-unbuffered/');
 # The client may have all of a response with a Content-Length before its outcome is recorded: a quick retry may get request_in_progress.
 sub retry {
     my (%request) = @_;
-    my $answer;
-    await(sub { $answer = $nginx->request(%request); $answer->code ne 'request_in_progress' });
-    return $answer;
+    return await_outcome($nginx, delete @request{qw(path key)}, %request);
 }
 
 sub body { my ($size) = @_; return substr "#1\n" . join('', map { chr } 0 .. 255) x ($size / 256 + 1), 0, $size }

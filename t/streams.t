@@ -13,7 +13,7 @@ use IdempotencyTest::Http2;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Python qw(python_command);
-use IdempotencyTest::Requests qw(@who);
+use IdempotencyTest::Requests qw(@who await_outcome);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
@@ -53,9 +53,7 @@ my $events = 'header=Content-Type:text/event-stream';
 # The client may have all of a response with a Content-Length before its outcome is recorded: a quick retry may get request_in_progress.
 sub retry {
     my (%request) = @_;
-    my $answer;
-    await(sub { $answer = $nginx->request(%request); $answer->code ne 'request_in_progress' });
-    return $answer;
+    return await_outcome($nginx, delete @request{qw(path key)}, %request);
 }
 
 # Each part arrives before the next is sent; the whole stream is kept.
