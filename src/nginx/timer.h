@@ -20,4 +20,21 @@ inline void fire_within(ngx_event_t &timer, ngx_msec_t delay)
     ngx_add_timer(&timer, delay);
 }
 
+// A timer that does not keep a worker from exiting.  `log` outlives it.
+inline void prepare_timer(ngx_event_t &timer, ngx_event_handler_pt handler, void *data,
+                          ngx_log_t *log)
+{
+    timer.handler = handler;
+    timer.data = data;
+    timer.log = log;
+    timer.cancelable = 1;
+}
+
+inline void cancel_timer(ngx_event_t &timer)
+{
+    if (timer.timer_set) {
+        ngx_del_timer(&timer);
+    }
+}
+
 }  // namespace idempotency

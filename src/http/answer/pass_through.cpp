@@ -8,6 +8,7 @@
 #include "http/answer/deliver.h"
 #include "http/exchange/client_close.h"
 #include "http/exchange/exchange.h"
+#include "nginx/timer.h"
 
 namespace idempotency {
 
@@ -307,9 +308,7 @@ void on_client_disconnected(Context &context)
     c->write->delayed = 0;
     stop_waiting_for_window(context.request);
 
-    if (c->write->timer_set) {
-        ngx_del_timer(c->write);
-    }
+    cancel_timer(*c->write);
 }
 
 // Without the end, where it is held.

@@ -2,6 +2,7 @@
 
 #include "http/answer/capture.h"
 #include "http/answer/fields.h"
+#include "http/exchange/grpc_request.h"
 #include "http/exchange/redirect.h"
 
 namespace idempotency {
@@ -178,12 +179,6 @@ bool prepare_grpc_problem(ngx_http_request_t *r, const ProblemText &text, int st
     }
 
     return true;
-}
-
-bool is_grpc_request(ngx_http_request_t *r)
-{
-    return r->headers_in.content_type != nullptr
-           && grpc_kind(view(r->headers_in.content_type->value)) != GrpcKind::none;
 }
 
 // Sets the status and the headers.  Returns the body, or null if there is no memory.

@@ -1,6 +1,7 @@
 #include "http/exchange/context.h"
 
 #include "http/exchange/request_end.h"
+#include "nginx/timer.h"
 
 namespace idempotency {
 
@@ -133,11 +134,6 @@ void start_timer(Context &context, ngx_event_handler_pt handler, ngx_msec_t dela
     ngx_add_timer(&context.timer, delay);
 }
 
-void stop_timer(Context &context)
-{
-    if (context.timer.timer_set) {
-        ngx_del_timer(&context.timer);
-    }
-}
+void stop_timer(Context &context) { cancel_timer(context.timer); }
 
 }  // namespace idempotency

@@ -43,9 +43,7 @@ void LeaseRenewer::remove(RenewedLease &lease)
 
 void LeaseRenewer::stop()
 {
-    if (timer_.timer_set) {
-        ngx_del_timer(&timer_);
-    }
+    cancel_timer(timer_);
 
     if (timer_.posted) {
         ngx_delete_posted_event(&timer_);

@@ -1,5 +1,7 @@
 #include "http/exchange/retry_queue.h"
 
+#include "nginx/timer.h"
+
 namespace idempotency {
 
 void RetryQueue::add(PendingOutcome &outcome, ngx_msec_t delay)
@@ -17,9 +19,7 @@ void RetryQueue::retry_all_soon()
     {
         PendingOutcome *outcome = ngx_queue_data(q, PendingOutcome, link);
 
-        if (outcome->event.timer_set) {
-            ngx_del_timer(&outcome->event);
-        }
+        cancel_timer(outcome->event);
 
         ngx_post_event(&outcome->event, &ngx_posted_events);
     }

@@ -2,7 +2,7 @@
 
 #include "http/answer/problem.h"
 #include "http/exchange/exchange.h"
-#include "http/exchange/grpc_timeout.h"
+#include "http/exchange/grpc_request.h"
 #include "http/exchange/guard.h"
 #include "http/request/quota.h"
 #include "http/request/replay.h"

@@ -2,7 +2,7 @@
 
 #include "http/exchange/context.h"
 #include "http/exchange/exchange.h"
-#include "http/exchange/grpc_timeout.h"
+#include "http/exchange/grpc_request.h"
 
 namespace idempotency {
 
@@ -172,7 +172,7 @@ ngx_int_t get_token(ngx_http_request_t *r, ngx_http_variable_value_t *value, uin
 }
 
 // nginx's own variable would not find the header of a covered request
-// (http/exchange/grpc_timeout.h), but `grpc_set_header grpc-timeout $http_grpc_timeout` sends it.
+// (http/exchange/grpc_request.h), but `grpc_set_header grpc-timeout $http_grpc_timeout` sends it.
 ngx_int_t get_grpc_timeout(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
 {
     Context *context = find_context(r->main);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "nginx/timer.h"
+
 namespace idempotency {
 
 namespace {
@@ -62,10 +64,7 @@ void RedisAddresses::open(ngx_log_t *log) noexcept
     notify_event_.data = this;
     notify_event_.log = log;
 
-    refresh_timer_.handler = on_refresh;
-    refresh_timer_.data = this;
-    refresh_timer_.log = log;
-    refresh_timer_.cancelable = 1;
+    prepare_timer(refresh_timer_, on_refresh, this, log);
 }
 
 void RedisAddresses::close() noexcept
@@ -79,9 +78,7 @@ void RedisAddresses::close() noexcept
         ngx_delete_posted_event(&notify_event_);
     }
 
-    if (refresh_timer_.timer_set) {
-        ngx_del_timer(&refresh_timer_);
-    }
+    cancel_timer(refresh_timer_);
 }
 
 void RedisAddresses::retarget(RedisServer &server) noexcept
@@ -249,9 +246,7 @@ const char *RedisAddresses::reason() noexcept
 
 void RedisAddresses::refresh_after(ngx_msec_t time) noexcept
 {
-    if (refresh_timer_.timer_set) {
-        ngx_del_timer(&refresh_timer_);
-    }
+    cancel_timer(refresh_timer_);
 
     ngx_add_timer(&refresh_timer_, time);
 }

@@ -62,9 +62,7 @@ void RedisCluster::close()
     query_.close();
 
     for (ngx_event_t *timer : {&refresh_timer_, &free_timer_}) {
-        if (timer->timer_set) {
-            ngx_del_timer(timer);
-        }
+        cancel_timer(*timer);
     }
 
     waiting_calls_.close();

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "nginx/timer.h"
+
 namespace idempotency {
 
 namespace {
@@ -56,16 +58,10 @@ void RedisConnection::open(ngx_log_t *log) noexcept
 {
     log_ = log;
 
-    deadline_timer_.handler = on_deadline;
-    deadline_timer_.data = this;
-    deadline_timer_.log = log;
-    deadline_timer_.cancelable = 1;
+    prepare_timer(deadline_timer_, on_deadline, this, log);
 
     // a worker that quits waits for calls, not for a connection
-    reconnect_timer_.handler = on_reconnect;
-    reconnect_timer_.data = this;
-    reconnect_timer_.log = log;
-    reconnect_timer_.cancelable = 1;
+    prepare_timer(reconnect_timer_, on_reconnect, this, log);
 
     start_idle_timer();
     socket_.open(log);
@@ -84,9 +80,7 @@ void RedisConnection::close() noexcept
     probe_.close();
 
     for (ngx_event_t *timer : {&deadline_timer_, &reconnect_timer_, &idle_timer_}) {
-        if (timer->timer_set) {
-            ngx_del_timer(timer);
-        }
+        cancel_timer(*timer);
     }
 
     pipeline_.close();
@@ -140,9 +134,7 @@ bool RedisConnection::start(Call &call, Millis deadline, bool asking) noexcept
 
 void RedisConnection::connect() noexcept
 {
-    if (reconnect_timer_.timer_set) {
-        ngx_del_timer(&reconnect_timer_);
-    }
+    cancel_timer(reconnect_timer_);
 
     state_ = State::connecting;
     greeted_at_ = 0;

@@ -105,10 +105,7 @@ void RedisConnection::note_written_progress() noexcept
 
 void RedisConnection::start_idle_timer() noexcept
 {
-    idle_timer_.handler = on_idle;
-    idle_timer_.data = this;
-    idle_timer_.log = log_;
-    idle_timer_.cancelable = 1;
+    prepare_timer(idle_timer_, on_idle, this, log_);
     ngx_add_timer(&idle_timer_, kIdleInterval);
 }
 

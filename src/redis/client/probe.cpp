@@ -1,5 +1,7 @@
 #include "redis/client/probe.h"
 
+#include "nginx/timer.h"
+
 namespace idempotency {
 
 namespace {
@@ -15,10 +17,7 @@ constexpr ngx_msec_t kGrace = 50;
 void RedisProbe::open(ngx_log_t *log) noexcept
 {
     query_.open(log);
-    timer_.handler = on_timer;
-    timer_.data = this;
-    timer_.log = log;
-    timer_.cancelable = 1;
+    prepare_timer(timer_, on_timer, this, log);
 }
 
 void RedisProbe::start(RedisServer &server) noexcept
@@ -32,9 +31,7 @@ void RedisProbe::close() noexcept
 {
     query_.close();
 
-    if (timer_.timer_set) {
-        ngx_del_timer(&timer_);
-    }
+    cancel_timer(timer_);
 }
 
 const char *RedisProbe::read(RedisQuery &, const redisReply &) { return nullptr; }

@@ -1,5 +1,7 @@
 #include "redis/client/query.h"
 
+#include "nginx/timer.h"
+
 namespace idempotency {
 
 namespace {
@@ -17,11 +19,7 @@ RedisQuery::RedisQuery(const RedisOptions &options, RedisServer &server, std::si
 void RedisQuery::open(ngx_log_t *log) noexcept
 {
     socket_.open(log);
-    timer_.handler = on_timeout;
-    timer_.data = this;
-    timer_.log = log;
-    // a worker that quits does not wait for a query
-    timer_.cancelable = 1;
+    prepare_timer(timer_, on_timeout, this, log);
 }
 
 void RedisQuery::start(RedisServer &server, const Command &command) noexcept
@@ -40,9 +38,7 @@ void RedisQuery::close() noexcept
 {
     busy_ = false;
 
-    if (timer_.timer_set) {
-        ngx_del_timer(&timer_);
-    }
+    cancel_timer(timer_);
 
     socket_.close();
     codec_.close();

@@ -64,10 +64,7 @@ std::string_view RedisSentinel::master_name() const { return view(options_.maste
 bool RedisSentinel::open()
 {
     log_ = ngx_cycle->log;
-    search_timer_.handler = on_search;
-    search_timer_.data = this;
-    search_timer_.log = log_;
-    search_timer_.cancelable = 1;
+    prepare_timer(search_timer_, on_search, this, log_);
 
     waiting_calls_.open(log_);
 
@@ -92,9 +89,7 @@ void RedisSentinel::close()
 
     watch_.close();
 
-    if (search_timer_.timer_set) {
-        ngx_del_timer(&search_timer_);
-    }
+    cancel_timer(search_timer_);
 
     waiting_calls_.close();
     node_.close();

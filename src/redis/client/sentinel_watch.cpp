@@ -5,6 +5,8 @@
 
 #include <hiredis/hiredis.h>
 
+#include "nginx/timer.h"
+
 namespace idempotency {
 
 namespace {
@@ -38,10 +40,7 @@ public:
 
     void open(ngx_log_t *log) noexcept
     {
-        timer_.handler = on_timer;
-        timer_.data = this;
-        timer_.log = log;
-        timer_.cancelable = 1;
+        prepare_timer(timer_, on_timer, this, log);
         query_.open(log);
         subscribe();
     }
@@ -50,9 +49,7 @@ public:
     {
         query_.close();
 
-        if (timer_.timer_set) {
-            ngx_del_timer(&timer_);
-        }
+        cancel_timer(timer_);
     }
 
 private:

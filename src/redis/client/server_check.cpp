@@ -2,6 +2,7 @@
 
 #include <hiredis/hiredis.h>
 
+#include "nginx/timer.h"
 #include "redis/protocol/advice.h"
 
 namespace idempotency {
@@ -23,19 +24,14 @@ RedisServerCheck::RedisServerCheck(const RedisOptions &options, RedisServer &ser
 void RedisServerCheck::open(ngx_log_t *log) noexcept
 {
     query_.open(log);
-    timer_.handler = on_timer;
-    timer_.data = this;
-    timer_.log = log;
-    timer_.cancelable = 1;
+    prepare_timer(timer_, on_timer, this, log);
 }
 
 void RedisServerCheck::close() noexcept
 {
     query_.close();
 
-    if (timer_.timer_set) {
-        ngx_del_timer(&timer_);
-    }
+    cancel_timer(timer_);
 }
 
 void RedisServerCheck::check_soon(RedisServer &server) noexcept

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "nginx/timer.h"
 #include "redis/client/output_chain.h"
 
 namespace idempotency {
@@ -54,10 +55,7 @@ void RedisSocket::open(ngx_log_t *log) noexcept
     }
 
     // a worker that quits waits for calls, not for a connection
-    timer_.handler = on_timeout;
-    timer_.data = this;
-    timer_.log = log;
-    timer_.cancelable = 1;
+    prepare_timer(timer_, on_timeout, this, log);
 }
 
 void RedisSocket::close() noexcept
@@ -71,9 +69,7 @@ void RedisSocket::close_connection() noexcept
     state_ = State::closed;
     generation_++;
 
-    if (timer_.timer_set) {
-        ngx_del_timer(&timer_);
-    }
+    cancel_timer(timer_);
 
     if (connection_ != nullptr) {
         tls_.shut_down(connection_);
@@ -264,9 +260,7 @@ void RedisSocket::finish_handshake() noexcept
 
 void RedisSocket::establish() noexcept
 {
-    if (timer_.timer_set) {
-        ngx_del_timer(&timer_);
-    }
+    cancel_timer(timer_);
 
     state_ = State::connected;
     events_.established();

@@ -1,5 +1,7 @@
 #include "redis/client/waiting_calls.h"
 
+#include "nginx/timer.h"
+
 namespace idempotency {
 
 void RedisWaitingCalls::open(ngx_log_t *log) noexcept
@@ -14,9 +16,7 @@ void RedisWaitingCalls::close() noexcept
 {
     calls_.end_all();
 
-    if (timer_.timer_set) {
-        ngx_del_timer(&timer_);
-    }
+    cancel_timer(timer_);
 }
 
 bool RedisWaitingCalls::add(Call &call, ngx_msec_t timeout) noexcept

@@ -1,9 +1,15 @@
-#include "http/exchange/grpc_timeout.h"
+#include "http/exchange/grpc_request.h"
 
 #include "core/grpc.h"
 #include "nginx/list.h"
 
 namespace idempotency {
+
+bool is_grpc_request(ngx_http_request_t *r)
+{
+    return r->headers_in.content_type != nullptr
+           && grpc_kind(view(r->headers_in.content_type->value)) != GrpcKind::none;
+}
 
 ngx_table_elt_t *find_grpc_timeout(ngx_http_request_t *r)
 {
@@ -16,9 +22,7 @@ void hide_grpc_timeout(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
-    if (r->headers_in.content_type == nullptr
-        || grpc_kind(view(r->headers_in.content_type->value)) == GrpcKind::none)
-    {
+    if (!is_grpc_request(r)) {
         return;
     }
 
