@@ -187,13 +187,20 @@ ngx_int_t capture_body(Context &context, ngx_chain_t *in)
     return NGX_OK;
 }
 
-// In the other stages: the key of a request that something else refused may be being released.
+// In the other stages.  The key of a request that something else refused may be being released: its
+// error page is held until then, because a client that has it might send the next request at once.
 ngx_int_t send_uncovered(Context &context, ngx_chain_t *in)
 {
-    bool held = hold_end(context, in);
-    ngx_int_t rc = next_body_filter(context.request, in);
+    if (context.exchange == nullptr || !context.exchange->is_settling()) {
+        return next_body_filter(context.request, in);
+    }
 
-    return held && rc != NGX_ERROR ? NGX_AGAIN : rc;
+    if (ngx_chain_add_copy(context.request->pool, &context.held, in) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    wait_for_store(context);
+    return NGX_AGAIN;
 }
 
 // nginx's ngx_http_output_body_filter_pt

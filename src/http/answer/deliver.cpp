@@ -81,18 +81,17 @@ void update_status(Context &context)
     }
 }
 
-ngx_int_t send_end(Context &context)
+ngx_int_t send_rest(Context &context)
 {
-    ngx_chain_t *last = create_last_buffer(context.request);
+    context.waits_for_store = false;
 
-    context.end_held = false;
-
-    if (last == nullptr) {
-        return NGX_ERROR;
+    if (context.stage != Stage::passing_through) {
+        return next_body_filter(context.request, context.held);
     }
 
-    return context.stage == Stage::passing_through ? pass_through(context, last)
-                                                   : next_body_filter(context.request, last);
+    ngx_chain_t *last = create_last_buffer(context.request);
+
+    return last != nullptr ? pass_through(context, last) : NGX_ERROR;
 }
 
 // Resumes a request that has waited for the store.
@@ -109,6 +108,19 @@ void resume_response(Context &context, ngx_int_t (*send)(Context &))
 }
 
 }  // namespace
+
+void wait_for_store(Context &context)
+{
+    if (context.waits_for_store) {
+        return;
+    }
+
+    // as while a whole response is held: nginx ends no request that has something buffered
+    context.request->buffered |= kBuffered;
+    context.request->blocked++;
+    context.waits_for_store = true;
+    context.exchange->notify_settled(on_settled);
+}
 
 ngx_chain_t *create_flush_buffer(ngx_http_request_t *r)
 {
@@ -235,8 +247,8 @@ void on_settled(Context &context)
         break;
     }
 
-    if (context.end_held) {
-        resume_response(context, send_end);
+    if (context.waits_for_store) {
+        resume_response(context, send_rest);
     }
 }
 

@@ -22,6 +22,9 @@ ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest);
 // Exchange::ReplyHandler of a call that settles the claim.
 void on_settled(Context &context);
 
+// The claim is being settled, and the rest of the response is held: `on_settled` sends it.
+void wait_for_store(Context &context);
+
 // For stream.cpp.  `start_sending`: call it before the header is sent while the exchange still
 // runs.  `send_held` sends the header, then the held part of the body, then `rest`;
 // `more_to_come`: the upstream still sends.  `continue_request`: something was sent from an event

@@ -361,17 +361,11 @@ ngx_int_t pass_through(Context &context, ngx_chain_t *in)
 
 bool hold_end(Context &context, ngx_chain_t *in)
 {
-    ngx_http_request_t *r = context.request;
-
-    if (context.exchange == nullptr || !context.exchange->is_settling() || !take_end(in)) {
+    if (!context.exchange->is_settling() || !take_end(in)) {
         return false;
     }
 
-    // as while a response is held: nginx ends no request that has something buffered
-    r->buffered |= kBuffered;
-    r->blocked++;
-    context.end_held = true;
-    context.exchange->notify_settled(on_settled);
+    wait_for_store(context);
     return true;
 }
 
