@@ -121,7 +121,9 @@ for my $case (['/bypass/a', 'key'], ['/a', undef], ['/a', 'covered']) {
 # A subrequest of a filter gets the request body that is in a file.
 {
     my @request = (path => '/included/a?status=200', key => 'included', headers => ['X-API-Key: alice'], body => 'x' x 100_000);
-    my ($first, $retry) = map { $nginx->request(@request) } 1, 2;
+    my $first = $nginx->request(@request);
+    # nginx must not be discarding the body while it sends the part: docs/guarantees.md
+    my $retry = $nginx->request(@request, body => 'x');
     like $first->body, qr{^#1 POST /included/a\S* .*^#1 \w+ /after}ms, 'a part that is added by a subrequest is whole' or diag $first->body;
     ok $retry->is_replay, 'the retry is a replay';
     like $retry->body, qr{^#1 POST /included/a\S* .*^#2 \w+ /after}ms, 'with its added part' or diag $retry->body;

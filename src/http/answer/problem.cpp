@@ -99,16 +99,15 @@ bool add_retry_after(ngx_http_request_t *r, Millis retry_after)
 // conditions are those of ngx_http_special_response_handler.
 bool has_error_page(ngx_http_request_t *r, ngx_uint_t status)
 {
-    auto *core = static_cast<ngx_http_core_loc_conf_t *>(
-        ngx_http_get_module_loc_conf(r, ngx_http_core_module));
+    const ngx_http_core_loc_conf_t &location = location_of(r);
 
-    if (r->error_page || core->error_pages == nullptr || r->uri_changes == 0) {
+    if (r->error_page || location.error_pages == nullptr || r->uri_changes == 0) {
         return false;
     }
 
-    auto *page = static_cast<ngx_http_err_page_t *>(core->error_pages->elts);
+    auto *page = static_cast<ngx_http_err_page_t *>(location.error_pages->elts);
 
-    for (ngx_uint_t i = 0; i < core->error_pages->nelts; i++) {
+    for (ngx_uint_t i = 0; i < location.error_pages->nelts; i++) {
         if (page[i].status == static_cast<ngx_int_t>(status)) {
             return true;
         }

@@ -170,6 +170,13 @@ inline LocationConfig *location_config(ngx_http_request_t *r)
         ngx_http_get_module_loc_conf(r, ngx_http_idempotency_module));
 }
 
+// nginx's own configuration of the request's location.
+inline const ngx_http_core_loc_conf_t &location_of(ngx_http_request_t *r)
+{
+    return *static_cast<ngx_http_core_loc_conf_t *>(
+        ngx_http_get_module_loc_conf(r, ngx_http_core_module));
+}
+
 inline MainConfig *main_config(ngx_http_request_t *r)
 {
     return static_cast<MainConfig *>(ngx_http_get_module_main_conf(r, ngx_http_idempotency_module));

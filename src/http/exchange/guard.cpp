@@ -231,17 +231,10 @@ bool must_continue(const Context &context)
            || (context.stage == Stage::passing_through && !context.response_ended);
 }
 
-ngx_http_handler_pt content_handler_of_location(ngx_http_request_t *r)
-{
-    return static_cast<ngx_http_core_loc_conf_t *>(
-               ngx_http_get_module_loc_conf(r, ngx_http_core_module))
-        ->handler;
-}
-
 // nginx's ngx_http_handler_pt, in place of the content handler of a subrequest
 ngx_int_t run_guarded_subrequest(ngx_http_request_t *r)
 {
-    r->content_handler = content_handler_of_location(r);
+    r->content_handler = location_of(r).handler;
 
     GuardedLocation location(main_config(r)->upstream_modules, r);
     ngx_int_t rc = r->content_handler(r);
@@ -275,7 +268,7 @@ void guard_subrequest(ngx_http_request_t *r)
     Context *context = find_context(r->main);
 
     if (context != nullptr && must_continue(*context) && r->content_handler != nullptr
-        && r->content_handler == content_handler_of_location(r))
+        && r->content_handler == location_of(r).handler)
     {
         r->content_handler = run_guarded_subrequest;
     }

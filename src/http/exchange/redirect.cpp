@@ -11,12 +11,6 @@ namespace idempotency {
 
 namespace {
 
-ngx_http_core_loc_conf_t *location_of(ngx_http_request_t *r)
-{
-    return static_cast<ngx_http_core_loc_conf_t *>(
-        ngx_http_get_module_loc_conf(r, ngx_http_core_module));
-}
-
 // An unbuffered body (`proxy_request_buffering off`) is read while the exchange runs.
 bool is_body_unreadable(const Context &context)
 {
@@ -53,7 +47,7 @@ bool is_named(const ngx_http_core_loc_conf_t &location)
 bool add_hop(Context &context, Target target)
 {
     ngx_http_request_t *r = context.request;
-    const ngx_http_core_loc_conf_t &location = *location_of(r);
+    const ngx_http_core_loc_conf_t &location = location_of(r);
 
     if (context.is_in_checks || (target == Target::named_location && !is_named(location))) {
         return false;
@@ -206,7 +200,7 @@ ngx_int_t on_preaccess(ngx_http_request_t *r)
 bool finish_hops(Context &context)
 {
     if (context.hops != nullptr && !context.hops_lost) {
-        context.hops->finish(view(location_of(context.request)->name));
+        context.hops->finish(view(location_of(context.request).name));
         context.hops_lost = !context.hops->fits();
     }
 

@@ -74,12 +74,6 @@ ngx_int_t send_record(Context &context, const Record &record)
     return NGX_DONE;
 }
 
-const ngx_http_core_loc_conf_t &location_of(ngx_http_request_t *r)
-{
-    return *static_cast<ngx_http_core_loc_conf_t *>(
-        ngx_http_get_module_loc_conf(r, ngx_http_core_module));
-}
-
 // ngx_http_named_location responds 500 for a location that does not exist.
 bool has_named_location(ngx_http_request_t *r, std::string_view name)
 {

@@ -78,6 +78,10 @@ public:
     // See Store::start; `asking`: see RedisPipeline::start.
     bool start(Call &call, Millis deadline, bool asking = false) noexcept;
 
+    // Another connection to this server works: if this one waits to reconnect, it does so at once, and
+    // calls wait for it from now on.
+    void server_replies() noexcept;
+
     bool is_down() const { return down_; }
     bool is_stalled() const { return pipeline_.stalled(); }
 

@@ -124,6 +124,22 @@ void RedisConnection::on_idle(ngx_event_t *event)
     }
 }
 
+void RedisConnection::server_replies() noexcept
+{
+    if (state_ != State::waiting_to_reconnect || !down_) {
+        return;
+    }
+
+    down_ = false;
+
+    if (owner_.connection_up(*this)) {
+        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" is available again",
+                      &server().name);
+    }
+
+    fire_within(reconnect_timer_, 0);
+}
+
 void RedisConnection::on_reconnect(ngx_event_t *event)
 {
     static_cast<RedisConnection *>(event->data)->connect();

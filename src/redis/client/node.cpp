@@ -168,6 +168,16 @@ void RedisNode::available_again(RedisConnection &connection)
         check_.check_soon(*server_);
     }
 
+    for (ngx_uint_t i = 0; i < options_.connections; i++) {
+        if (&connections_[i] != &connection) {
+            connections_[i].server_replies();
+        }
+    }
+
+    if (bulk_is_open_ && &bulk_ != &connection) {
+        bulk_.server_replies();
+    }
+
     owner_.node_available(*this);
 }
 
