@@ -328,8 +328,9 @@ class Sentinel(Standalone):
     async def await_master(self, target):
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
-            roles = [await node.command('ROLE') for node in (self.master, target)]
+            # in this order: the state changes last
             state = await self.master.command('INFO', 'replication')
+            roles = [await node.command('ROLE') for node in (self.master, target)]
             if all(isinstance(role, list) for role in roles) and isinstance(state, bytes):
                 if roles[1][0] == b'master' and roles[0][0] == b'slave':
                     return True
