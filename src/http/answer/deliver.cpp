@@ -177,7 +177,7 @@ void start_sending(Context &context)
     watch_client(context);
 }
 
-ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest)
+ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest, Outcome obstacle)
 {
     bool header_sent = context.header_sent;
 
@@ -185,10 +185,10 @@ ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest)
         return NGX_ERROR;
     }
 
-    give_up_keeping(context);
+    give_up_keeping(context, obstacle);
     take_own_fields(context.request->headers_out.trailers, *context.conf, context.accel_directives);
 
-    if (context.exchange->settle(context.settlement, context.ttl, on_settled)) {
+    if (context.exchange->settle(context.outcome, context.ttl, on_settled)) {
         update_status(context);
     }
 

@@ -117,12 +117,12 @@ struct Context {
     ngx_str_t grpc_timeout;  // the header of a gRPC request, which is not sent to the application
 
     // the response
-    ResponseFacts facts;    // complete at the end of the response
-    Settlement settlement;  // how the claim is settled; decided by `facts`
-    Millis ttl;             // of the kept response
-    bool from_upstream;     // an upstream was running when its header arrived
-    bool outcome_unknown;   // it is nginx's own: the request was sent and got no whole response
-    bool incomplete;        // its body ended early, or Content-Length is wrong
+    ResponseFacts facts;   // complete at the end of the response
+    Outcome outcome;       // how the claim is settled; decided by `facts`
+    Millis ttl;            // of the kept response
+    bool from_upstream;    // an upstream was running when its header arrived
+    bool outcome_unknown;  // it is nginx's own: the request was sent and got no whole response
+    bool incomplete;       // its body ended early, or Content-Length is wrong
     UpstreamBodyReader upstream_body_reader;
     GrpcKind grpc_kind;            // of the response
     GrpcMessages grpc_messages;    // counted in a gRPC body
