@@ -9,6 +9,7 @@
 #include "http/answer/malformed_body.h"
 #include "http/answer/own_fields.h"
 #include "http/answer/pass_through.h"
+#include "http/answer/problem.h"
 #include "http/answer/settle.h"
 #include "http/answer/stream.h"
 #include "http/answer/subrequest.h"
@@ -237,7 +238,8 @@ ngx_int_t on_body(ngx_http_request_t *r, ngx_chain_t *in)
         return pass_through(*context, in);
 
     default:
-        return send_uncovered(*context, in);
+        return context->awaits_error_page ? follow_error_page(*context, in)
+                                          : send_uncovered(*context, in);
     }
 }
 

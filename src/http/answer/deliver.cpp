@@ -206,10 +206,6 @@ ngx_int_t deliver(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
-    if (!advance(context, Stage::passing_through)) {
-        return NGX_ERROR;
-    }
-
     apply_stream_reset(context);
     context.store_time += monotonic_micros() - context.store_call_start;
 
@@ -221,6 +217,10 @@ ngx_int_t deliver(Context &context)
 
     if (context.incomplete) {
         return send_problem(context, Problem::response_incomplete);
+    }
+
+    if (!advance(context, Stage::passing_through)) {
+        return NGX_ERROR;
     }
 
     ngx_chain_t *last = create_last_buffer(r);

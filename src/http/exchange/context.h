@@ -109,6 +109,7 @@ struct Context {
     bool became_get;          // an `error_page` with a URI has made it a GET without body
     ngx_uint_t error_status;  // for which nginx follows or has followed an `error_page`
     Problem problem;          // in stage `problem`
+    bool awaits_error_page;   // in stage `problem`, until nginx follows the error page
     HopWriter *hops;          // since the claim; null if there are none
     bool hops_lost;           // they can't be recorded
     Replay *replay;           // in stage `redirecting_replay`
