@@ -163,7 +163,7 @@ subtest 'A name that is removed' => sub {
     my $nginx = start_nginx("redis://gone.test:$port");
     is_first await_answer($nginx, '/gone/1'), 201, 1, 'a request runs';
     $names->set('gone.test' => undef);
-    ok $nginx->await_error_log(qr/\[error\].*gone\.test:$port" cannot be resolved \(3: Host not found\)/), 'the log says that the name does not exist';
+    ok $nginx->await_error_log(qr/\[error\].*gone\.test:$port" of store "main" cannot be resolved \(3: Host not found\)/), 'the log says that the name does not exist';
     is_first await_answer($nginx, '/gone/2'), 201, 1, 'and its last address is still used';
     $names->set('gone.test' => ['127.0.0.3']);
     ok $nginx->await_error_log(qr/\[warn\].*gone\.test:$port" of store "main" is resolved again/), 'until the name exists again';
