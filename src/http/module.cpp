@@ -1,8 +1,6 @@
 // The module: its directives, and the functions that nginx calls during configuration and
 // in each process.
 
-#include <cstring>
-
 #include "core/claim_ids.h"
 #include "http/answer/capture.h"
 #include "http/answer/early_hints.h"
@@ -14,6 +12,7 @@
 #include "http/exchange/keepalive_idle.h"
 #include "http/exchange/maintenance.h"
 #include "http/exchange/redirect.h"
+#include "http/exchange/request_end.h"
 #include "http/request/body_digest.h"
 #include "http/request/gate.h"
 #include "http/status/status_page.h"
@@ -90,6 +89,7 @@ ngx_int_t add_phase_handlers(ngx_conf_t *cf)
     // runs the directives of the server twice where no location matches
     if (!push_handler(core, NGX_HTTP_SERVER_REWRITE_PHASE, on_server_rewrite)
         || !push_handler(core, NGX_HTTP_PREACCESS_PHASE, on_preaccess)
+        || !push_handler(core, NGX_HTTP_LOG_PHASE, on_log)
         || ngx_array_push_n(handlers, 2) == nullptr)
     {
         return NGX_ERROR;
@@ -100,6 +100,12 @@ ngx_int_t add_phase_handlers(ngx_conf_t *cf)
     ngx_memmove(handler + 1, handler, (handlers->nelts - 2) * sizeof(*handler));
     handler[0] = on_request_after_try_files;
     handler[handlers->nelts - 1] = on_request;
+
+    // nginx runs those of the LOG phase from the first to the last
+    handlers = &core->phases[NGX_HTTP_LOG_PHASE].handlers;
+    handler = static_cast<ngx_http_handler_pt *>(handlers->elts);
+    ngx_memmove(handler + 1, handler, (handlers->nelts - 1) * sizeof(*handler));
+    handler[0] = on_log;
     return NGX_OK;
 }
 
@@ -110,29 +116,6 @@ ngx_int_t find_context_index(ngx_conf_t *cf, const char *name)
     ngx_module_t *module = find_module(cf->cycle, name);
 
     return module != nullptr ? static_cast<ngx_int_t>(module->ctx_index) : -1;
-}
-
-// A third-party filter module that is loaded after this module runs before it.  So its
-// changes to a response are kept, and made again in each replay.
-void warn_about_earlier_filters(ngx_conf_t *cf)
-{
-    ngx_module_t **m = cf->cycle->modules;
-
-    while (*m != nullptr && *m != &ngx_http_idempotency_module) {
-        m++;
-    }
-
-    if (*m == nullptr) {
-        return;
-    }
-
-    for (m++; *m != nullptr && std::strcmp((*m)->name, "ngx_http_copy_filter_module") != 0; m++) {
-        ngx_log_error(NGX_LOG_WARN, cf->log, 0,
-                      "\"%s\" is loaded after \"ngx_http_idempotency_module\": if it changes a "
-                      "response, it changes each replay once more; load "
-                      "\"ngx_http_idempotency_module\" last",
-                      (*m)->name);
-    }
 }
 
 ngx_int_t preconfiguration(ngx_conf_t *cf) { return add_variables(cf); }
@@ -157,8 +140,6 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     if (!main->used) {
         return NGX_OK;
     }
-
-    warn_about_earlier_filters(cf);
 
     install_body_digest();
     install_capture();

@@ -9,6 +9,7 @@
 #include "http/exchange/redirect.h"
 #include "nginx/clock.h"
 #include "nginx/list.h"
+#include "nginx/log_limit.h"
 
 namespace idempotency {
 
@@ -46,10 +47,11 @@ void decide(Context &context)
 {
     const ResponseFacts &facts = context.facts;
 
-    context.settlement = decide_settlement(facts);
-    context.outcome_unknown = facts.origin == Origin::broken
-                              || (facts.call_given_up && context.settlement != Settlement::not_kept
-                                  && !facts.retriable && !facts.word.release);
+    context.outcome = decide_outcome(facts);
+    context.outcome_unknown =
+        facts.origin == Origin::broken
+        || (facts.call_given_up && settlement_of(context.outcome) != Settlement::not_kept
+            && !facts.retriable && !facts.word.release);
 
     // once, when the header is there: its variables are evaluated once
     if (context.ttl == 0 || facts.word.ttl != 0) {
@@ -60,18 +62,22 @@ void decide(Context &context)
 // `idempotency_unknown store` keeps the response as long as it would hold the outcome.
 Millis lifetime(const Context &context)
 {
-    return context.outcome_unknown && context.settlement == Settlement::keep
-               ? context.exchange->hold()
-               : context.ttl;
+    return context.outcome_unknown && context.outcome == Outcome::kept ? context.exchange->hold()
+                                                                       : context.ttl;
 }
 
 void warn_about_word(const Context &context)
 {
     if (!context.facts.word.well_formed) {
+        static LogLimit limit;
+        LogLimit::Line line = limit.next(NGX_LOG_WARN);
+
         ngx_log_error(
-            NGX_LOG_WARN, context.request->connection->log, 0,
+            line.level, context.request->connection->log, 0,
             "idempotency: invalid directive in the \"X-Accel-Idempotency\" response header: "
-            "it must be \"release\", \"no-store\" or \"ttl=SECONDS\", and is ignored");
+            "it must be \"release\", \"no-store\" or \"ttl=SECONDS\", and is ignored; correct the "
+            "application (%ui more such requests since the last message)",
+            line.suppressed);
     }
 }
 
@@ -98,20 +104,26 @@ ngx_int_t start_settling(Context &context)
         return NGX_ERROR;
     }
 
-    if (context.settlement == Settlement::keep
+    if (context.outcome == Outcome::kept
         && !write_response_record(r, context.head != nullptr ? *context.head : r->headers_out,
                                   *context.exchange, *context.conf, lifetime(context),
                                   recorded_hops(context)))
     {
-        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+        static LogLimit limit;
+        LogLimit::Line line = limit.next(NGX_LOG_ERR);
+
+        ngx_log_error(line.level, r->connection->log, 0,
                       "idempotency: no memory for the record of a response, or its headers are "
-                      "too large for a record: it is not kept");
-        context.settlement = Settlement::not_kept;
+                      "too large for a record: it is recorded as not kept; leave headers out "
+                      "with \"idempotency_hide_header\" (%ui more such requests since the last "
+                      "message)",
+                      line.suppressed);
+        context.outcome = Outcome::not_kept_size;
     }
 
     context.store_call_start = monotonic_micros();
 
-    if (context.exchange->settle(context.settlement, lifetime(context), on_settled)) {
+    if (context.exchange->settle(context.outcome, lifetime(context), on_settled)) {
         return deliver(context);
     }
 
@@ -151,14 +163,18 @@ void read_response_head(Context &context)
     read_grpc_status(context);
     decide(context);
 
-    if (context.settlement == Settlement::keep && !finish_hops(context)) {
-        give_up_keeping(context);
+    if (context.outcome == Outcome::kept && !finish_hops(context)) {
+        give_up_keeping(context, Outcome::not_kept_size);
     }
 }
 
-void give_up_keeping(Context &context)
+void give_up_keeping(Context &context, Outcome obstacle)
 {
-    context.facts.keepable = false;
+    // the first one counts
+    if (context.facts.obstacle == Outcome::none) {
+        context.facts.obstacle = obstacle;
+    }
+
     decide(context);
 }
 
@@ -172,7 +188,7 @@ ngx_int_t settle_incomplete(Context &context)
 {
     context.incomplete = true;
     context.outcome_unknown = true;
-    context.settlement =
+    context.outcome =
         decide_without_response(Origin::broken, static_cast<UnknownPolicy>(context.conf->unknown));
     return start_settling(context);
 }

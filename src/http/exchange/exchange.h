@@ -15,6 +15,7 @@
 #include "http/exchange/lease_renewer.h"
 #include "http/exchange/response_buffer.h"
 #include "http/exchange/retry_queue.h"
+#include "nginx/log_limit.h"
 
 namespace idempotency {
 
@@ -27,6 +28,10 @@ public:
 
     void add_reference() { references_++; }
     void drop_reference();
+
+    // The request is about to end, and its outcome may not be recorded yet: what a later line of
+    // the log says about the request.
+    void remember_request(const ngx_http_request_t *r);
 
     // The request has ended: the context must not be used any more.
     void detach() { context_ = nullptr; }
@@ -59,20 +64,23 @@ public:
     // is free.
     bool look_up(ReplyHandler on_reply);
 
-    // 2. The response, while it is held.  Before `settle(Settlement::keep)` the caller has
+    // 2. The response, while it is held.  Before `settle(Outcome::kept)` the caller has
     // written its record, which begins with `record_head(State::kept, ttl)`.
     ResponseBuffer &response() { return response_; }
     RecordHead record_head(State state, Millis lifetime) const;
 
-    // 3. Settles the claim.  `ttl` is the lifetime of a response that is kept or recorded
+    // 3. Settles the claim as `settlement_of(outcome)`.  `ttl` is the lifetime of a response that is kept or recorded
     // as not kept.  True if the call has ended already; otherwise `on_reply` is called
     // later.  If the store is unavailable, the outcome goes into the retry queue.  A claim is
     // settled once: a second call is an error in this module, which is logged.
-    bool settle(Settlement settlement, Millis ttl, ReplyHandler on_reply);
+    bool settle(Outcome outcome, Millis ttl, ReplyHandler on_reply);
 
     // Whether the store has not replied to `settle` yet.  Then `on_reply` is called when it has.
     bool is_settling() const { return is_settling_; }
     void notify_settled(ReplyHandler on_reply) { on_reply_ = on_reply; }
+
+    // What has become of the claim so far, for the log and the metrics.
+    Outcome outcome() const { return is_untold_ ? Outcome::untold : outcome_; }
 
     // Whether the store has recorded the outcome.
     bool is_recorded() const { return call_.reply.verdict == Verdict::done; }
@@ -103,12 +111,15 @@ private:
     static void renew(RenewedLease &lease);
 
     bool start_call();
-    bool start_settling(Settlement settlement, Millis ttl, ReplyHandler on_reply);
+    bool start_settling(Outcome outcome, Millis ttl, ReplyHandler on_reply);
     bool start_claim(ReplyHandler on_reply);
     void count(Count what) { conf_->store->counters->add(what); }
     void count_call(const Call &call);
     void count_failure(const Call &call);
-    void log(ngx_uint_t level, const char *event) const;
+
+    // With a `limit`: at most one line in a second has this level.
+    void log(ngx_uint_t level, const char *event, LogLimit *limit = nullptr) const;
+
     Millis claim_lifetime() const { return conf_->lease + hold_; }
     std::size_t write_claim(unsigned char *out) const;
 
@@ -122,6 +133,7 @@ private:
     bool needs_claim() const;
     bool is_own_claim(std::string_view value) const;
     bool handle_settle_reply();
+    void log_unknown_outcome() const;
     bool record_not_kept();
     void write_outcome(State state, Millis lifetime);
     void end();
@@ -130,7 +142,8 @@ private:
 
     Member member_;
     ngx_pool_t *pool_;
-    Context *context_;  // null once the request has ended
+    Context *context_;        // null once the request has ended
+    ngx_str_t remembered_{};  // the request, for the log
     LocationConfig *conf_;
     ngx_uint_t references_ = 1;
     Phase phase_ = Phase::idle;
@@ -156,6 +169,8 @@ private:
     ResponseBuffer response_;
 
     // the outcome
+    Outcome outcome_ = Outcome::none;
+    bool is_untold_ = false;  // the store has not confirmed `outcome_`
     Settlement settlement_ = Settlement::release;
     bool is_settling_ = false;  // the store has not replied yet
     Millis settled_at_ = 0;     // monotonic_now()

@@ -45,25 +45,31 @@ void Exchange::write_outcome(State state, Millis lifetime)
     call_.lifetime = lifetime;
 }
 
-bool Exchange::settle(Settlement settlement, Millis ttl, ReplyHandler on_reply)
+bool Exchange::settle(Outcome outcome, Millis ttl, ReplyHandler on_reply)
 {
     if (phase_ != Phase::claimed) {
         log(NGX_LOG_ALERT, "the outcome of its request is settled twice: report this error");
         return true;
     }
 
-    return start_settling(settlement, ttl, on_reply);
+    return start_settling(outcome, ttl, on_reply);
 }
 
-bool Exchange::start_settling(Settlement settlement, Millis ttl, ReplyHandler on_reply)
+bool Exchange::start_settling(Outcome outcome, Millis ttl, ReplyHandler on_reply)
 {
     on_reply_ = on_reply;
     phase_ = Phase::settling;
-    settlement_ = settlement;
+    settlement_ = settlement_of(outcome);
     settled_at_ = monotonic_now();
     call_.kind = Call::Kind::settle;
 
-    switch (settlement) {
+    // the release of a claim that was not used is no outcome
+    if (outcome != Outcome::none) {
+        outcome_ = outcome;
+        is_untold_ = true;
+    }
+
+    switch (settlement_) {
     case Settlement::release:
         call_.kind = Call::Kind::release;
         break;
@@ -80,6 +86,7 @@ bool Exchange::start_settling(Settlement settlement, Millis ttl, ReplyHandler on
         call_.lifetime = ttl;
 
         if (!response_.get_record(call_.value)) {
+            outcome_ = Outcome::not_kept_size;
             settlement_ = Settlement::not_kept;
             write_outcome(State::not_kept, ttl);
         }
@@ -95,8 +102,9 @@ bool Exchange::handle_settle_reply()
 {
     switch (call_.reply.verdict) {
     case Verdict::done:
-        // the release of a claim that was never used is no outcome
-        if (claim_reply_.verdict == Verdict::claimed && !repeated_) {
+        if (is_untold_) {
+            is_untold_ = false;
+            log_unknown_outcome();
             count(static_cast<Count>(static_cast<unsigned>(Count::result_kept)
                                      + static_cast<unsigned>(settlement_)));
         }
@@ -107,18 +115,25 @@ bool Exchange::handle_settle_reply()
         // a release may have been carried out by an earlier try; the claim may never have been
         // granted
         if (settlement_ != Settlement::release || (!unconfirmed_ && retry_delay_ == 0)) {
+            outcome_ = Outcome::lost;
             count(Count::late);
             log(NGX_LOG_ERR, "the claim was lost before its request ended: the response is "
-                             "delivered and not kept");
+                             "delivered and not kept; another request with this key may have been "
+                             "executed: find out in the application");
         }
+        is_untold_ = false;
         end();
         return true;
 
     case Verdict::refused:
         if (settlement_ == Settlement::keep) {
-            log(NGX_LOG_ERR, "Redis does not accept a response of this size (proto-max-bulk-len, "
-                             "client-query-buffer-limit, maxmemory-clients): "
-                             "it is recorded as not kept");
+            static LogLimit limit;
+
+            log(NGX_LOG_ERR,
+                "Redis does not accept a response of this size: it is recorded as not kept; raise "
+                "proto-max-bulk-len, client-query-buffer-limit or maxmemory-clients of Redis, or "
+                "lower idempotency_max_body",
+                &limit);
             return record_not_kept();
         }
         break;
@@ -126,8 +141,12 @@ bool Exchange::handle_settle_reply()
     case Verdict::full:
         // a memory store reserves memory for this with each claim
         if (settlement_ == Settlement::keep) {
-            log(NGX_LOG_ERR, "the store has no memory for the response: it is recorded as not "
-                             "kept; enlarge the store");
+            static LogLimit limit;
+
+            log(NGX_LOG_ERR,
+                "the store has no memory for the response: it is recorded as not kept; enlarge "
+                "\"memory\" of the store, or lower idempotency_ttl or idempotency_max_body",
+                &limit);
             return record_not_kept();
         }
         break;
@@ -140,8 +159,19 @@ bool Exchange::handle_settle_reply()
     return true;
 }
 
+void Exchange::log_unknown_outcome() const
+{
+    if (settlement_ == Settlement::unknown) {
+        log(NGX_LOG_ERR,
+            "the outcome is unknown: the request was sent, and no whole response came; "
+            "duplicates are refused; find out in the application whether it was "
+            "executed, then run \"idempotency settle\"");
+    }
+}
+
 bool Exchange::record_not_kept()
 {
+    outcome_ = Outcome::not_kept_store;
     settlement_ = Settlement::not_kept;
     write_outcome(State::not_kept, call_.lifetime);
     return start_call() && handle_settle_reply();
@@ -188,7 +218,7 @@ void Exchange::retry_later()
 
         if (!is_unused) {
             log(NGX_LOG_ERR, "the store is unavailable: the outcome of the request is not recorded "
-                             "yet; retrying");
+                             "yet; retrying until the store is available again");
         }
 
         if (settlement_ == Settlement::keep) {
@@ -197,8 +227,11 @@ void Exchange::retry_later()
     }
 
     if (is_over) {
-        log(NGX_LOG_ERR, "the outcome of the request was not recorded: its key stays claimed until "
-                         "lease and hold have ended");
+        log(NGX_LOG_ERR,
+            "the outcome of the request was not recorded, and is not retried any more: "
+            "the key stays claimed until lease and hold have ended; find out in the "
+            "application whether the request was executed, then free the key with "
+            "\"idempotency forget\"");
         count(Count::unrecorded);
         end();
         return;
@@ -259,12 +292,11 @@ void Exchange::settle_at_exit()
     call_.send_only = true;
 
     if (phase == Phase::claimed) {
-        Settlement settlement =
-            context_ != nullptr ? settlement_at_end(*context_) : Settlement::release;
+        Outcome outcome = context_ != nullptr ? outcome_at_end(*context_) : Outcome::none;
 
         // a claim in Redis becomes unknown by itself, when its lease expires
-        if (settlement == Settlement::release || conf_->store->is_embedded) {
-            settle(settlement, conf_->ttl, nullptr);
+        if (settlement_of(outcome) == Settlement::release || conf_->store->is_embedded) {
+            settle(outcome, conf_->ttl, nullptr);
         }
 
     } else if (phase == Phase::claiming) {
