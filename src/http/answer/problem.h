@@ -25,4 +25,7 @@ ngx_int_t continue_to_error_page(Context &context);
 // body filter returns.
 ngx_int_t send_problem(Context &context, Problem problem);
 
+// What this problem response says, with what `idempotency_answer` makes of it.
+ProblemText problem_text(const LocationConfig &conf, Problem problem);
+
 }  // namespace idempotency

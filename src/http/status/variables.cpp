@@ -3,6 +3,7 @@
 #include "http/exchange/context.h"
 #include "http/exchange/exchange.h"
 #include "http/exchange/grpc_request.h"
+#include "http/observe/observation.h"
 
 namespace idempotency {
 
@@ -130,11 +131,21 @@ ngx_int_t get_age(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintp
     return set_number(r, value, static_cast<std::uint64_t>(context->age / 1000));
 }
 
+// Null if the request was not covered, and would not be.
+const KeyId *key_id_of(const Context *context)
+{
+    if (context == nullptr || (context->exchange == nullptr && context->observation == nullptr)) {
+        return nullptr;
+    }
+
+    return context->exchange != nullptr ? &context->exchange->id() : &context->observation->id();
+}
+
 ngx_int_t get_store_time(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
 {
     Context *context = find_context(r->main);
 
-    if (context == nullptr || context->exchange == nullptr) {
+    if (key_id_of(context) == nullptr) {
         return set_not_found(value);
     }
 
@@ -149,13 +160,14 @@ ngx_int_t get_key_id(ngx_http_request_t *r, ngx_http_variable_value_t *value, ui
 {
     Context *context = find_context(r->main);
 
-    if (context == nullptr || context->exchange == nullptr) {
+    const KeyId *id = key_id_of(context);
+
+    if (id == nullptr) {
         return set_not_found(value);
     }
 
-    return set_formatted(r, value, kHexLength, [context](u_char *buffer) {
-        write_hex(context->conf->store->store->stored_id(context->exchange->id()),
-                  reinterpret_cast<char *>(buffer));
+    return set_formatted(r, value, kHexLength, [context, id](u_char *buffer) {
+        write_hex(context->conf->store->store->stored_id(*id), reinterpret_cast<char *>(buffer));
         return buffer + kHexLength;
     });
 }
