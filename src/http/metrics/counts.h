@@ -58,11 +58,13 @@ enum class Count : unsigned {
     observed_quota,
     observed_undecided,  // the body was not read to its end, or the request could not be observed
 
-    // what would have become of the claims, in the order of Settlement
+    // what would have become of the claims
     observed_result_kept,
+    observed_result_not_kept_size,
+    observed_result_not_kept_stream,
+    observed_result_not_kept_word,
     observed_result_released,
     observed_result_unknown,
-    observed_result_not_kept,
     observed_result_unseen,  // the client has closed the connection: the response is not known
 
     // requests that would have been replayed, by how their own response differs

@@ -27,13 +27,13 @@ Context *observed_context(ngx_http_request_t *r)
                : nullptr;
 }
 
-void end_as(Context &context, Settlement settlement)
+void end_as(Context &context, Outcome outcome)
 {
-    ObservedOutcome outcome;
+    ObservedOutcome end;
 
-    outcome.settlement = settlement;
-    outcome.lifetime = context.ttl != 0 ? context.ttl : context.conf->ttl;
-    context.observation->end(outcome);
+    end.outcome = outcome;
+    end.lifetime = context.ttl != 0 ? context.ttl : context.conf->ttl;
+    context.observation->end(end);
 }
 
 void end_unseen(Context &context)
@@ -41,7 +41,7 @@ void end_unseen(Context &context)
     ObservedOutcome outcome;
 
     outcome.unseen = true;
-    outcome.settlement = Settlement::keep;
+    outcome.outcome = Outcome::kept;
     outcome.lifetime = context.conf->ttl;
     context.observation->end(outcome);
 }
@@ -61,14 +61,18 @@ void end_complete(Context &context)
     response.read_end(r, *context.conf);
     read_response_end(context);
 
-    if (response.is_too_large() || observation.has_foreign_parts) {
-        give_up_keeping(context);
+    if (response.is_too_large()) {
+        give_up_keeping(context, Outcome::not_kept_size);
+    }
+
+    if (observation.has_foreign_parts) {
+        give_up_keeping(context, Outcome::not_kept_stream);
     }
 
     ObservedOutcome outcome;
 
-    outcome.settlement = context.settlement;
-    outcome.lifetime = context.outcome_unknown && context.settlement == Settlement::keep
+    outcome.outcome = context.outcome;
+    outcome.lifetime = context.outcome_unknown && context.outcome == Outcome::kept
                            ? observation.hold()
                            : context.ttl;
     outcome.comparable =
@@ -79,7 +83,7 @@ void end_complete(Context &context)
 void end_broken(Context &context)
 {
     end_as(context, context.observation->is_stream
-                        ? Settlement::not_kept
+                        ? Outcome::not_kept_stream
                         : decide_without_response(
                             Origin::broken, static_cast<UnknownPolicy>(context.conf->unknown)));
 }
@@ -90,13 +94,13 @@ void observe_head(Context &context)
     Observation &observation = *context.observation;
 
     if (r->headers_out.status == NGX_HTTP_SWITCHING_PROTOCOLS) {
-        end_as(context, Settlement::release);
+        end_as(context, Outcome::released_upgrade);
         return;
     }
 
     // nginx before 1.29 takes an interim response (1xx) for the response
     if (r->headers_out.status < NGX_HTTP_OK) {
-        end_as(context, Settlement::not_kept);
+        end_as(context, Outcome::not_kept_stream);
         return;
     }
 
@@ -108,7 +112,7 @@ void observe_head(Context &context)
     }
 
     if (is_refused(context)) {
-        end_as(context, Settlement::release);
+        end_as(context, Outcome::released_refused);
         return;
     }
 

@@ -19,15 +19,33 @@ static_assert(static_cast<unsigned>(Status::quota) - static_cast<unsigned>(Statu
               == static_cast<unsigned>(Count::observed_quota)
                      - static_cast<unsigned>(Count::observed_fresh));
 
-static_assert(static_cast<unsigned>(Settlement::not_kept)
-              == static_cast<unsigned>(Count::observed_result_not_kept)
-                     - static_cast<unsigned>(Count::observed_result_kept));
-
 Count observed(Status status)
 {
     return static_cast<Count>(static_cast<unsigned>(Count::observed_fresh)
                               + static_cast<unsigned>(status)
                               - static_cast<unsigned>(Status::fresh));
+}
+
+Count count_of(const ObservedOutcome &outcome)
+{
+    if (outcome.unseen) {
+        return Count::observed_result_unseen;
+    }
+
+    switch (outcome.outcome) {
+    case Outcome::kept:
+        return Count::observed_result_kept;
+    case Outcome::not_kept_size:
+        return Count::observed_result_not_kept_size;
+    case Outcome::not_kept_stream:
+        return Count::observed_result_not_kept_stream;
+    case Outcome::not_kept_word:
+        return Count::observed_result_not_kept_word;
+    case Outcome::unknown:
+        return Count::observed_result_unknown;
+    default:
+        return Count::observed_result_released;
+    }
 }
 
 // Which problem response a request gets whose key is taken.
@@ -195,7 +213,7 @@ void Observation::on_request_end(void *data)
     } else if (!observation->has_ended_) {
         outcome.unseen =
             observation->head_seen || origin_of(*observation->context_) != Origin::not_reached;
-        outcome.settlement = outcome.unseen ? Settlement::keep : Settlement::release;
+        outcome.outcome = outcome.unseen ? Outcome::kept : Outcome::released_unsent;
         outcome.lifetime = observation->conf_->ttl;
         observation->end(outcome);
     }
@@ -429,25 +447,24 @@ void Observation::write_small(State state, Millis lifetime)
 
 void Observation::settle()
 {
-    Settlement settlement = outcome_.settlement;
-
     phase_ = Phase::over;
     conf_->store->maintenance->leases.remove(lease_);
 
-    if (settlement == Settlement::keep) {
+    if (outcome_.outcome == Outcome::kept) {
         RecordHead head = record_head(State::kept, outcome_.lifetime);
         bool is_written = outcome_.unseen || response_.has_failed()
                               ? response_.write_unseen(head, call_.id, call_.value)
                               : response_.write_record(head, call_.id, call_.value);
 
-        settlement = is_written ? Settlement::keep : Settlement::not_kept;
+        if (!is_written) {
+            outcome_.outcome = Outcome::not_kept_size;
+        }
     }
 
-    count(outcome_.unseen ? Count::observed_result_unseen
-                          : static_cast<Count>(static_cast<unsigned>(Count::observed_result_kept)
-                                               + static_cast<unsigned>(settlement)));
+    is_settled_ = true;
+    count(count_of(outcome_));
 
-    switch (settlement) {
+    switch (settlement_of(outcome_.outcome)) {
     case Settlement::release:
         release();
         return;

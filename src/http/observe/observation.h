@@ -17,9 +17,9 @@ namespace idempotency {
 
 // What would have become of the claim.
 struct ObservedOutcome {
-    Settlement settlement = Settlement::release;
+    Outcome outcome = Outcome::released_unsent;
     Millis lifetime = 0;
-    bool unseen = false;      // the response was not seen to its end
+    bool unseen = false;      // the response was not seen to its end: `outcome` is `kept`
     bool comparable = false;  // it is the whole response of the application
 };
 
@@ -42,6 +42,9 @@ public:
     // The response has ended.  Only the first call counts.
     void end(const ObservedOutcome &outcome);
     bool has_ended() const { return has_ended_; }
+
+    // What would have become of the claim, once it is settled.
+    Outcome outcome() const { return is_settled_ ? outcome_.outcome : Outcome::none; }
 
     // How far the response has been read.
     bool head_seen = false;
@@ -99,6 +102,7 @@ private:
     unsigned char small_record_[kLargestClaim];
 
     bool has_ended_ = false;
+    bool is_settled_ = false;
     ObservedOutcome outcome_;
     ObservedResponse response_;
 };
