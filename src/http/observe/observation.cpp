@@ -3,28 +3,16 @@
 #include <new>
 
 #include "core/claim_ids.h"
-#include "http/answer/problem.h"
 #include "http/exchange/maintenance.h"
 #include "http/exchange/meaning.h"
+#include "http/observe/report.h"
 #include "nginx/clock.h"
-#include "nginx/log_limit.h"
 
 namespace idempotency {
 
 namespace {
 
 constexpr std::size_t kPoolSize = 2048;
-
-static_assert(static_cast<unsigned>(Status::quota) - static_cast<unsigned>(Status::fresh)
-              == static_cast<unsigned>(Count::observed_quota)
-                     - static_cast<unsigned>(Count::observed_fresh));
-
-Count observed(Status status)
-{
-    return static_cast<Count>(static_cast<unsigned>(Count::observed_fresh)
-                              + static_cast<unsigned>(status)
-                              - static_cast<unsigned>(Status::fresh));
-}
 
 Count count_of(const ObservedOutcome &outcome)
 {
@@ -85,57 +73,7 @@ Status status_of(Action action)
     return Status::replayed;
 }
 
-// "key ID in store", for a log line; empty without a key.
-std::string_view format_key(const LocationConfig &conf, const KeyId *id,
-                            char (&out)[kHexLength + 8])
-{
-    if (id == nullptr) {
-        return {};
-    }
-
-    ngx_memcpy(out, "key ", 4);
-    write_hex(conf.store->store->stored_id(*id), out + 4);
-    ngx_memcpy(out + 4 + kHexLength, " in ", 4);
-    return {out, sizeof(out)};
-}
-
 }  // namespace
-
-void observe_status(Context &context, Status status)
-{
-    context.status = status;
-    context.conf->store->counters->add(observed(status));
-}
-
-void observe_refusal(Context &context, Problem problem, const KeyId *id)
-{
-    static LogLimit limits[kProblems];
-    LogLimit &limit = limits[static_cast<std::size_t>(problem)];
-    const LocationConfig &conf = *context.conf;
-    ProblemText text = problem_text(conf, problem);
-    char key[kHexLength + 8];
-
-    context.problem_code = text.code;
-
-    if (!limit.allows()) {
-        return;
-    }
-
-    bool waits =
-        problem == Problem::in_progress && static_cast<Conflict>(conf.conflict) == Conflict::wait;
-    bool passes = problem == Problem::store_unavailable
-                  && static_cast<StoreError>(conf.store_error) == StoreError::pass;
-    std::string_view where = format_key(conf, id, key);
-
-    ngx_log_error(NGX_LOG_NOTICE, context.request->connection->log, 0,
-                  "idempotency: observe: %*sstore \"%V\": without \"observe\" this request would "
-                  "%s: %ud %s (%ui more such requests since the last message)",
-                  where.size(), where.data(), &conf.store->name,
-                  waits    ? "have waited for the first request with this key"
-                  : passes ? "have been passed without protection"
-                           : "have been refused",
-                  text.status, text.code, limit.take_suppressed());
-}
 
 Observation::Observation(ngx_pool_t *pool, Context &context)
     : pool_(pool), context_(&context), conf_(context.conf),
@@ -374,13 +312,14 @@ void Observation::handle_value()
 
 void Observation::publish(Status status)
 {
+    observe_status(*conf_, status);
+
     if (context_ == nullptr) {
-        count(observed(status));
         return;
     }
 
     context_->store_time = monotonic_micros() - asked_at_micros_;
-    observe_status(*context_, status);
+    context_->status = status;
 
     if (status == Status::replayed) {
         const RecordHead &head = kept_.head;
@@ -529,42 +468,7 @@ void Observation::compare()
         count(Count::observed_body_different);
     }
 
-    log_difference(difference);
-}
-
-void Observation::log_difference(const Difference &difference) const
-{
-    static LogLimit limit;
-    char key[kHexLength + 8];
-    u_char what[sizeof(difference.names) + 128];
-    u_char *end = what;
-    u_char *last = what + sizeof(what);
-
-    if (!limit.allows()) {
-        return;
-    }
-
-    if (difference.status) {
-        end = ngx_slprintf(end, last, " status (%ud, now %ud);",
-                           static_cast<unsigned>(kept_.status), response_.status());
-    }
-
-    if (difference.fields) {
-        end = ngx_slprintf(end, last, " header fields (%*s);", difference.names_length,
-                           difference.names);
-    }
-
-    if (difference.body) {
-        end = ngx_slprintf(end, last, " body;");
-    }
-
-    std::string_view where = format_key(*conf_, &call_.id, key);
-
-    ngx_log_error(NGX_LOG_NOTICE, log(), 0,
-                  "idempotency: observe: %*sstore \"%V\": a replay would have differed from the "
-                  "response of the application:%*s %ui more such requests since the last message",
-                  where.size(), where.data(), &conf_->store->name,
-                  static_cast<std::size_t>(end - what), what, limit.take_suppressed());
+    log_difference(difference, kept_.status, response_.status(), *conf_, call_.id, log());
 }
 
 }  // namespace idempotency

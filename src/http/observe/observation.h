@@ -8,7 +8,6 @@
 
 #include "nginx/nginx.h"
 
-#include "core/problem.h"
 #include "http/exchange/context.h"
 #include "http/exchange/lease_renewer.h"
 #include "http/observe/observed_response.h"
@@ -75,7 +74,6 @@ private:
     void settle();
     void release();
     void compare();
-    void log_difference(const Difference &difference) const;
     RecordHead record_head(State state, Millis lifetime) const;
     void write_small(State state, Millis lifetime);
     void drop_reference();
@@ -106,11 +104,5 @@ private:
     ObservedOutcome outcome_;
     ObservedResponse response_;
 };
-
-// The status of a request that is only observed, and that needs no store: counts it.
-void observe_status(Context &context, Status status);
-
-// Logs which problem response the request would have got, and sets $idempotency_code.
-void observe_refusal(Context &context, Problem problem, const KeyId *id);
 
 }  // namespace idempotency

@@ -1,6 +1,7 @@
 #include "http/request/observe.h"
 
 #include "http/observe/observation.h"
+#include "http/observe/report.h"
 #include "http/observe/variables_guard.h"
 #include "http/request/body_digest.h"
 #include "http/request/claim.h"
@@ -61,9 +62,15 @@ void observe_covered(Context &context, const Examination &examination)
     }
 }
 
+void observe_plainly(Context &context, Status status)
+{
+    context.status = status;
+    observe_status(*context.conf, status);
+}
+
 void observe_refused(Context &context, Status status, Problem problem)
 {
-    observe_status(context, status);
+    observe_plainly(context, status);
     observe_refusal(context, problem, nullptr);
 }
 
@@ -90,10 +97,10 @@ void observe(ngx_http_request_t *r, LocationConfig *conf)
     case Coverage::uncovered:
         break;
     case Coverage::bypassed:
-        observe_status(*context, Status::bypass);
+        observe_plainly(*context, Status::bypass);
         break;
     case Coverage::unscoped:
-        observe_status(*context, Status::unscoped);
+        observe_plainly(*context, Status::unscoped);
         break;
     case Coverage::key_missing:
         observe_refused(*context, Status::missing, Problem::key_missing);
