@@ -60,6 +60,13 @@ void Exchange::drop_reference()
     ngx_destroy_pool(pool_);
 }
 
+KeyId Exchange::stored_id() const { return conf_->store->store->stored_id(call_.id); }
+
+void Exchange::note(Event event, Cause cause)
+{
+    conf_->store->counters->note(event, stored_id(), cause);
+}
+
 // Names the key and the claim, so that an operator can find both.  The request's own log
 // is used as long as the request lives.
 void Exchange::log(ngx_uint_t level, const char *event) const
@@ -68,7 +75,7 @@ void Exchange::log(ngx_uint_t level, const char *event) const
     std::size_t length = sizeof(hex);
     ngx_log_t *log = context_ != nullptr ? context_->request->connection->log : ngx_cycle->log;
 
-    write_hex(conf_->store->store->stored_id(call_.id), hex);
+    write_hex(stored_id(), hex);
     ngx_log_error(level, log, 0, "idempotency: key %*s in store \"%V\", token %uL: %s", length, hex,
                   &conf_->store->name, static_cast<uint64_t>(token_), event);
 }
@@ -97,34 +104,59 @@ char *Exchange::allocate_value(Call &call, std::size_t size)
 
 // Calls
 
-static_assert(static_cast<unsigned>(Call::Kind::renew)
-              == static_cast<unsigned>(Count::renewals) - static_cast<unsigned>(Count::claims));
-static_assert(static_cast<unsigned>(Settlement::not_kept)
-              == static_cast<unsigned>(Count::result_not_kept)
-                     - static_cast<unsigned>(Count::result_kept));
+static_assert(static_cast<std::size_t>(Call::Kind::renew) == kCallKinds - 1);
 
-void Exchange::count_call(const Call &call)
+// A call starts; `call_ended` follows.
+bool Exchange::start(OwnCall &call)
 {
-    count(static_cast<Count>(static_cast<unsigned>(Count::claims)
-                             + static_cast<unsigned>(call.kind)));
+    call.started_at = monotonic_micros();
+
+    if (!conf_->store->store->start(call)) {
+        return false;
+    }
+
+    count_call(call, true);
+    return true;
 }
 
-void Exchange::count_failure(const Call &call)
+// `at_once`: the call has ended within `start`.
+void Exchange::count_call(const OwnCall &call, bool at_once)
 {
-    if (call.reply.verdict == Verdict::unavailable) {
-        count(Count::unavailable);
+    Counters &counters = *conf_->store->counters;
+    auto kind = static_cast<std::size_t>(call.kind);
+    const Reply &reply = call.reply;
+    Cause cause = cause_of(reply);
+    bool is_asked = !reply.is_copy || cause != Cause::none;
 
-    } else if (call.reply.verdict == Verdict::full) {
-        count(Count::full);
+    if (reply.is_copy) {
+        count(Count::near_hits);
+    } else if (call.kind == Call::Kind::claim) {
+        count(Count::near_misses);
+    }
+
+    if (is_asked) {
+        counters.call_started(kind);
+    }
+
+    // a call to a store that is known to be down takes no time
+    if (is_asked && !(at_once && cause != Cause::none)) {
+        counters.call_ended(kind, monotonic_micros() - call.started_at);
+    }
+
+    if (cause != Cause::none) {
+        counters.failed(cause, stored_id());
+    }
+
+    if (reply.verdict == Verdict::claimed) {
+        counters.granted();
+    } else if (call.kind == Call::Kind::renew && reply.verdict == Verdict::done) {
+        count(Count::renewed);
     }
 }
 
 bool Exchange::start_call()
 {
-    count_call(call_);
-
-    if (conf_->store->store->start(call_)) {
-        count_failure(call_);
+    if (start(call_)) {
         return true;
     }
 
@@ -138,7 +170,7 @@ void Exchange::on_call_ended(Call &call)
     ReplyHandler on_reply = exchange->on_reply_;
     bool has_ended = true;
 
-    exchange->count_failure(call);
+    exchange->count_call(static_cast<OwnCall &>(call), false);
 
     if (exchange->phase_ == Phase::claiming) {
         exchange->handle_claim_reply();
@@ -218,6 +250,7 @@ void Exchange::handle_claim_reply()
 
         if (is_late || context_ == nullptr) {
             if (is_late) {
+                note(Event::late_grant);
                 log(NGX_LOG_ERR, "the claim was granted after its lease had expired: it is "
                                  "released, and the request is not sent");
                 claim_reply_ = Reply();
@@ -227,6 +260,7 @@ void Exchange::handle_claim_reply()
         }
 
         lease_.length = conf_->lease;
+        lease_.since = ngx_current_msec;
         lease_.owner = this;
         lease_.renew = renew;
         conf_->store->maintenance->leases.add(lease_);
@@ -272,10 +306,9 @@ void Exchange::renew(RenewedLease &lease)
     call.lifetime = exchange->claim_lifetime();
     exchange->is_renewing_ = true;
     exchange->add_reference();
-    exchange->count_call(call);
 
-    if (exchange->conf_->store->store->start(call)) {
-        on_renewal_ended(call);
+    if (exchange->start(call)) {
+        exchange->handle_renewal_end();
     }
 }
 
@@ -283,10 +316,15 @@ void Exchange::on_renewal_ended(Call &call)
 {
     Exchange *exchange = static_cast<OwnCall &>(call).exchange;
 
-    exchange->is_renewing_ = false;
-    exchange->count_failure(call);
-    exchange->handle_renewal_reply();
-    exchange->drop_reference();
+    exchange->count_call(static_cast<OwnCall &>(call), false);
+    exchange->handle_renewal_end();
+}
+
+void Exchange::handle_renewal_end()
+{
+    is_renewing_ = false;
+    handle_renewal_reply();
+    drop_reference();
 }
 
 void Exchange::handle_renewal_reply()
@@ -301,6 +339,7 @@ void Exchange::handle_renewal_reply()
     case Verdict::claimed:
         if (is_wanted) {
             count(Count::reclaimed);
+            note(Event::reclaimed);
             log(NGX_LOG_WARN, "the store had lost the claim: the key is claimed again");
         } else {
             release_again();
@@ -384,10 +423,9 @@ void Exchange::claim_again()
     renewal_.value = {&renewal_piece_, 1};
     is_renewing_ = true;
     add_reference();
-    count_call(renewal_);
 
-    if (conf_->store->store->start(renewal_)) {
-        on_renewal_ended(renewal_);
+    if (start(renewal_)) {
+        handle_renewal_end();
     }
 }
 
@@ -395,6 +433,7 @@ void Exchange::lose_claim()
 {
     conf_->store->maintenance->leases.remove(lease_);
     count(Count::lost);
+    note(Event::lost);
     log(NGX_LOG_ERR, "the claim was lost while its request ran: another request may be executed "
                      "with this key");
 }

@@ -153,6 +153,7 @@ ngx_int_t wait_and_claim_again(Context &context)
     auto time_left = static_cast<ngx_msec_int_t>(context.wait_deadline - ngx_current_msec);
 
     context.stage = Stage::waiting_to_claim;
+    set_waiting(context, true);
     start_timer(context, on_claim_timer,
                 ngx_min(context.claim_delay, static_cast<ngx_msec_t>(time_left)));
     context.claim_delay = ngx_min(context.claim_delay * 2, kLongestClaimDelay);
@@ -176,7 +177,11 @@ ngx_int_t handle_found_record(Context &context, const Reply &reply)
     if (fault != RecordFault::none) {
         char id[kHexLength];
 
-        write_hex(context.conf->store->store->stored_id(context.exchange->id()), id);
+        KeyId stored_id = context.conf->store->store->stored_id(context.exchange->id());
+
+        write_hex(stored_id, id);
+        context.conf->store->counters->failed(Cause::corrupt, stored_id);
+        context.conf->store->counters->note(Event::corrupt, stored_id, Cause::corrupt);
         ngx_log_error(NGX_LOG_ERR, context.request->connection->log, 0,
                       "idempotency: the value of key %*s in store \"%V\" %s", kHexLength, id,
                       &context.conf->store->name, describe(fault));
@@ -216,6 +221,7 @@ ngx_int_t handle_claim_reply(Context &context)
 {
     const Reply &reply = context.exchange->reply();
 
+    set_waiting(context, false);
     context.store_time += monotonic_micros() - context.store_call_start;
 
     if (reply.verdict != Verdict::claimed) {

@@ -175,8 +175,12 @@ ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (question.key_fields == 0 && !question.required) {
-        return NGX_DECLINED;
+    if (question.key_fields == 0) {
+        conf->store->counters->add(Count::without_key);
+
+        if (!question.required) {
+            return NGX_DECLINED;
+        }
     }
 
     question.bypass = ngx_http_test_predicates(r, conf->bypass) != NGX_OK;
