@@ -1,8 +1,6 @@
 // The module: its directives, and the functions that nginx calls during configuration and
 // in each process.
 
-#include <cstring>
-
 #include "core/claim_ids.h"
 #include "http/answer/capture.h"
 #include "http/answer/early_hints.h"
@@ -119,29 +117,6 @@ ngx_int_t find_context_index(ngx_conf_t *cf, const char *name)
     return module != nullptr ? static_cast<ngx_int_t>(module->ctx_index) : -1;
 }
 
-// A third-party filter module that is loaded after this module runs before it.  So its
-// changes to a response are kept, and made again in each replay.
-void warn_about_earlier_filters(ngx_conf_t *cf)
-{
-    ngx_module_t **m = cf->cycle->modules;
-
-    while (*m != nullptr && *m != &ngx_http_idempotency_module) {
-        m++;
-    }
-
-    if (*m == nullptr) {
-        return;
-    }
-
-    for (m++; *m != nullptr && std::strcmp((*m)->name, "ngx_http_copy_filter_module") != 0; m++) {
-        ngx_log_error(NGX_LOG_WARN, cf->log, 0,
-                      "\"%s\" is loaded after \"ngx_http_idempotency_module\": if it changes a "
-                      "response, it changes each replay once more; load "
-                      "\"ngx_http_idempotency_module\" last",
-                      (*m)->name);
-    }
-}
-
 ngx_int_t preconfiguration(ngx_conf_t *cf) { return add_variables(cf); }
 
 ngx_int_t postconfiguration(ngx_conf_t *cf)
@@ -164,8 +139,6 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     if (!main->used) {
         return NGX_OK;
     }
-
-    warn_about_earlier_filters(cf);
 
     install_body_digest();
     install_capture();

@@ -126,7 +126,7 @@ void Counters::call_ended(std::size_t kind, std::uint64_t micros)
     idempotency::add(latency.buckets[latency_bucket(micros)], 1);
 }
 
-void Counters::failed(Cause cause, const KeyId &stored_id)
+bool Counters::failed(Cause cause)
 {
     Slot &at = slot();
     std::uint64_t now = ngx_current_msec;
@@ -135,7 +135,7 @@ void Counters::failed(Cause cause, const KeyId &stored_id)
     set(at.errors_at[static_cast<std::size_t>(cause)], now);
 
     if (!is_outage(cause)) {
-        return;
+        return false;
     }
 
     std::uint64_t refused_at = get(at.refused_at);
@@ -144,11 +144,11 @@ void Counters::failed(Cause cause, const KeyId &stored_id)
 
     if (is_over) {
         set(at.failing_since, now);
-        note(Event::refused, stored_id, cause);
     }
 
     set(at.cause, static_cast<std::uint64_t>(cause));
     set(at.refused_at, now);
+    return is_over;
 }
 
 void Counters::available_again()

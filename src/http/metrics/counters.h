@@ -29,9 +29,9 @@ public:
     void call_started(std::size_t kind) { idempotency::add(slot().latency[kind].calls, 1); }
     void call_ended(std::size_t kind, std::uint64_t micros);
 
-    // A claim was granted; a call has failed.
+    // A claim was granted; a call has failed: true if it is the first that the store refuses.
     void granted() { set(slot().granted_at, ngx_current_msec); }
-    void failed(Cause cause, const KeyId &stored_id);
+    bool failed(Cause cause);
 
     // This worker is connected to the store again.
     void available_again();
