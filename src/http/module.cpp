@@ -4,6 +4,7 @@
 #include "core/claim_ids.h"
 #include "http/answer/capture.h"
 #include "http/answer/early_hints.h"
+#include "http/config/connection_limits.h"
 #include "http/config/config.h"
 #include "http/config/directives.h"
 #include "http/config/error_pages.h"
@@ -12,6 +13,7 @@
 #include "http/exchange/maintenance.h"
 #include "http/exchange/redirect.h"
 #include "http/exchange/request_end.h"
+#include "http/observe/filters.h"
 #include "http/request/body_digest.h"
 #include "http/request/gate.h"
 #include "http/status/status_page.h"
@@ -33,7 +35,7 @@ ngx_command_t directives[] = {
     {ngx_string("idempotency_store"), NGX_HTTP_MAIN_CONF | NGX_CONF_BLOCK | NGX_CONF_TAKE1,
      store_block, NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
 
-    LOCATION_DIRECTIVE("idempotency", NGX_CONF_TAKE12, set_store, 0),
+    LOCATION_DIRECTIVE("idempotency", NGX_CONF_TAKE123, set_store, 0),
     LOCATION_DIRECTIVE("idempotency_key", NGX_CONF_TAKE1, set_key, 0),
     LOCATION_DIRECTIVE("idempotency_methods", NGX_CONF_1MORE, set_methods, 0),
     LOCATION_DIRECTIVE("idempotency_scope", NGX_CONF_1MORE, set_scope, 0),
@@ -143,6 +145,11 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     install_body_digest();
     install_capture();
     install_early_hints();
+
+    if (main->observes) {
+        install_observation();
+    }
+
     watch_upstreams(cf);
     main->on_error_page = on_error_page;
 
@@ -159,6 +166,17 @@ MainConfig *main_config_of(ngx_cycle_t *cycle)
 {
     return static_cast<MainConfig *>(
         ngx_http_cycle_get_module_main_conf(cycle, ngx_http_idempotency_module));
+}
+
+ngx_int_t init_module(ngx_cycle_t *cycle)
+{
+    MainConfig *main = main_config_of(cycle);
+
+    if (main != nullptr) {
+        limit_redis_connections(cycle, *main);
+    }
+
+    return NGX_OK;
 }
 
 ngx_int_t init_process(ngx_cycle_t *cycle)
@@ -235,7 +253,7 @@ ngx_module_t ngx_http_idempotency_module = {
     idempotency::directives,
     NGX_HTTP_MODULE,
     nullptr,  // init master
-    nullptr,  // init module
+    idempotency::init_module,
     idempotency::init_process,
     nullptr,  // init thread
     nullptr,  // exit thread

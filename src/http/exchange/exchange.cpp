@@ -115,35 +115,8 @@ bool Exchange::start(OwnCall &call)
 // `at_once`: the call has ended within `start`.
 void Exchange::count_call(const OwnCall &call, bool at_once)
 {
-    Counters &counters = *conf_->store->counters;
-    auto kind = static_cast<std::size_t>(call.kind);
-    const Reply &reply = call.reply;
-    Cause cause = cause_of(reply);
-    bool is_asked = !reply.is_copy || cause != Cause::none;
-
-    if (reply.is_copy) {
-        count(Count::near_hits);
-    } else if (call.kind == Call::Kind::claim) {
-        count(Count::near_misses);
-    }
-
-    if (is_asked) {
-        counters.call_started(kind);
-    }
-
-    // a call to a store that is known to be down takes no time
-    if (is_asked && !(at_once && cause != Cause::none)) {
-        counters.call_ended(kind, monotonic_micros() - call.started_at);
-    }
-
-    if (cause != Cause::none && counters.failed(cause)) {
-        note(Event::refused, cause);
-    }
-
-    if (reply.verdict == Verdict::claimed) {
-        counters.granted();
-    } else if (call.kind == Call::Kind::renew && reply.verdict == Verdict::done) {
-        count(Count::renewed);
+    if (conf_->store->counters->call_ended(call, call.started_at, at_once)) {
+        note(Event::refused, cause_of(call.reply));
     }
 }
 
@@ -257,7 +230,6 @@ void Exchange::handle_claim_reply()
         }
 
         lease_.length = conf_->lease;
-        lease_.since = ngx_current_msec;
         lease_.owner = this;
         lease_.renew = renew;
         conf_->store->maintenance->leases.add(lease_);

@@ -21,6 +21,7 @@ void LeaseRenewer::add(RenewedLease &lease)
     if (!lease.queued) {
         ngx_queue_insert_tail(&leases_, &lease.link);
         lease.queued = true;
+        lease.since = ngx_current_msec;
         show(1);
     }
 

@@ -3,6 +3,8 @@
 #include <csignal>
 #include <new>
 
+#include "nginx/clock.h"
+
 namespace idempotency {
 
 namespace {
@@ -118,12 +120,38 @@ void Counters::detach_worker()
     cell_ = &unshared_;
 }
 
-void Counters::call_ended(std::size_t kind, std::uint64_t micros)
+bool Counters::call_ended(const Call &call, std::uint64_t started_at, bool at_once)
 {
-    SlotLatency &latency = slot().latency[kind];
+    const Reply &reply = call.reply;
+    Cause cause = cause_of(reply);
+    SlotLatency &latency = slot().latency[static_cast<std::size_t>(call.kind)];
+    bool is_asked = !reply.is_copy || cause != Cause::none;
 
-    idempotency::add(latency.sum, micros);
-    idempotency::add(latency.buckets[latency_bucket(micros)], 1);
+    if (reply.is_copy) {
+        add(Count::near_hits);
+    } else if (call.kind == Call::Kind::claim) {
+        add(Count::near_misses);
+    }
+
+    if (is_asked) {
+        idempotency::add(latency.calls, 1);
+    }
+
+    // a call to a store that is known to be down takes no time
+    if (is_asked && !(at_once && cause != Cause::none)) {
+        std::uint64_t micros = monotonic_micros() - started_at;
+
+        idempotency::add(latency.sum, micros);
+        idempotency::add(latency.buckets[latency_bucket(micros)], 1);
+    }
+
+    if (reply.verdict == Verdict::claimed) {
+        set(slot().granted_at, ngx_current_msec);
+    } else if (call.kind == Call::Kind::renew && reply.verdict == Verdict::done) {
+        add(Count::renewed);
+    }
+
+    return cause != Cause::none && failed(cause);
 }
 
 bool Counters::failed(Cause cause)

@@ -25,12 +25,11 @@ public:
         idempotency::add(slot().counts[index(what)], number);
     }
 
-    // A call to the store has been started; has ended after `micros`.
-    void call_started(std::size_t kind) { idempotency::add(slot().latency[kind].calls, 1); }
-    void call_ended(std::size_t kind, std::uint64_t micros);
+    // A call to the store that was started at `started_at` (monotonic_micros) has ended;
+    // `at_once`: before Store::start has returned.  True if it is the first that the store refuses.
+    bool call_ended(const Call &call, std::uint64_t started_at, bool at_once);
 
-    // A claim was granted; a call has failed: true if it is the first that the store refuses.
-    void granted() { set(slot().granted_at, ngx_current_msec); }
+    // What has failed; the rest is as for `call_ended`.
     bool failed(Cause cause);
 
     // This worker is connected to the store again.

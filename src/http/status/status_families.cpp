@@ -84,6 +84,34 @@ Value read_calls(const StoreStatus &store, std::size_t i)
     return {store.metrics.latency[i].calls};
 }
 
+const char *observed_request_name(std::size_t i)
+{
+    return i < sizeof(kStatuses) / sizeof(kStatuses[0]) ? kStatuses[i] : "undecided";
+}
+
+const char *observed_outcome_name(std::size_t i)
+{
+    static constexpr const char *names[] = {"kept",          "not_kept_size", "not_kept_stream",
+                                            "not_kept_word", "released",      "unknown",
+                                            "unseen"};
+
+    return names[i];
+}
+
+const char *observed_replay_name(std::size_t i)
+{
+    static constexpr const char *names[] = {"equal", "different", "not_compared"};
+
+    return names[i];
+}
+
+const char *observed_difference_name(std::size_t i)
+{
+    static constexpr const char *names[] = {"status", "fields", "body"};
+
+    return names[i];
+}
+
 // without Cause::none
 const char *error_name(std::size_t i) { return cause_name(static_cast<Cause>(i + 1)); }
 
@@ -173,6 +201,20 @@ const Family kFamilies[] = {
              read_calls, call_name, kCallKinds),
     counters("store_errors", "cause", "Calls to a store that failed, by cause.", read_errors,
              error_name, kCauses - 1),
+    counters("observed_requests", "status",
+             "Observed requests, by what $idempotency_status would have been.",
+             read_count<Count::observed_fresh>, observed_request_name, 13),
+    counters("observed_outcomes", "outcome",
+             "Claims of observed requests, by what would have become of them.",
+             read_count<Count::observed_result_kept>, observed_outcome_name, 7),
+    counters("observed_replays", "result",
+             "Observed requests that would have been replayed, by how a replay compares with the "
+             "response of the application.",
+             read_count<Count::observed_equal>, observed_replay_name, 3),
+    counters("observed_differences", "part",
+             "Observed requests that would have been replayed, by the part of the response that a "
+             "replay would have changed.",
+             read_count<Count::observed_status_different>, observed_difference_name, 3),
     gauge("memory_size_bytes", "Size of the memory of a memory store.", Part::memory,
           [](const StoreStatus &s, std::size_t) { return Value{s.now.memory.size}; }),
     gauge("memory_used_bytes", "Used memory of a memory store.", Part::memory,
