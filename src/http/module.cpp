@@ -13,6 +13,7 @@
 #include "http/exchange/maintenance.h"
 #include "http/exchange/redirect.h"
 #include "http/exchange/request_end.h"
+#include "http/observe/filters.h"
 #include "http/request/body_digest.h"
 #include "http/request/gate.h"
 #include "http/status/status_page.h"
@@ -34,7 +35,7 @@ ngx_command_t directives[] = {
     {ngx_string("idempotency_store"), NGX_HTTP_MAIN_CONF | NGX_CONF_BLOCK | NGX_CONF_TAKE1,
      store_block, NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
 
-    LOCATION_DIRECTIVE("idempotency", NGX_CONF_TAKE12, set_store, 0),
+    LOCATION_DIRECTIVE("idempotency", NGX_CONF_TAKE123, set_store, 0),
     LOCATION_DIRECTIVE("idempotency_key", NGX_CONF_TAKE1, set_key, 0),
     LOCATION_DIRECTIVE("idempotency_methods", NGX_CONF_1MORE, set_methods, 0),
     LOCATION_DIRECTIVE("idempotency_scope", NGX_CONF_1MORE, set_scope, 0),
@@ -144,6 +145,11 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     install_body_digest();
     install_capture();
     install_early_hints();
+
+    if (main->observes) {
+        install_observation();
+    }
+
     watch_upstreams(cf);
     main->on_error_page = on_error_page;
 

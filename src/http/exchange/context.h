@@ -13,6 +13,7 @@
 namespace idempotency {
 
 class Exchange;
+class Observation;
 
 // `$idempotency_status`
 enum class Status {
@@ -86,8 +87,11 @@ struct BodyProgress {
 // clear r->ctx; `find_context` restores it.
 struct Context {
     ngx_http_request_t *request;
-    LocationConfig *conf;  // of the location in which the key was claimed
-    Exchange *exchange;    // null if the request is not covered; one reference is held
+    LocationConfig *conf;      // of the location in which the key was claimed
+    Exchange *exchange;        // null if the request is not covered; one reference is held
+    Observation *observation;  // with `observe`, if the request would be covered; else null
+    bool observes_body;        // its body is digested while nginx reads it
+    void (*on_body_digested)(Context &context);
     Stage stage;
     Status status;
     const char *problem_code;  // of the module's own response, or null

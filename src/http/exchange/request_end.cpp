@@ -13,7 +13,8 @@ static_assert(static_cast<unsigned>(Status::quota) - static_cast<unsigned>(Statu
 
 void count_request(const Context &context)
 {
-    if (context.status != Status::none) {
+    // observed requests are counted when the store has replied
+    if (context.status != Status::none && !context.conf->observe) {
         context.conf->store->counters->add(static_cast<Count>(
             static_cast<unsigned>(context.status) - static_cast<unsigned>(Status::fresh)));
     }

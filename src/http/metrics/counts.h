@@ -42,8 +42,40 @@ enum class Count : unsigned {
     renewals,     // of leases
     unavailable,  // calls that ended with Verdict::unavailable
     full,         // calls that ended with Verdict::full
+
+    // `observe`: requests by what `$idempotency_status` would have been, in the order of Status
+    observed_fresh,
+    observed_replayed,
+    observed_in_progress,
+    observed_reused,
+    observed_missing,
+    observed_invalid,
+    observed_unknown,
+    observed_not_kept,
+    observed_store_error,
+    observed_bypass,
+    observed_unscoped,
+    observed_quota,
+    observed_undecided,  // the body was not read to its end, or the request could not be observed
+
+    // what would have become of the claims
+    observed_result_kept,
+    observed_result_not_kept_size,
+    observed_result_not_kept_stream,
+    observed_result_not_kept_word,
+    observed_result_released,
+    observed_result_unknown,
+    observed_result_unseen,  // the client has closed the connection: the response is not known
+
+    // requests that would have been replayed, by how their own response differs
+    observed_equal,
+    observed_different,
+    observed_uncompared,
+    observed_status_different,
+    observed_fields_different,
+    observed_body_different,
 };
 
-constexpr std::size_t kCounts = static_cast<std::size_t>(Count::full) + 1;
+constexpr std::size_t kCounts = static_cast<std::size_t>(Count::observed_body_different) + 1;
 
 }  // namespace idempotency

@@ -19,27 +19,6 @@ constexpr ngx_msec_t kLongestClaimDelay = 250;
 
 constexpr Millis kRetryAfter = 1000;
 
-bool compute_fingerprint(Context &context)
-{
-    ngx_str_t value;
-    Fingerprint fingerprint;
-
-    // evaluated only after the body was read: nginx caches the value of
-    // $request_body, so it would stay empty for later handlers
-    if (ngx_http_complex_value(context.request, context.conf->fingerprint, &value) != NGX_OK) {
-        return false;
-    }
-
-    Digester &digester = *main_config(context.request)->digester;
-
-    if (!digester.fingerprint(view(value), context.body_digest, fingerprint)) {
-        return false;
-    }
-
-    context.exchange->set_fingerprint(fingerprint);
-    return true;
-}
-
 void on_claim_reply(Context &context)
 {
     context.stage = Stage::claim_replied;
@@ -239,10 +218,31 @@ ngx_int_t handle_found_record(Context &context, const Reply &reply)
 
 }  // namespace
 
+bool compute_fingerprint(Context &context, Fingerprint &fingerprint)
+{
+    ngx_str_t value;
+
+    // evaluated only after the body was read: nginx caches the value of
+    // $request_body, so it would stay empty for later handlers
+    if (ngx_http_complex_value(context.request, context.conf->fingerprint, &value) != NGX_OK) {
+        return false;
+    }
+
+    Digester &digester = *main_config(context.request)->digester;
+
+    return digester.fingerprint(view(value), context.body_digest, fingerprint);
+}
+
 ngx_int_t claim_key(Context &context)
 {
-    return compute_fingerprint(context) && evaluate_quota(context) ? send_claim(context)
-                                                                   : NGX_HTTP_INTERNAL_SERVER_ERROR;
+    Fingerprint fingerprint;
+
+    if (!compute_fingerprint(context, fingerprint) || !evaluate_quota(context)) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    context.exchange->set_fingerprint(fingerprint);
+    return send_claim(context);
 }
 
 ngx_int_t handle_claim_reply(Context &context)

@@ -72,6 +72,44 @@ constexpr Member kErrors[] = {
 
 constexpr Member kRenewals[] = {{nullptr, Count::renewals}};
 
+constexpr Member kObservedRequests[] = {
+    {"new", Count::observed_fresh},
+    {"replayed", Count::observed_replayed},
+    {"in_progress", Count::observed_in_progress},
+    {"reused", Count::observed_reused},
+    {"missing", Count::observed_missing},
+    {"invalid", Count::observed_invalid},
+    {"unknown", Count::observed_unknown},
+    {"not_kept", Count::observed_not_kept},
+    {"store_error", Count::observed_store_error},
+    {"bypass", Count::observed_bypass},
+    {"unscoped", Count::observed_unscoped},
+    {"quota", Count::observed_quota},
+    {"undecided", Count::observed_undecided},
+};
+
+constexpr Member kObservedOutcomes[] = {
+    {"kept", Count::observed_result_kept},
+    {"not_kept_size", Count::observed_result_not_kept_size},
+    {"not_kept_stream", Count::observed_result_not_kept_stream},
+    {"not_kept_word", Count::observed_result_not_kept_word},
+    {"released", Count::observed_result_released},
+    {"unknown", Count::observed_result_unknown},
+    {"unseen", Count::observed_result_unseen},
+};
+
+constexpr Member kObservedReplays[] = {
+    {"equal", Count::observed_equal},
+    {"different", Count::observed_different},
+    {"not_compared", Count::observed_uncompared},
+};
+
+constexpr Member kObservedDifferences[] = {
+    {"status", Count::observed_status_different},
+    {"fields", Count::observed_fields_different},
+    {"body", Count::observed_body_different},
+};
+
 // A gauge has no count, so its reader ignores this one.
 constexpr Member kNow[] = {{nullptr, Count::fresh}};
 
@@ -106,6 +144,18 @@ constexpr Family kFamilies[] = {
     counter("store_calls", "call", "Calls to a store.", kCalls),
     counter("store_errors", "error", "Calls to a store that failed.", kErrors),
     counter("renewals", nullptr, "Renewals of leases.", kRenewals),
+    counter("observed_requests", "status",
+            "Observed requests, by what $idempotency_status would have been.", kObservedRequests),
+    counter("observed_outcomes", "outcome",
+            "Claims of observed requests, by what would have become of them.", kObservedOutcomes),
+    counter("observed_replays", "result",
+            "Observed requests that would have been replayed, by how a replay compares with the "
+            "response of the application.",
+            kObservedReplays),
+    counter("observed_differences", "part",
+            "Observed requests that would have been replayed, by the part of the response that a "
+            "replay would have changed.",
+            kObservedDifferences),
     gauge("store_up",
           "1 if the store is available for the worker that sends this response, else 0.",
           Part::always, [](const StoreStatus &s, Count) -> std::uint64_t { return s.now.up; }),
