@@ -57,7 +57,8 @@ struct MainConfig {
     ngx_int_t dav;                 // the same for ngx_http_dav_module
     ngx_array_t error_pages;       // of ngx_array_t *: each list of `error_page` (error_pages.h)
     ErrorPageHandler on_error_page;
-    bool used;  // a location has `idempotency`
+    bool used;      // a location has `idempotency`
+    bool observes;  // a location has it with `observe`
 };
 
 // The source of the key: a request header, or a value with variables.
@@ -121,6 +122,7 @@ struct LocationConfig {
     ngx_str_t store_name;  // `data` is null while unset; empty: off
     ngx_uint_t store_line;
     ngx_flag_t required;
+    ngx_flag_t observe;
     StoreSlot *store;  // null: off
 
     KeySource *key;
