@@ -37,7 +37,7 @@ sub start_proxy {
 sub start_nginx {
     my ($port, %options) = @_;
     return IdempotencyTest::Nginx->start(redis => "redis://127.0.0.1:$port", store => 'connect_timeout 1s; timeout 1s;',
-        server => 'idempotency main; idempotency_max_body 4m; location / { proxy_pass http://app; }', %options);
+        workers => 1, server => 'idempotency main; idempotency_max_body 4m; location / { proxy_pass http://app; }', %options);
 }
 
 # What a client sees of it all: first requests, replays, a duplicate, large responses, a key that is released.
