@@ -87,6 +87,7 @@ struct BodyProgress {
 struct Context {
     ngx_http_request_t *request;
     LocationConfig *conf;  // of the location in which the key was claimed
+    Scope scope;           // of the key; its values live as long as the request
     Exchange *exchange;    // null if the request is not covered; one reference is held
     Stage stage;
     Status status;

@@ -3,6 +3,7 @@
 #include <new>
 
 #include "redis/client/cluster.h"
+#include "redis/client/key_scan.h"
 #include "redis/client/node.h"
 #include "redis/client/sentinel.h"
 
@@ -14,7 +15,7 @@ namespace {
 class RedisStandalone final : public Store, private RedisNode::Owner {
 public:
     explicit RedisStandalone(const RedisOptions &options) noexcept
-        : options_(options), node_(options_, options_.servers[0], scripts_, *this)
+        : options_(options), node_(options_, options_.servers[0], scripts_, *this), scan_(options_)
     {}
 
     const char *fault() const
@@ -27,10 +28,16 @@ public:
     bool open() override
     {
         node_.open(ngx_cycle->log);
+        scan_.open(ngx_cycle->log);
         return true;
     }
 
-    void close() override { node_.close(); }
+    void close() override
+    {
+        scan_.close();
+        node_.close();
+    }
+
     void watch(StoreWatcher *watcher) override { watcher_ = watcher; }
 
     StoreFigures figures() override
@@ -43,6 +50,7 @@ public:
     }
 
     bool start(Call &call) override { return node_.start(call); }
+    bool walk(WalkStep &step) override { return scan_.start(step, node_.server(), true); }
 
 private:
     void node_available(RedisNode &) override
@@ -55,6 +63,7 @@ private:
     RedisOptions options_;
     RedisScripts scripts_;
     RedisNode node_;
+    RedisKeyScan scan_;
     StoreWatcher *watcher_ = nullptr;
 };
 
