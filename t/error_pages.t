@@ -23,6 +23,7 @@ my $pages = <<'END';
 END
 
 $nginx->set(http => "idempotency_store away { redis redis://127.0.0.1:$dead; } proxy_read_timeout 1s;", server => <<"END")->start;
+        listen unix:$files/h2.sock http2;
         root $files;
         idempotency main;
         idempotency_scope off;
@@ -51,6 +52,8 @@ $nginx->set(http => "idempotency_store away { redis redis://127.0.0.1:$dead; } p
         location \@recursive { recursive_error_pages on; error_page 409 502 = \@recursive; proxy_pass http://app; }
         location /service-page { error_page 400 409 422 502 504 /service; proxy_pass http://app; }
         location /unread { idempotency_fingerprint \$request_uri body=off; error_page 400 409 422 502 504 /service; proxy_pass http://app; }
+        location /checked-page { error_page 502 = \@checked; proxy_pass http://app; }
+        location /returns-page { error_page 502 = \@returns; proxy_pass http://app; }
         location /file { error_page 409 502 /sorry.html; proxy_pass http://app; }
         location /dead { error_page 502 = \@backup; proxy_pass http://127.0.0.1:$dead; }
         location /stored { idempotency_unknown store; $pages }
@@ -167,6 +170,53 @@ for my $path (qw(service-page unread)) {
 is ask('/file/broken?abort=before', 'file')->body, "so sorry\n", 'a file is the page of a broken exchange';
 is ask('/file/broken?abort=before', 'file')->body, "so sorry\n", 'and of its retry';
 is app()->count('/file/broken'), 1, 'which runs once';
+
+# The same for a response that breaks off behind its headers, of which the client has nothing.
+
+my %breaks = (truncated => 'abort=mid&kind=binary&size=50000&header=X-Early:1', 'ill-formed chunks' => 'abort=chunk&kind=binary&size=50000&framing=chunked&header=X-Early:1');
+
+for my $how (sort keys %breaks) {
+    my $n = $how =~ s/\W+/-/gr;
+
+    for my $path (qw(named rewritten mirrored tries overwritten recursive stored)) {
+        never_there("a response that breaks off (/$path, $how)", sub {
+            is_problem ask("/$path/$n?$breaks{$how}", "$n-$path"), 502, 'outcome_unknown', "/$path: the problem response ($how)";
+            is_problem ask("/$path/$n?$breaks{$how}", "$n-$path"), 409, 'outcome_unknown', "/$path: and of a retry ($how)";
+            is app()->count("/$path/$n"), 1, "/$path: the application ran once ($how)";
+        });
+    }
+
+    is ask("/checked-page/$n?$breaks{$how}", "$n-checked")->status, 403, "the checks of a named location apply ($how)";
+    is ask("/returns-page/$n?$breaks{$how}", "$n-returns")->body, "short and stout\n", "and its return ($how)";
+
+    for my $path (qw(service-page unread)) {
+        my $client = $nginx->connect;
+        my $first = $client->send(path => "/$path/$n?$breaks{$how}", key => "$n-$path", body => 'the body')->response;
+        is $first->status, 502, "/$path: a page in place of a response that breaks off ($how)";
+        like $first->body, qr{^#\d+ GET /service\S* -$}, "/$path: of a service, which gets a GET without a body ($how)";
+        is $first->header('X-Early'), undef, "/$path: without the headers of the response ($how)";
+        is ask("/$path/$n?$breaks{$how}", "$n-$path")->status, 409, "/$path: the outcome is unknown ($how)";
+        is app()->count("/$path/$n"), 1, "/$path: the application ran once ($how)";
+    }
+
+    is ask("/file/$n?$breaks{$how}", "$n-file")->body, "so sorry\n", "a file is its page ($how)";
+    is ask("/file/$n?$breaks{$how}", "$n-file")->body, "so sorry\n", "and that of its retry ($how)";
+    is app()->count("/file/$n"), 1, "which runs once ($how)";
+}
+
+{
+    my $client = $nginx->send_request(path => '/file/left?abort=mid&size=50000&gate=left', key => 'left', body => 'the body');
+    app()->await_arrival('/file/left');
+    $client->close;
+    app()->open_gate('left');
+    like $nginx->await_access_log(qr{/file/left}), qr/502 \[UNKNOWN\]/, 'a client that has left: the request ends';
+}
+
+{
+    my @curl = ('curl', '-sS', '--http2-prior-knowledge', '--unix-socket', $nginx->directory . '/h2.sock', '-X', 'POST', '-H', 'Idempotency-Key: h2');
+    open my $out, '-|', @curl, 'http://localhost/file/h2?abort=mid&size=50000' or die "curl: $!\n";
+    is join('', <$out>), "so sorry\n", 'over HTTP/2 too';
+}
 
 # what a response of the application means survives its error page
 

@@ -20,6 +20,7 @@ my $lost = qr/\[error\].*idempotency: key [0-9a-f]{64} in store "main", token \d
 
 my $nginx = IdempotencyTest::Nginx->start(
     stores => 'idempotency_store main { ' . ($is_redis ? 'redis unix:' . redis()->socket . "; prefix $prefix; connect_timeout 200ms; timeout 500ms;" : 'memory 1m;') . ' }',
+    log_format => '$request_uri $status [$idempotency_outcome]',
     server => <<'END');
         add_header X-Id $idempotency_key_id always;
         idempotency main;
@@ -77,6 +78,7 @@ subtest 'The next request has finished' => sub {
 
     kill CONT => $old;
     is_first $late->response, 201, 1, 'the late response is delivered to its own client';
+    ok $nginx->await_access_log(qr{^/finished\S* 201 \[lost\]$}), 'its outcome in the access log is `lost`';
     is_replay_of ask($uri, 'finished'), $second, 'and the newer response is kept';
     ok await(sub { errors() == $before + 1 }), 'an error is logged, with key id and token' or diag $nginx->error_log;
     is app()->count('/finished'), 2, 'there is no third execution';

@@ -43,7 +43,7 @@ location /required { idempotency main required; proxy_pass http://app; }
 
 === TEST 3: the variables are empty where a request is not covered
 --- config
-add_header X-All "[$idempotency_status$idempotency_code$idempotency_store$idempotency_since$idempotency_age$idempotency_store_time$idempotency_key_id]" always;
+add_header X-All "[$idempotency_status$idempotency_outcome$idempotency_code$idempotency_store$idempotency_since$idempotency_age$idempotency_store_time$idempotency_key_id]" always;
 location / { idempotency main; proxy_pass http://app; }
 location /off { proxy_pass http://app; }
 location = /own { idempotency main; return 200 "mine"; }

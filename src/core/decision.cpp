@@ -140,43 +140,43 @@ void parse_word(std::string_view field, Word &word)
     }
 }
 
-Settlement decide_without_response(Origin origin, UnknownPolicy unknown)
+Outcome decide_without_response(Origin origin, UnknownPolicy unknown)
 {
-    if (origin == Origin::not_reached || unknown == UnknownPolicy::release) {
-        return Settlement::release;
+    if (origin == Origin::not_reached) {
+        return Outcome::released_unsent;
     }
 
-    return Settlement::unknown;
+    return unknown == UnknownPolicy::release ? Outcome::released_policy : Outcome::unknown;
 }
 
-Settlement decide_settlement(const ResponseFacts &facts)
+Outcome decide_outcome(const ResponseFacts &facts)
 {
-    if (facts.origin == Origin::not_reached) {
-        return Settlement::release;
-    }
+    bool keepable = facts.obstacle == Outcome::none;
 
-    if (facts.origin == Origin::broken && facts.unknown != UnknownPolicy::store) {
+    if (facts.origin == Origin::not_reached
+        || (facts.origin == Origin::broken && facts.unknown != UnknownPolicy::store))
+    {
         return decide_without_response(facts.origin, facts.unknown);
     }
 
     // the application knows better than its status
     if (facts.word.release) {
-        return Settlement::release;
+        return Outcome::released_word;
     }
 
     if (facts.word.no_store) {
-        return Settlement::not_kept;
+        return Outcome::not_kept_word;
     }
 
     if (facts.origin == Origin::application && facts.retriable) {
-        return Settlement::release;
+        return Outcome::released_status;
     }
 
-    if (facts.call_given_up && !(facts.unknown == UnknownPolicy::store && facts.keepable)) {
+    if (facts.call_given_up && !(facts.unknown == UnknownPolicy::store && keepable)) {
         return decide_without_response(Origin::broken, facts.unknown);
     }
 
-    return facts.keepable ? Settlement::keep : Settlement::not_kept;
+    return keepable ? Outcome::kept : facts.obstacle;
 }
 
 }  // namespace idempotency

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <string_view>
 
+#include "core/outcome.h"
 #include "core/record.h"
 
 namespace idempotency {
@@ -66,22 +67,15 @@ void parse_word(std::string_view field, Word &word);
 struct ResponseFacts {
     Origin origin = Origin::application;
     UnknownPolicy unknown = UnknownPolicy::hold;
-    bool retriable = false;      // the status means 'not acted on'
-    bool keepable = true;        // it is small enough, and complete
-    bool call_given_up = false;  // the gRPC status is CANCELLED or DEADLINE_EXCEEDED
+    bool retriable = false;            // the status means 'not acted on'
+    Outcome obstacle = Outcome::none;  // why it can't be kept: one of `not_kept_*`
+    bool call_given_up = false;        // the gRPC status is CANCELLED or DEADLINE_EXCEEDED
     Word word;
 };
 
-enum class Settlement {
-    keep,
-    release,
-    unknown,
-    not_kept,
-};
-
-Settlement decide_settlement(const ResponseFacts &facts);
+Outcome decide_outcome(const ResponseFacts &facts);
 
 // What happens to a claim whose request ended without any response.
-Settlement decide_without_response(Origin origin, UnknownPolicy unknown);
+Outcome decide_without_response(Origin origin, UnknownPolicy unknown);
 
 }  // namespace idempotency

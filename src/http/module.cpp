@@ -13,6 +13,7 @@
 #include "http/exchange/keepalive_idle.h"
 #include "http/exchange/maintenance.h"
 #include "http/exchange/redirect.h"
+#include "http/exchange/request_end.h"
 #include "http/request/body_digest.h"
 #include "http/request/gate.h"
 #include "http/status/status_page.h"
@@ -89,6 +90,7 @@ ngx_int_t add_phase_handlers(ngx_conf_t *cf)
     // runs the directives of the server twice where no location matches
     if (!push_handler(core, NGX_HTTP_SERVER_REWRITE_PHASE, on_server_rewrite)
         || !push_handler(core, NGX_HTTP_PREACCESS_PHASE, on_preaccess)
+        || !push_handler(core, NGX_HTTP_LOG_PHASE, on_log)
         || ngx_array_push_n(handlers, 2) == nullptr)
     {
         return NGX_ERROR;
@@ -99,6 +101,12 @@ ngx_int_t add_phase_handlers(ngx_conf_t *cf)
     ngx_memmove(handler + 1, handler, (handlers->nelts - 2) * sizeof(*handler));
     handler[0] = on_request_after_try_files;
     handler[handlers->nelts - 1] = on_request;
+
+    // nginx runs those of the LOG phase from the first to the last
+    handlers = &core->phases[NGX_HTTP_LOG_PHASE].handlers;
+    handler = static_cast<ngx_http_handler_pt *>(handlers->elts);
+    ngx_memmove(handler + 1, handler, (handlers->nelts - 1) * sizeof(*handler));
+    handler[0] = on_log;
     return NGX_OK;
 }
 

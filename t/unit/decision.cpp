@@ -84,27 +84,34 @@ UNIT_TEST(an_unknown_outcome_is_held_as_long_as_a_response_by_default)
     assert_int_equal(hold_time(UnknownPolicy::release, 0, 500), 0);
 }
 
-Settlement settle(ResponseFacts facts) { return decide_settlement(facts); }
+Outcome settle(ResponseFacts facts) { return decide_outcome(facts); }
 
-void expect(Settlement seen, Settlement expected) { assert_int_equal(int(seen), int(expected)); }
+void expect(Outcome seen, Outcome expected) { assert_int_equal(int(seen), int(expected)); }
+
+void expect_settlement(Outcome outcome, Settlement settlement, const char *name, const char *reason)
+{
+    assert_int_equal(int(settlement_of(outcome)), int(settlement));
+    assert_string_equal(outcome_name(outcome), name);
+    assert_string_equal(outcome_reason(outcome), reason);
+}
 
 UNIT_TEST(a_response_is_kept_unless_it_says_otherwise)
 {
     ResponseFacts facts;
 
-    expect(settle(facts), Settlement::keep);
+    expect(settle(facts), Outcome::kept);
 
-    facts.keepable = false;
-    expect(settle(facts), Settlement::not_kept);
+    facts.obstacle = Outcome::not_kept_size;
+    expect(settle(facts), Outcome::not_kept_size);
 
     facts.retriable = true;
-    expect(settle(facts), Settlement::release);
+    expect(settle(facts), Outcome::released_status);
 
     facts.word.no_store = true;
-    expect(settle(facts), Settlement::not_kept);
+    expect(settle(facts), Outcome::not_kept_word);
 
     facts.word.release = true;
-    expect(settle(facts), Settlement::release);
+    expect(settle(facts), Outcome::released_word);
 }
 
 UNIT_TEST(a_request_that_never_reached_the_application_frees_the_key)
@@ -115,8 +122,8 @@ UNIT_TEST(a_request_that_never_reached_the_application_frees_the_key)
 
         facts.origin = Origin::not_reached;
         facts.unknown = policy;
-        expect(settle(facts), Settlement::release);
-        expect(decide_without_response(Origin::not_reached, policy), Settlement::release);
+        expect(settle(facts), Outcome::released_unsent);
+        expect(decide_without_response(Origin::not_reached, policy), Outcome::released_unsent);
     }
 }
 
@@ -128,18 +135,19 @@ UNIT_TEST(a_broken_exchange_follows_the_policy)
     facts.retriable = true;  // nginx's own 503 says nothing of the application
 
     facts.unknown = UnknownPolicy::hold;
-    expect(settle(facts), Settlement::unknown);
+    expect(settle(facts), Outcome::unknown);
 
     facts.unknown = UnknownPolicy::release;
-    expect(settle(facts), Settlement::release);
+    expect(settle(facts), Outcome::released_policy);
 
     facts.unknown = UnknownPolicy::store;
-    expect(settle(facts), Settlement::keep);
+    expect(settle(facts), Outcome::kept);
 
     // there is nothing to store
-    expect(decide_without_response(Origin::broken, UnknownPolicy::store), Settlement::unknown);
-    expect(decide_without_response(Origin::broken, UnknownPolicy::hold), Settlement::unknown);
-    expect(decide_without_response(Origin::broken, UnknownPolicy::release), Settlement::release);
+    expect(decide_without_response(Origin::broken, UnknownPolicy::store), Outcome::unknown);
+    expect(decide_without_response(Origin::broken, UnknownPolicy::hold), Outcome::unknown);
+    expect(decide_without_response(Origin::broken, UnknownPolicy::release),
+           Outcome::released_policy);
 }
 
 UNIT_TEST(a_call_that_was_given_up_follows_the_policy)
@@ -147,23 +155,42 @@ UNIT_TEST(a_call_that_was_given_up_follows_the_policy)
     ResponseFacts facts;
 
     facts.call_given_up = true;
-    expect(settle(facts), Settlement::unknown);
+    expect(settle(facts), Outcome::unknown);
 
     facts.unknown = UnknownPolicy::release;
-    expect(settle(facts), Settlement::release);
+    expect(settle(facts), Outcome::released_policy);
 
     facts.unknown = UnknownPolicy::store;
-    expect(settle(facts), Settlement::keep);
+    expect(settle(facts), Outcome::kept);
 
-    facts.keepable = false;  // there is nothing to store
-    expect(settle(facts), Settlement::unknown);
+    facts.obstacle = Outcome::not_kept_stream;  // there is nothing to store
+    expect(settle(facts), Outcome::unknown);
 
     facts.word.no_store = true;  // the application knows better
-    expect(settle(facts), Settlement::not_kept);
+    expect(settle(facts), Outcome::not_kept_word);
 
     facts.word = Word();
     facts.retriable = true;
-    expect(settle(facts), Settlement::release);
+    expect(settle(facts), Outcome::released_status);
+}
+
+UNIT_TEST(an_outcome_has_a_settlement_a_name_and_a_reason)
+{
+    expect_settlement(Outcome::kept, Settlement::keep, "kept", "");
+    expect_settlement(Outcome::not_kept_size, Settlement::not_kept, "not_kept_size", "size");
+    expect_settlement(Outcome::not_kept_store, Settlement::not_kept, "not_kept_store", "store");
+    expect_settlement(Outcome::not_kept_stream, Settlement::not_kept, "not_kept_stream", "stream");
+    expect_settlement(Outcome::not_kept_word, Settlement::not_kept, "not_kept_word", "word");
+    expect_settlement(Outcome::released_word, Settlement::release, "released", "word");
+    expect_settlement(Outcome::released_status, Settlement::release, "released", "status");
+    expect_settlement(Outcome::released_unsent, Settlement::release, "released", "unsent");
+    expect_settlement(Outcome::released_policy, Settlement::release, "released", "policy");
+    expect_settlement(Outcome::released_refused, Settlement::release, "released", "refused");
+    expect_settlement(Outcome::released_upgrade, Settlement::release, "released", "upgrade");
+    expect_settlement(Outcome::unknown, Settlement::unknown, "unknown", "");
+    expect_settlement(Outcome::none, Settlement::release, "", "");
+    assert_string_equal(outcome_name(Outcome::lost), "lost");
+    assert_string_equal(outcome_name(Outcome::untold), "untold");
 }
 
 UNIT_TEST(the_response_header_of_the_application_is_parsed)

@@ -9,6 +9,7 @@
 #include "http/answer/malformed_body.h"
 #include "http/answer/own_fields.h"
 #include "http/answer/pass_through.h"
+#include "http/answer/problem.h"
 #include "http/answer/settle.h"
 #include "http/answer/stream.h"
 #include "http/answer/subrequest.h"
@@ -55,7 +56,7 @@ ngx_int_t begin_response(Context &context)
     }
 
     if (is_too_large(r, *context.conf) || may_pass_at_once(context)) {
-        return start_pass_through(context, nullptr);
+        return start_pass_through(context, nullptr, Outcome::not_kept_size);
     }
 
     // later filters say so in their header filter, which runs too late for nginx to keep the
@@ -90,7 +91,7 @@ void stop_covering(Context &context)
     }
 
     context.status = Status::none;
-    context.exchange->settle(Settlement::release, 0, on_settled);
+    context.exchange->settle(Outcome::released_upgrade, 0, on_settled);
 }
 
 // nginx's ngx_http_output_header_filter_pt
@@ -122,7 +123,7 @@ ngx_int_t on_header(ngx_http_request_t *r)
 
     // nginx before 1.29 takes an interim response of the application (1xx) for the response,
     // and what follows for its body
-    return start_pass_through(*context, nullptr);
+    return start_pass_through(*context, nullptr, Outcome::not_kept_stream);
 }
 
 // The response turns out to be a stream with the last byte that was held: the rest of the chain
@@ -154,7 +155,7 @@ ngx_int_t capture_body(Context &context, ngx_chain_t *in)
                                    static_cast<size_t>(b->last - b->pos)};
 
             if (bytes.size() > context.conf->max_body - context.exchange->response().body_size()) {
-                return start_pass_through(context, link);
+                return start_pass_through(context, link, Outcome::not_kept_size);
             }
 
             if (context.grpc_kind != GrpcKind::none) {
@@ -165,7 +166,7 @@ ngx_int_t capture_body(Context &context, ngx_chain_t *in)
 
             if (appended < bytes.size()) {
                 b->pos += appended;
-                return start_pass_through(context, link);
+                return start_pass_through(context, link, Outcome::not_kept_size);
             }
         }
 
@@ -237,7 +238,8 @@ ngx_int_t on_body(ngx_http_request_t *r, ngx_chain_t *in)
         return pass_through(*context, in);
 
     default:
-        return send_uncovered(*context, in);
+        return context->awaits_error_page ? follow_error_page(*context, in)
+                                          : send_uncovered(*context, in);
     }
 }
 

@@ -177,7 +177,7 @@ void start_sending(Context &context)
     watch_client(context);
 }
 
-ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest)
+ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest, Outcome obstacle)
 {
     bool header_sent = context.header_sent;
 
@@ -185,10 +185,10 @@ ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest)
         return NGX_ERROR;
     }
 
-    give_up_keeping(context);
+    give_up_keeping(context, obstacle);
     take_own_fields(context.request->headers_out.trailers, *context.conf, context.accel_directives);
 
-    if (context.exchange->settle(context.settlement, context.ttl, on_settled)) {
+    if (context.exchange->settle(context.outcome, context.ttl, on_settled)) {
         update_status(context);
     }
 
@@ -206,10 +206,6 @@ ngx_int_t deliver(Context &context)
 {
     ngx_http_request_t *r = context.request;
 
-    if (!advance(context, Stage::passing_through)) {
-        return NGX_ERROR;
-    }
-
     apply_stream_reset(context);
     context.store_time += monotonic_micros() - context.store_call_start;
 
@@ -221,6 +217,10 @@ ngx_int_t deliver(Context &context)
 
     if (context.incomplete) {
         return send_problem(context, Problem::response_incomplete);
+    }
+
+    if (!advance(context, Stage::passing_through)) {
+        return NGX_ERROR;
     }
 
     ngx_chain_t *last = create_last_buffer(r);

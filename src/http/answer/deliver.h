@@ -17,7 +17,7 @@ ngx_int_t deliver(Context &context);
 // The response will not be kept: settles the claim, and sends the header and the held part of the
 // body if they were not sent yet, then `rest`.  What arrives later is passed through.  Returns
 // what a body filter returns.
-ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest);
+ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest, Outcome obstacle);
 
 // Exchange::ReplyHandler of a call that settles the claim.
 void on_settled(Context &context);

@@ -63,7 +63,7 @@ void forget_sent_buffers(Context &context)
 void free_held_part(Context &context)
 {
     if (context.held_part_sent || context.stage != Stage::passing_through
-        || context.settlement == Settlement::keep)
+        || context.outcome == Outcome::kept)
     {
         return;
     }

@@ -1,6 +1,7 @@
 #include "http/answer/problem.h"
 
 #include "http/answer/capture.h"
+#include "http/answer/deliver.h"
 #include "http/answer/fields.h"
 #include "http/exchange/grpc_request.h"
 #include "http/exchange/redirect.h"
@@ -219,6 +220,28 @@ ngx_buf_t *prepare_problem(ngx_http_request_t *r, const LocationConfig &conf, Pr
     return body;
 }
 
+bool has_upstream_ended(const Context &context)
+{
+    return context.from_upstream && context.request->upstream->cleanup == nullptr;
+}
+
+// nginx follows an error page outside of the filters: ngx_http_writer ends the request with what
+// the body filter returns.
+ngx_int_t await_error_page(Context &context, Problem problem)
+{
+    ngx_http_request_t *r = context.request;
+
+    if (!advance(context, Stage::problem)) {
+        return NGX_ERROR;
+    }
+
+    context.problem = problem;
+    context.awaits_error_page = true;
+    r->buffered |= kBuffered;
+    ngx_post_event(r->connection->write, &ngx_posted_events);
+    return NGX_AGAIN;
+}
+
 }  // namespace
 
 ngx_int_t discard_body(ngx_http_request_t *r)
@@ -290,12 +313,37 @@ ngx_int_t continue_to_error_page(Context &context)
     return take_body_away(context.request) ? NGX_DECLINED : NGX_HTTP_INTERNAL_SERVER_ERROR;
 }
 
-ngx_int_t send_problem(Context &context, Problem problem)
+ngx_int_t follow_error_page(Context &context, ngx_chain_t *in)
 {
     ngx_http_request_t *r = context.request;
 
-    context.problem_code = problem_text(*context.conf, problem).code;
+    if (in != nullptr) {
+        return NGX_AGAIN;
+    }
+
+    context.awaits_error_page = false;
+    r->buffered &= static_cast<unsigned>(~kBuffered) & 0xf;
+    r->main_filter_need_in_memory = 0;
+    r->filter_need_in_memory = 0;
+    return static_cast<ngx_int_t>(problem_text(*context.conf, context.problem).status);
+}
+
+ngx_int_t send_problem(Context &context, Problem problem)
+{
+    ngx_http_request_t *r = context.request;
+    const ProblemText text = problem_text(*context.conf, problem);
+
+    context.problem_code = text.code;
     ngx_http_clean_header(r);
+
+    // another content handler than an upstream, such as Lua, may still be running
+    if (has_upstream_ended(context) && has_error_page(r, text.status)) {
+        return await_error_page(context, problem);
+    }
+
+    if (!advance(context, Stage::passing_through)) {
+        return NGX_ERROR;
+    }
 
     ngx_chain_t out{prepare_problem(r, *context.conf, problem), nullptr};
 

@@ -22,7 +22,12 @@ ngx_int_t refuse_request(Context &context, Status status, Problem problem, Milli
 ngx_int_t continue_to_error_page(Context &context);
 
 // Sends a problem response in place of the held response, in a filter.  Returns what a
-// body filter returns.
+// body filter returns.  An `error_page` for the status is followed when nginx, after the upstream
+// has ended, calls the body filter for what is buffered: the filter then returns
+// `follow_error_page`.
 ngx_int_t send_problem(Context &context, Problem problem);
+
+// `in`: what the body filter got; null if nginx asks for what is buffered.
+ngx_int_t follow_error_page(Context &context, ngx_chain_t *in);
 
 }  // namespace idempotency

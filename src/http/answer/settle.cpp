@@ -46,10 +46,11 @@ void decide(Context &context)
 {
     const ResponseFacts &facts = context.facts;
 
-    context.settlement = decide_settlement(facts);
-    context.outcome_unknown = facts.origin == Origin::broken
-                              || (facts.call_given_up && context.settlement != Settlement::not_kept
-                                  && !facts.retriable && !facts.word.release);
+    context.outcome = decide_outcome(facts);
+    context.outcome_unknown =
+        facts.origin == Origin::broken
+        || (facts.call_given_up && settlement_of(context.outcome) != Settlement::not_kept
+            && !facts.retriable && !facts.word.release);
 
     // once, when the header is there: its variables are evaluated once
     if (context.ttl == 0 || facts.word.ttl != 0) {
@@ -60,9 +61,8 @@ void decide(Context &context)
 // `idempotency_unknown store` keeps the response as long as it would hold the outcome.
 Millis lifetime(const Context &context)
 {
-    return context.outcome_unknown && context.settlement == Settlement::keep
-               ? context.exchange->hold()
-               : context.ttl;
+    return context.outcome_unknown && context.outcome == Outcome::kept ? context.exchange->hold()
+                                                                       : context.ttl;
 }
 
 void warn_about_word(const Context &context)
@@ -98,7 +98,7 @@ ngx_int_t start_settling(Context &context)
         return NGX_ERROR;
     }
 
-    if (context.settlement == Settlement::keep
+    if (context.outcome == Outcome::kept
         && !write_response_record(r, context.head != nullptr ? *context.head : r->headers_out,
                                   *context.exchange, *context.conf, lifetime(context),
                                   recorded_hops(context)))
@@ -106,12 +106,12 @@ ngx_int_t start_settling(Context &context)
         ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
                       "idempotency: no memory for the record of a response, or its headers are "
                       "too large for a record: it is not kept");
-        context.settlement = Settlement::not_kept;
+        context.outcome = Outcome::not_kept_size;
     }
 
     context.store_call_start = monotonic_micros();
 
-    if (context.exchange->settle(context.settlement, lifetime(context), on_settled)) {
+    if (context.exchange->settle(context.outcome, lifetime(context), on_settled)) {
         return deliver(context);
     }
 
@@ -151,14 +151,18 @@ void read_response_head(Context &context)
     read_grpc_status(context);
     decide(context);
 
-    if (context.settlement == Settlement::keep && !finish_hops(context)) {
-        give_up_keeping(context);
+    if (context.outcome == Outcome::kept && !finish_hops(context)) {
+        give_up_keeping(context, Outcome::not_kept_size);
     }
 }
 
-void give_up_keeping(Context &context)
+void give_up_keeping(Context &context, Outcome obstacle)
 {
-    context.facts.keepable = false;
+    // the first one counts
+    if (context.facts.obstacle == Outcome::none) {
+        context.facts.obstacle = obstacle;
+    }
+
     decide(context);
 }
 
@@ -172,7 +176,7 @@ ngx_int_t settle_incomplete(Context &context)
 {
     context.incomplete = true;
     context.outcome_unknown = true;
-    context.settlement =
+    context.outcome =
         decide_without_response(Origin::broken, static_cast<UnknownPolicy>(context.conf->unknown));
     return start_settling(context);
 }

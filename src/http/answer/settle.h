@@ -11,8 +11,8 @@ namespace idempotency {
 // and decides as far as the header decides.
 void read_response_head(Context &context);
 
-// The response will not be kept, whatever comes: it is too large, incomplete or can't be recorded.
-void give_up_keeping(Context &context);
+// The response will not be kept, whatever comes.  `obstacle` is one of Outcome::not_kept_*.
+void give_up_keeping(Context &context, Outcome obstacle);
 
 // The whole response is held, or the whole stream was recorded: settles the claim, and then
 // delivers what is held.  Returns what a body filter returns.

@@ -71,7 +71,7 @@ void turn_upstream_buffering_off(const Context &context)
     }
 }
 
-enum class Recorded { more, all, broken };
+enum class Recorded { more, all, broken, too_large };
 
 // The end of the response is taken out of the chain: it is sent when the claim is settled.
 Recorded record(Context &context, ngx_chain_t *in)
@@ -88,7 +88,7 @@ Recorded record(Context &context, ngx_chain_t *in)
             if (bytes.size() > context.conf->max_body - response.body_size()
                 || response.append(bytes) < bytes.size())
             {
-                return Recorded::broken;
+                return Recorded::too_large;
             }
 
             if (context.grpc_kind != GrpcKind::none) {
@@ -168,7 +168,7 @@ ngx_int_t stream_body(Context &context, ngx_chain_t *in)
 {
     // the output of subrequests of a content handler (`echo_location`) is not recorded
     if (has_subrequests(context.request) && !context.from_upstream) {
-        return start_pass_through(context, in);
+        return start_pass_through(context, in, Outcome::not_kept_stream);
     }
 
     switch (record(context, in)) {
@@ -176,7 +176,10 @@ ngx_int_t stream_body(Context &context, ngx_chain_t *in)
         return pass_through(context, in);
 
     case Recorded::broken:
-        return start_pass_through(context, in);
+        return start_pass_through(context, in, Outcome::not_kept_stream);
+
+    case Recorded::too_large:
+        return start_pass_through(context, in, Outcome::not_kept_size);
 
     case Recorded::all:
         break;

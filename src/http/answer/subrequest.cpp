@@ -34,7 +34,7 @@ ngx_int_t start_pass_through_before_subrequests(Context &context, ngx_chain_t *r
     r->postponed = nullptr;
     c->data = r;
 
-    ngx_int_t rc = start_pass_through(context, nullptr);
+    ngx_int_t rc = start_pass_through(context, nullptr, Outcome::not_kept_stream);
 
     if (r->postponed == nullptr) {
         c->data = active;
@@ -62,7 +62,8 @@ ngx_int_t on_subrequest_body(ngx_http_request_t *r, ngx_chain_t *in)
 
     // the output of subrequests of a content handler is not recorded
     if (context != nullptr && context->stage == Stage::streaming && !context->from_upstream
-        && goes_to_client(r) && start_pass_through(*context, nullptr) == NGX_ERROR)
+        && goes_to_client(r)
+        && start_pass_through(*context, nullptr, Outcome::not_kept_stream) == NGX_ERROR)
     {
         return NGX_ERROR;
     }

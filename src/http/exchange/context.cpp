@@ -41,7 +41,7 @@ bool may_follow(Stage from, Stage to)
         return to == Stage::settling || to == Stage::passing_through;
 
     case Stage::settling:
-        return to == Stage::passing_through;
+        return to == Stage::passing_through || to == Stage::problem;
 
     default:
         return false;

@@ -110,6 +110,7 @@ struct Context {
     bool became_get;          // an `error_page` with a URI has made it a GET without body
     ngx_uint_t error_status;  // for which nginx follows or has followed an `error_page`
     Problem problem;          // in stage `problem`
+    bool awaits_error_page;   // in stage `problem`, until nginx follows the error page
     HopWriter *hops;          // since the claim; null if there are none
     bool hops_lost;           // they can't be recorded
     Replay *replay;           // in stage `redirecting_replay`
@@ -117,12 +118,12 @@ struct Context {
     ngx_str_t grpc_timeout;  // the header of a gRPC request, which is not sent to the application
 
     // the response
-    ResponseFacts facts;    // complete at the end of the response
-    Settlement settlement;  // how the claim is settled; decided by `facts`
-    Millis ttl;             // of the kept response
-    bool from_upstream;     // an upstream was running when its header arrived
-    bool outcome_unknown;   // it is nginx's own: the request was sent and got no whole response
-    bool incomplete;        // its body ended early, or Content-Length is wrong
+    ResponseFacts facts;   // complete at the end of the response
+    Outcome outcome;       // how the claim is settled; decided by `facts`
+    Millis ttl;            // of the kept response
+    bool from_upstream;    // an upstream was running when its header arrived
+    bool outcome_unknown;  // it is nginx's own: the request was sent and got no whole response
+    bool incomplete;       // its body ended early, or Content-Length is wrong
     UpstreamBodyReader upstream_body_reader;
     GrpcKind grpc_kind;            // of the response
     GrpcMessages grpc_messages;    // counted in a gRPC body

@@ -231,7 +231,7 @@ void Exchange::handle_claim_reply()
                                  "released, and the request is not sent");
                 claim_reply_ = Reply();
             }
-            start_settling(Settlement::release, 0, nullptr);
+            start_settling(is_late ? Outcome::none : Outcome::released_unsent, 0, nullptr);
             return;
         }
 
@@ -258,7 +258,7 @@ void Exchange::release_unconfirmed()
 {
     unconfirmed_ = true;
     call_.behind_claim = true;
-    start_settling(Settlement::release, 0, nullptr);
+    start_settling(Outcome::none, 0, nullptr);
 }
 
 // Renewals
@@ -372,7 +372,7 @@ void Exchange::release_again()
     unconfirmed_ = true;
 
     if (phase_ == Phase::ended && !repeated_) {
-        start_settling(Settlement::release, 0, nullptr);
+        start_settling(Outcome::none, 0, nullptr);
     }
 }
 

@@ -66,20 +66,23 @@ public:
     // is free.
     bool look_up(ReplyHandler on_reply);
 
-    // 2. The response, while it is held.  Before `settle(Settlement::keep)` the caller has
+    // 2. The response, while it is held.  Before `settle(Outcome::kept)` the caller has
     // written its record, which begins with `record_head(State::kept, ttl)`.
     ResponseBuffer &response() { return response_; }
     RecordHead record_head(State state, Millis lifetime) const;
 
-    // 3. Settles the claim.  `ttl` is the lifetime of a response that is kept or recorded
+    // 3. Settles the claim as `settlement_of(outcome)`.  `ttl` is the lifetime of a response that is kept or recorded
     // as not kept.  True if the call has ended already; otherwise `on_reply` is called
     // later.  If the store is unavailable, the outcome goes into the retry queue.  A claim is
     // settled once: a second call is an error in this module, which is logged.
-    bool settle(Settlement settlement, Millis ttl, ReplyHandler on_reply);
+    bool settle(Outcome outcome, Millis ttl, ReplyHandler on_reply);
 
     // Whether the store has not replied to `settle` yet.  Then `on_reply` is called when it has.
     bool is_settling() const { return is_settling_; }
     void notify_settled(ReplyHandler on_reply) { on_reply_ = on_reply; }
+
+    // What has become of the claim so far, for the log and the metrics.
+    Outcome outcome() const { return is_untold_ ? Outcome::untold : outcome_; }
 
     // Whether the store has recorded the outcome.
     bool is_recorded() const { return call_.reply.verdict == Verdict::done; }
@@ -110,7 +113,7 @@ private:
     static void renew(RenewedLease &lease);
 
     bool start_call();
-    bool start_settling(Settlement settlement, Millis ttl, ReplyHandler on_reply);
+    bool start_settling(Outcome outcome, Millis ttl, ReplyHandler on_reply);
     bool start_claim(ReplyHandler on_reply);
     void count(Count what) { conf_->store->counters->add(what); }
     void count_call(const Call &call);
@@ -165,6 +168,8 @@ private:
     ResponseBuffer response_;
 
     // the outcome
+    Outcome outcome_ = Outcome::none;
+    bool is_untold_ = false;  // the store has not confirmed `outcome_`
     Settlement settlement_ = Settlement::release;
     bool is_settling_ = false;  // the store has not replied yet
     Millis settled_at_ = 0;     // monotonic_now()

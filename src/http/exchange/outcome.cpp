@@ -46,25 +46,31 @@ void Exchange::write_outcome(State state, Millis lifetime)
     call_.lifetime = lifetime;
 }
 
-bool Exchange::settle(Settlement settlement, Millis ttl, ReplyHandler on_reply)
+bool Exchange::settle(Outcome outcome, Millis ttl, ReplyHandler on_reply)
 {
     if (phase_ != Phase::claimed) {
         log(NGX_LOG_ALERT, "the outcome of its request is settled twice: report this error");
         return true;
     }
 
-    return start_settling(settlement, ttl, on_reply);
+    return start_settling(outcome, ttl, on_reply);
 }
 
-bool Exchange::start_settling(Settlement settlement, Millis ttl, ReplyHandler on_reply)
+bool Exchange::start_settling(Outcome outcome, Millis ttl, ReplyHandler on_reply)
 {
     on_reply_ = on_reply;
     phase_ = Phase::settling;
-    settlement_ = settlement;
+    settlement_ = settlement_of(outcome);
     settled_at_ = monotonic_now();
     call_.kind = Call::Kind::settle;
 
-    switch (settlement) {
+    // the release of a claim that was not used is no outcome
+    if (outcome != Outcome::none) {
+        outcome_ = outcome;
+        is_untold_ = true;
+    }
+
+    switch (settlement_) {
     case Settlement::release:
         call_.kind = Call::Kind::release;
         break;
@@ -81,6 +87,7 @@ bool Exchange::start_settling(Settlement settlement, Millis ttl, ReplyHandler on
         call_.lifetime = ttl;
 
         if (!response_.get_record(call_.value)) {
+            outcome_ = Outcome::not_kept_size;
             settlement_ = Settlement::not_kept;
             write_outcome(State::not_kept, ttl);
         }
@@ -96,8 +103,8 @@ bool Exchange::handle_settle_reply()
 {
     switch (call_.reply.verdict) {
     case Verdict::done:
-        // the release of a claim that was never used is no outcome
-        if (claim_reply_.verdict == Verdict::claimed && !repeated_) {
+        if (is_untold_) {
+            is_untold_ = false;
             count(static_cast<Count>(static_cast<unsigned>(Count::result_kept)
                                      + static_cast<unsigned>(settlement_)));
         }
@@ -108,10 +115,12 @@ bool Exchange::handle_settle_reply()
         // a release may have been carried out by an earlier try; the claim may never have been
         // granted
         if (settlement_ != Settlement::release || (!unconfirmed_ && retry_delay_ == 0)) {
+            outcome_ = Outcome::lost;
             count(Count::late);
             log(NGX_LOG_ERR, "the claim was lost before its request ended: the response is "
                              "delivered and not kept");
         }
+        is_untold_ = false;
         end();
         return true;
 
@@ -143,6 +152,7 @@ bool Exchange::handle_settle_reply()
 
 bool Exchange::record_not_kept()
 {
+    outcome_ = Outcome::not_kept_store;
     settlement_ = Settlement::not_kept;
     write_outcome(State::not_kept, call_.lifetime);
     return start_call() && handle_settle_reply();
@@ -260,12 +270,11 @@ void Exchange::settle_at_exit()
     call_.send_only = true;
 
     if (phase == Phase::claimed) {
-        Settlement settlement =
-            context_ != nullptr ? settlement_at_end(*context_) : Settlement::release;
+        Outcome outcome = context_ != nullptr ? outcome_at_end(*context_) : Outcome::none;
 
         // a claim in Redis becomes unknown by itself, when its lease expires
-        if (settlement == Settlement::release || conf_->store->is_embedded) {
-            settle(settlement, conf_->ttl, nullptr);
+        if (settlement_of(outcome) == Settlement::release || conf_->store->is_embedded) {
+            settle(outcome, conf_->ttl, nullptr);
         }
 
     } else if (phase == Phase::claiming) {

@@ -232,7 +232,7 @@ void release_refused(Context &context)
     }
 
     context.status = Status::none;
-    context.exchange->settle(Settlement::release, 0, nullptr);
+    context.exchange->settle(Outcome::released_refused, 0, nullptr);
 }
 
 ngx_int_t enter_content(Context &context)

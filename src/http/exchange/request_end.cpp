@@ -24,9 +24,7 @@ void count_request(const Context &context)
 Origin origin_at_end(const Context &context)
 {
     if (context.meaning.known) {
-        bool is_free = context.meaning.retriable || context.accel_directives.release;
-
-        return is_free ? Origin::not_reached : context.meaning.origin;
+        return context.meaning.origin;
     }
 
     return context.content_handler_called && is_handled_without_upstream(context)
@@ -37,15 +35,48 @@ Origin origin_at_end(const Context &context)
 
 }  // namespace
 
-Settlement settlement_at_end(const Context &context)
+Outcome outcome_at_end(const Context &context)
 {
     // the application has responded, and its stream has broken off
     if (context.stage == Stage::streaming) {
-        return Settlement::not_kept;
+        return Outcome::not_kept_stream;
+    }
+
+    if (context.meaning.known && context.accel_directives.release) {
+        return Outcome::released_word;
+    }
+
+    if (context.meaning.known && context.meaning.retriable) {
+        return Outcome::released_status;
     }
 
     return decide_without_response(origin_at_end(context),
                                    static_cast<UnknownPolicy>(context.conf->unknown));
+}
+
+static void end_claim(Context &context)
+{
+    if (context.exchange == nullptr || !has_open_claim(context)) {
+        return;
+    }
+
+    Millis ttl = context.ttl != 0 ? context.ttl : context.conf->ttl;
+    Outcome outcome = outcome_at_end(context);
+
+    stop_timer(context);
+    context.stage = Stage::inactive;
+    context.exchange->settle(outcome, ttl, nullptr);
+}
+
+ngx_int_t on_log(ngx_http_request_t *r)
+{
+    Context *context = r == r->main ? find_context(r) : nullptr;
+
+    if (context != nullptr) {
+        end_claim(*context);
+    }
+
+    return NGX_OK;
 }
 
 void on_request_destroyed(Context &context)
@@ -57,14 +88,8 @@ void on_request_destroyed(Context &context)
         return;
     }
 
+    end_claim(context);
     context.exchange->detach();
-
-    if (has_open_claim(context)) {
-        Millis ttl = context.ttl != 0 ? context.ttl : context.conf->ttl;
-
-        context.exchange->settle(settlement_at_end(context), ttl, nullptr);
-    }
-
     context.exchange->drop_reference();
 }
 

@@ -86,6 +86,21 @@ ngx_int_t set_number(ngx_http_request_t *r, ngx_http_variable_value_t *value, st
     });
 }
 
+ngx_int_t get_outcome(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
+{
+    Context *context = find_context(r->main);
+
+    if (context == nullptr || context->exchange == nullptr
+        || context->exchange->outcome() == Outcome::none)
+    {
+        return set_not_found(value);
+    }
+
+    const char *name = outcome_name(context->exchange->outcome());
+
+    return set_value(value, name, ngx_strlen(name));
+}
+
 ngx_int_t get_code(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
 {
     Context *context = find_context(r->main);
@@ -190,6 +205,7 @@ ngx_int_t get_grpc_timeout(ngx_http_request_t *r, ngx_http_variable_value_t *val
 
 ngx_http_variable_t variables[] = {
     {ngx_string("idempotency_status"), nullptr, get_status, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
+    {ngx_string("idempotency_outcome"), nullptr, get_outcome, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
     {ngx_string("idempotency_code"), nullptr, get_code, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
     {ngx_string("idempotency_store"), nullptr, get_store, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
     {ngx_string("idempotency_since"), nullptr, get_since, 0, NGX_HTTP_VAR_NOCACHEABLE, 0},
