@@ -1,9 +1,9 @@
 // The module: its directives, and the functions that nginx calls during configuration and
 // in each process.
 
-#include <cstring>
-
 #include "core/claim_ids.h"
+#include "http/admin/admin_page.h"
+#include "http/admin/erasure.h"
 #include "http/answer/capture.h"
 #include "http/answer/early_hints.h"
 #include "http/config/config.h"
@@ -62,6 +62,9 @@ ngx_command_t directives[] = {
     {ngx_string("idempotency_status"), NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS | NGX_CONF_TAKE1,
      set_status_page, NGX_HTTP_LOC_CONF_OFFSET, 0, nullptr},
 
+    {ngx_string("idempotency_admin"), NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS | NGX_CONF_TAKE1,
+     set_admin_page, NGX_HTTP_LOC_CONF_OFFSET, 0, nullptr},
+
     ngx_null_command,
 };
 
@@ -119,29 +122,6 @@ ngx_int_t find_context_index(ngx_conf_t *cf, const char *name)
     return module != nullptr ? static_cast<ngx_int_t>(module->ctx_index) : -1;
 }
 
-// A third-party filter module that is loaded after this module runs before it.  So its
-// changes to a response are kept, and made again in each replay.
-void warn_about_earlier_filters(ngx_conf_t *cf)
-{
-    ngx_module_t **m = cf->cycle->modules;
-
-    while (*m != nullptr && *m != &ngx_http_idempotency_module) {
-        m++;
-    }
-
-    if (*m == nullptr) {
-        return;
-    }
-
-    for (m++; *m != nullptr && std::strcmp((*m)->name, "ngx_http_copy_filter_module") != 0; m++) {
-        ngx_log_error(NGX_LOG_WARN, cf->log, 0,
-                      "\"%s\" is loaded after \"ngx_http_idempotency_module\": if it changes a "
-                      "response, it changes each replay once more; load "
-                      "\"ngx_http_idempotency_module\" last",
-                      (*m)->name);
-    }
-}
-
 ngx_int_t preconfiguration(ngx_conf_t *cf) { return add_variables(cf); }
 
 ngx_int_t postconfiguration(ngx_conf_t *cf)
@@ -149,7 +129,7 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     auto *main = static_cast<MainConfig *>(
         ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
 
-    if (!check_unresolved_names(cf, *main)) {
+    if (!check_unresolved_names(cf, *main) || !check_admin_pages(cf, *main)) {
         return NGX_ERROR;
     }
 
@@ -164,8 +144,6 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     if (!main->used) {
         return NGX_OK;
     }
-
-    warn_about_earlier_filters(cf);
 
     install_body_digest();
     install_capture();
@@ -228,6 +206,8 @@ void exit_process(ngx_cycle_t *cycle)
     if (main == nullptr || ngx_process == NGX_PROCESS_HELPER) {
         return;
     }
+
+    stop_erasures();
 
     auto **slots = static_cast<StoreSlot **>(main->stores.elts);
 

@@ -48,8 +48,8 @@ void ErasureSegment::note_dead_workers()
     for (ngx_uint_t i = 0; i < kEntries; i++) {
         ErasureProgress &entry = entries_[i];
 
-        if (entry.state == ErasureState::running
-            && kill(static_cast<pid_t>(entry.worker), 0) == -1 && ngx_errno == ESRCH)
+        if (entry.state == ErasureState::running && kill(static_cast<pid_t>(entry.worker), 0) == -1
+            && ngx_errno == ESRCH)
         {
             entry.state = ErasureState::interrupted;
         }

@@ -30,7 +30,10 @@ constexpr ngx_msec_t kRetryPause = 1000;
 // How often the walk begins again.
 constexpr std::uint64_t kMostRestarts = 30;
 
-Millis unix_now() { return static_cast<Millis>(ngx_time()) * 1000 + ngx_timeofday()->msec; }
+Millis unix_now()
+{
+    return static_cast<Millis>(ngx_time()) * 1000 + static_cast<Millis>(ngx_cached_time->msec);
+}
 
 std::uint64_t hash_of(const ngx_str_t &name)
 {
@@ -49,10 +52,15 @@ public:
     void destroy() { ngx_destroy_pool(pool_); }
     void log(const char *what) const;
 
-    // The worker exits.
-    void interrupt();
+    // The worker exits, or the store was unavailable for too long.
+    void end(ErasureState state);
 
-    static ngx_queue_t running;  // of this worker
+    struct Member {
+        ngx_queue_t link;
+        Erasure *erasure;
+    };
+
+    static ngx_queue_t running;  // of Member; those of this worker
 
 private:
     // A record that is looked at.
@@ -61,6 +69,7 @@ private:
         char *buffer = nullptr;
         std::size_t capacity = 0;
         bool is_busy = false;
+        bool is_oversized = false;
         char seen_bytes[1 + sizeof(ClaimId)];
     };
 
@@ -90,7 +99,7 @@ private:
     bool handle_record(Lookup &lookup);
     bool is_of_scope(const Record &record, const KeyId &id) const;
     void go_on();
-    void end(ErasureState state);
+    void log_forgotten(const KeyId &id) const;
 
     ngx_pool_t *pool_;
     StoreSlot *slot_;
@@ -98,14 +107,15 @@ private:
     ErasureSegment *segment_;
     Asker asker_;
     Scope scope_{};
-    ngx_queue_t link_{};
+    Member member_{};
     ngx_event_t timer_{};
     Step step_;
     KeyId *ids_ = nullptr;  // of the step
     std::size_t id_count_ = 0, id_capacity_ = 0, next_id_ = 0;
     Lookup lookups_[kLookups];
     ngx_uint_t busy_ = 0;
-    bool failed_ = false;     // in this walk
+    bool failed_ = false;  // in this walk
+    bool is_stepping_ = false;
     bool is_looking_ = false;
     bool has_ended_ = false;
 };
@@ -139,8 +149,8 @@ Erasure *Erasure::create(ngx_http_request_t *r, const AdminQuestion &question)
 
 bool Erasure::copy_scope(const Scope &scope)
 {
-    auto *parts = static_cast<std::string_view *>(
-        ngx_palloc(pool_, scope.count * sizeof(std::string_view)));
+    auto *parts =
+        static_cast<std::string_view *>(ngx_palloc(pool_, scope.count * sizeof(std::string_view)));
 
     for (std::size_t i = 0; parts != nullptr && i < scope.count; i++) {
         ngx_str_t text = to_ngx(scope.parts[i]);
@@ -160,7 +170,8 @@ bool Erasure::copy_scope(const Scope &scope)
 
 void Erasure::start()
 {
-    ngx_queue_insert_tail(&running, &link_);
+    member_.erasure = this;
+    ngx_queue_insert_tail(&running, &member_.link);
     step_.erasure = this;
     step_.found = on_found;
     step_.ended = on_step_ended;
@@ -195,6 +206,8 @@ void Erasure::make_step()
     id_count_ = 0;
     next_id_ = 0;
 
+    is_stepping_ = true;
+
     if (slot_->store->walk(step_)) {
         handle_step();
     }
@@ -228,6 +241,13 @@ void Erasure::on_step_ended(WalkStep &step) { static_cast<Step &>(step).erasure-
 
 void Erasure::handle_step()
 {
+    is_stepping_ = false;
+
+    if (has_ended_) {
+        end(progress.state);
+        return;
+    }
+
     failed_ = failed_ || step_.failed;
     look_up_some();
 }
@@ -290,6 +310,7 @@ char *Erasure::on_allocate(Call &call, std::size_t size)
 
     if (!self.slot_->is_embedded && size > self.slot_->largest_value) {
         self.progress.unreadable++;
+        lookup.is_oversized = true;
         return nullptr;
     }
 
@@ -308,6 +329,7 @@ bool Erasure::begin_lookup(Lookup &lookup)
     lookup.kind = Call::Kind::claim;
     lookup.by_operator = true;
     lookup.id_is_stored = true;
+    lookup.is_oversized = false;
     lookup.value = {};
     lookup.id = ids_[next_id_++];
     lookup.reply = Reply();
@@ -333,9 +355,7 @@ void Erasure::on_lookup_ended(Call &call)
     self.busy_--;
 
     if (self.has_ended_) {
-        if (self.busy_ == 0) {
-            self.end(self.progress.state);
-        }
+        self.end(self.progress.state);
         return;
     }
 
@@ -356,7 +376,11 @@ bool Erasure::handle_reply(Lookup &lookup)
 {
     if (lookup.kind == Call::Kind::replace) {
         failed_ = failed_ || lookup.reply.verdict == Verdict::unavailable;
-        progress.forgotten += lookup.reply.verdict == Verdict::done ? 1 : 0;
+
+        if (lookup.reply.verdict == Verdict::done) {
+            progress.forgotten++;
+            log_forgotten(lookup.id);
+        }
         return false;
     }
 
@@ -375,7 +399,7 @@ bool Erasure::handle_reply(Lookup &lookup)
 
     default:
         // a value that is too large is counted already, and is no record
-        failed_ = failed_ || lookup.capacity == 0 || lookup.reply.sent;
+        failed_ = failed_ || !lookup.is_oversized;
         return false;
     }
 }
@@ -422,6 +446,16 @@ bool Erasure::handle_record(Lookup &lookup)
 
 // The end
 
+void Erasure::log_forgotten(const KeyId &id) const
+{
+    char hex[kHexLength];
+
+    write_hex(slot_->store->stored_id(id), hex);
+    ngx_log_error(NGX_LOG_INFO, ngx_cycle->log, 0,
+                  "idempotency: store \"%V\": erasure %015xL: key %*s is forgotten", &slot_->name,
+                  static_cast<uint64_t>(progress.id), kHexLength, hex);
+}
+
 void Erasure::log(const char *what) const
 {
     ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
@@ -441,14 +475,15 @@ void Erasure::end(ErasureState state)
         progress.state = state;
         progress.updated = unix_now();
         segment_->update(progress);
-        ngx_queue_remove(&link_);
+        ngx_queue_remove(&member_.link);
         cancel_timer(timer_);
         log(state == ErasureState::done     ? "is done"
             : state == ErasureState::failed ? "has failed: the store was unavailable; ask again"
                                             : "was interrupted: its worker ends; ask again");
     }
 
-    if (busy_ > 0) {
+    // a step or lookups are on their way: they end when the store is closed
+    if (busy_ > 0 || is_stepping_) {
         return;
     }
 
@@ -457,19 +492,6 @@ void Erasure::end(ErasureState state)
     }
 
     destroy();
-}
-
-// A step or lookups may be on their way: they end when the store is closed.
-void Erasure::interrupt()
-{
-    bool is_waiting = timer_.timer_set != 0;
-
-    if (is_waiting) {
-        end(ErasureState::interrupted);
-        return;
-    }
-
-    ngx_exiting = 1;
 }
 
 void write_progress(JsonText &text, const StoreSlot &slot, const ErasureProgress &progress)
@@ -537,7 +559,7 @@ void stop_erasures()
          q != ngx_queue_sentinel(&Erasure::running); q = next)
     {
         next = ngx_queue_next(q);
-        Erasure::of(q).interrupt();
+        (ngx_queue_data(q, Erasure::Member, link))->erasure->end(ErasureState::interrupted);
     }
 }
 

@@ -8,10 +8,10 @@
 namespace idempotency {
 
 struct FoundKey {
-    KeyId id{};         // of the key, not its stored id
-    Record record;      // unless it is unreadable
+    KeyId id{};     // of the key, not its stored id
+    Record record;  // unless it is unreadable
     Millis remaining = 0;
-    std::size_t size = 0;        // of the value
+    std::size_t size = 0;         // of the value
     const char *fault = nullptr;  // why the value can't be read; null: it can
 
     // The lease of a claim has expired, so its outcome is unknown.

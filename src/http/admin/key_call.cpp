@@ -203,10 +203,7 @@ bool KeyCall::run(bool has_ended)
 }
 
 // True: the response is known.  False: another call has to be started.
-bool KeyCall::handle_reply()
-{
-    return is_changing_ ? handle_change() : handle_lookup();
-}
+bool KeyCall::handle_reply() { return is_changing_ ? handle_change() : handle_lookup(); }
 
 bool KeyCall::respond(const AdminProblem &problem)
 {
@@ -267,9 +264,7 @@ const AdminProblem *KeyCall::refusal() const
         return nullptr;
     }
 
-    return found_.fault != nullptr ? &kUnreadable
-           : found_.is_unknown()   ? &kUnknown
-                                   : &kRunning;
+    return found_.fault != nullptr ? &kUnreadable : found_.is_unknown() ? &kUnknown : &kRunning;
 }
 
 bool KeyCall::handle_found()
@@ -413,7 +408,9 @@ ngx_int_t KeyCall::send_found()
     text.put("{");
     text.put_member("store", view(question_.slot->name));
     text.put_member("id", std::string_view(hex, sizeof(hex)));
-    write_found_key(text, found_, static_cast<Millis>(ngx_time()) * 1000 + ngx_timeofday()->msec);
+    write_found_key(text, found_,
+                    static_cast<Millis>(ngx_time()) * 1000
+                        + static_cast<Millis>(ngx_cached_time->msec));
 
     if (question_.shows_answer && found_.fault == nullptr
         && found_.record.head.state == State::kept) {

@@ -65,8 +65,8 @@ const AdminProblem *read_arguments(ngx_http_request_t *r, Arguments &arguments)
     const struct {
         std::string_view name;
         ngx_str_t &value;
-    } known[] = {{"store", arguments.store}, {"id", arguments.id},
-                 {"show", arguments.show},   {"force", arguments.force},
+    } known[] = {{"store", arguments.store},     {"id", arguments.id},
+                 {"show", arguments.show},       {"force", arguments.force},
                  {"outcome", arguments.outcome}, {"erasure", arguments.erasure}};
     std::string_view rest = view(r->args);
 

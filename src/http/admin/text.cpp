@@ -84,8 +84,8 @@ void JsonText::put_number(std::uint64_t number)
     u_char *out = reserve(NGX_INT64_LEN);
 
     if (out != nullptr) {
-        size_ += static_cast<std::size_t>(ngx_sprintf(out, "%uL", static_cast<uint64_t>(number))
-                                          - out);
+        size_ +=
+            static_cast<std::size_t>(ngx_sprintf(out, "%uL", static_cast<uint64_t>(number)) - out);
     }
 }
 

@@ -9,6 +9,7 @@
 #include "http/exchange/redirect.h"
 #include "nginx/clock.h"
 #include "nginx/list.h"
+#include "nginx/log_limit.h"
 
 namespace idempotency {
 
@@ -68,10 +69,15 @@ Millis lifetime(const Context &context)
 void warn_about_word(const Context &context)
 {
     if (!context.facts.word.well_formed) {
+        static LogLimit limit;
+        LogLimit::Line line = limit.next(NGX_LOG_WARN);
+
         ngx_log_error(
-            NGX_LOG_WARN, context.request->connection->log, 0,
+            line.level, context.request->connection->log, 0,
             "idempotency: invalid directive in the \"X-Accel-Idempotency\" response header: "
-            "it must be \"release\", \"no-store\" or \"ttl=SECONDS\", and is ignored");
+            "it must be \"release\", \"no-store\" or \"ttl=SECONDS\", and is ignored; correct the "
+            "application (%ui more such requests since the last message)",
+            line.suppressed);
     }
 }
 
@@ -103,9 +109,15 @@ ngx_int_t start_settling(Context &context)
                                   *context.exchange, *context.conf, lifetime(context),
                                   recorded_hops(context)))
     {
-        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+        static LogLimit limit;
+        LogLimit::Line line = limit.next(NGX_LOG_ERR);
+
+        ngx_log_error(line.level, r->connection->log, 0,
                       "idempotency: no memory for the record of a response, or its headers are "
-                      "too large for a record: it is not kept");
+                      "too large for a record: it is recorded as not kept; leave headers out "
+                      "with \"idempotency_hide_header\" (%ui more such requests since the last "
+                      "message)",
+                      line.suppressed);
         context.outcome = Outcome::not_kept_size;
     }
 

@@ -60,19 +60,6 @@ void Exchange::drop_reference()
     ngx_destroy_pool(pool_);
 }
 
-// Names the key and the claim, so that an operator can find both.  The request's own log
-// is used as long as the request lives.
-void Exchange::log(ngx_uint_t level, const char *event) const
-{
-    char hex[kHexLength];
-    std::size_t length = sizeof(hex);
-    ngx_log_t *log = context_ != nullptr ? context_->request->connection->log : ngx_cycle->log;
-
-    write_hex(conf_->store->store->stored_id(call_.id), hex);
-    ngx_log_error(level, log, 0, "idempotency: key %*s in store \"%V\", token %uL: %s", length, hex,
-                  &conf_->store->name, static_cast<uint64_t>(token_), event);
-}
-
 // Call::allocate_value.  A request that waits for its key claims it repeatedly and gets a
 // value of the same size each time, so the buffer is used again.
 char *Exchange::allocate_value(Call &call, std::size_t size)
@@ -81,7 +68,13 @@ char *Exchange::allocate_value(Call &call, std::size_t size)
 
     // another application has written the value to this Redis
     if (!exchange->conf_->store->is_embedded && size > exchange->conf_->store->largest_value) {
-        exchange->log(NGX_LOG_ERR, "its value is too large for a record of this module");
+        static LogLimit limit;
+
+        exchange->log(NGX_LOG_ERR,
+                      "its value is too large for a record of this module: the request is refused; "
+                      "if another program uses this \"prefix\", change it; delete the key with "
+                      "\"idempotency forget\"",
+                      &limit);
         exchange->is_oversized_ = true;
         return nullptr;
     }
@@ -227,8 +220,12 @@ void Exchange::handle_claim_reply()
 
         if (is_late || context_ == nullptr) {
             if (is_late) {
-                log(NGX_LOG_ERR, "the claim was granted after its lease had expired: it is "
-                                 "released, and the request is not sent");
+                static LogLimit limit;
+
+                log(NGX_LOG_ERR,
+                    "the claim was granted after its lease had expired: it is released, and the "
+                    "request is not sent; see why the store is slow, or raise idempotency_lease",
+                    &limit);
                 claim_reply_ = Reply();
             }
             start_settling(is_late ? Outcome::none : Outcome::released_unsent, 0, nullptr);
@@ -310,7 +307,9 @@ void Exchange::handle_renewal_reply()
     case Verdict::claimed:
         if (is_wanted) {
             count(Count::reclaimed);
-            log(NGX_LOG_WARN, "the store had lost the claim: the key is claimed again");
+            log(NGX_LOG_WARN,
+                "the store had lost the claim: the key is claimed again; see why Redis "
+                "loses data (maxmemory-policy, a failover, FLUSHALL)");
         } else {
             release_again();
         }
@@ -405,7 +404,7 @@ void Exchange::lose_claim()
     conf_->store->maintenance->leases.remove(lease_);
     count(Count::lost);
     log(NGX_LOG_ERR, "the claim was lost while its request ran: another request may be executed "
-                     "with this key");
+                     "with this key; find out in the application whether both were executed");
 }
 
 }  // namespace idempotency

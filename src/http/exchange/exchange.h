@@ -15,6 +15,7 @@
 #include "http/exchange/lease_renewer.h"
 #include "http/exchange/response_buffer.h"
 #include "http/exchange/retry_queue.h"
+#include "nginx/log_limit.h"
 
 namespace idempotency {
 
@@ -27,6 +28,10 @@ public:
 
     void add_reference() { references_++; }
     void drop_reference();
+
+    // The request is about to end, and its outcome may not be recorded yet: what a later line of
+    // the log says about the request.
+    void remember_request(const ngx_http_request_t *r);
 
     // The request has ended: the context must not be used any more.
     void detach() { context_ = nullptr; }
@@ -118,7 +123,10 @@ private:
     void count(Count what) { conf_->store->counters->add(what); }
     void count_call(const Call &call);
     void count_failure(const Call &call);
-    void log(ngx_uint_t level, const char *event) const;
+
+    // With a `limit`: at most one line in a second has this level.
+    void log(ngx_uint_t level, const char *event, LogLimit *limit = nullptr) const;
+
     Millis claim_lifetime() const { return conf_->lease + hold_; }
     std::size_t write_claim(unsigned char *out) const;
 
@@ -132,6 +140,7 @@ private:
     bool needs_claim() const;
     bool is_own_claim(std::string_view value) const;
     bool handle_settle_reply();
+    void log_unknown_outcome() const;
     bool record_not_kept();
     void write_outcome(State state, Millis lifetime);
     void end();
@@ -140,7 +149,8 @@ private:
 
     Member member_;
     ngx_pool_t *pool_;
-    Context *context_;  // null once the request has ended
+    Context *context_;        // null once the request has ended
+    ngx_str_t remembered_{};  // the request, for the log
     LocationConfig *conf_;
     ngx_uint_t references_ = 1;
     Phase phase_ = Phase::idle;

@@ -105,6 +105,7 @@ bool Exchange::handle_settle_reply()
     case Verdict::done:
         if (is_untold_) {
             is_untold_ = false;
+            log_unknown_outcome();
             count(static_cast<Count>(static_cast<unsigned>(Count::result_kept)
                                      + static_cast<unsigned>(settlement_)));
         }
@@ -118,7 +119,8 @@ bool Exchange::handle_settle_reply()
             outcome_ = Outcome::lost;
             count(Count::late);
             log(NGX_LOG_ERR, "the claim was lost before its request ended: the response is "
-                             "delivered and not kept");
+                             "delivered and not kept; another request with this key may have been "
+                             "executed: find out in the application");
         }
         is_untold_ = false;
         end();
@@ -126,9 +128,13 @@ bool Exchange::handle_settle_reply()
 
     case Verdict::refused:
         if (settlement_ == Settlement::keep) {
-            log(NGX_LOG_ERR, "Redis does not accept a response of this size (proto-max-bulk-len, "
-                             "client-query-buffer-limit, maxmemory-clients): "
-                             "it is recorded as not kept");
+            static LogLimit limit;
+
+            log(NGX_LOG_ERR,
+                "Redis does not accept a response of this size: it is recorded as not kept; raise "
+                "proto-max-bulk-len, client-query-buffer-limit or maxmemory-clients of Redis, or "
+                "lower idempotency_max_body",
+                &limit);
             return record_not_kept();
         }
         break;
@@ -136,8 +142,12 @@ bool Exchange::handle_settle_reply()
     case Verdict::full:
         // a memory store reserves memory for this with each claim
         if (settlement_ == Settlement::keep) {
-            log(NGX_LOG_ERR, "the store has no memory for the response: it is recorded as not "
-                             "kept; enlarge the store");
+            static LogLimit limit;
+
+            log(NGX_LOG_ERR,
+                "the store has no memory for the response: it is recorded as not kept; enlarge "
+                "\"memory\" of the store, or lower idempotency_ttl or idempotency_max_body",
+                &limit);
             return record_not_kept();
         }
         break;
@@ -148,6 +158,16 @@ bool Exchange::handle_settle_reply()
 
     retry_later();
     return true;
+}
+
+void Exchange::log_unknown_outcome() const
+{
+    if (settlement_ == Settlement::unknown) {
+        log(NGX_LOG_ERR,
+            "the outcome is unknown: the request was sent, and no whole response came; "
+            "duplicates are refused; find out in the application whether it was "
+            "executed, then run \"idempotency settle\"");
+    }
 }
 
 bool Exchange::record_not_kept()
@@ -199,7 +219,7 @@ void Exchange::retry_later()
 
         if (!is_unused) {
             log(NGX_LOG_ERR, "the store is unavailable: the outcome of the request is not recorded "
-                             "yet; retrying");
+                             "yet; retrying until the store is available again");
         }
 
         if (settlement_ == Settlement::keep) {
@@ -208,8 +228,11 @@ void Exchange::retry_later()
     }
 
     if (is_over) {
-        log(NGX_LOG_ERR, "the outcome of the request was not recorded: its key stays claimed until "
-                         "lease and hold have ended");
+        log(NGX_LOG_ERR,
+            "the outcome of the request was not recorded, and is not retried any more: "
+            "the key stays claimed until lease and hold have ended; find out in the "
+            "application whether the request was executed, then free the key with "
+            "\"idempotency forget\"");
         count(Count::unrecorded);
         end();
         return;

@@ -72,8 +72,9 @@ ngx_int_t on_log(ngx_http_request_t *r)
 {
     Context *context = r == r->main ? find_context(r) : nullptr;
 
-    if (context != nullptr) {
+    if (context != nullptr && context->exchange != nullptr) {
         end_claim(*context);
+        context->exchange->remember_request(r);
     }
 
     return NGX_OK;

@@ -168,18 +168,47 @@ ngx_int_t handle_key_in_progress(Context &context)
     return refuse_request(context, Status::in_progress, Problem::in_progress, kRetryAfter);
 }
 
+// Another program, or an operator, may have written such values to many keys.
+void log_unreadable_value(const Context &context, RecordFault fault)
+{
+    static LogLimits limits;
+    LogLimit::Line line = limits.of(describe(fault)).next(NGX_LOG_ERR);
+    char id[kHexLength];
+
+    write_hex(context.conf->store->store->stored_id(context.exchange->id()), id);
+    ngx_log_error(line.level, context.request->connection->log, 0,
+                  "idempotency: the value of key %*s in store \"%V\" %s: the request is refused; "
+                  "if another program uses this \"prefix\", change it; delete the key with "
+                  "\"idempotency forget\" (%ui more such requests since the last message)",
+                  kHexLength, id, &context.conf->store->name, describe(fault), line.suppressed);
+}
+
+// Each duplicate finds the expired claim until somebody settles it.
+void log_expired_lease(const Context &context, const Record &record)
+{
+    static LogLimit limit;
+    LogLimit::Line line = limit.next(NGX_LOG_ERR);
+    char id[kHexLength];
+
+    write_hex(context.conf->store->store->stored_id(context.exchange->id()), id);
+    ngx_log_error(line.level, context.request->connection->log, 0,
+                  "idempotency: key %*s in store \"%V\", token %uL: the outcome is unknown: the "
+                  "lease has expired, and worker %uD of host \"%*s\" that held the claim has "
+                  "ended or does not reach the store; find out in the application whether the "
+                  "request was executed, then run \"idempotency settle\" (%ui more such requests "
+                  "since the last message)",
+                  kHexLength, id, &context.conf->store->name,
+                  static_cast<uint64_t>(record.head.token), record.holder.worker,
+                  record.holder.host.size(), record.holder.host.data(), line.suppressed);
+}
+
 ngx_int_t handle_found_record(Context &context, const Reply &reply)
 {
     Record record;
     RecordFault fault = read_record(reply.value, context.exchange->id(), record);
 
     if (fault != RecordFault::none) {
-        char id[kHexLength];
-
-        write_hex(context.conf->store->store->stored_id(context.exchange->id()), id);
-        ngx_log_error(NGX_LOG_ERR, context.request->connection->log, 0,
-                      "idempotency: the value of key %*s in store \"%V\" %s", kHexLength, id,
-                      &context.conf->store->name, describe(fault));
+        log_unreadable_value(context, fault);
         return refuse_request(context, Status::store_error, Problem::store_unavailable,
                               kRetryAfter);
     }
@@ -190,6 +219,10 @@ ngx_int_t handle_found_record(Context &context, const Reply &reply)
     case Action::in_progress:
         return handle_key_in_progress(context);
     case Action::outcome_unknown:
+        if (record.head.state == State::running) {
+            log_expired_lease(context, record);
+        }
+
         return refuse_request(context, Status::unknown, Problem::outcome_unknown,
                               record.head.tells_hold ? ngx_max(reply.remaining, Millis(1)) : 0);
     case Action::not_kept:

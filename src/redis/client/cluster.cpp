@@ -244,8 +244,9 @@ void RedisCluster::ended(RedisQuery &query, const char *fault, ngx_err_t error)
 {
     if (fault != nullptr) {
         ngx_log_error(NGX_LOG_INFO, log_, error,
-                      "idempotency: the query to redis \"%V\" for the cluster's slots failed: %s",
-                      &query.server().name, fault);
+                      "idempotency: the query to redis \"%V\" of store \"%V\" for the cluster's "
+                      "slots failed: %s",
+                      &query.server().name, &options_.store, fault);
     }
 
     if (fault == nullptr) {
@@ -272,8 +273,10 @@ void RedisCluster::apply_map(const RedisServer &source) noexcept
 {
     if (failure_logged_) {
         failure_logged_ = false;
-        ngx_log_error(NGX_LOG_NOTICE, log_, 0,
-                      "idempotency: redis \"%V\" has sent the cluster's slots again", &source.name);
+        ngx_log_error(
+            NGX_LOG_WARN, log_, 0,
+            "idempotency: redis \"%V\" of store \"%V\" has sent the cluster's slots again",
+            &source.name, &options_.store);
     }
 
     nodes_.apply_map(map_, source);

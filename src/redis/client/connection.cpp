@@ -177,8 +177,9 @@ void RedisConnection::greeted()
     down_ = false;
 
     if (owner_.connection_up(*this)) {
-        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" is available again",
-                      &server().name);
+        ngx_log_error(NGX_LOG_WARN, log_, 0,
+                      "idempotency: redis \"%V\" of store \"%V\" is available again",
+                      &server().name, &options_.store);
     }
 }
 
@@ -211,9 +212,10 @@ void RedisConnection::error_reply(const char *what, const char *code, const KeyI
         length = sizeof(hex);
     }
 
-    ngx_log_error(level, log_, 0, "idempotency: redis \"%V\" replied to %s with %s%s%*s%s%s",
-                  &server().name, what, code, id != nullptr ? ", key " : "", length, hex,
-                  advice != nullptr ? ": " : "", advice != nullptr ? advice : "");
+    ngx_log_error(level, log_, 0,
+                  "idempotency: redis \"%V\" of store \"%V\" replied to %s with %s%s%*s%s%s",
+                  &server().name, &options_.store, what, code, id != nullptr ? ", key " : "",
+                  length, hex, advice != nullptr ? ": " : "", advice != nullptr ? advice : "");
 
     read_only_ = read_only_ || ngx_strcmp(code, "READONLY") == 0;
 
@@ -317,8 +319,8 @@ void RedisConnection::address_removed()
     }
 
     ngx_log_error(NGX_LOG_NOTICE, log_, 0,
-                  "idempotency: redis \"%V\" has another address now: reconnecting",
-                  &server().name);
+                  "idempotency: redis \"%V\" of store \"%V\" has another address now: reconnecting",
+                  &server().name, &options_.store);
     draining_ = true;
     pipeline_.pause();
     check_pipeline();
@@ -358,9 +360,10 @@ void RedisConnection::drop(const char *why, ngx_err_t error, bool was_closed) no
     }
 
     if (reconnect_now) {
-        ngx_log_error(NGX_LOG_INFO, log_, error,
-                      "idempotency: redis \"%V\": connection lost, reconnecting: %s",
-                      &server().name, why);
+        ngx_log_error(
+            NGX_LOG_INFO, log_, error,
+            "idempotency: redis \"%V\" of store \"%V\": connection lost, reconnecting: %s",
+            &server().name, &options_.store, why);
         connect();
     } else if (was_greeted || was_stable) {
         reconnect_later(why, error);
@@ -395,8 +398,9 @@ void RedisConnection::reconnect_later(const char *why, ngx_err_t error) noexcept
 
     refusal_logged_ = refusal_logged_ || refuses;
 
-    ngx_log_error(level, log_, error, "idempotency: redis \"%V\" is unavailable: %s",
-                  &server().name, why);
+    ngx_log_error(level, log_, error,
+                  "idempotency: redis \"%V\" of store \"%V\" is unavailable: %s", &server().name,
+                  &options_.store, why);
 
     // before the calls end, as these may start other calls
     state_ = State::waiting_to_reconnect;

@@ -23,11 +23,11 @@ void RedisConnection::report_stall() noexcept
     stall_reported_ = pipeline_.stalled();
 
     if (stall_reported_) {
-        ngx_log_error(
-            NGX_LOG_ERR, log_, 0,
-            "idempotency: redis \"%V\" has not replied for %M ms: no further commands are "
-            "sent until it replies",
-            &server().name, options_.timeout);
+        ngx_log_error(NGX_LOG_ERR, log_, 0,
+                      "idempotency: redis \"%V\" of store \"%V\" has not replied for %M ms: no "
+                      "further commands are "
+                      "sent until it replies",
+                      &server().name, &options_.store, options_.timeout);
         owner_.stalled(*this);
 
         // where the last new connection has not helped either, another one does not
@@ -35,8 +35,9 @@ void RedisConnection::report_stall() noexcept
             probe_.start(socket_.server());
         }
     } else {
-        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" replies again",
-                      &server().name);
+        ngx_log_error(NGX_LOG_WARN, log_, 0,
+                      "idempotency: redis \"%V\" of store \"%V\" replies again", &server().name,
+                      &options_.store);
         probe_.close();
         owner_.available_again(*this);
     }
@@ -51,9 +52,10 @@ void RedisConnection::probe_replied()
     }
 
     ngx_log_error(NGX_LOG_WARN, log_, 0,
-                  "idempotency: redis \"%V\" replies over a new connection, and not over the one "
+                  "idempotency: redis \"%V\" of store \"%V\" replies over a new connection, and "
+                  "not over the one "
                   "in use: reconnecting; does a firewall drop connections without a reset?",
-                  &server().name);
+                  &server().name, &options_.store);
     socket_.reset();
     failed_rounds_ = 0;
     connect();
@@ -133,8 +135,9 @@ void RedisConnection::server_replies() noexcept
     down_ = false;
 
     if (owner_.connection_up(*this)) {
-        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" is available again",
-                      &server().name);
+        ngx_log_error(NGX_LOG_WARN, log_, 0,
+                      "idempotency: redis \"%V\" of store \"%V\" is available again",
+                      &server().name, &options_.store);
     }
 
     fire_within(reconnect_timer_, 0);
