@@ -6,6 +6,7 @@
 #include "http/admin/erasure.h"
 #include "http/answer/capture.h"
 #include "http/answer/early_hints.h"
+#include "http/config/connection_limits.h"
 #include "http/config/config.h"
 #include "http/config/directives.h"
 #include "http/config/error_pages.h"
@@ -166,6 +167,17 @@ MainConfig *main_config_of(ngx_cycle_t *cycle)
         ngx_http_cycle_get_module_main_conf(cycle, ngx_http_idempotency_module));
 }
 
+ngx_int_t init_module(ngx_cycle_t *cycle)
+{
+    MainConfig *main = main_config_of(cycle);
+
+    if (main != nullptr) {
+        limit_redis_connections(cycle, *main);
+    }
+
+    return NGX_OK;
+}
+
 ngx_int_t init_process(ngx_cycle_t *cycle)
 {
     MainConfig *main = main_config_of(cycle);
@@ -240,7 +252,7 @@ ngx_module_t ngx_http_idempotency_module = {
     idempotency::directives,
     NGX_HTTP_MODULE,
     nullptr,  // init master
-    nullptr,  // init module
+    idempotency::init_module,
     idempotency::init_process,
     nullptr,  // init thread
     nullptr,  // exit thread

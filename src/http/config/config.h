@@ -22,6 +22,7 @@ class ClaimIdSource;
 class ErasureSegment;
 class Maintenance;
 class QuotaSegment;
+class RedisConnectionShare;
 
 // `idempotency_store NAME { ... }`
 struct StoreSlot {
@@ -29,9 +30,10 @@ struct StoreSlot {
     Store *store;
     size_t largest_value;  // in bytes: a larger value from the store is rejected
     Counters *counters;
-    Maintenance *maintenance;   // set by create_maintenance
-    bool is_embedded;           // in shared memory of this nginx
-    ngx_msec_t shortest_lease;  // a call to the store can take so long
+    Maintenance *maintenance;           // set by create_maintenance
+    bool is_embedded;                   // in shared memory of this nginx
+    ngx_msec_t shortest_lease;          // a call to the store can take so long
+    RedisConnectionShare *redis_share;  // null: it is not Redis
 };
 
 // A host name in a URL of a store that the system could not resolve.

@@ -32,6 +32,7 @@ StoreSlot *add_slot(ngx_conf_t *cf, MainConfig *main, const StoreOptions &option
     slot->counters = counters;
     slot->is_embedded = options.memory != 0;
     slot->shortest_lease = options.shortest_lease;
+    slot->redis_share = options.redis_share;
     *item = slot;
     return slot;
 }

@@ -51,12 +51,14 @@ RedisConnection::RedisConnection(const RedisOptions &options, RedisServer &serve
                                  std::size_t inline_limit) noexcept
     : options_(options), owner_(owner),
       pipeline_(scripts, pipeline_options(options, inline_limit), *this),
-      socket_(options, server, *this), probe_(options, server, *this)
+      socket_(options, server, RedisConnectionShare::Use::calls, *this),
+      probe_(options, server, *this)
 {}
 
 void RedisConnection::open(ngx_log_t *log) noexcept
 {
     log_ = log;
+    was_used_ = true;
 
     prepare_timer(deadline_timer_, on_deadline, this, log);
 
@@ -116,6 +118,8 @@ bool RedisConnection::start(Call &call, Millis deadline, bool asking) noexcept
         call.reply = Reply();
         return true;
     }
+
+    was_used_ = true;
 
     bool ended = pipeline_.start(call, deadline, asking);
 

@@ -12,6 +12,9 @@ namespace {
 // connections is noticed before a request meets it, and seldom drops one of these.
 constexpr ngx_msec_t kIdleInterval = 10000;
 
+// After so many checks an idle connection is closed, where connections are scarce.
+constexpr unsigned kMaxUnusedChecks = 6;
+
 }  // namespace
 
 void RedisConnection::report_stall() noexcept
@@ -111,9 +114,23 @@ void RedisConnection::start_idle_timer() noexcept
     ngx_add_timer(&idle_timer_, kIdleInterval);
 }
 
+// Where connections are scarce, another store may need this one.
+bool RedisConnection::is_unused() noexcept
+{
+    unused_checks_ = was_used_ ? 0 : unused_checks_ + 1;
+    was_used_ = false;
+    return RedisConnectionShare::is_scarce() && state_ == State::connected
+           && unused_checks_ >= kMaxUnusedChecks && pipeline_.ready() && pipeline_.idle();
+}
+
 void RedisConnection::on_idle(ngx_event_t *event)
 {
     auto self = static_cast<RedisConnection *>(event->data);
+
+    if (self->is_unused()) {
+        self->close();
+        return;
+    }
 
     ngx_add_timer(&self->idle_timer_, kIdleInterval);
 

@@ -5,6 +5,7 @@
 #include <hiredis/hiredis.h>
 
 #include "nginx/timer.h"
+#include "redis/client/connection_share.h"
 
 namespace idempotency {
 
@@ -335,7 +336,7 @@ void RedisSentinel::switch_to_candidate() noexcept
     node_.retarget(current().server());
 
     if (is_first) {
-        node_.open(log_);
+        node_.open(log_, RedisConnectionShare::is_scarce());
         state_ = State::known;
     }
 

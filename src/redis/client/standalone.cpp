@@ -3,6 +3,7 @@
 #include <new>
 
 #include "redis/client/cluster.h"
+#include "redis/client/connection_share.h"
 #include "redis/client/key_scan.h"
 #include "redis/client/node.h"
 #include "redis/client/sentinel.h"
@@ -27,7 +28,7 @@ public:
 
     bool open() override
     {
-        node_.open(ngx_cycle->log);
+        node_.open(ngx_cycle->log, RedisConnectionShare::is_scarce());
         scan_.open(ngx_cycle->log);
         return true;
     }
