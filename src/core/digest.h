@@ -41,6 +41,10 @@ bool parse_hex(std::string_view text, Digest &out);
 enum class ScopeKind : char {
     parts = 'S',   // the values of `idempotency_scope`
     global = 'G',  // `idempotency_scope off`
+
+    // the same with `observe`
+    observed_parts = 's',
+    observed_global = 'g',
 };
 
 // Bytes of the scope tag of a record.

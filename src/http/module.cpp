@@ -15,6 +15,7 @@
 #include "http/exchange/maintenance.h"
 #include "http/exchange/redirect.h"
 #include "http/exchange/request_end.h"
+#include "http/observe/filters.h"
 #include "http/request/body_digest.h"
 #include "http/request/gate.h"
 #include "http/status/status_page.h"
@@ -36,7 +37,7 @@ ngx_command_t directives[] = {
     {ngx_string("idempotency_store"), NGX_HTTP_MAIN_CONF | NGX_CONF_BLOCK | NGX_CONF_TAKE1,
      store_block, NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
 
-    LOCATION_DIRECTIVE("idempotency", NGX_CONF_TAKE12, set_store, 0),
+    LOCATION_DIRECTIVE("idempotency", NGX_CONF_TAKE123, set_store, 0),
     LOCATION_DIRECTIVE("idempotency_key", NGX_CONF_TAKE1, set_key, 0),
     LOCATION_DIRECTIVE("idempotency_methods", NGX_CONF_1MORE, set_methods, 0),
     LOCATION_DIRECTIVE("idempotency_scope", NGX_CONF_1MORE, set_scope, 0),
@@ -149,6 +150,11 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     install_body_digest();
     install_capture();
     install_early_hints();
+
+    if (main->observes) {
+        install_observation();
+    }
+
     watch_upstreams(cf);
     main->on_error_page = on_error_page;
 
@@ -201,6 +207,7 @@ ngx_int_t init_process(ngx_cycle_t *cycle)
     auto **slots = static_cast<StoreSlot **>(main->stores.elts);
 
     for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
+        slots[i]->maintenance->open();
         slots[i]->store->watch(slots[i]->maintenance);
 
         if (!slots[i]->store->open()) {
@@ -226,6 +233,7 @@ void exit_process(ngx_cycle_t *cycle)
     for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
         settle_all_at_exit(*slots[i]);
         slots[i]->store->close();
+        slots[i]->maintenance->close();
     }
 }
 

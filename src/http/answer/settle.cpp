@@ -81,21 +81,6 @@ void warn_about_word(const Context &context)
     }
 }
 
-void read_trailers(Context &context)
-{
-    bool was_well_formed = context.facts.word.well_formed;
-
-    take_own_fields(context.request->headers_out.trailers, *context.conf, context.accel_directives);
-    context.facts.word = context.accel_directives;
-
-    if (was_well_formed) {
-        warn_about_word(context);
-    }
-
-    read_grpc_status(context);
-    decide(context);
-}
-
 ngx_int_t start_settling(Context &context)
 {
     ngx_http_request_t *r = context.request;
@@ -168,6 +153,21 @@ void read_response_head(Context &context)
     }
 }
 
+void read_response_end(Context &context)
+{
+    bool was_well_formed = context.facts.word.well_formed;
+
+    take_own_fields(context.request->headers_out.trailers, *context.conf, context.accel_directives);
+    context.facts.word = context.accel_directives;
+
+    if (was_well_formed) {
+        warn_about_word(context);
+    }
+
+    read_grpc_status(context);
+    decide(context);
+}
+
 void give_up_keeping(Context &context, Outcome obstacle)
 {
     // the first one counts
@@ -180,7 +180,7 @@ void give_up_keeping(Context &context, Outcome obstacle)
 
 ngx_int_t settle(Context &context)
 {
-    read_trailers(context);
+    read_response_end(context);
     return start_settling(context);
 }
 

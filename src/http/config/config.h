@@ -69,6 +69,7 @@ struct MainConfig {
     ngx_array_t admin_pages;   // of AdminPage
     ErasureSegment *erasures;  // null: there is no `idempotency_admin`
     bool used;                 // a location has `idempotency`
+    bool observes;             // a location has it with `observe`
 };
 
 // The source of the key: a request header, or a value with variables.
@@ -132,6 +133,7 @@ struct LocationConfig {
     ngx_str_t store_name;  // `data` is null while unset; empty: off
     ngx_uint_t store_line;
     ngx_flag_t required;
+    ngx_flag_t observe;
     StoreSlot *store;  // null: off
 
     KeySource *key;

@@ -13,7 +13,8 @@ static_assert(static_cast<unsigned>(Status::quota) - static_cast<unsigned>(Statu
 
 void count_request(const Context &context)
 {
-    if (context.status != Status::none) {
+    // observed requests are counted when the store has replied
+    if (context.status != Status::none && !context.conf->observe) {
         context.conf->store->counters->add(static_cast<Count>(
             static_cast<unsigned>(context.status) - static_cast<unsigned>(Status::fresh)));
     }
@@ -83,6 +84,7 @@ ngx_int_t on_log(ngx_http_request_t *r)
 void on_request_destroyed(Context &context)
 {
     stop_timer(context);
+    set_waiting(context, false);
     count_request(context);
 
     if (context.exchange == nullptr) {
