@@ -55,6 +55,7 @@ ngx_int_t send_record(Context &context, const Record &record)
 
     context.stage = Stage::inactive;
     context.status = Status::replayed;
+    r->err_status = 0;
 
     // Conditional headers of this request don't change the replayed response; nor does a
     // Range header, since r->allow_ranges is not set.
@@ -124,6 +125,10 @@ ngx_int_t redirect_to_next_hop(Context &context)
         r->method = NGX_HTTP_GET;
         r->method_name = ngx_http_core_get_method;
     }
+
+    // for what the location responds itself, such as a refusal
+    r->err_status = replay.hop.status;
+    r->error_page = replay.hop.ends_pages;
 
     ngx_str_t target = to_ngx(replay.hop.target);
 
