@@ -52,6 +52,7 @@ sub is_wrong_store {
 
 is_right 'a configuration without the module', stores => '';
 is_right 'a store that is not used';
+is_right "idempotency main $_", server => "idempotency main $_;" for 'observe', 'required observe', 'observe required';
 is_right 'every directive in every context', do {
     my $all = <<'END';
         idempotency main required;
@@ -183,7 +184,10 @@ is_wrong_store "memory 1m; $_;", '"' . (split / /)[0] . '"', 'shop', '"redis"'
 is_wrong 'idempotency without a name', [server => 'idempotency "";'], '"idempotency"', 'name of a store';
 is_wrong 'idempotency with an unknown word', [server => 'idempotency main requires;'], '"idempotency"', 'requires', '"required"';
 is_wrong 'idempotency off required', [server => 'idempotency off required;'], '"idempotency"', 'required', '"off"';
-is_wrong 'idempotency with three words', [server => 'idempotency main required x;'], '"idempotency"', 'number of arguments';
+is_wrong 'idempotency off observe', [server => 'idempotency off observe;'], '"idempotency"', 'observe', '"off"';
+is_wrong 'idempotency with a third word', [server => 'idempotency main observe x;'], '"idempotency"', 'x', '"required" or "observe"';
+is_wrong "idempotency with '$_' twice", [server => "idempotency main $_ $_;"], '"idempotency"', $_, 'given twice' for qw(required observe);
+is_wrong 'idempotency with four words', [server => 'idempotency main required observe x;'], '"idempotency"', 'number of arguments';
 is_wrong_value 'idempotency_key', $_, 'value with a variable, such as $http_idempotency_key' for '""', 'http_idempotency_key', '"a key"', 'off';
 is_wrong 'a variable that nobody knows', [server => 'location / { idempotency main; idempotency_key $nobody_knows; }'], qr/unknown "nobody_knows" variable/;
 for my $method (qw(HEAD CONNECT TRACE)) {

@@ -26,6 +26,7 @@ my $nginx = IdempotencyTest::Nginx->start(
         idempotency main;
         location / { idempotency_max_body 1000; proxy_pass http://app; }
         location /header/ { idempotency_max_body 1000; add_header X-Outcome "[$idempotency_outcome]" always; proxy_pass http://app; }
+        location /sent/ { proxy_set_header X-Sent "$idempotency_status $idempotency_outcome $idempotency_store_time"; proxy_pass http://app; }
         location /unbuffered/ { idempotency_max_body 1000; proxy_buffering off; proxy_pass http://app; }
         location /free/ { idempotency_unknown release; proxy_pass http://app; }
         location /stored/ { idempotency_unknown store; proxy_pass http://app; }
@@ -91,6 +92,8 @@ logs '/stored/%?abort=reset', '502 [UNKNOWN] [kept]', 'idempotency_unknown store
 logs '/stored/%?abort=mid', '502 [UNKNOWN] [unknown]', 'a response of which a part is there is not stored';
 logs '/%', '201 [NEW] [kept]', 'HTTP/1.0', version => 'HTTP/1.0';
 logs '/upload/%', '413 [-] [released]', 'a body that nginx refuses', chunks => ['x' x 100];
+logs '/sent/%', '201 [NEW] [kept]', 'a variable that was evaluated before the outcome was known';
+logs '/sent/%?abort=reset', '502 [UNKNOWN] [unknown]', 'and a broken exchange';
 logs '/off/%', '201 [-] [-]', 'a location that is not covered';
 logs '/bypass/%', '201 [BYPASS] [-]', 'a bypass';
 logs '/%', '201 [-] [-]', 'another method', method => 'GET';

@@ -125,7 +125,7 @@ subtest 'Nodes with names' => sub {
 
     $nginx = start_nginx(redis => 'redis://' . $node->address);
     is_problem ask($nginx, '/unresolved', 'unresolved'), 503, 'store_unavailable', 'without a resolver requests are refused';
-    ok $nginx->await_error_log(qr/\[error\].*"nodes\.test:\d+" is unavailable/), 'the error log says why';
+    ok $nginx->await_error_log(qr/\[error\].*"nodes\.test:\d+" of store "main" is unavailable/), 'the error log says why';
     $nginx->stop(allowed => $allowed);
 
     $call->('');

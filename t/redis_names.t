@@ -140,14 +140,14 @@ subtest 'A resolver that is dead' => sub {
     my $local = IdempotencyTest::Redis->new;
     my $nginx = start_nginx('redis://localhost:' . $local->port);
     is_first await_answer($nginx, '/dead/1'), 201, 1, 'the addresses from the start are used';
-    ok $nginx->await_error_log(qr/\[error\].*redis "localhost:\d+" cannot be resolved.*last known/), 'and the log has a line about it';
+    ok $nginx->await_error_log(qr/\[error\].*redis "localhost:\d+" of store "main" cannot be resolved.*last known/), 'and the log has a line about it';
     my $answer = ask($nginx, '/dead/2');
     cmp_ok $answer->elapsed, '<', 1, 'requests do not wait for it';
     $nginx->stop(allowed => qr/\[crit\].*(?:recv|send)/);
 
     $nginx = start_nginx("redis://redis.test:$port");
     is_problem ask($nginx, '/dead/3'), 503, 'store_unavailable', 'an unknown name gives a 503';
-    ok $nginx->await_error_log(qr/\[error\].*redis "redis\.test:$port" is unavailable: its name cannot be resolved/), 'the log has a line about it';
+    ok $nginx->await_error_log(qr/\[error\].*redis "redis\.test:$port" of store "main" is unavailable: its name cannot be resolved/), 'the log has a line about it';
     $names->start;
     is_first await_answer($nginx, '/dead/3'), 201, 1, 'until the resolver is available';
 
@@ -163,10 +163,10 @@ subtest 'A name that is removed' => sub {
     my $nginx = start_nginx("redis://gone.test:$port");
     is_first await_answer($nginx, '/gone/1'), 201, 1, 'a request runs';
     $names->set('gone.test' => undef);
-    ok $nginx->await_error_log(qr/\[error\].*gone\.test:$port" cannot be resolved \(3: Host not found\)/), 'the log says that the name does not exist';
+    ok $nginx->await_error_log(qr/\[error\].*gone\.test:$port" of store "main" cannot be resolved \(3: Host not found\)/), 'the log says that the name does not exist';
     is_first await_answer($nginx, '/gone/2'), 201, 1, 'and its last address is still used';
     $names->set('gone.test' => ['127.0.0.3']);
-    ok $nginx->await_error_log(qr/\[notice\].*gone\.test:$port" is resolved again/), 'until the name exists again';
+    ok $nginx->await_error_log(qr/\[warn\].*gone\.test:$port" of store "main" is resolved again/), 'until the name exists again';
     $nginx->stop;
 
     for my $name ('silent.test', 'empty.test', 'nobody.test') {
@@ -174,7 +174,7 @@ subtest 'A name that is removed' => sub {
         my $answer = ask($nginx, "/$name");
         is_problem $answer, 503, 'store_unavailable', "$name: a request is refused";
         cmp_ok $answer->elapsed, '<', 1 + 2, 'within the timeouts';
-        ok $nginx->await_error_log(qr/\[error\].*redis "$name:$port" is unavailable: its name/), 'and the log has a line about it';
+        ok $nginx->await_error_log(qr/\[error\].*redis "$name:$port" of store "main" is unavailable: its name/), 'and the log has a line about it';
         $nginx->stop(allowed => qr/\[crit\].*(?:recv|send)/);
     }
 };

@@ -50,7 +50,7 @@ sub works {
 sub fails {
     my ($nginx, $name, $port, $why) = @_;
     is_problem ask($nginx, "/$name", $name), 503, 'store_unavailable', "$name: a request is refused";
-    ok $nginx->await_error_log(qr/\[error\].*idempotency: redis "[^"]*:$port" is unavailable: .*$why/i), "$name: and the log says why"
+    ok $nginx->await_error_log(qr/\[error\].*idempotency: redis "[^"]*:$port" of store "[^"]+" is unavailable: .*$why/i), "$name: and the log says why"
         or diag join "\n", grep { /:$port/ } split /\n/, $nginx->error_log;
 }
 
@@ -213,7 +213,7 @@ subtest 'A server that sends nothing' => sub {
     is_problem $answer, 503, 'store_unavailable', 'a request is refused';
     cmp_ok $answer->elapsed, '<', 1 + 2, 'within connect_timeout and timeout, and what a slow machine adds';
     is $nginx->request(path => '/uncovered')->status, 201, 'and no other request waits';
-    ok $nginx->await_error_log(qr/\[error\].*redis "127.0.0.1:$port" is unavailable/), 'the log has a line about it';
+    ok $nginx->await_error_log(qr/\[error\].*redis "127.0.0.1:$port" of store "[^"]+" is unavailable/), 'the log has a line about it';
     $silent->await_accepted(3);
     is_problem ask($nginx, '/silent', 'silent'), 503, 'store_unavailable', 'the next request tries again, and is refused';
     $nginx->stop;

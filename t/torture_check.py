@@ -76,9 +76,9 @@ class Story:
     def killed(self, at, worker=10):
         return self.fault('worker_killed', at, worker=worker)
 
-    def logged(self, number, at, worker=10, request=1):
+    def logged(self, number, at, worker=10, request=1, idempotency='NEW'):
         self.events.append({'event': 'logged', 'id': request, 'key': self.key, 'number': number, 'at': at,
-                            'worker': worker, 'idempotency': 'NEW'})
+                            'worker': worker, 'idempotency': idempotency})
         return self
 
     def alert(self, text):
@@ -88,6 +88,13 @@ class Story:
     def cross_slot(self):
         self.events.append({'event': 'cross_slot', 'at': 11.0, 'command': 'EVALSHA', 'keys': 2})
         return self
+
+    def believed(self):
+        self.events.append({'event': 'believed', 'at': 11.0, 'got': 'ROLE'})
+        return self
+
+    def finally_new(self):
+        return self.executed(1, 89.9, 90.0).new(89.8, 90.01, 1, final=True)
 
     def finally_replayed(self, number=1):
         return self.replayed(90.0, 90.01, number, final=True)
@@ -215,6 +222,13 @@ GOOD = {
         .new(14.2, 14.5, 1).finally_replayed(),
     'a lost grant, told after an outage': Story().store_down(10.0, 11.0).fault('stalled', 9.9, 14.0).blocked(15.9)
         .executed(1, 17.4, 17.5).new(17.3, 17.6, 1).finally_replayed(),
+    'refused during a failover': Story().store_down(10.0, 11.0).fault('failover', 9.0, 9.5).finally_new(),
+    'refused while a node of a cluster sends a wrong map': Story().store_down(10.0, 11.0).fault('lied_map', 9.0, 10.5).finally_new(),
+    'refused by a half-open connection': Story().store_down(30.0, 31.0)
+        .fault('half_open', 10.0, 31.5, first=30.0).finally_new(),
+    'a half-open connection that was not used': plain().fault('half_open', 10.0, 90.0, first=None).finally_replayed(),
+    'a half-open connection, and the host is down': plain().fault('half_open', 10.0, 36.0, first=30.0)
+        .fault('stalled', 30.0, 34.0).finally_replayed(),
     'a grant that was read after its lease': Story().store_down(10.0, 12.6).fault('worker_stalled', 10.0, 12.5, worker=10)
         .executed(1, 13.0, 13.1).new(12.9, 13.2, 1).finally_replayed(),
     'blocked after a jump back': Story().executed(1, 10.0).killed(10.1).request(9.9, 10.1, 'lost')
@@ -243,6 +257,10 @@ GOOD = {
         .request(9.2, 10.1, 'lost').killed(10.1),
     'lost by a jump of the clock while the store is full': twice('hold', second=15.0).fault('killed', 10.1, 10.4)
         .fault('clock', 10.5, seconds=12).fault('store_full', 10.45, 14.9).got(9.9, 10.3, 201, 'STORE_ERROR', 1),
+    'delivered as not to be kept, and logged as not recorded': Story('hold').executed(1, 10.0, 10.2, kind='not_kept')
+        .fault('clock', 10.1, seconds=14).fault('store_full', 10.15, 16.0).new(9.9, 11.2, 1)
+        .logged(1, 11.5, idempotency='STORE_ERROR').executed(2, 17.0, 17.1, kind='not_kept').new(16.9, 17.2, 2)
+        .logged(2, 17.3, request=2).not_kept(90.0, final=True),
     'refused right after the stall of its worker': plain().fault('worker_stalled', 18.0, 21.0, worker=10)
         .store_down(21.02).finally_replayed(),
 
@@ -367,6 +385,13 @@ BAD = {
     'executed after it was delivered as not to be kept': (
         Story('release').executed(1, 10.0, 10.2, kind='not_kept').new(9.9, 10.3, 1).killed(10.25)
         .executed(2, 14.0, 14.1, worker=11, kind='not_kept').not_kept(90.0, final=True), {4}),
+    'logged as not recorded without a reason': (
+        Story('hold').executed(1, 10.0, 10.2, kind='not_kept').new(9.9, 11.2, 1).logged(1, 11.5, idempotency='STORE_ERROR')
+        .not_kept(90.0, final=True), {5}),
+    'delivered as kept, and logged as not recorded': (
+        Story('hold').executed(1, 10.0, 10.2).fault('clock', 10.1, seconds=14).fault('store_full', 10.15, 16.0)
+        .new(9.9, 11.2, 1).logged(1, 11.5, idempotency='STORE_ERROR').executed(2, 17.0, 17.1).new(16.9, 17.2, 2)
+        .finally_replayed(2), {2, 4}),
     'recorded as not kept after it was kept': (plain().not_kept(20.0).finally_replayed(), {4, 5}),
     'replayed, and recorded as not kept': (plain().fault('store_full', 10.0, 12.0).replayed(13.0, 13.1, 1)
                                            .not_kept(90.0, final=True), {4}),
@@ -401,6 +426,13 @@ BAD = {
     'a worker that was aborted': (plain().finally_replayed().killed(11.0, worker=77)
                                   .alert('1#1: worker process 77 exited on signal 6'), {5}),
     'a socket left open': (plain().finally_replayed().alert('7#7: open socket #3 left in connection 4'), {5}),
+    'a sentinel that lies was believed': (plain().finally_replayed().believed(), {5}),
+    'refused while a sentinel lies': (Story().store_down(10.0, 11.0).fault('lied_sentinel', 9.0, 10.5).finally_new(), {5}),
+    'refused while slots move': (Story().store_down(10.0, 11.0).fault('moved', 9.0, 10.5).finally_new(), {5}),
+    'refused long before a half-open connection is used': (
+        Story().store_down(20.0, 21.0).fault('half_open', 10.0, 31.5, first=30.0).finally_new(), {5}),
+    'a half-open connection that was noticed late': (
+        plain().fault('half_open', 10.0, 36.0, first=30.0).finally_replayed(), {5}),
     'a command with keys of several slots': (plain().finally_replayed().cross_slot(), {5}),
 
     'never asked for in the end': (plain(), {6}),

@@ -2,14 +2,15 @@
 """The application of tools/demo: it creates listings and does not know about idempotency keys.
 
     demo-application.py FILE    listens on a free port of 127.0.0.1 and writes the port to FILE;
-                                writes each listing that it creates as a line to FILE.listings
+                                writes each listing that it creates as a line to FILE.listings.
+                                If there is a FIFO FILE.gate, it creates FILE.received when it has a
+                                request, and responds when somebody opens the FIFO for writing
 """
 
 import http.server
 import json
 import os
 import sys
-import time
 
 
 class Listings(http.server.BaseHTTPRequestHandler):
@@ -17,7 +18,11 @@ class Listings(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         listing = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-        time.sleep(listing.pop('takes', 0))
+        gate = sys.argv[1] + '.gate'
+
+        if os.path.exists(gate):
+            open(sys.argv[1] + '.received', 'wb').close()
+            open(gate, 'rb').close()
 
         Listings.created += 1
         listing = {'id': 'lst_%d' % Listings.created, **listing, 'status': 'active'}

@@ -28,17 +28,23 @@ machine.
     {"event": "logged", "id": I, "key": K, "number": N, "idempotency": "NEW", "at": T, "worker": PID}
             nginx has logged the end of this request (`id`), with the execution whose response it got, or null. A
             response that was logged as NEW counts as kept unless there was a fault within SLACK: if the client has
-            disconnected, the outcome may not be recorded in Redis yet.
+            disconnected, the outcome may not be recorded in Redis yet. A `not_kept` response that was logged as
+            STORE_ERROR was delivered with NEW, as its head is sent before the outcome is recorded; what was logged counts.
     {"event": "fault", "fault": NAME, "at": T, "until": T, "worker": PID}
             `worker_killed` and `worker_stalled` (which `worker`), `reload` (of which `workers`), and of Redis `stalled`,
             `killed` (until it replies again), `connections_closed`, `scripts_flushed`, `reply_lost` (replies or
             commands of one connection were lost or late), `store_full`, `values_refused` (those of `bulky` locations),
-            `clock` (its clock jumped by `seconds`). `pause`: the machine itself was stopped, as the watcher has
+            `clock` (its clock jumped by `seconds`), `failover` (until the sentinels name the new master, or the nodes of a
+            cluster know it), `lied_map` (a node of a cluster has sent a wrong map or redirection), `half_open` (a
+            connection became half-open at `at`; nginx has sent something over it at `first`, or null, and has closed it
+            at `until`). `lied_sentinel` (one of three) and `moved` (slots moved) excuse nothing. `pause`: the machine itself was stopped, as the watcher has
             measured.
     {"event": "stale", "at": T, "idle": S, "uri": U}
             the application has reset a connection that was idle for too long, as a request arrived. Not checked.
     {"event": "cross_slot", "command": NAME, "keys": N}
             nginx has sent a command with keys of several slots, which a proxy that shards refuses.
+    {"event": "believed", "got": TEXT}
+            nginx has connected to a server that only one sentinel of three has named.
     {"event": "log", "level": "alert", "text": "..."}
 
 What is decided
@@ -75,7 +81,8 @@ What is decided
   5  No other responses than these: those of the application; 409; 503 `store_unavailable`, and
      STORE_ERROR with a response, if an outage, a full store or an expired claim explains it; 502 and 504 if the
      application broke off or was too slow. No line of the level `alert` or above except those about killed workers.
-     No command with keys of several slots.
+     No command with keys of several slots, and no connection to a server that only a liar has named. A half-open connection
+     over which something was sent is closed within NOTICED, unless there was another outage.
   6  At the end each key gets a final response that is a replay, an execution, 409 `response_not_kept`, or, where an
      unknown outcome is held for the window, 409 `outcome_unknown` (for which rule 3 has to have a reason).
 
@@ -85,6 +92,8 @@ What is assumed
   - An outage lasts as long as its fault, and RECOVERY more after a kill or a long stall: a worker
     waits for a second at most before it reconnects. A closed connection is an outage of BLINK. What has failed in an
     outage is tried again within RETRY.
+  - A half-open connection is an outage from the moment when something was sent over it (or when it became half-open, if
+    that was shortly before its end) until it is closed. After a failover, nginx may still ask a sentinel that is mute.
   - A full store is an outage, but not for renewals.
   - For renewals, outages less than a third of a lease apart count as one: they may have met the same renewal. Together
     with the third of a lease that may have passed since the last renewal, an outage of less than OUTAGE leases is too
@@ -105,7 +114,9 @@ import sys
 SLACK = 1.0
 EARLY = 0.5         # how much earlier a lease may seem to expire: it began before the execution's start
 RECOVERY = 1.3
+FAILOVER = 3.0      # the same after a failover: a sentinel may be mute, which takes a `timeout`
 BLINK = 0.3
+NOTICED = 4.0       # two times `timeout` (of the command, and of the check over a second connection), and SLACK twice
 RETRY = 0.3         # an eighth of a lease, at most
 RELEASED = 1.0
 LONG_STALL = 1.0    # the store's `timeout`: its connections count as stalled
@@ -222,6 +233,8 @@ class History:
         self.quits = {}
         self.log = []
         self.cross_slot = []
+        self.believed = []
+        self.half_open = []
         self.run = None
         by_number = {}
         ends = []
@@ -241,13 +254,15 @@ class History:
             elif name == 'end':
                 ends.append((event['key'], event['number'], event['at']))
             elif name == 'logged':
-                ended_at[event['id']] = (event['at'], event['worker'], event['number'] is not None)
+                ended_at[event['id']] = event
                 if event['number'] is not None and event['idempotency'] == 'NEW':
                     self.logged[event['key']].append((event['at'], event['number'], event['worker']))
             elif name == 'log':
                 self.log.append(event)
             elif name == 'cross_slot':
                 self.cross_slot.append(event)
+            elif name == 'believed':
+                self.believed.append(event)
             elif name == 'fault':
                 faults.append(event)
 
@@ -261,13 +276,18 @@ class History:
             by_number[key, number].end = at
         for executions in self.executions.values():
             executions.sort(key=lambda execution: execution.start)
-        for requests in self.requests.values():
+        for key, requests in self.requests.items():
             requests.sort(key=lambda request: request.sent)
             for request in requests:
                 if request.id in ended_at:
-                    request.logged, worker, executed = ended_at[request.id]
-                    request.worker = request.worker or worker
-                    request.executed = request.executed or executed
+                    end = ended_at[request.id]
+                    request.logged = end['at']
+                    request.worker = request.worker or end['worker']
+                    request.executed = request.executed or end['number'] is not None
+                    # the head of a response that is not to be kept is sent before its outcome is recorded
+                    execution = by_number.get((key, end['number']))
+                    if execution is not None and execution.kind == 'not_kept' and end['idempotency'] == 'STORE_ERROR':
+                        request.idempotency = end['idempotency']
         self.read_faults(sorted(faults, key=lambda fault: fault['at']))
 
     @classmethod
@@ -299,11 +319,21 @@ class History:
         self.forward = Spans(jump for jump in jumps if jump.seconds > 0)
         self.back = Spans(jump for jump in jumps if jump.seconds < 0)
 
-        outages = [Span(fault['at'], fault['at'] + self.outage_length(fault)) for fault in faults
+        outages = [Span(self.outage_start(fault), fault['at'] + self.outage_length(fault)) for fault in faults
                    if self.outage_length(fault) is not None]
+        self.half_open = [fault for fault in faults if fault['fault'] == 'half_open']
+        self.other_outages = Spans(
+            Span(fault['at'], fault['at'] + self.outage_length(fault)) for fault in faults
+            if fault['fault'] != 'half_open' and self.outage_length(fault) is not None)
         self.outages = Spans(outages + self.full.spans).joined(0)
         # a store that is full renews claims all the same
         self.long_outages = Spans(outages).joined(self.lease / 3)
+
+    @staticmethod
+    def outage_start(fault):
+        if fault['fault'] != 'half_open' or fault['first'] is None or fault['until'] - fault['at'] < NOTICED:
+            return fault['at']
+        return fault['first']
 
     @staticmethod
     def outage_length(fault):
@@ -314,7 +344,11 @@ class History:
             return length + RECOVERY
         if fault['fault'] == 'stalled':
             return length + (RECOVERY if length >= LONG_STALL else 0)
-        if fault['fault'] in ('reply_lost', 'connections_closed'):
+        if fault['fault'] == 'failover':
+            return length + FAILOVER
+        if fault['fault'] == 'lied_map':
+            return length + RECOVERY
+        if fault['fault'] in ('half_open', 'reply_lost', 'connections_closed'):
             return length + (RECOVERY if length >= LONG_STALL else BLINK)
         return None
 
@@ -732,6 +766,17 @@ class Checker:
                 self.report(5, '', 'the error log has: %s', line['text'])
         for event in self.history.cross_slot:
             self.report(5, '', 'a command with %d keys of several slots was sent: %s', event['keys'], event['command'])
+        for event in self.history.believed:
+            self.report(5, '', 'a sentinel that lies was believed: %s', event.get('got'))
+        for event in self.history.half_open:
+            if event['first'] is not None and not self.was_noticed(event):
+                self.report(5, '', 'a connection that was half-open since %.3f, used since %.3f, was closed at %.3f',
+                            event['at'], event['first'], event['until'])
+
+    def was_noticed(self, event):
+        return event['until'] - event['first'] <= NOTICED \
+            or self.history.other_outages.between(event['first'] - RECOVERY, event['until']) \
+            or self.history.all_stalls.between(event['first'] - SLACK, event['until'])
 
     @staticmethod
     def is_of_a_kill(text, killed):

@@ -38,6 +38,10 @@ void write_hex(const Digest &digest, char *out);
 enum class ScopeKind : char {
     parts = 'S',   // the values of `idempotency_scope`
     global = 'G',  // `idempotency_scope off`
+
+    // the same with `observe`
+    observed_parts = 's',
+    observed_global = 'g',
 };
 
 constexpr std::size_t kMaxScopeParts = 255;  // the number of a part is one byte

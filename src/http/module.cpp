@@ -1,11 +1,10 @@
 // The module: its directives, and the functions that nginx calls during configuration and
 // in each process.
 
-#include <cstring>
-
 #include "core/claim_ids.h"
 #include "http/answer/capture.h"
 #include "http/answer/early_hints.h"
+#include "http/config/connection_limits.h"
 #include "http/config/config.h"
 #include "http/config/directives.h"
 #include "http/config/error_pages.h"
@@ -14,6 +13,7 @@
 #include "http/exchange/maintenance.h"
 #include "http/exchange/redirect.h"
 #include "http/exchange/request_end.h"
+#include "http/observe/filters.h"
 #include "http/request/body_digest.h"
 #include "http/request/gate.h"
 #include "http/status/status_page.h"
@@ -35,7 +35,7 @@ ngx_command_t directives[] = {
     {ngx_string("idempotency_store"), NGX_HTTP_MAIN_CONF | NGX_CONF_BLOCK | NGX_CONF_TAKE1,
      store_block, NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
 
-    LOCATION_DIRECTIVE("idempotency", NGX_CONF_TAKE12, set_store, 0),
+    LOCATION_DIRECTIVE("idempotency", NGX_CONF_TAKE123, set_store, 0),
     LOCATION_DIRECTIVE("idempotency_key", NGX_CONF_TAKE1, set_key, 0),
     LOCATION_DIRECTIVE("idempotency_methods", NGX_CONF_1MORE, set_methods, 0),
     LOCATION_DIRECTIVE("idempotency_scope", NGX_CONF_1MORE, set_scope, 0),
@@ -119,29 +119,6 @@ ngx_int_t find_context_index(ngx_conf_t *cf, const char *name)
     return module != nullptr ? static_cast<ngx_int_t>(module->ctx_index) : -1;
 }
 
-// A third-party filter module that is loaded after this module runs before it.  So its
-// changes to a response are kept, and made again in each replay.
-void warn_about_earlier_filters(ngx_conf_t *cf)
-{
-    ngx_module_t **m = cf->cycle->modules;
-
-    while (*m != nullptr && *m != &ngx_http_idempotency_module) {
-        m++;
-    }
-
-    if (*m == nullptr) {
-        return;
-    }
-
-    for (m++; *m != nullptr && std::strcmp((*m)->name, "ngx_http_copy_filter_module") != 0; m++) {
-        ngx_log_error(NGX_LOG_WARN, cf->log, 0,
-                      "\"%s\" is loaded after \"ngx_http_idempotency_module\": if it changes a "
-                      "response, it changes each replay once more; load "
-                      "\"ngx_http_idempotency_module\" last",
-                      (*m)->name);
-    }
-}
-
 ngx_int_t preconfiguration(ngx_conf_t *cf) { return add_variables(cf); }
 
 ngx_int_t postconfiguration(ngx_conf_t *cf)
@@ -165,11 +142,14 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
         return NGX_OK;
     }
 
-    warn_about_earlier_filters(cf);
-
     install_body_digest();
     install_capture();
     install_early_hints();
+
+    if (main->observes) {
+        install_observation();
+    }
+
     watch_upstreams(cf);
     main->on_error_page = on_error_page;
 
@@ -186,6 +166,17 @@ MainConfig *main_config_of(ngx_cycle_t *cycle)
 {
     return static_cast<MainConfig *>(
         ngx_http_cycle_get_module_main_conf(cycle, ngx_http_idempotency_module));
+}
+
+ngx_int_t init_module(ngx_cycle_t *cycle)
+{
+    MainConfig *main = main_config_of(cycle);
+
+    if (main != nullptr) {
+        limit_redis_connections(cycle, *main);
+    }
+
+    return NGX_OK;
 }
 
 ngx_int_t init_process(ngx_cycle_t *cycle)
@@ -211,6 +202,7 @@ ngx_int_t init_process(ngx_cycle_t *cycle)
     auto **slots = static_cast<StoreSlot **>(main->stores.elts);
 
     for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
+        slots[i]->maintenance->open();
         slots[i]->store->watch(slots[i]->maintenance);
 
         if (!slots[i]->store->open()) {
@@ -234,6 +226,7 @@ void exit_process(ngx_cycle_t *cycle)
     for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
         settle_all_at_exit(*slots[i]);
         slots[i]->store->close();
+        slots[i]->maintenance->close();
     }
 }
 
@@ -260,7 +253,7 @@ ngx_module_t ngx_http_idempotency_module = {
     idempotency::directives,
     NGX_HTTP_MODULE,
     nullptr,  // init master
-    nullptr,  // init module
+    idempotency::init_module,
     idempotency::init_process,
     nullptr,  // init thread
     nullptr,  // exit thread

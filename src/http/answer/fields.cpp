@@ -178,14 +178,27 @@ void visit_list(ngx_http_headers_out_t &out, ngx_list_t &list, unsigned char ext
 }
 
 template <typename Visitor>
-void visit_fields(ngx_http_request_t *r, ngx_http_headers_out_t &head, const LocationConfig &conf,
-                  Visitor &visitor)
+void visit_head(ngx_http_request_t *r, ngx_http_headers_out_t &head, const LocationConfig &conf,
+                Visitor &visitor)
 {
     SlotFields(r->pool, head, conf).visit(visitor);
     visit_list(head, head.headers, 0, conf, visitor);
+}
 
-    // nginx adds them just before the last buffer (ngx_http_upstream_process_trailers)
+// nginx adds them just before the last buffer (ngx_http_upstream_process_trailers).
+template <typename Visitor>
+void visit_trailers(ngx_http_request_t *r, ngx_http_headers_out_t &head, const LocationConfig &conf,
+                    Visitor &visitor)
+{
     visit_list(head, r->headers_out.trailers, kTrailer, conf, visitor);
+}
+
+template <typename Visitor>
+void visit_fields(ngx_http_request_t *r, ngx_http_headers_out_t &head, const LocationConfig &conf,
+                  Visitor &visitor)
+{
+    visit_head(r, head, conf, visitor);
+    visit_trailers(r, head, conf, visitor);
 }
 
 // Separates type and charset as ngx_http_upstream_copy_content_type does.
@@ -427,6 +440,16 @@ bool write_response_record(ngx_http_request_t *r, ngx_http_headers_out_t &head, 
     writer.finish(exchange.id());
     exchange.response().set_prefix_size(writer.size());
     return true;
+}
+
+void visit_kept_fields(ngx_http_request_t *r, const LocationConfig &conf, FieldVisitor &visitor)
+{
+    visit_head(r, r->headers_out, conf, visitor);
+}
+
+void visit_kept_trailers(ngx_http_request_t *r, const LocationConfig &conf, FieldVisitor &visitor)
+{
+    visit_trailers(r, r->headers_out, conf, visitor);
 }
 
 ngx_int_t restore_response(ngx_http_request_t *r, const Record &record)

@@ -18,6 +18,20 @@ bool write_response_record(ngx_http_request_t *r, ngx_http_headers_out_t &head, 
 // is no memory.
 ngx_http_headers_out_t *copy_head(ngx_http_request_t *r);
 
+// Gets the header fields of a response one by one.
+class FieldVisitor {
+public:
+    virtual void add(const Header &header) = 0;
+
+protected:
+    ~FieldVisitor() = default;
+};
+
+// Calls `visitor` for each field that is kept, in the order of the response: first those of the
+// header, later, when its end is there, the trailers.
+void visit_kept_fields(ngx_http_request_t *r, const LocationConfig &conf, FieldVisitor &visitor);
+void visit_kept_trailers(ngx_http_request_t *r, const LocationConfig &conf, FieldVisitor &visitor);
+
 // Fills r->headers_out from a record, whose memory must live as long as the request.
 // NGX_OK or NGX_ERROR.
 ngx_int_t restore_response(ngx_http_request_t *r, const Record &record);

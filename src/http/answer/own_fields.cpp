@@ -8,17 +8,21 @@ namespace idempotency {
 void take_own_fields(ngx_list_t &list, const LocationConfig &conf, Word &directives)
 {
     for (ngx_table_elt_t &field : HeaderFields(list)) {
+        bool is_word = is_accel_header(field);
+
         if (field.hash == 0) {
             continue;
         }
 
-        if (is_accel_header(field)) {
+        if (is_word) {
             parse_word(view(field.value), directives);
-            field.hash = 0;
+        }
 
-        } else if (conf.replayed_header.len > 0
-                   && equal_ignoring_case(view(field.key), view(conf.replayed_header)))
-        {
+        bool is_own = is_word
+                      || (conf.replayed_header.len > 0
+                          && equal_ignoring_case(view(field.key), view(conf.replayed_header)));
+
+        if (is_own && !conf.observe) {
             field.hash = 0;
         }
     }

@@ -8,7 +8,7 @@
 namespace idempotency {
 
 // Removes `X-Accel-Idempotency` from a list of headers or trailers, and reads it into `directives`.
-// Removes the replayed header too.
+// Removes the replayed header too.  With `observe` it removes nothing.
 void take_own_fields(ngx_list_t &list, const LocationConfig &conf, Word &directives);
 
 // Removes them where the request is not covered (`context` may be null) but `idempotency` is on.

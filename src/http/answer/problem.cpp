@@ -10,28 +10,6 @@ namespace idempotency {
 
 namespace {
 
-// What `idempotency_answer` makes of the response.
-ProblemText problem_text(const LocationConfig &conf, Problem problem)
-{
-    ProblemText text = default_problem_text(problem);
-
-    if (conf.answers == nullptr) {
-        return text;
-    }
-
-    const AnswerOverride &answer = conf.answers[static_cast<std::size_t>(problem)];
-
-    if (answer.status != 0) {
-        text.status = static_cast<unsigned>(answer.status);
-    }
-
-    if (answer.code != nullptr) {
-        text.code = answer.code;
-    }
-
-    return text;
-}
-
 // The reason phrase: with the type "about:blank" it is the title (RFC 9457, section
 // 4.2.1).
 const char *reason_phrase(const ProblemText &text)
@@ -243,6 +221,27 @@ ngx_int_t await_error_page(Context &context, Problem problem)
 }
 
 }  // namespace
+
+ProblemText problem_text(const LocationConfig &conf, Problem problem)
+{
+    ProblemText text = default_problem_text(problem);
+
+    if (conf.answers == nullptr) {
+        return text;
+    }
+
+    const AnswerOverride &answer = conf.answers[static_cast<std::size_t>(problem)];
+
+    if (answer.status != 0) {
+        text.status = static_cast<unsigned>(answer.status);
+    }
+
+    if (answer.code != nullptr) {
+        text.code = answer.code;
+    }
+
+    return text;
+}
 
 ngx_int_t discard_body(ngx_http_request_t *r)
 {

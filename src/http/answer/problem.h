@@ -30,4 +30,7 @@ ngx_int_t send_problem(Context &context, Problem problem);
 // `in`: what the body filter got; null if nginx asks for what is buffered.
 ngx_int_t follow_error_page(Context &context, ngx_chain_t *in);
 
+// What this problem response says, with what `idempotency_answer` makes of it.
+ProblemText problem_text(const LocationConfig &conf, Problem problem);
+
 }  // namespace idempotency

@@ -9,6 +9,7 @@
 #include "http/exchange/redirect.h"
 #include "nginx/clock.h"
 #include "nginx/list.h"
+#include "nginx/log_limit.h"
 
 namespace idempotency {
 
@@ -68,26 +69,16 @@ Millis lifetime(const Context &context)
 void warn_about_word(const Context &context)
 {
     if (!context.facts.word.well_formed) {
+        static LogLimit limit;
+        LogLimit::Line line = limit.next(NGX_LOG_WARN);
+
         ngx_log_error(
-            NGX_LOG_WARN, context.request->connection->log, 0,
+            line.level, context.request->connection->log, 0,
             "idempotency: invalid directive in the \"X-Accel-Idempotency\" response header: "
-            "it must be \"release\", \"no-store\" or \"ttl=SECONDS\", and is ignored");
+            "it must be \"release\", \"no-store\" or \"ttl=SECONDS\", and is ignored; correct the "
+            "application (%ui more such requests since the last message)",
+            line.suppressed);
     }
-}
-
-void read_trailers(Context &context)
-{
-    bool was_well_formed = context.facts.word.well_formed;
-
-    take_own_fields(context.request->headers_out.trailers, *context.conf, context.accel_directives);
-    context.facts.word = context.accel_directives;
-
-    if (was_well_formed) {
-        warn_about_word(context);
-    }
-
-    read_grpc_status(context);
-    decide(context);
 }
 
 ngx_int_t start_settling(Context &context)
@@ -103,9 +94,15 @@ ngx_int_t start_settling(Context &context)
                                   *context.exchange, *context.conf, lifetime(context),
                                   recorded_hops(context)))
     {
-        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+        static LogLimit limit;
+        LogLimit::Line line = limit.next(NGX_LOG_ERR);
+
+        ngx_log_error(line.level, r->connection->log, 0,
                       "idempotency: no memory for the record of a response, or its headers are "
-                      "too large for a record: it is not kept");
+                      "too large for a record: it is recorded as not kept; leave headers out "
+                      "with \"idempotency_hide_header\" (%ui more such requests since the last "
+                      "message)",
+                      line.suppressed);
         context.outcome = Outcome::not_kept_size;
     }
 
@@ -153,6 +150,21 @@ void read_response_head(Context &context)
     }
 }
 
+void read_response_end(Context &context)
+{
+    bool was_well_formed = context.facts.word.well_formed;
+
+    take_own_fields(context.request->headers_out.trailers, *context.conf, context.accel_directives);
+    context.facts.word = context.accel_directives;
+
+    if (was_well_formed) {
+        warn_about_word(context);
+    }
+
+    read_grpc_status(context);
+    decide(context);
+}
+
 void give_up_keeping(Context &context, Outcome obstacle)
 {
     // the first one counts
@@ -165,7 +177,7 @@ void give_up_keeping(Context &context, Outcome obstacle)
 
 ngx_int_t settle(Context &context)
 {
-    read_trailers(context);
+    read_response_end(context);
     return start_settling(context);
 }
 

@@ -11,6 +11,9 @@ namespace idempotency {
 // and decides as far as the header decides.
 void read_response_head(Context &context);
 
+// The response is complete: the same with the trailers.
+void read_response_end(Context &context);
+
 // The response will not be kept, whatever comes.  `obstacle` is one of Outcome::not_kept_*.
 void give_up_keeping(Context &context, Outcome obstacle);
 

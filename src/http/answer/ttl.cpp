@@ -1,6 +1,7 @@
 #include "http/answer/ttl.h"
 
 #include "http/config/arguments.h"
+#include "nginx/log_limit.h"
 
 namespace idempotency {
 
@@ -23,10 +24,14 @@ Millis first_time(ngx_http_request_t *r, const LocationConfig &conf)
         return static_cast<Millis>(time);
     }
 
-    ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
-                  "idempotency: invalid value of \"%V\" in \"idempotency_ttl\": it must be a time "
-                  "of at most 366 days, such as 30s or 24h; 24h is used",
-                  &conf.ttl_value->value);
+    static LogLimit limit;
+    LogLimit::Line line = limit.next(NGX_LOG_WARN);
+
+    ngx_log_error(line.level, r->connection->log, 0,
+                  "idempotency: invalid value of \"%V\" in \"idempotency_ttl\": it must be a "
+                  "time of at most 366 days, such as 30s or 24h; 24h is used (%ui more such "
+                  "requests since the last message)",
+                  &conf.ttl_value->value, line.suppressed);
     return conf.ttl;
 }
 

@@ -197,6 +197,7 @@ bool find_used_store(ngx_conf_t *cf, LocationConfig *conf)
     }
 
     main->used = true;
+    main->observes |= conf->observe != 0;
     return true;
 }
 
@@ -265,6 +266,7 @@ void *create_location_config(ngx_conf_t *cf)
     // zeroed by ngx_pcalloc: store_name, store, store_line, ttl_value, ttl_rules, ttl_rule_count,
     // replayed_header, problem_base
     conf->required = NGX_CONF_UNSET;
+    conf->observe = NGX_CONF_UNSET;
     conf->key = static_cast<KeySource *>(NGX_CONF_UNSET_PTR);
     conf->methods = static_cast<MethodSet *>(NGX_CONF_UNSET_PTR);
     conf->scope = static_cast<ScopeSource *>(NGX_CONF_UNSET_PTR);
@@ -309,9 +311,11 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
         conf->store_name = prev->store_name;
         conf->store_line = prev->store_line;
         conf->required = prev->required;
+        conf->observe = prev->observe;
     }
 
     ngx_conf_merge_value(conf->required, prev->required, 0);
+    ngx_conf_merge_value(conf->observe, prev->observe, 0);
     ngx_conf_merge_value(conf->fingerprint_body, prev->fingerprint_body, 1);
 
     // all arguments are inherited together

@@ -21,6 +21,7 @@ namespace idempotency {
 class ClaimIdSource;
 class Maintenance;
 class QuotaSegment;
+class RedisConnectionShare;
 
 // `idempotency_store NAME { ... }`
 struct StoreSlot {
@@ -28,9 +29,10 @@ struct StoreSlot {
     Store *store;
     size_t largest_value;  // in bytes: a larger value from the store is rejected
     Counters *counters;
-    Maintenance *maintenance;   // set by create_maintenance
-    bool is_embedded;           // in shared memory of this nginx
-    ngx_msec_t shortest_lease;  // a call to the store can take so long
+    Maintenance *maintenance;           // set by create_maintenance
+    bool is_embedded;                   // in shared memory of this nginx
+    ngx_msec_t shortest_lease;          // a call to the store can take so long
+    RedisConnectionShare *redis_share;  // null: it is not Redis
 };
 
 // A host name in a URL of a store that the system could not resolve.
@@ -55,7 +57,8 @@ struct MainConfig {
     ngx_int_t dav;                 // the same for ngx_http_dav_module
     ngx_array_t error_pages;       // of ngx_array_t *: each list of `error_page` (error_pages.h)
     ErrorPageHandler on_error_page;
-    bool used;  // a location has `idempotency`
+    bool used;      // a location has `idempotency`
+    bool observes;  // a location has it with `observe`
 };
 
 // The source of the key: a request header, or a value with variables.
@@ -119,6 +122,7 @@ struct LocationConfig {
     ngx_str_t store_name;  // `data` is null while unset; empty: off
     ngx_uint_t store_line;
     ngx_flag_t required;
+    ngx_flag_t observe;
     StoreSlot *store;  // null: off
 
     KeySource *key;

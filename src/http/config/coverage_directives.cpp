@@ -110,16 +110,32 @@ char *set_store(ngx_conf_t *cf, ngx_command_t *, void *data)
         return duplicate();
     }
 
-    if (cf->args->nelts == 3 && (!equals(value[2], "required") || equals(value[1], "off"))) {
-        return reject_argument(cf, 2,
-                               equals(value[1], "off")
-                                   ? "\"off\" must be the only parameter"
-                                   : "the only valid parameter after the store is \"required\"");
+    conf->required = 0;
+    conf->observe = 0;
+
+    for (ngx_uint_t i = 2; i < cf->args->nelts; i++) {
+        bool is_required = equals(value[i], "required");
+
+        if (equals(value[1], "off")) {
+            return reject_argument(cf, i, "\"off\" must be the only parameter");
+        }
+
+        if (!is_required && !equals(value[i], "observe")) {
+            return reject_argument(
+                cf, i, "a parameter after the store must be \"required\" or \"observe\"");
+        }
+
+        ngx_flag_t &flag = is_required ? conf->required : conf->observe;
+
+        if (flag != 0) {
+            return reject_argument(cf, i, "it is given twice");
+        }
+
+        flag = 1;
     }
 
     conf->store_name = value[1];
     conf->store_line = cf->conf_file->line;
-    conf->required = cf->args->nelts == 3;
 
     if (equals(value[1], "off")) {
         conf->store_name.len = 0;

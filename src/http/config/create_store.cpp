@@ -5,6 +5,7 @@
 #include "http/config/store_options.h"
 #include "nginx/list.h"
 #include "nginx/zone_segment.h"
+#include "redis/client/connection_share.h"
 #include "redis/client/create_store.h"
 #include "redis/client/tls.h"
 #include "store/memory_store.h"
@@ -127,6 +128,27 @@ Store *create_near_store(ngx_conf_t *cf, StoreOptions &given, const RedisOptions
     return near;
 }
 
+// For each server: those for commands, one for large values, and one to check the server.  The
+// nodes of a cluster are not known yet; it also needs a connection to ask for its map.
+RedisConnectionShare *create_share(ngx_conf_t *cf, const RedisOptions &options)
+{
+    ngx_uint_t of_server = options.connections + 2;
+    ngx_uint_t named = of_server;
+    bool is_cluster = options.topology == RedisTopology::cluster;
+
+    if (is_cluster) {
+        named = of_server * options.server_count + 1;
+    } else if (options.topology == RedisTopology::sentinel) {
+        // a subscription to each sentinel, and the two queries of a search
+        named += options.server_count + 2;
+    }
+
+    void *memory = ngx_palloc(cf->pool, sizeof(RedisConnectionShare));
+
+    return memory != nullptr ? new (memory) RedisConnectionShare(is_cluster ? 0 : named, named)
+                             : nullptr;
+}
+
 Store *create_redis(ngx_conf_t *cf, StoreOptions &given)
 {
     RedisOptions options;
@@ -143,6 +165,12 @@ Store *create_redis(ngx_conf_t *cf, StoreOptions &given)
         if (options.tls_context == nullptr) {
             return nullptr;
         }
+    }
+
+    options.share = given.redis_share = create_share(cf, options);
+
+    if (options.share == nullptr) {
+        return nullptr;
     }
 
     Store *store = create_redis_store(cf->pool, cf->log, options);

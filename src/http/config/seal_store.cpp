@@ -6,6 +6,7 @@
 #include "core/key_ring.h"
 #include "http/config/arguments.h"
 #include "http/config/store_options.h"
+#include "nginx/log_limit.h"
 #include "store/sealed_store.h"
 
 namespace idempotency {
@@ -19,14 +20,19 @@ struct Sealing final : SealedStore::Events {
     void on_open_failed(const KeyId &stored_id, const char *why) override
     {
         char id[kHexLength];
+        LogLimit::Line line = limits.of(why).next(NGX_LOG_ERR);
 
         write_hex(stored_id, id);
-        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                      "idempotency: the value of key %*s in store \"%V\" %s", kHexLength, id, &name,
-                      why);
+        ngx_log_error(line.level, ngx_cycle->log, 0,
+                      "idempotency: the value of key %*s in store \"%V\" %s: the request is "
+                      "refused; add the key with which it was sealed to \"encryption_key_file\", "
+                      "or delete the value with \"idempotency forget\" (%ui more such requests "
+                      "since the last message)",
+                      kHexLength, id, &name, why, line.suppressed);
     }
 
     ngx_str_t name;
+    LogLimits limits;
     KeyRing keys;
     SealedStore store;
 };

@@ -1,6 +1,7 @@
 // The block `idempotency_store NAME { ... }`.
 
 #include "http/config/arguments.h"
+#include "http/config/module_order.h"
 #include "http/config/store_options.h"
 
 namespace idempotency {
@@ -31,6 +32,7 @@ StoreSlot *add_slot(ngx_conf_t *cf, MainConfig *main, const StoreOptions &option
     slot->counters = counters;
     slot->is_embedded = options.memory != 0;
     slot->shortest_lease = options.shortest_lease;
+    slot->redis_share = options.redis_share;
     *item = slot;
     return slot;
 }
@@ -41,6 +43,8 @@ char *store_block(ngx_conf_t *cf, ngx_command_t *, void *data)
 {
     auto *main = static_cast<MainConfig *>(data);
     StoreOptions options{};
+
+    move_behind_other_filters(cf->cycle);
 
     options.name = arguments(cf)[1];
     options.database = -1;

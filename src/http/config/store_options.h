@@ -31,7 +31,8 @@ struct StoreOptions {
     off_t near_cache;             // 0: off
     ngx_array_t encryption_keys;  // of ngx_str_t: full paths, or `off`
 
-    ngx_msec_t shortest_lease;  // set by create_store; 0: any
+    ngx_msec_t shortest_lease;          // set by create_store; 0: any
+    RedisConnectionShare *redis_share;  // set by create_store; null: it is not Redis
 
     unsigned seen;           // a bit for each directive that was read
     const char *redis_only;  // the last directive that is only valid with `redis`, or null

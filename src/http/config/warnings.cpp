@@ -74,7 +74,8 @@ void warn_about_location(ngx_conf_t *cf, const LocationConfig &conf, bool own_st
                       conf.store_line);
     }
 
-    const char *directive = conf.fingerprint_body ? find_streaming_directive(cf) : nullptr;
+    const char *directive =
+        conf.fingerprint_body && !conf.observe ? find_streaming_directive(cf) : nullptr;
 
     if (directive != nullptr) {
         ngx_log_error(NGX_LOG_WARN, cf->log, 0,

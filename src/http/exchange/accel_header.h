@@ -7,9 +7,11 @@
 
 namespace idempotency {
 
+constexpr char kAccelHeader[] = "X-Accel-Idempotency";
+
 inline bool is_accel_header(const ngx_table_elt_t &field)
 {
-    return equal_ignoring_case(view(field.key), "X-Accel-Idempotency");
+    return equal_ignoring_case(view(field.key), kAccelHeader);
 }
 
 }  // namespace idempotency

@@ -13,6 +13,7 @@
 namespace idempotency {
 
 class Exchange;
+class Observation;
 
 // `$idempotency_status`
 enum class Status {
@@ -86,8 +87,11 @@ struct BodyProgress {
 // clear r->ctx; `find_context` restores it.
 struct Context {
     ngx_http_request_t *request;
-    LocationConfig *conf;  // of the location in which the key was claimed
-    Exchange *exchange;    // null if the request is not covered; one reference is held
+    LocationConfig *conf;      // of the location in which the key was claimed
+    Exchange *exchange;        // null if the request is not covered; one reference is held
+    Observation *observation;  // with `observe`, if the request would be covered; else null
+    bool observes_body;        // its body is digested while nginx reads it
+    void (*on_body_digested)(Context &context);
     Stage stage;
     Status status;
     const char *problem_code;  // of the module's own response, or null
@@ -146,6 +150,7 @@ struct Context {
 
     ngx_event_t timer;  // of a wait for the key, of gRPC trailers, or of a stream without client
     bool wait_started;  // `conflict wait`: the request has begun to wait for the key
+    bool is_waiting;    // counted as a request that waits for its key
     ngx_msec_t wait_deadline;
     ngx_msec_t claim_delay;  // until the next claim, in milliseconds
 
@@ -185,6 +190,9 @@ Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status stat
 // returns.  If the client closes the connection meanwhile, nginx ends the request.
 ngx_int_t suspend(ngx_http_request_t *r);
 void resume(ngx_http_request_t *r);
+
+// For the metrics: whether the request waits for its key.
+void set_waiting(Context &context, bool is_waiting);
 
 // The context's timer: `handler` gets an event whose `data` is the context.  The end
 // of the request stops it.  `delay` is in milliseconds.

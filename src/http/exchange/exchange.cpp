@@ -60,17 +60,11 @@ void Exchange::drop_reference()
     ngx_destroy_pool(pool_);
 }
 
-// Names the key and the claim, so that an operator can find both.  The request's own log
-// is used as long as the request lives.
-void Exchange::log(ngx_uint_t level, const char *event) const
-{
-    char hex[kHexLength];
-    std::size_t length = sizeof(hex);
-    ngx_log_t *log = context_ != nullptr ? context_->request->connection->log : ngx_cycle->log;
+KeyId Exchange::stored_id() const { return conf_->store->store->stored_id(call_.id); }
 
-    write_hex(conf_->store->store->stored_id(call_.id), hex);
-    ngx_log_error(level, log, 0, "idempotency: key %*s in store \"%V\", token %uL: %s", length, hex,
-                  &conf_->store->name, static_cast<uint64_t>(token_), event);
+void Exchange::note(Event event, Cause cause)
+{
+    conf_->store->counters->note(event, stored_id(), cause);
 }
 
 // Call::allocate_value.  A request that waits for its key claims it repeatedly and gets a
@@ -81,7 +75,13 @@ char *Exchange::allocate_value(Call &call, std::size_t size)
 
     // another application has written the value to this Redis
     if (!exchange->conf_->store->is_embedded && size > exchange->conf_->store->largest_value) {
-        exchange->log(NGX_LOG_ERR, "its value is too large for a record of this module");
+        static LogLimit limit;
+
+        exchange->log(NGX_LOG_ERR,
+                      "its value is too large for a record of this module: the request is refused; "
+                      "if another program uses this \"prefix\", change it; delete the key with "
+                      "\"idempotency forget\"",
+                      &limit);
         exchange->is_oversized_ = true;
         return nullptr;
     }
@@ -97,34 +97,32 @@ char *Exchange::allocate_value(Call &call, std::size_t size)
 
 // Calls
 
-static_assert(static_cast<unsigned>(Call::Kind::renew)
-              == static_cast<unsigned>(Count::renewals) - static_cast<unsigned>(Count::claims));
-static_assert(static_cast<unsigned>(Settlement::not_kept)
-              == static_cast<unsigned>(Count::result_not_kept)
-                     - static_cast<unsigned>(Count::result_kept));
+static_assert(static_cast<std::size_t>(Call::Kind::renew) == kCallKinds - 1);
 
-void Exchange::count_call(const Call &call)
+// A call starts; `call_ended` follows.
+bool Exchange::start(OwnCall &call)
 {
-    count(static_cast<Count>(static_cast<unsigned>(Count::claims)
-                             + static_cast<unsigned>(call.kind)));
+    call.started_at = monotonic_micros();
+
+    if (!conf_->store->store->start(call)) {
+        return false;
+    }
+
+    count_call(call, true);
+    return true;
 }
 
-void Exchange::count_failure(const Call &call)
+// `at_once`: the call has ended within `start`.
+void Exchange::count_call(const OwnCall &call, bool at_once)
 {
-    if (call.reply.verdict == Verdict::unavailable) {
-        count(Count::unavailable);
-
-    } else if (call.reply.verdict == Verdict::full) {
-        count(Count::full);
+    if (conf_->store->counters->call_ended(call, call.started_at, at_once)) {
+        note(Event::refused, cause_of(call.reply));
     }
 }
 
 bool Exchange::start_call()
 {
-    count_call(call_);
-
-    if (conf_->store->store->start(call_)) {
-        count_failure(call_);
+    if (start(call_)) {
         return true;
     }
 
@@ -138,7 +136,7 @@ void Exchange::on_call_ended(Call &call)
     ReplyHandler on_reply = exchange->on_reply_;
     bool has_ended = true;
 
-    exchange->count_failure(call);
+    exchange->count_call(static_cast<OwnCall &>(call), false);
 
     if (exchange->phase_ == Phase::claiming) {
         exchange->handle_claim_reply();
@@ -218,8 +216,13 @@ void Exchange::handle_claim_reply()
 
         if (is_late || context_ == nullptr) {
             if (is_late) {
-                log(NGX_LOG_ERR, "the claim was granted after its lease had expired: it is "
-                                 "released, and the request is not sent");
+                note(Event::late_grant);
+                static LogLimit limit;
+
+                log(NGX_LOG_ERR,
+                    "the claim was granted after its lease had expired: it is released, and the "
+                    "request is not sent; see why the store is slow, or raise idempotency_lease",
+                    &limit);
                 claim_reply_ = Reply();
             }
             start_settling(is_late ? Outcome::none : Outcome::released_unsent, 0, nullptr);
@@ -272,10 +275,9 @@ void Exchange::renew(RenewedLease &lease)
     call.lifetime = exchange->claim_lifetime();
     exchange->is_renewing_ = true;
     exchange->add_reference();
-    exchange->count_call(call);
 
-    if (exchange->conf_->store->store->start(call)) {
-        on_renewal_ended(call);
+    if (exchange->start(call)) {
+        exchange->handle_renewal_end();
     }
 }
 
@@ -283,10 +285,15 @@ void Exchange::on_renewal_ended(Call &call)
 {
     Exchange *exchange = static_cast<OwnCall &>(call).exchange;
 
-    exchange->is_renewing_ = false;
-    exchange->count_failure(call);
-    exchange->handle_renewal_reply();
-    exchange->drop_reference();
+    exchange->count_call(static_cast<OwnCall &>(call), false);
+    exchange->handle_renewal_end();
+}
+
+void Exchange::handle_renewal_end()
+{
+    is_renewing_ = false;
+    handle_renewal_reply();
+    drop_reference();
 }
 
 void Exchange::handle_renewal_reply()
@@ -301,7 +308,10 @@ void Exchange::handle_renewal_reply()
     case Verdict::claimed:
         if (is_wanted) {
             count(Count::reclaimed);
-            log(NGX_LOG_WARN, "the store had lost the claim: the key is claimed again");
+            note(Event::reclaimed);
+            log(NGX_LOG_WARN,
+                "the store had lost the claim: the key is claimed again; see why Redis "
+                "loses data (maxmemory-policy, a failover, FLUSHALL)");
         } else {
             release_again();
         }
@@ -384,10 +394,9 @@ void Exchange::claim_again()
     renewal_.value = {&renewal_piece_, 1};
     is_renewing_ = true;
     add_reference();
-    count_call(renewal_);
 
-    if (conf_->store->store->start(renewal_)) {
-        on_renewal_ended(renewal_);
+    if (start(renewal_)) {
+        handle_renewal_end();
     }
 }
 
@@ -395,8 +404,9 @@ void Exchange::lose_claim()
 {
     conf_->store->maintenance->leases.remove(lease_);
     count(Count::lost);
+    note(Event::lost);
     log(NGX_LOG_ERR, "the claim was lost while its request ran: another request may be executed "
-                     "with this key");
+                     "with this key; find out in the application whether both were executed");
 }
 
 }  // namespace idempotency

@@ -15,6 +15,7 @@
 #include "http/exchange/lease_renewer.h"
 #include "http/exchange/response_buffer.h"
 #include "http/exchange/retry_queue.h"
+#include "nginx/log_limit.h"
 
 namespace idempotency {
 
@@ -27,6 +28,10 @@ public:
 
     void add_reference() { references_++; }
     void drop_reference();
+
+    // The request is about to end, and its outcome may not be recorded yet: what a later line of
+    // the log says about the request.
+    void remember_request(const ngx_http_request_t *r);
 
     // The request has ended: the context must not be used any more.
     void detach() { context_ = nullptr; }
@@ -87,6 +92,7 @@ public:
 private:
     struct OwnCall : Call {
         Exchange *exchange;
+        std::uint64_t started_at;  // monotonic_micros()
     };
 
     // In Maintenance::exchanges.
@@ -108,14 +114,21 @@ private:
     bool start_call();
     bool start_settling(Outcome outcome, Millis ttl, ReplyHandler on_reply);
     bool start_claim(ReplyHandler on_reply);
-    void count(Count what) { conf_->store->counters->add(what); }
-    void count_call(const Call &call);
-    void count_failure(const Call &call);
-    void log(ngx_uint_t level, const char *event) const;
+    void count(Count what, ngx_uint_t number = 1) { conf_->store->counters->add(what, number); }
+    bool start(OwnCall &call);
+    void count_call(const OwnCall &call, bool at_once);
+    KeyId stored_id() const;
+    void note(Event event, Cause cause = Cause::none);
+    void set_pending(bool is_pending);
+
+    // With a `limit`: at most one line in a second has this level.
+    void log(ngx_uint_t level, const char *event, LogLimit *limit = nullptr) const;
+
     Millis claim_lifetime() const { return conf_->lease + hold_; }
     std::size_t write_claim(unsigned char *out) const;
 
     void handle_claim_reply();
+    void handle_renewal_end();
     void handle_renewal_reply();
     void claim_again();
     void lose_claim();
@@ -125,6 +138,7 @@ private:
     bool needs_claim() const;
     bool is_own_claim(std::string_view value) const;
     bool handle_settle_reply();
+    void log_unknown_outcome() const;
     bool record_not_kept();
     void write_outcome(State state, Millis lifetime);
     void end();
@@ -133,7 +147,8 @@ private:
 
     Member member_;
     ngx_pool_t *pool_;
-    Context *context_;  // null once the request has ended
+    Context *context_;        // null once the request has ended
+    ngx_str_t remembered_{};  // the request, for the log
     LocationConfig *conf_;
     ngx_uint_t references_ = 1;
     Phase phase_ = Phase::idle;
@@ -169,6 +184,7 @@ private:
     Millis repeat_at_ = 0;      // monotonic_now()
     PendingOutcome pending_outcome_{};
     ngx_msec_t retry_delay_ = 0;  // 0: no retry yet
+    bool is_pending_ = false;     // counted as an outcome that is not recorded yet
     bool is_at_exit_ = false;
     Millis exiting_since_ = 0;  // monotonic_now() when a retry saw that the worker quits
 };

@@ -104,8 +104,14 @@ bool Exchange::handle_settle_reply()
     case Verdict::done:
         if (is_untold_) {
             is_untold_ = false;
-            count(static_cast<Count>(static_cast<unsigned>(Count::result_kept)
-                                     + static_cast<unsigned>(settlement_)));
+            log_unknown_outcome();
+            count(count_of(outcome_));
+
+            if (outcome_ == Outcome::kept) {
+                count(Count::kept_bytes, call_.value.size());
+            } else if (outcome_ == Outcome::unknown) {
+                note(Event::unknown);
+            }
         }
         end();
         return true;
@@ -116,8 +122,10 @@ bool Exchange::handle_settle_reply()
         if (settlement_ != Settlement::release || (!unconfirmed_ && retry_delay_ == 0)) {
             outcome_ = Outcome::lost;
             count(Count::late);
+            note(Event::fenced);
             log(NGX_LOG_ERR, "the claim was lost before its request ended: the response is "
-                             "delivered and not kept");
+                             "delivered and not kept; another request with this key may have been "
+                             "executed: find out in the application");
         }
         is_untold_ = false;
         end();
@@ -125,9 +133,13 @@ bool Exchange::handle_settle_reply()
 
     case Verdict::refused:
         if (settlement_ == Settlement::keep) {
-            log(NGX_LOG_ERR, "Redis does not accept a response of this size (proto-max-bulk-len, "
-                             "client-query-buffer-limit, maxmemory-clients): "
-                             "it is recorded as not kept");
+            static LogLimit limit;
+
+            log(NGX_LOG_ERR,
+                "Redis does not accept a response of this size: it is recorded as not kept; raise "
+                "proto-max-bulk-len, client-query-buffer-limit or maxmemory-clients of Redis, or "
+                "lower idempotency_max_body",
+                &limit);
             return record_not_kept();
         }
         break;
@@ -135,8 +147,12 @@ bool Exchange::handle_settle_reply()
     case Verdict::full:
         // a memory store reserves memory for this with each claim
         if (settlement_ == Settlement::keep) {
-            log(NGX_LOG_ERR, "the store has no memory for the response: it is recorded as not "
-                             "kept; enlarge the store");
+            static LogLimit limit;
+
+            log(NGX_LOG_ERR,
+                "the store has no memory for the response: it is recorded as not kept; enlarge "
+                "\"memory\" of the store, or lower idempotency_ttl or idempotency_max_body",
+                &limit);
             return record_not_kept();
         }
         break;
@@ -149,12 +165,31 @@ bool Exchange::handle_settle_reply()
     return true;
 }
 
+void Exchange::log_unknown_outcome() const
+{
+    if (settlement_ == Settlement::unknown) {
+        log(NGX_LOG_ERR,
+            "the outcome is unknown: the request was sent, and no whole response came; "
+            "duplicates are refused; find out in the application whether it was "
+            "executed, then run \"idempotency settle\"");
+    }
+}
+
 bool Exchange::record_not_kept()
 {
+    note(Event::not_kept, call_.reply.cause);
     outcome_ = Outcome::not_kept_store;
     settlement_ = Settlement::not_kept;
     write_outcome(State::not_kept, call_.lifetime);
     return start_call() && handle_settle_reply();
+}
+
+void Exchange::set_pending(bool is_pending)
+{
+    if (is_pending != is_pending_) {
+        is_pending_ = is_pending;
+        change(conf_->store->counters->cell().pending, is_pending ? 1 : -1);
+    }
 }
 
 // The store has confirmed the outcome.  A claim may still be on its way to it over a
@@ -163,6 +198,7 @@ void Exchange::end()
 {
     conf_->store->maintenance->leases.remove(lease_);
     phase_ = Phase::ended;
+    set_pending(false);
 
     if (settlement_ == Settlement::release && unconfirmed_ && !repeated_ && !ngx_exiting
         && !is_at_exit_)
@@ -197,19 +233,25 @@ void Exchange::retry_later()
         retry_delay_ = kFirstRetryDelay;
 
         if (!is_unused) {
+            set_pending(true);
             log(NGX_LOG_ERR, "the store is unavailable: the outcome of the request is not recorded "
-                             "yet; retrying");
+                             "yet; retrying until the store is available again");
         }
 
         if (settlement_ == Settlement::keep) {
             count(Count::unkept);
+            note(Event::unkept, call_.reply.cause);
         }
     }
 
     if (is_over) {
-        log(NGX_LOG_ERR, "the outcome of the request was not recorded: its key stays claimed until "
-                         "lease and hold have ended");
+        log(NGX_LOG_ERR,
+            "the outcome of the request was not recorded, and is not retried any more: "
+            "the key stays claimed until lease and hold have ended; find out in the "
+            "application whether the request was executed, then free the key with "
+            "\"idempotency forget\"");
         count(Count::unrecorded);
+        note(Event::unrecorded, call_.reply.cause);
         end();
         return;
     }

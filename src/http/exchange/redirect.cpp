@@ -6,6 +6,7 @@
 #include "http/exchange/guard.h"
 #include "http/exchange/meaning.h"
 #include "nginx/list.h"
+#include "nginx/log_limit.h"
 
 namespace idempotency {
 
@@ -213,9 +214,14 @@ bool finish_hops(Context &context)
     }
 
     if (context.hops_lost) {
-        ngx_log_error(NGX_LOG_WARN, context.request->connection->log, 0,
+        static LogLimit limit;
+        LogLimit::Line line = limit.next(NGX_LOG_WARN);
+
+        ngx_log_error(line.level, context.request->connection->log, 0,
                       "idempotency: the internal redirects to the location of this response "
-                      "can't be recorded: the response is not kept");
+                      "can't be recorded: it is recorded as not kept; redirect in fewer steps (%ui "
+                      "more such requests since the last message)",
+                      line.suppressed);
     }
 
     return !context.hops_lost;

@@ -13,7 +13,8 @@ static_assert(static_cast<unsigned>(Status::quota) - static_cast<unsigned>(Statu
 
 void count_request(const Context &context)
 {
-    if (context.status != Status::none) {
+    // observed requests are counted when the store has replied
+    if (context.status != Status::none && !context.conf->observe) {
         context.conf->store->counters->add(static_cast<Count>(
             static_cast<unsigned>(context.status) - static_cast<unsigned>(Status::fresh)));
     }
@@ -74,8 +75,9 @@ ngx_int_t on_log(ngx_http_request_t *r)
 {
     Context *context = r == r->main ? find_context(r) : nullptr;
 
-    if (context != nullptr) {
+    if (context != nullptr && context->exchange != nullptr) {
         end_claim(*context);
+        context->exchange->remember_request(r);
     }
 
     return NGX_OK;
@@ -84,6 +86,7 @@ ngx_int_t on_log(ngx_http_request_t *r)
 void on_request_destroyed(Context &context)
 {
     stop_timer(context);
+    set_waiting(context, false);
     count_request(context);
 
     if (context.exchange == nullptr) {

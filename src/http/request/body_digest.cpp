@@ -91,10 +91,26 @@ std::string_view bytes_in_memory(const ngx_buf_t *b)
     return {reinterpret_cast<const char *>(b->pos), static_cast<size_t>(b->last - b->pos)};
 }
 
+void digest_observed_part(Context &context, ngx_chain_t *in)
+{
+    for (ngx_chain_t *link = in; link != nullptr && context.observes_body; link = link->next) {
+        context.observes_body = context.body_digest->update(bytes_in_memory(link->buf));
+
+        if (context.observes_body && link->buf->last_buf) {
+            context.observes_body = false;
+            context.on_body_digested(context);
+        }
+    }
+}
+
 // nginx's ngx_http_request_body_filter_pt
 ngx_int_t on_request_body_part(ngx_http_request_t *r, ngx_chain_t *in)
 {
     auto *context = static_cast<Context *>(ngx_http_get_module_ctx(r, ngx_http_idempotency_module));
+
+    if (context != nullptr && context->observes_body) {
+        digest_observed_part(*context, in);
+    }
 
     if (context != nullptr && context->stage == Stage::reading_body) {
         for (ngx_chain_t *link = in; link != nullptr; link = link->next) {
@@ -186,6 +202,25 @@ void on_next_step(ngx_event_t *event)
     }
 }
 
+// nginx's ngx_event_handler_pt
+void on_next_observed_step(ngx_event_t *event)
+{
+    auto *context = static_cast<Context *>(event->data);
+
+    switch (digest_next_step(*context)) {
+    case NGX_AGAIN:
+        start_timer(*context, on_next_observed_step, 0);
+        break;
+
+    case NGX_OK:
+        context->on_body_digested(*context);
+        break;
+
+    default:
+        break;
+    }
+}
+
 ngx_int_t digest_read_body(Context &context)
 {
     context.body_progress.link = context.request->request_body->bufs;
@@ -242,6 +277,42 @@ void install_body_digest()
 {
     next_request_body_filter = ngx_http_top_request_body_filter;
     ngx_http_top_request_body_filter = on_request_body_part;
+}
+
+bool digest_passing_body(Context &context, void (*on_digested)(Context &context))
+{
+    ngx_http_request_t *r = context.request;
+
+    context.on_body_digested = on_digested;
+
+    if (!start_digest(context)) {
+        return false;
+    }
+
+    if (r->headers_in.content_length_n <= 0 && !r->headers_in.chunked) {
+        on_digested(context);
+        return true;
+    }
+
+    if (r->request_body == nullptr || r->reading_body) {
+        context.observes_body = r->request_body == nullptr;
+        return context.observes_body;
+    }
+
+    context.body_progress.link = r->request_body->bufs;
+
+    switch (digest_next_step(context)) {
+    case NGX_OK:
+        on_digested(context);
+        return true;
+
+    case NGX_AGAIN:
+        start_timer(context, on_next_observed_step, 0);
+        return true;
+
+    default:
+        return false;
+    }
 }
 
 ngx_int_t read_body(Context &context)

@@ -14,4 +14,9 @@ void install_body_digest();
 // `reading_body`.
 ngx_int_t read_body(Context &context);
 
+// Digests the body of a request that is only observed, while nginx reads it for another module or
+// handler, if it reads it.  Calls `on_digested` when the whole body is digested, which may be at
+// once.  False if it can't be digested.
+bool digest_passing_body(Context &context, void (*on_digested)(Context &context));
+
 }  // namespace idempotency

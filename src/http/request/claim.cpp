@@ -19,27 +19,6 @@ constexpr ngx_msec_t kLongestClaimDelay = 250;
 
 constexpr Millis kRetryAfter = 1000;
 
-bool compute_fingerprint(Context &context)
-{
-    ngx_str_t value;
-    Fingerprint fingerprint;
-
-    // evaluated only after the body was read: nginx caches the value of
-    // $request_body, so it would stay empty for later handlers
-    if (ngx_http_complex_value(context.request, context.conf->fingerprint, &value) != NGX_OK) {
-        return false;
-    }
-
-    Digester &digester = *main_config(context.request)->digester;
-
-    if (!digester.fingerprint(view(value), context.body_digest, fingerprint)) {
-        return false;
-    }
-
-    context.exchange->set_fingerprint(fingerprint);
-    return true;
-}
-
 void on_claim_reply(Context &context)
 {
     context.stage = Stage::claim_replied;
@@ -153,6 +132,7 @@ ngx_int_t wait_and_claim_again(Context &context)
     auto time_left = static_cast<ngx_msec_int_t>(context.wait_deadline - ngx_current_msec);
 
     context.stage = Stage::waiting_to_claim;
+    set_waiting(context, true);
     start_timer(context, on_claim_timer,
                 ngx_min(context.claim_delay, static_cast<ngx_msec_t>(time_left)));
     context.claim_delay = ngx_min(context.claim_delay * 2, kLongestClaimDelay);
@@ -168,18 +148,57 @@ ngx_int_t handle_key_in_progress(Context &context)
     return refuse_request(context, Status::in_progress, Problem::in_progress, kRetryAfter);
 }
 
+// Another program, or an operator, may have written such values to many keys.
+void count_corrupt_value(const Context &context)
+{
+    StoreSlot &slot = *context.conf->store;
+
+    slot.counters->failed(Cause::corrupt);
+    slot.counters->note(Event::corrupt, slot.store->stored_id(context.exchange->id()),
+                        Cause::corrupt);
+}
+
+void log_unreadable_value(const Context &context, RecordFault fault)
+{
+    static LogLimits limits;
+    LogLimit::Line line = limits.of(describe(fault)).next(NGX_LOG_ERR);
+    char id[kHexLength];
+
+    write_hex(context.conf->store->store->stored_id(context.exchange->id()), id);
+    ngx_log_error(line.level, context.request->connection->log, 0,
+                  "idempotency: the value of key %*s in store \"%V\" %s: the request is refused; "
+                  "if another program uses this \"prefix\", change it; delete the key with "
+                  "\"idempotency forget\" (%ui more such requests since the last message)",
+                  kHexLength, id, &context.conf->store->name, describe(fault), line.suppressed);
+}
+
+// Each duplicate finds the expired claim until somebody settles it.
+void log_expired_lease(const Context &context, const Record &record)
+{
+    static LogLimit limit;
+    LogLimit::Line line = limit.next(NGX_LOG_ERR);
+    char id[kHexLength];
+
+    write_hex(context.conf->store->store->stored_id(context.exchange->id()), id);
+    ngx_log_error(line.level, context.request->connection->log, 0,
+                  "idempotency: key %*s in store \"%V\", token %uL: the outcome is unknown: the "
+                  "lease has expired, and worker %uD of host \"%*s\" that held the claim has "
+                  "ended or does not reach the store; find out in the application whether the "
+                  "request was executed, then run \"idempotency settle\" (%ui more such requests "
+                  "since the last message)",
+                  kHexLength, id, &context.conf->store->name,
+                  static_cast<uint64_t>(record.head.token), record.holder.worker,
+                  record.holder.host.size(), record.holder.host.data(), line.suppressed);
+}
+
 ngx_int_t handle_found_record(Context &context, const Reply &reply)
 {
     Record record;
     RecordFault fault = read_record(reply.value, context.exchange->id(), record);
 
     if (fault != RecordFault::none) {
-        char id[kHexLength];
-
-        write_hex(context.conf->store->store->stored_id(context.exchange->id()), id);
-        ngx_log_error(NGX_LOG_ERR, context.request->connection->log, 0,
-                      "idempotency: the value of key %*s in store \"%V\" %s", kHexLength, id,
-                      &context.conf->store->name, describe(fault));
+        count_corrupt_value(context);
+        log_unreadable_value(context, fault);
         return refuse_request(context, Status::store_error, Problem::store_unavailable,
                               kRetryAfter);
     }
@@ -190,6 +209,10 @@ ngx_int_t handle_found_record(Context &context, const Reply &reply)
     case Action::in_progress:
         return handle_key_in_progress(context);
     case Action::outcome_unknown:
+        if (record.head.state == State::running) {
+            log_expired_lease(context, record);
+        }
+
         return refuse_request(context, Status::unknown, Problem::outcome_unknown,
                               record.head.tells_hold ? ngx_max(reply.remaining, Millis(1)) : 0);
     case Action::not_kept:
@@ -206,16 +229,38 @@ ngx_int_t handle_found_record(Context &context, const Reply &reply)
 
 }  // namespace
 
+bool compute_fingerprint(Context &context, Fingerprint &fingerprint)
+{
+    ngx_str_t value;
+
+    // evaluated only after the body was read: nginx caches the value of
+    // $request_body, so it would stay empty for later handlers
+    if (ngx_http_complex_value(context.request, context.conf->fingerprint, &value) != NGX_OK) {
+        return false;
+    }
+
+    Digester &digester = *main_config(context.request)->digester;
+
+    return digester.fingerprint(view(value), context.body_digest, fingerprint);
+}
+
 ngx_int_t claim_key(Context &context)
 {
-    return compute_fingerprint(context) && evaluate_quota(context) ? send_claim(context)
-                                                                   : NGX_HTTP_INTERNAL_SERVER_ERROR;
+    Fingerprint fingerprint;
+
+    if (!compute_fingerprint(context, fingerprint) || !evaluate_quota(context)) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    context.exchange->set_fingerprint(fingerprint);
+    return send_claim(context);
 }
 
 ngx_int_t handle_claim_reply(Context &context)
 {
     const Reply &reply = context.exchange->reply();
 
+    set_waiting(context, false);
     context.store_time += monotonic_micros() - context.store_call_start;
 
     if (reply.verdict != Verdict::claimed) {

@@ -7,6 +7,10 @@
 
 namespace idempotency {
 
+// Of the request.  The body, if it belongs to the fingerprint, has been read.  False if it can't be
+// computed.
+bool compute_fingerprint(Context &context, Fingerprint &fingerprint);
+
 // Computes the fingerprint and sends the claim to the store.  The body, if it belongs
 // to the fingerprint, has been read.  Returns what a phase handler returns: NGX_AGAIN
 // while the request waits for the reply; it then resumes in stage `claim_replied`.

@@ -9,6 +9,7 @@
 #include "http/exchange/redirect.h"
 #include "http/request/body_digest.h"
 #include "http/request/claim.h"
+#include "http/request/observe.h"
 #include "nginx/list.h"
 #include "nginx/log_limit.h"
 #include "http/request/replay.h"
@@ -162,45 +163,18 @@ void log_empty_scope(ngx_http_request_t *r, const ScopeSource &source, const Sco
 
 ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
 {
-    CoverageQuestion question;
-    ngx_str_t key_value = ngx_null_string;
-    Scope scope;
-    char key_buffer[kMaxKeyLength];
-    ParsedKey key;
+    Examination examination;
 
-    question.method_covered = true;
-    question.required = conf->required;
-
-    if (!find_key(r, *conf->key, question.key_fields, key_value)) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    if (question.key_fields == 0 && !question.required) {
+    if (conf->observe) {
+        observe(r, conf);
         return NGX_DECLINED;
     }
 
-    question.bypass = ngx_http_test_predicates(r, conf->bypass) != NGX_OK;
-    question.scope_needed = conf->scope != nullptr;
-
-    if (!evaluate_scope(r, conf->scope, scope)) {
+    if (!examine(r, *conf, examination)) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    question.scope_empty = question.scope_needed && is_scope_empty(scope, conf->scope->any);
-    key = parse_key(view(key_value), key_buffer);
-    question.key_fault = key.fault;
-
-    Coverage coverage = decide_coverage(question);
-
-    if (conf->scope != nullptr
-        && (coverage == Coverage::unscoped || coverage == Coverage::scope_missing))
-    {
-        log_empty_scope(r, *conf->scope, scope,
-                        coverage == Coverage::unscoped ? "was passed without protection"
-                                                       : "was refused");
-    }
-
-    switch (coverage) {
+    switch (examination.coverage) {
     case Coverage::uncovered:
         return NGX_DECLINED;
     case Coverage::bypassed:
@@ -217,7 +191,7 @@ ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
         break;
     }
 
-    return start_covered_request(r, conf, scope, key.value);
+    return start_covered_request(r, conf, examination.scope, examination.key.value);
 }
 
 // `try_files` may redirect the request to another location, and the access checks of
@@ -258,11 +232,21 @@ ngx_int_t enter_location(ngx_http_request_t *r, Context *context)
     context = create_context(r, conf, Status::none);
 
     if (context == nullptr) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        return conf->observe ? NGX_DECLINED : NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     context->stage = Stage::before_try_files;
     return NGX_DECLINED;
+}
+
+// An internal redirect has led an observed request to a location that covers requests.  There it
+// arrives, as it would without `observe`; but no request does on its way to an error page.
+bool is_observed_elsewhere(const Context &context)
+{
+    const LocationConfig &conf = *location_config(context.request);
+
+    return context.conf->observe && context.stage == Stage::inactive && context.error_status == 0
+           && conf.store != nullptr && !conf.observe;
 }
 
 ngx_int_t resume_request(Context &context)
@@ -281,6 +265,54 @@ ngx_int_t resume_request(Context &context)
 
 }  // namespace
 
+bool examine(ngx_http_request_t *r, const LocationConfig &conf, Examination &examination)
+{
+    CoverageQuestion question;
+    ngx_str_t key_value = ngx_null_string;
+
+    examination.coverage = Coverage::uncovered;
+    question.method_covered = true;
+    question.required = conf.required;
+
+    if (!find_key(r, *conf.key, question.key_fields, key_value)) {
+        return false;
+    }
+
+    if (question.key_fields == 0) {
+        conf.store->counters->add(Count::without_key);
+
+        if (!question.required) {
+            return true;
+        }
+    }
+
+    question.bypass = ngx_http_test_predicates(r, conf.bypass) != NGX_OK;
+    question.scope_needed = conf.scope != nullptr;
+
+    if (!evaluate_scope(r, conf.scope, examination.scope)) {
+        return false;
+    }
+
+    question.scope_empty =
+        question.scope_needed && is_scope_empty(examination.scope, conf.scope->any);
+    examination.key = parse_key(view(key_value), examination.key_buffer);
+    question.key_fault = examination.key.fault;
+    examination.coverage = decide_coverage(question);
+
+    if (conf.scope != nullptr
+        && (examination.coverage == Coverage::unscoped
+            || examination.coverage == Coverage::scope_missing))
+    {
+        log_empty_scope(r, *conf.scope, examination.scope,
+                        conf.observe ? "was observed"
+                        : examination.coverage == Coverage::unscoped
+                            ? "was passed without protection"
+                            : "was refused");
+    }
+
+    return true;
+}
+
 ngx_int_t on_request(ngx_http_request_t *r)
 {
     if (r != r->main) {
@@ -293,6 +325,11 @@ ngx_int_t on_request(ngx_http_request_t *r)
     }
 
     Context *context = find_context(r);
+
+    if (context != nullptr && is_observed_elsewhere(*context)) {
+        end_observation(*context);
+        context = nullptr;
+    }
 
     if (context == nullptr) {
         return enter_location(r, nullptr);

@@ -14,7 +14,21 @@
 
 #include "nginx/nginx.h"
 
+#include "core/coverage.h"
+#include "http/config/config.h"
+
 namespace idempotency {
+
+struct Examination {
+    Coverage coverage;
+    Scope scope;
+    ParsedKey key;
+    char key_buffer[kMaxKeyLength];
+};
+
+// Finds key and scope of a request with a covered method, and whether it is covered.  False if a
+// value can't be evaluated or there is no memory.
+bool examine(ngx_http_request_t *r, const LocationConfig &conf, Examination &examination);
 
 // Both are nginx's ngx_http_handler_pt for the PRECONTENT phase.  nginx also calls
 // them when a request resumes that has waited for its body or for the store.

@@ -4,6 +4,13 @@
 
 namespace idempotency {
 
+namespace {
+
+// Observed requests have counts of their own.
+constexpr std::uint64_t kObserved = std::uint64_t(1) << 63;
+
+}  // namespace
+
 bool evaluate_quota(Context &context)
 {
     const QuotaSource *quota = context.conf->quota;
@@ -19,7 +26,9 @@ bool evaluate_quota(Context &context)
 
     // as with limit_req, a request without a value is not limited
     if (value.len > 0) {
-        context.quota_value = main_config(context.request)->quota->hash(quota->number, view(value));
+        std::uint64_t number = quota->number | (context.conf->observe ? kObserved : 0);
+
+        context.quota_value = main_config(context.request)->quota->hash(number, view(value));
     }
 
     return true;

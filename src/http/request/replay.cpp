@@ -5,6 +5,7 @@
 #include "http/answer/fields.h"
 #include "http/answer/problem.h"
 #include "http/exchange/redirect.h"
+#include "nginx/log_limit.h"
 
 namespace idempotency {
 
@@ -56,6 +57,8 @@ ngx_int_t send_record(Context &context, const Record &record)
     context.stage = Stage::inactive;
     context.status = Status::replayed;
     r->err_status = 0;
+    context.conf->store->counters->add(Count::replayed_bytes,
+                                       context.exchange->reply().value.size());
 
     // Conditional headers of this request don't change the replayed response; nor does a
     // Range header, since r->allow_ranges is not set.
@@ -102,11 +105,15 @@ ngx_int_t refuse_replay(Context &context, std::string_view target)
 {
     ngx_str_t text = to_ngx(target);
 
-    ngx_log_error(NGX_LOG_ERR, context.request->connection->log, 0,
+    static LogLimit limit;
+    LogLimit::Line line = limit.next(NGX_LOG_ERR);
+
+    ngx_log_error(line.level, context.request->connection->log, 0,
                   "idempotency: the kept response is not replayed: an internal redirect to "
                   "\"%V\" does not lead any more to the location of the response, because the "
-                  "configuration has changed or depends on the request",
-                  &text);
+                  "configuration has changed or depends on the request (%ui more such requests "
+                  "since the last message)",
+                  &text, line.suppressed);
     return refuse_request(context, Status::not_kept, Problem::response_not_kept, 0);
 }
 

@@ -3,6 +3,7 @@
 #include "http/exchange/context.h"
 #include "http/exchange/exchange.h"
 #include "http/exchange/grpc_request.h"
+#include "http/observe/observation.h"
 
 namespace idempotency {
 
@@ -89,14 +90,19 @@ ngx_int_t set_number(ngx_http_request_t *r, ngx_http_variable_value_t *value, st
 ngx_int_t get_outcome(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
 {
     Context *context = find_context(r->main);
+    Outcome outcome = Outcome::none;
 
-    if (context == nullptr || context->exchange == nullptr
-        || context->exchange->outcome() == Outcome::none)
-    {
+    if (context != nullptr && context->exchange != nullptr) {
+        outcome = context->exchange->outcome();
+    } else if (context != nullptr && context->observation != nullptr) {
+        outcome = context->observation->outcome();
+    }
+
+    if (outcome == Outcome::none) {
         return set_not_found(value);
     }
 
-    const char *name = outcome_name(context->exchange->outcome());
+    const char *name = outcome_name(outcome);
 
     return set_value(value, name, ngx_strlen(name));
 }
@@ -145,11 +151,21 @@ ngx_int_t get_age(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintp
     return set_number(r, value, static_cast<std::uint64_t>(context->age / 1000));
 }
 
+// Null if the request was not covered, and would not be.
+const KeyId *key_id_of(const Context *context)
+{
+    if (context == nullptr || (context->exchange == nullptr && context->observation == nullptr)) {
+        return nullptr;
+    }
+
+    return context->exchange != nullptr ? &context->exchange->id() : &context->observation->id();
+}
+
 ngx_int_t get_store_time(ngx_http_request_t *r, ngx_http_variable_value_t *value, uintptr_t)
 {
     Context *context = find_context(r->main);
 
-    if (context == nullptr || context->exchange == nullptr) {
+    if (key_id_of(context) == nullptr) {
         return set_not_found(value);
     }
 
@@ -164,13 +180,14 @@ ngx_int_t get_key_id(ngx_http_request_t *r, ngx_http_variable_value_t *value, ui
 {
     Context *context = find_context(r->main);
 
-    if (context == nullptr || context->exchange == nullptr) {
+    const KeyId *id = key_id_of(context);
+
+    if (id == nullptr) {
         return set_not_found(value);
     }
 
-    return set_formatted(r, value, kHexLength, [context](u_char *buffer) {
-        write_hex(context->conf->store->store->stored_id(context->exchange->id()),
-                  reinterpret_cast<char *>(buffer));
+    return set_formatted(r, value, kHexLength, [context, id](u_char *buffer) {
+        write_hex(context->conf->store->store->stored_id(*id), reinterpret_cast<char *>(buffer));
         return buffer + kHexLength;
     });
 }

@@ -202,8 +202,9 @@ void RedisAddresses::handle_reply(const ngx_resolver_ctx_t &context) noexcept
 
     if (server_->unknown) {
         server_->unknown = false;
-        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" is resolved again",
-                      &server_->name);
+        ngx_log_error(NGX_LOG_WARN, log_, 0,
+                      "idempotency: redis \"%V\" of store \"%V\" is resolved again", &server_->name,
+                      &options_.store);
     }
 
     time_t rest = context.valid - ngx_time();
@@ -227,9 +228,10 @@ void RedisAddresses::handle_failure(ngx_int_t state) noexcept
 
     server_->unknown = true;
     ngx_log_error(NGX_LOG_ERR, log_, 0,
-                  "idempotency: redis \"%V\" cannot be resolved (%i: %s): its last known addresses "
+                  "idempotency: redis \"%V\" of store \"%V\" cannot be resolved (%i: %s): its last "
+                  "known addresses "
                   "stay in use",
-                  &server_->name, state, ngx_resolver_strerror(state));
+                  &server_->name, &options_.store, state, ngx_resolver_strerror(state));
 }
 
 const char *RedisAddresses::reason() noexcept

@@ -13,7 +13,9 @@ constexpr ngx_uint_t kMaxNodesQueried = 3;
 constexpr unsigned kMaxRedirects = 5;
 
 constexpr ngx_msec_t kFreeInterval = 1000;
-constexpr std::size_t kMaxReply = 4 * 1024 * 1024;
+// In bytes.  A map with 1,000 masters and two replicas of each has some 300 KB; one in which many
+// slots have moved one by one has more.
+constexpr std::size_t kMaxReply = 1024 * 1024;
 
 constexpr std::string_view kCommand[] = {"CLUSTER", "SLOTS"};
 
@@ -226,8 +228,9 @@ void RedisCluster::ended(RedisQuery &query, const char *fault, ngx_err_t error)
 {
     if (fault != nullptr) {
         ngx_log_error(NGX_LOG_INFO, log_, error,
-                      "idempotency: the query to redis \"%V\" for the cluster's slots failed: %s",
-                      &query.server().name, fault);
+                      "idempotency: the query to redis \"%V\" of store \"%V\" for the cluster's "
+                      "slots failed: %s",
+                      &query.server().name, &options_.store, fault);
     }
 
     if (fault == nullptr) {
@@ -254,8 +257,10 @@ void RedisCluster::apply_map(const RedisServer &source) noexcept
 {
     if (failure_logged_) {
         failure_logged_ = false;
-        ngx_log_error(NGX_LOG_NOTICE, log_, 0,
-                      "idempotency: redis \"%V\" has sent the cluster's slots again", &source.name);
+        ngx_log_error(
+            NGX_LOG_WARN, log_, 0,
+            "idempotency: redis \"%V\" of store \"%V\" has sent the cluster's slots again",
+            &source.name, &options_.store);
     }
 
     nodes_.apply_map(map_, source);

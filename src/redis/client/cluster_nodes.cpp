@@ -88,7 +88,7 @@ std::uint16_t RedisClusterNodes::add(const RedisEndpoint &endpoint,
 
     *free = entry;
     end_ = std::max<std::uint16_t>(end_, static_cast<std::uint16_t>(index + 1));
-    entry->node.open(log_);
+    entry->node.open(log_, true);
     return index;
 }
 

@@ -51,12 +51,14 @@ RedisConnection::RedisConnection(const RedisOptions &options, RedisServer &serve
                                  std::size_t inline_limit) noexcept
     : options_(options), owner_(owner),
       pipeline_(scripts, pipeline_options(options, inline_limit), *this),
-      socket_(options, server, *this), probe_(options, server, *this)
+      socket_(options, server, RedisConnectionShare::Use::calls, *this),
+      probe_(options, server, *this)
 {}
 
 void RedisConnection::open(ngx_log_t *log) noexcept
 {
     log_ = log;
+    was_used_ = true;
 
     prepare_timer(deadline_timer_, on_deadline, this, log);
 
@@ -116,6 +118,8 @@ bool RedisConnection::start(Call &call, Millis deadline, bool asking) noexcept
         call.reply = Reply();
         return true;
     }
+
+    was_used_ = true;
 
     bool ended = pipeline_.start(call, deadline, asking);
 
@@ -177,8 +181,9 @@ void RedisConnection::greeted()
     down_ = false;
 
     if (owner_.connection_up(*this)) {
-        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" is available again",
-                      &server().name);
+        ngx_log_error(NGX_LOG_WARN, log_, 0,
+                      "idempotency: redis \"%V\" of store \"%V\" is available again",
+                      &server().name, &options_.store);
     }
 }
 
@@ -211,9 +216,10 @@ void RedisConnection::error_reply(const char *what, const char *code, const KeyI
         length = sizeof(hex);
     }
 
-    ngx_log_error(level, log_, 0, "idempotency: redis \"%V\" replied to %s with %s%s%*s%s%s",
-                  &server().name, what, code, id != nullptr ? ", key " : "", length, hex,
-                  advice != nullptr ? ": " : "", advice != nullptr ? advice : "");
+    ngx_log_error(level, log_, 0,
+                  "idempotency: redis \"%V\" of store \"%V\" replied to %s with %s%s%*s%s%s",
+                  &server().name, &options_.store, what, code, id != nullptr ? ", key " : "",
+                  length, hex, advice != nullptr ? ": " : "", advice != nullptr ? advice : "");
 
     read_only_ = read_only_ || ngx_strcmp(code, "READONLY") == 0;
 
@@ -317,8 +323,8 @@ void RedisConnection::address_removed()
     }
 
     ngx_log_error(NGX_LOG_NOTICE, log_, 0,
-                  "idempotency: redis \"%V\" has another address now: reconnecting",
-                  &server().name);
+                  "idempotency: redis \"%V\" of store \"%V\" has another address now: reconnecting",
+                  &server().name, &options_.store);
     draining_ = true;
     pipeline_.pause();
     check_pipeline();
@@ -358,9 +364,10 @@ void RedisConnection::drop(const char *why, ngx_err_t error, bool was_closed) no
     }
 
     if (reconnect_now) {
-        ngx_log_error(NGX_LOG_INFO, log_, error,
-                      "idempotency: redis \"%V\": connection lost, reconnecting: %s",
-                      &server().name, why);
+        ngx_log_error(
+            NGX_LOG_INFO, log_, error,
+            "idempotency: redis \"%V\" of store \"%V\": connection lost, reconnecting: %s",
+            &server().name, &options_.store, why);
         connect();
     } else if (was_greeted || was_stable) {
         reconnect_later(why, error);
@@ -395,8 +402,9 @@ void RedisConnection::reconnect_later(const char *why, ngx_err_t error) noexcept
 
     refusal_logged_ = refusal_logged_ || refuses;
 
-    ngx_log_error(level, log_, error, "idempotency: redis \"%V\" is unavailable: %s",
-                  &server().name, why);
+    ngx_log_error(level, log_, error,
+                  "idempotency: redis \"%V\" of store \"%V\" is unavailable: %s", &server().name,
+                  &options_.store, why);
 
     // before the calls end, as these may start other calls
     state_ = State::waiting_to_reconnect;

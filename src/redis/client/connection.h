@@ -82,6 +82,7 @@ public:
     // calls wait for it from now on.
     void server_replies() noexcept;
 
+    bool is_open() const { return state_ != State::closed; }
     bool is_down() const { return down_; }
     bool is_stalled() const { return pipeline_.stalled(); }
 
@@ -127,6 +128,7 @@ private:
     void report_stall() noexcept;
     void note_written_progress() noexcept;
     void start_idle_timer() noexcept;
+    bool is_unused() noexcept;
 
     const RedisOptions &options_;
     Owner &owner_;
@@ -139,6 +141,8 @@ private:
     bool stall_reported_ = false;
     bool draining_ = false;         // reconnects to another address when nothing is in flight
     bool read_only_ = false;        // a reply was READONLY: this is not the master any more
+    bool was_used_ = false;         // since the last check of an idle connection
+    unsigned unused_checks_ = 0;    // how many there were since it was used
     ngx_uint_t failed_rounds_ = 0;  // since the connection last was stable
     ngx_msec_t greeted_at_ = 0;
     std::uint64_t acknowledged_ = 0;  // bytes that the host of Redis had at the last deadline

@@ -12,6 +12,9 @@ namespace {
 // connections is noticed before a request meets it, and seldom drops one of these.
 constexpr ngx_msec_t kIdleInterval = 10000;
 
+// After so many checks an idle connection is closed, where connections are scarce.
+constexpr unsigned kMaxUnusedChecks = 6;
+
 }  // namespace
 
 void RedisConnection::report_stall() noexcept
@@ -23,11 +26,11 @@ void RedisConnection::report_stall() noexcept
     stall_reported_ = pipeline_.stalled();
 
     if (stall_reported_) {
-        ngx_log_error(
-            NGX_LOG_ERR, log_, 0,
-            "idempotency: redis \"%V\" has not replied for %M ms: no further commands are "
-            "sent until it replies",
-            &server().name, options_.timeout);
+        ngx_log_error(NGX_LOG_ERR, log_, 0,
+                      "idempotency: redis \"%V\" of store \"%V\" has not replied for %M ms: no "
+                      "further commands are "
+                      "sent until it replies",
+                      &server().name, &options_.store, options_.timeout);
         owner_.stalled(*this);
 
         // where the last new connection has not helped either, another one does not
@@ -35,8 +38,9 @@ void RedisConnection::report_stall() noexcept
             probe_.start(socket_.server());
         }
     } else {
-        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" replies again",
-                      &server().name);
+        ngx_log_error(NGX_LOG_WARN, log_, 0,
+                      "idempotency: redis \"%V\" of store \"%V\" replies again", &server().name,
+                      &options_.store);
         probe_.close();
         owner_.available_again(*this);
     }
@@ -51,9 +55,10 @@ void RedisConnection::probe_replied()
     }
 
     ngx_log_error(NGX_LOG_WARN, log_, 0,
-                  "idempotency: redis \"%V\" replies over a new connection, and not over the one "
+                  "idempotency: redis \"%V\" of store \"%V\" replies over a new connection, and "
+                  "not over the one "
                   "in use: reconnecting; does a firewall drop connections without a reset?",
-                  &server().name);
+                  &server().name, &options_.store);
     socket_.reset();
     failed_rounds_ = 0;
     connect();
@@ -109,9 +114,23 @@ void RedisConnection::start_idle_timer() noexcept
     ngx_add_timer(&idle_timer_, kIdleInterval);
 }
 
+// Where connections are scarce, another store may need this one.
+bool RedisConnection::is_unused() noexcept
+{
+    unused_checks_ = was_used_ ? 0 : unused_checks_ + 1;
+    was_used_ = false;
+    return RedisConnectionShare::is_scarce() && state_ == State::connected
+           && unused_checks_ >= kMaxUnusedChecks && pipeline_.ready() && pipeline_.idle();
+}
+
 void RedisConnection::on_idle(ngx_event_t *event)
 {
     auto self = static_cast<RedisConnection *>(event->data);
+
+    if (self->is_unused()) {
+        self->close();
+        return;
+    }
 
     ngx_add_timer(&self->idle_timer_, kIdleInterval);
 
@@ -133,8 +152,9 @@ void RedisConnection::server_replies() noexcept
     down_ = false;
 
     if (owner_.connection_up(*this)) {
-        ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" is available again",
-                      &server().name);
+        ngx_log_error(NGX_LOG_WARN, log_, 0,
+                      "idempotency: redis \"%V\" of store \"%V\" is available again",
+                      &server().name, &options_.store);
     }
 
     fire_within(reconnect_timer_, 0);

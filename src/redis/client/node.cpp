@@ -45,25 +45,27 @@ RedisNode::~RedisNode()
     std::free(connections_);
 }
 
-void RedisNode::open(ngx_log_t *log) noexcept
+void RedisNode::open(ngx_log_t *log, bool on_demand) noexcept
 {
     log_ = log;
+    is_open_ = true;
     check_.open(log);
 
-    for (ngx_uint_t i = 0; i < options_.connections; i++) {
+    for (ngx_uint_t i = 0; i < options_.connections && !on_demand; i++) {
         connections_[i].open(log);
     }
 }
 
 void RedisNode::close() noexcept
 {
+    is_open_ = false;
+
     for (ngx_uint_t i = 0; i < options_.connections; i++) {
         connections_[i].close();
     }
 
     bulk_.close();
     check_.close();
-    bulk_is_open_ = false;
 }
 
 void RedisNode::retarget(RedisServer &server) noexcept
@@ -82,25 +84,17 @@ void RedisNode::retarget(RedisServer &server) noexcept
 // that Redis gets after the result which was sent later is `lost`, and changes nothing.
 RedisConnection &RedisNode::connection_of(const Call &call) noexcept
 {
-    if (call.kind == Call::Kind::claim && call.large > 0) {
-        return bulk();
+    bool is_large = call.kind == Call::Kind::claim    ? call.large > 0
+                    : call.kind == Call::Kind::settle ? call.value.size() >= kMinBulk
+                                                      : false;
+    RedisConnection &connection =
+        is_large ? bulk_ : connections_[wire::get_u64(call.id.bytes.data()) % options_.connections];
+
+    if (is_open_ && !connection.is_open()) {
+        connection.open(log_);
     }
 
-    if (call.kind == Call::Kind::settle && call.value.size() >= kMinBulk) {
-        return bulk();
-    }
-
-    return connections_[wire::get_u64(call.id.bytes.data()) % options_.connections];
-}
-
-RedisConnection &RedisNode::bulk() noexcept
-{
-    if (!bulk_is_open_ && log_ != nullptr) {
-        bulk_is_open_ = true;
-        bulk_.open(log_);
-    }
-
-    return bulk_;
+    return connection;
 }
 
 bool RedisNode::start(Call &call) noexcept
@@ -174,7 +168,7 @@ void RedisNode::available_again(RedisConnection &connection)
         }
     }
 
-    if (bulk_is_open_ && &bulk_ != &connection) {
+    if (&bulk_ != &connection) {
         bulk_.server_replies();
     }
 

@@ -51,8 +51,9 @@ public:
     // False where there was no memory: the node must be destroyed.
     bool usable() const { return connections_ != nullptr; }
 
-    // `log` outlives the node.
-    void open(ngx_log_t *log) noexcept;
+    // `log` outlives the node.  `on_demand`: each connection is opened by the first call that
+    // needs it; the one for large values always is.
+    void open(ngx_log_t *log, bool on_demand) noexcept;
 
     // Every call ends, as `unavailable`: see RedisConnection::close.
     void close() noexcept;
@@ -89,15 +90,14 @@ private:
     void cluster_down() override;
 
     RedisConnection &connection_of(const Call &call) noexcept;
-    RedisConnection &bulk() noexcept;
 
     const RedisOptions &options_;
     RedisServer *server_;
     Owner &owner_;
     RedisConnection *connections_;
-    RedisConnection bulk_;       // for large values, so that other calls do not wait behind them
-    bool bulk_is_open_ = false;  // it is opened when it is first needed
+    RedisConnection bulk_;  // for large values, so that other calls do not wait behind them
     RedisServerCheck check_;
+    bool is_open_ = false;
     ngx_uint_t down_ = 0;           // how many connections are down
     bool is_cluster_ = false;       // it replied MOVED less than kClusterInterval ago
     ngx_msec_t cluster_since_ = 0;  // when the last line about this was logged

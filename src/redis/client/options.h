@@ -35,6 +35,7 @@ struct RedisTlsOptions {
 };
 
 struct RedisTls;
+class RedisConnectionShare;
 
 struct RedisOptions {
     ngx_str_t store = ngx_null_string;  // its name, for the log
@@ -57,6 +58,7 @@ struct RedisOptions {
     ngx_msec_t connect_timeout = 1000;
     ngx_msec_t timeout = 1000;   // of each command
     ngx_uint_t connections = 1;  // of each worker to each server
+    RedisConnectionShare *share = nullptr;
 
     ngx_uint_t replicas = 0;  // `wait_replicas`; 0: off
     ngx_msec_t replica_wait = 0;

@@ -13,7 +13,8 @@ constexpr ngx_msec_t kCheckInterval = 10000;
 
 RedisQuery::RedisQuery(const RedisOptions &options, RedisServer &server, std::size_t max_reply,
                        Owner &owner) noexcept
-    : options_(options), owner_(owner), socket_(options, server, *this), codec_(max_reply, *this)
+    : options_(options), owner_(owner),
+      socket_(options, server, RedisConnectionShare::Use::query, *this), codec_(max_reply, *this)
 {}
 
 void RedisQuery::open(ngx_log_t *log) noexcept

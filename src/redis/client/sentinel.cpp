@@ -5,6 +5,7 @@
 #include <hiredis/hiredis.h>
 
 #include "nginx/timer.h"
+#include "redis/client/connection_share.h"
 
 namespace idempotency {
 
@@ -257,9 +258,10 @@ void RedisSentinel::master_may_have_changed()
 void RedisSentinel::ended(RedisQuery &query, const char *fault, ngx_err_t error)
 {
     if (fault != nullptr) {
-        ngx_log_error(NGX_LOG_INFO, log_, error, "idempotency: the query to %s \"%V\" failed: %s",
+        ngx_log_error(NGX_LOG_INFO, log_, error,
+                      "idempotency: the query to %s \"%V\" of store \"%V\" failed: %s",
                       &query == &role_query_ ? "redis" : "redis sentinel", &query.server().name,
-                      fault);
+                      &options_.store, fault);
     }
 
     if (&query == &master_query_) {
@@ -312,12 +314,13 @@ void RedisSentinel::switch_to_candidate() noexcept
     }
 
     current_ = 1 - current_;
-    ngx_log_error(NGX_LOG_NOTICE, log_, 0, "idempotency: redis \"%V\" is the master \"%V\"",
-                  &current().server().name, &options_.master);
+    ngx_log_error(NGX_LOG_NOTICE, log_, 0,
+                  "idempotency: redis \"%V\" is the master \"%V\" of store \"%V\"",
+                  &current().server().name, &options_.master, &options_.store);
     node_.retarget(current().server());
 
     if (is_first) {
-        node_.open(log_);
+        node_.open(log_, RedisConnectionShare::is_scarce());
         state_ = State::known;
     }
 

@@ -83,9 +83,10 @@ private:
 
     void ended(RedisQuery &, const char *fault, ngx_err_t error) override
     {
-        ngx_log_error(NGX_LOG_INFO, timer_.log, error,
-                      "idempotency: the subscription to redis sentinel \"%V\" is lost: %s",
-                      &sentinel_.name, fault != nullptr ? fault : "it has ended");
+        ngx_log_error(
+            NGX_LOG_INFO, timer_.log, error,
+            "idempotency: the subscription to redis sentinel \"%V\" of store \"%V\" is lost: %s",
+            &sentinel_.name, &options_.store, fault != nullptr ? fault : "it has ended");
         ngx_add_timer(&timer_, backoff_.retry_delay(ngx_current_msec,
                                                     static_cast<std::uint32_t>(ngx_random())));
     }

@@ -12,6 +12,8 @@ namespace {
 constexpr std::size_t kReadSize = 16 * 1024;
 
 constexpr const char *kConnectFailed = "connecting to it failed";
+constexpr const char *kNoShare =
+    "this worker has too many connections to Redis: raise \"worker_connections\"";
 constexpr const char *kClosed = "it closed the connection";
 constexpr const char *kClosedInHandshake = "it closed the connection in the TLS handshake";
 constexpr const char *kHandshakeTimeout =
@@ -32,9 +34,10 @@ ngx_err_t socket_error(const ngx_connection_t *c)
 
 }  // namespace
 
-RedisSocket::RedisSocket(const RedisOptions &options, RedisServer &server, Events &events) noexcept
+RedisSocket::RedisSocket(const RedisOptions &options, RedisServer &server,
+                         RedisConnectionShare::Use use, Events &events) noexcept
     : options_(options), server_(&server), events_(events), addresses_(options, server, *this),
-      tls_(options.tls_context)
+      tls_(options.tls_context), use_(use)
 {}
 
 void RedisSocket::open(ngx_log_t *log) noexcept
@@ -78,6 +81,7 @@ void RedisSocket::close_connection() noexcept
 
         ngx_close_connection(connection_);
         connection_ = nullptr;
+        options_.share->give_back();
 
         if (pool != nullptr) {
             ngx_destroy_pool(pool);
@@ -152,6 +156,12 @@ bool RedisSocket::connect_next() noexcept
 // Until the system has begun to connect to one of them.
 void RedisSocket::try_addresses(const char *why, ngx_err_t error) noexcept
 {
+    if (!options_.share->take(use_)) {
+        state_ = State::closed;
+        events_.failed(kNoShare, 0);
+        return;
+    }
+
     while (tried_ < addresses_.count()) {
         state_ = State::connecting;
         tls_failed_ = false;
@@ -166,6 +176,7 @@ void RedisSocket::try_addresses(const char *why, ngx_err_t error) noexcept
         go_to_next_address();
     }
 
+    options_.share->give_back();
     state_ = State::closed;
     events_.failed(why, error);
 }

@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 
 #include "redis/client/addresses.h"
+#include "redis/client/connection_share.h"
 #include "redis/client/options.h"
 #include "redis/client/tls.h"
 
@@ -52,7 +53,8 @@ public:
     };
 
     // All three outlive this object.  No connection is opened yet.
-    RedisSocket(const RedisOptions &options, RedisServer &server, Events &events) noexcept;
+    RedisSocket(const RedisOptions &options, RedisServer &server, RedisConnectionShare::Use use,
+                Events &events) noexcept;
 
     RedisSocket(const RedisSocket &) = delete;
     RedisSocket &operator=(const RedisSocket &) = delete;
@@ -147,6 +149,7 @@ private:
     bool skips_address_ = false;
     std::uint32_t generation_ = 0;  // changes when the connection is closed
     bool tls_failed_ = false;
+    RedisConnectionShare::Use use_;
 
     ngx_log_t socket_log_{};  // for nginx's own messages about the socket
     ngx_connection_t *connection_ = nullptr;

@@ -3,6 +3,7 @@
 #include <new>
 
 #include "redis/client/cluster.h"
+#include "redis/client/connection_share.h"
 #include "redis/client/node.h"
 #include "redis/client/sentinel.h"
 
@@ -26,7 +27,7 @@ public:
 
     bool open() override
     {
-        node_.open(ngx_cycle->log);
+        node_.open(ngx_cycle->log, RedisConnectionShare::is_scarce());
         return true;
     }
 

@@ -12,7 +12,8 @@ namespace {
 
 constexpr const char *kNoMemory = "no memory";
 
-// hiredis allocates an array before the elements have arrived.
+// Of all arrays of a reply together.  hiredis allocates an array before its elements have arrived,
+// and some 100 bytes for each element.
 constexpr std::size_t kMaxElements = 1 << 16;
 
 // hiredis frees nested arrays by recursion; a map of slots has four levels.
@@ -50,12 +51,19 @@ struct LimitedReader {
     template <typename Length>
     static void *create_array(const redisReadTask *task, Length elements)
     {
-        bool fits = static_cast<std::size_t>(elements) <= kMaxElements && level(task) <= kMaxLevels;
+        auto *left = static_cast<std::size_t *>(task->privdata);
+        auto count = static_cast<std::size_t>(elements);
+        bool fits = count <= *left && level(task) <= kMaxLevels;
+
+        if (fits) {
+            *left -= count;
+        }
 
         return fits ? original_create()(task, elements) : nullptr;
     }
 
-    static redisReader *make()
+    // `left`: how many further elements the reply may have.
+    static redisReader *make(std::size_t &left)
     {
         redisReader *reader = redisReaderCreate();
 
@@ -70,6 +78,7 @@ struct LimitedReader {
         }
 
         reader->fn = &table();
+        reader->privdata = &left;
         return reader;
     }
 };
@@ -99,7 +108,8 @@ void RedisQueryCodec::free_reader() noexcept
 void RedisQueryCodec::open(std::string_view user, std::string_view password) noexcept
 {
     close();
-    reader_ = LimitedReader::make();
+    elements_left_ = kMaxElements;
+    reader_ = LimitedReader::make(elements_left_);
 
     if (reader_ == nullptr) {
         fault_ = kNoMemory;
@@ -173,6 +183,7 @@ void RedisQueryCodec::input(std::string_view bytes) noexcept
         }
 
         read_ = 0;
+        elements_left_ = kMaxElements;
         handle(*static_cast<redisReply *>(reply));
         freeReplyObject(reply);
     }

@@ -71,6 +71,7 @@ private:
     Events &events_;
     RedisOutput output_;
     redisReader *reader_ = nullptr;
+    std::size_t elements_left_ = 0;   // that the reply may still have
     std::size_t read_ = 0;            // bytes of the reply that is not complete yet
     bool awaits_auth_reply_ = false;  // the next reply is the one to AUTH
     const char *fault_ = nullptr;

@@ -1,0 +1,102 @@
+#include "http/observe/report.h"
+
+#include "http/answer/problem.h"
+#include "nginx/log_limit.h"
+
+namespace idempotency {
+
+namespace {
+
+static_assert(static_cast<unsigned>(Status::quota) - static_cast<unsigned>(Status::fresh)
+              == static_cast<unsigned>(Count::observed_quota)
+                     - static_cast<unsigned>(Count::observed_fresh));
+
+// "key ID in store", for a log line; empty without a key.
+std::string_view format_key(const LocationConfig &conf, const KeyId *id,
+                            char (&out)[kHexLength + 8])
+{
+    if (id == nullptr) {
+        return {};
+    }
+
+    ngx_memcpy(out, "key ", 4);
+    write_hex(conf.store->store->stored_id(*id), out + 4);
+    ngx_memcpy(out + 4 + kHexLength, " in ", 4);
+    return {out, sizeof(out)};
+}
+
+}  // namespace
+
+void observe_status(const LocationConfig &conf, Status status)
+{
+    conf.store->counters->add(static_cast<Count>(static_cast<unsigned>(Count::observed_fresh)
+                                                 + static_cast<unsigned>(status)
+                                                 - static_cast<unsigned>(Status::fresh)));
+}
+
+void observe_refusal(Context &context, Problem problem, const KeyId *id)
+{
+    static LogLimit limits[kProblems];
+    LogLimit &limit = limits[static_cast<std::size_t>(problem)];
+    const LocationConfig &conf = *context.conf;
+    ProblemText text = problem_text(conf, problem);
+    char key[kHexLength + 8];
+
+    context.problem_code = text.code;
+
+    if (!limit.allows()) {
+        return;
+    }
+
+    bool waits =
+        problem == Problem::in_progress && static_cast<Conflict>(conf.conflict) == Conflict::wait;
+    bool passes = problem == Problem::store_unavailable
+                  && static_cast<StoreError>(conf.store_error) == StoreError::pass;
+    std::string_view where = format_key(conf, id, key);
+
+    ngx_log_error(NGX_LOG_NOTICE, context.request->connection->log, 0,
+                  "idempotency: observe: %*sstore \"%V\": without \"observe\" this request would "
+                  "%s: %ud %s (%ui more such requests since the last message)",
+                  where.size(), where.data(), &conf.store->name,
+                  waits    ? "have waited for the first request with this key"
+                  : passes ? "have been passed without protection"
+                           : "have been refused",
+                  text.status, text.code, limit.take_suppressed());
+}
+
+void log_difference(const Difference &difference, unsigned before, unsigned now,
+                    const LocationConfig &conf, const KeyId &id, ngx_log_t *log)
+{
+    static LogLimit limit;
+    char key[kHexLength + 8];
+    u_char what[sizeof(difference.names) + 128];
+    u_char *end = what;
+    u_char *last = what + sizeof(what);
+
+    if (!limit.allows()) {
+        return;
+    }
+
+    if (difference.status) {
+        end = ngx_slprintf(end, last, " status (%ud, now %ud);", before, now);
+    }
+
+    if (difference.fields) {
+        end = ngx_slprintf(end, last, " header fields (%*s);", difference.names_length,
+                           difference.names);
+    }
+
+    if (difference.body) {
+        end = ngx_slprintf(end, last, " body;");
+    }
+
+    std::string_view where = format_key(conf, &id, key);
+
+    ngx_log_error(NGX_LOG_NOTICE, log, 0,
+                  "idempotency: observe: %*sstore \"%V\": a replay would have differed from the "
+                  "response of the application:%*s (%ui more such requests since the last message)",
+                  where.size(), where.data(), &conf.store->name,
+                  static_cast<std::size_t>(end - what), what, limit.take_suppressed());
+}
+
+}  // namespace idempotency

@@ -1,0 +1,22 @@
+// What the log and the metrics say about requests that are only observed.
+
+#pragma once
+
+#include "core/problem.h"
+#include "http/exchange/context.h"
+#include "http/observe/observed_response.h"
+
+namespace idempotency {
+
+// Counts a request by what its status would have been.
+void observe_status(const LocationConfig &conf, Status status);
+
+// Logs which problem response the request would have got, and sets $idempotency_code.  `id`: of
+// its key; null if it has none.
+void observe_refusal(Context &context, Problem problem, const KeyId *id);
+
+// Logs how a replay would have differed.  `before` and `now` are the two statuses.
+void log_difference(const Difference &difference, unsigned before, unsigned now,
+                    const LocationConfig &conf, const KeyId &id, ngx_log_t *log);
+
+}  // namespace idempotency
