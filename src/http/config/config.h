@@ -53,7 +53,7 @@ struct AdminPage {
 };
 
 // Called when nginx follows an `error_page` for `status`, before it changes the request.
-using ErrorPageHandler = void (*)(ngx_http_request_t *r, ngx_uint_t status);
+using ErrorPageHandler = void (*)(ngx_http_request_t *r, ngx_uint_t status, bool is_named_location);
 
 struct MainConfig {
     ngx_array_t stores;            // of StoreSlot *
