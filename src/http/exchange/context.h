@@ -88,6 +88,7 @@ struct BodyProgress {
 struct Context {
     ngx_http_request_t *request;
     LocationConfig *conf;      // of the location in which the key was claimed
+    Scope scope;               // of the key; its values live as long as the request
     Exchange *exchange;        // null if the request is not covered; one reference is held
     Observation *observation;  // with `observe`, if the request would be covered; else null
     bool observes_body;        // its body is digested while nginx reads it
