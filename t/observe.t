@@ -12,7 +12,7 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await dead_port);
 use IdempotencyTest::Redis;
 
-my %common = (workers => 1, log_level => 'notice',
+my %common = (workers => 1, log_level => 'info',
     log_format => '$http_x_n $status [$idempotency_status] [$idempotency_outcome] [$idempotency_code] [$idempotency_token]');
 
 my $locations = <<'END';
@@ -66,15 +66,9 @@ sub is_executed {
     is $asked->{token}, '-', "$name: no token";
 }
 
-# Such lines are logged once a second.
 sub is_logged {
-    my ($pattern, $name, @requests) = @_;
-    my $tries = 0;
-    ok await(sub {
-        $tries++;
-        ask(%$_, key => "logged$tries-" . ($name =~ s/ /-/gr)) for @requests;
-        $nginx->error_log =~ $pattern;
-    }), $name;
+    my ($pattern, $name) = @_;
+    ok $nginx->await_error_log($pattern), $name;
 }
 
 # A first request, and the same one again.
@@ -85,15 +79,14 @@ is moves(sub { $second = ask(path => '/a', key => 'a', body => 'one') }),
     'differences.body=1 replays.different=1 requests.replayed=1', 'a replay that would have differed is counted';
 is_executed $second, 'REPLAYED - -', 'the same request again';
 is app()->count('/a'), 2, 'the application has got both';
-ok $nginx->await_error_log(qr/observe: key [0-9a-f]{64} in store "main": a replay would have differed from the response of the application: body;/),
+ok $nginx->await_error_log(qr/observe: key [0-9a-f]{64} in store "main": a replay would have differed from the response of the application: body \(\d+ more/),
     'and the log says what differs';
 
 is moves(sub { ask(path => '/a', key => 'a', body => 'two') }), 'requests.reused=1', 'another body with the key';
 my $reused = ask(path => '/a', key => 'a', body => 'two');
 is_executed $reused, 'REUSED - idempotency_key_reused', 'another request with the key';
 is $reused->{response}->status, 201, 'it is not refused';
-is_logged qr/observe: key [0-9a-f]{64} in store "main": without "observe" this request would have been refused: 422 idempotency_key_reused/,
-    'and the log says that it would have been', map { {path => '/l', body => $_} } 'one', 'two';
+is_logged qr/observe: key [0-9a-f]{64} in store "main": this request would have been refused with 422 idempotency_key_reused /, 'and the log says that it would have been';
 
 # What is compared.
 my $same = '/b?kind=none&status=204';
@@ -101,15 +94,14 @@ ask(path => $same, key => 'b');
 is moves(sub { ask(path => $same, key => 'b') }), 'replays.equal=1 requests.replayed=1', 'an equal response: Date and Server do not count';
 is moves(sub { ask(path => '/c?status=201,409', key => 'c') for 1, 2 }),
     'differences.body=1 differences.status=1 outcomes.kept=1 replays.different=1 requests.new=1 requests.replayed=1', 'another status';
-is_logged qr/response of the application: status \(201, now 409\); body;/, 'the log has both', map { {path => "/traced/?status=$_"} } 201, 409;
+is_logged qr/response of the application: status \(201, now 409\), body \(/, 'the log has both';
 
 # Header fields: the second response has other values, and the fingerprint does not see its URI.
 my $fields = 'kind=none&status=204&header=X-Same:1&header=X-Trace';
 ask(path => "/traced/?$fields:1&header=X-Two:1&header=X-Two:2", key => 't');
 is moves(sub { ask(path => "/traced/?$fields:2&header=X-Two:1&header=X-New:1", key => 't') }),
     'differences.fields=1 replays.different=1 requests.replayed=1', 'other header fields';
-is_logged qr/response of the application: header fields \(X-Trace, X-Two, X-New\);/, 'the log names them',
-    map { {path => "/traced/?$fields:$_"} } '1&header=X-Two:1&header=X-Two:2', '2&header=X-Two:1&header=X-New:1';
+is_logged qr/response of the application: header fields \(X-Trace, X-Two, X-New\) \(/, 'the log names them';
 ask(path => "/hidden/?$fields:1", key => 't2');
 is moves(sub { ask(path => "/hidden/?$fields:2", key => 't2') }), 'replays.equal=1 requests.replayed=1', 'a hidden field does not count';
 
