@@ -1,10 +1,11 @@
-# The status page: its counters, over all workers and over a reload, and its three formats.
+# The status page: its counters, over all workers and over a reload, its formats and the choice of one.
 
 use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use IPC::Open2 qw(open2);
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Client qw(finish);
@@ -63,6 +64,11 @@ sub requests_are {
     comes_to($nginx, $name, sub { flat($_[0]{requests}) }, flat(\%expected));
 }
 
+sub counters {
+    my $figures = figures(@_);
+    return {map { $_ => $figures->{$_} } qw(requests results store_calls store_call_seconds kept_bytes)};
+}
+
 # The counters above 0, in one line.
 sub flat {
     my ($counts) = @_;
@@ -97,6 +103,7 @@ subtest 'The outcomes of requests' => sub {
     is_first $running->response, 201, 1, 'and gets its response';
     is ask($nginx, '/other/one', 'one')->status, 201, 'another store has a request';
 
+    comes_to $nginx, 'requests without a key are counted', sub { $_[0]{requests_without_key} }, 1;
     requests_are $nginx, 'all are counted',
         new => 4, replayed => 2, reused => 1, invalid => 1, missing => 1, bypass => 1, unscoped => 1, not_kept => 1, unknown => 2, in_progress => 1;
     my $figures = figures($nginx);
@@ -104,6 +111,11 @@ subtest 'The outcomes of requests' => sub {
     is flat($figures->{store_calls}), 'claim=11 release=1 settle=4', 'with the number of calls';
     is flat($figures->{store_errors}), '', 'no call has failed';
     is flat({map { $_ => $figures->{$_} } qw(late_results unkept_answers retries unrecorded_outcomes)}), '', 'no errors are counted';
+    is flat($figures->{not_kept}), 'size=1', 'with the reason';
+    is flat($figures->{released}), 'status=1', 'also of what was released';
+    is $figures->{executions_saved}, 6, 'what was not executed is counted';
+    cmp_ok $figures->{replayed_bytes}, '>=', 300, 'and the bytes of replays';
+    cmp_ok $figures->{kept_bytes}, '>=', 300, 'and of kept responses';
     is $figures->{store_up}, 1, 'the store is available';
     is $figures->{engine}, store_mode(), 'the engine is named';
     is flat(figures($nginx, 'other')->{requests}), 'new=1', 'the other store has its own counters';
@@ -118,10 +130,10 @@ subtest 'The outcomes of requests' => sub {
         cmp_ok $figures->{memory_size_bytes}, '<=', 1024 * 1024, 'the numbers are not larger than the total';
     }
 
-    my $other = figures($nginx, 'other');
+    my $other = counters($nginx, 'other');
     $nginx->reload;
     is flat(figures($nginx)->{requests}), flat($figures->{requests}), 'a reload keeps all counters';
-    is_deeply figures($nginx, 'other'), $other, 'the counters of every store';
+    is_deeply counters($nginx, 'other'), $other, 'the counters of every store';
     is ask($nginx, '/one', 'one')->status, 201, 'and goes on counting';
     comes_to $nginx, 'goes on', sub { $_[0]{requests}{replayed} }, 3;
 
@@ -212,7 +224,7 @@ subtest 'A store that is unavailable' => sub {
     requests_are $nginx, 'the requests had an error of the store', store_error => 3;
     my $figures = figures($nginx);
     cmp_ok $figures->{retries}, '>=', 2, 'attempts are counted';
-    cmp_ok $figures->{store_errors}{unavailable}, '>=', 3 + $figures->{retries}, 'and failed calls are counted';
+    cmp_ok $figures->{store_errors}{connection}, '>=', 3 + $figures->{retries}, 'and failed calls are counted';
 
     $redis->start;
     comes_to $nginx, 'the store is told to be up', sub { $_[0]{store_up} }, 1;
@@ -228,11 +240,49 @@ subtest 'A store that is full' => sub {
     $nginx->stop;
 };
 
+# What is wrong with the JSON: one fault in each line.
+sub checked_status {
+    my ($answer) = @_;
+    my $pid = open2(my $out, my $in, 'python3', "$FindBin::Bin/lib/check_status.py");
+    print $in $answer->body;
+    close $in;
+    my $faults = join '', <$out>;
+    waitpid $pid, 0;
+    return $? && !$faults ? 'check_status.py has failed' : $faults;
+}
+
+sub format_of {
+    my ($nginx, $path, @accept) = @_;
+    my $answer = $nginx->request(method => 'GET', path => $path, headers => [map { "Accept: $_" } @accept]);
+    return $answer->status . ' ' . ($answer->status == 200 ? $answer->header('Content-Type') =~ /^([^;]+)/ && $1 : '');
+}
+
+subtest 'The choice of the format' => sub {
+    my $nginx = start_nginx(workers => 1);
+    my $prometheus = 'application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1';
+    my $browser = 'text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8';
+
+    is format_of($nginx, '/idempotency?format=json', $browser), '200 application/json', 'the argument json';
+    is format_of($nginx, '/idempotency?format=prometheus'), '200 text/plain', 'the argument prometheus';
+    is format_of($nginx, '/idempotency?format=html', 'application/json'), '200 text/html', 'the argument html';
+    is format_of($nginx, '/idempotency?format=xml'), '400 ', 'another argument';
+    is format_of($nginx, '/idempotency', $prometheus), '200 text/plain', 'Prometheus';
+    is format_of($nginx, '/idempotency', $browser), '200 text/html', 'a browser';
+    is format_of($nginx, '/idempotency', '*/*'), '200 application/json', 'curl';
+    is format_of($nginx, '/idempotency', 'Application/JSON;q=0.9, TEXT/html ; Q=0.8'), '200 application/json', 'the highest quality counts';
+    is format_of($nginx, '/idempotency', 'image/png', 'text/html;q=0.1'), '200 text/html', 'two headers';
+    is format_of($nginx, '/idempotency', 'text/html;q=0, text/plain;q=0.001'), '200 text/plain', 'a quality of 0';
+    is format_of($nginx, '/idempotency', ', ;;q, text/html;q=x'), '200 application/json', 'an ill-formed header';
+    is format_of($nginx, '/json?format=html', $browser), '200 application/json', 'the directive has a format';
+    is $nginx->request(method => 'GET', path => '/idempotency')->header('Vary'), 'Accept', 'and the response says that it was chosen';
+    $nginx->stop;
+};
+
 # All figures as NAME{LABEL} => value, without the label of the store.
 sub from_json {
     my ($answer, $store) = @_;
     my %figure = %{$answer->json->{stores}{$store}};
-    delete $figure{engine};
+    delete @figure{qw(engine health store_call_seconds last_error nodes events)};
     return {map { my $name = $_; ref $figure{$name} ? map { ("$name $_" => $figure{$name}{$_}) } keys %{$figure{$name}} : ($name => $figure{$name}) } keys %figure};
 }
 
@@ -242,7 +292,8 @@ sub from_prometheus {
 
     for (split /\n/, $answer->body) {
         next if /^#/;
-        /^idempotency_(\w+?)(?:_total)?\{store="\Q$store\E"(?:,\w+="(\w+)")?\} (\d+)$/ and $figure{defined $2 ? "$1 $2" : $1} = $3;
+        next if /^idempotency_(?:store_call_seconds|last_error_timestamp_seconds|redis_)/;
+        /^idempotency_(\w+?)(?:_total)?\{store="\Q$store\E"(?:,\w+="(\w+)")?\} ([\d.]+|\+Inf)$/ and $figure{defined $2 ? "$1 $2" : $1} = $3 eq '+Inf' ? undef : $3;
     }
 
     return \%figure;
@@ -257,7 +308,8 @@ sub from_html {
 
     for (@rows) {
         my ($name, @values) = m{<t[hd][^>]*>(.*?)</t[hd]>}g;
-        $figure{$name} = $values[$column - 1] if $name ne 'engine' && $values[$column - 1] ne '';
+        my $value = $values[$column - 1];
+        $figure{$name} = $value eq '-' ? undef : $value if $name ne 'engine' && $value ne '';
     }
 
     return \%figure;
@@ -275,7 +327,7 @@ subtest 'The formats' => sub {
     is $answer{json}->header('Content-Type'), 'application/json', 'JSON has its type';
     is $answer{prometheus}->header('Content-Type'), 'text/plain; version=0.0.4; charset=utf-8', 'the format for Prometheus has its type';
     is $answer{html}->header('Content-Type'), 'text/html; charset=utf-8', 'HTML has its type';
-    is $answer{idempotency}->body, $answer{json}->body, 'without an argument it is JSON';
+    is $answer{idempotency}->header('Content-Type'), 'application/json', 'without an argument it is JSON';
     is $answer{json}->json->{version}, 1, 'it contains its version';
     is join(' ', sort keys %{$answer{json}->json->{stores}}), 'main other', 'and has all stores';
 
@@ -286,8 +338,9 @@ subtest 'The formats' => sub {
         is_deeply from_html($answer{html}, $store), $json, "and so does HTML (store $store)";
     }
 
-    my %described = map { $_ => 1 } $answer{prometheus}->body =~ /^# HELP (\w+) .+\n# TYPE \1 (?:counter|gauge)$/mg;
-    is join(' ', grep { !$described{$_} } $answer{prometheus}->body =~ /^(\w+)\{/mg), '', 'every figure is described';
+    is checked_status($answer{json}), '', 'docs/status.schema.json describes the JSON';
+    my %described = map { $_ => 1 } $answer{prometheus}->body =~ /^# HELP (\w+) .+\n# TYPE \1 (?:counter|gauge|histogram)$/mg;
+    is join(' ', grep { !$described{s/_seconds_(?:bucket|sum|count)$/_seconds/r} } $answer{prometheus}->body =~ /^(\w+)[{ ]/mg), '', 'every figure is described';
     like $answer{prometheus}->body, qr/^idempotency_requests_total\{store="main",status="replayed"\} 2$/m, 'as in the reference';
     $nginx->stop;
 };
@@ -333,13 +386,15 @@ subtest 'What no response contains' => sub {
     ok exists $answer{json}->json->{stores}{'other"\\<b>&'}, 'the name of a store may contain any character';
     like $answer{prometheus}->body, qr/\{store="other\\"\\\\<b>&"\}/, 'in all formats';
     like $answer{html}->body, qr/>other"\\&lt;b&gt;&amp;</, 'escaped for the format';
-    unlike $_->body, qr/sesame|precious|alice|127\.0\.0\.1/, 'nothing of credentials, addresses or keys' for values %answer;
+    unlike $_->body, qr/sesame|precious|alice|shop/, 'nothing of credentials or keys' for values %answer;
     $nginx->stop(allowed => qr/\[crit\].*connect\(\)/);
 };
 
 subtest 'Without a store' => sub {
     my $nginx = IdempotencyTest::Nginx->start(stores => '', server => 'location /json { idempotency_status; }', workers => 1);
-    is_deeply $nginx->request(method => 'GET', path => '/json')->json, {version => 1, stores => {}}, 'there is a page';
+    my $page = $nginx->request(method => 'GET', path => '/json');
+    is_deeply $page->json->{stores}, {}, 'there is a page';
+    is checked_status($page), '', 'docs/status.schema.json describes it';
     $nginx->stop;
 };
 

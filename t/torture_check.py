@@ -76,9 +76,9 @@ class Story:
     def killed(self, at, worker=10):
         return self.fault('worker_killed', at, worker=worker)
 
-    def logged(self, number, at, worker=10, request=1):
+    def logged(self, number, at, worker=10, request=1, idempotency='NEW'):
         self.events.append({'event': 'logged', 'id': request, 'key': self.key, 'number': number, 'at': at,
-                            'worker': worker, 'idempotency': 'NEW'})
+                            'worker': worker, 'idempotency': idempotency})
         return self
 
     def alert(self, text):
@@ -257,6 +257,10 @@ GOOD = {
         .request(9.2, 10.1, 'lost').killed(10.1),
     'lost by a jump of the clock while the store is full': twice('hold', second=15.0).fault('killed', 10.1, 10.4)
         .fault('clock', 10.5, seconds=12).fault('store_full', 10.45, 14.9).got(9.9, 10.3, 201, 'STORE_ERROR', 1),
+    'delivered as not to be kept, and logged as not recorded': Story('hold').executed(1, 10.0, 10.2, kind='not_kept')
+        .fault('clock', 10.1, seconds=14).fault('store_full', 10.15, 16.0).new(9.9, 11.2, 1)
+        .logged(1, 11.5, idempotency='STORE_ERROR').executed(2, 17.0, 17.1, kind='not_kept').new(16.9, 17.2, 2)
+        .logged(2, 17.3, request=2).not_kept(90.0, final=True),
     'refused right after the stall of its worker': plain().fault('worker_stalled', 18.0, 21.0, worker=10)
         .store_down(21.02).finally_replayed(),
 
@@ -381,6 +385,13 @@ BAD = {
     'executed after it was delivered as not to be kept': (
         Story('release').executed(1, 10.0, 10.2, kind='not_kept').new(9.9, 10.3, 1).killed(10.25)
         .executed(2, 14.0, 14.1, worker=11, kind='not_kept').not_kept(90.0, final=True), {4}),
+    'logged as not recorded without a reason': (
+        Story('hold').executed(1, 10.0, 10.2, kind='not_kept').new(9.9, 11.2, 1).logged(1, 11.5, idempotency='STORE_ERROR')
+        .not_kept(90.0, final=True), {5}),
+    'delivered as kept, and logged as not recorded': (
+        Story('hold').executed(1, 10.0, 10.2).fault('clock', 10.1, seconds=14).fault('store_full', 10.15, 16.0)
+        .new(9.9, 11.2, 1).logged(1, 11.5, idempotency='STORE_ERROR').executed(2, 17.0, 17.1).new(16.9, 17.2, 2)
+        .finally_replayed(2), {2, 4}),
     'recorded as not kept after it was kept': (plain().not_kept(20.0).finally_replayed(), {4, 5}),
     'replayed, and recorded as not kept': (plain().fault('store_full', 10.0, 12.0).replayed(13.0, 13.1, 1)
                                            .not_kept(90.0, final=True), {4}),

@@ -28,7 +28,8 @@ machine.
     {"event": "logged", "id": I, "key": K, "number": N, "idempotency": "NEW", "at": T, "worker": PID}
             nginx has logged the end of this request (`id`), with the execution whose response it got, or null. A
             response that was logged as NEW counts as kept unless there was a fault within SLACK: if the client has
-            disconnected, the outcome may not be recorded in Redis yet.
+            disconnected, the outcome may not be recorded in Redis yet. A `not_kept` response that was logged as
+            STORE_ERROR was delivered with NEW, as its head is sent before the outcome is recorded; what was logged counts.
     {"event": "fault", "fault": NAME, "at": T, "until": T, "worker": PID}
             `worker_killed` and `worker_stalled` (which `worker`), `reload` (of which `workers`), and of Redis `stalled`,
             `killed` (until it replies again), `connections_closed`, `scripts_flushed`, `reply_lost` (replies or
@@ -253,7 +254,7 @@ class History:
             elif name == 'end':
                 ends.append((event['key'], event['number'], event['at']))
             elif name == 'logged':
-                ended_at[event['id']] = (event['at'], event['worker'], event['number'] is not None)
+                ended_at[event['id']] = event
                 if event['number'] is not None and event['idempotency'] == 'NEW':
                     self.logged[event['key']].append((event['at'], event['number'], event['worker']))
             elif name == 'log':
@@ -275,13 +276,18 @@ class History:
             by_number[key, number].end = at
         for executions in self.executions.values():
             executions.sort(key=lambda execution: execution.start)
-        for requests in self.requests.values():
+        for key, requests in self.requests.items():
             requests.sort(key=lambda request: request.sent)
             for request in requests:
                 if request.id in ended_at:
-                    request.logged, worker, executed = ended_at[request.id]
-                    request.worker = request.worker or worker
-                    request.executed = request.executed or executed
+                    end = ended_at[request.id]
+                    request.logged = end['at']
+                    request.worker = request.worker or end['worker']
+                    request.executed = request.executed or end['number'] is not None
+                    # the head of a response that is not to be kept is sent before its outcome is recorded
+                    execution = by_number.get((key, end['number']))
+                    if execution is not None and execution.kind == 'not_kept' and end['idempotency'] == 'STORE_ERROR':
+                        request.idempotency = end['idempotency']
         self.read_faults(sorted(faults, key=lambda fault: fault['at']))
 
     @classmethod

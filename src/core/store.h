@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "core/cause.h"
 #include "core/digest.h"
 #include "core/record.h"
 
@@ -42,7 +43,34 @@ struct Reply {
     // it.  With `unavailable`; also with `found` if a near cache has replied with its copy
     // while the store was unavailable.
     bool sent = false;
+
+    // Why the call failed; with `found` if a near cache has replied because the store failed.
+    Cause cause = Cause::none;
+
+    // A near cache has replied with its copy.
+    bool is_copy = false;
 };
+
+// Why a call failed; `none` if it did not.
+inline Cause cause_of(const Reply &reply)
+{
+    if (reply.cause != Cause::none) {
+        return reply.cause;
+    }
+
+    switch (reply.verdict) {
+    case Verdict::full:
+        return Cause::full;
+    case Verdict::refused:
+        return Cause::refused_value;
+    case Verdict::unreadable:
+        return Cause::corrupt;
+    case Verdict::unavailable:
+        return Cause::connection;
+    default:
+        return Cause::none;
+    }
+}
 
 // A record in pieces: head and extensions, then the pieces of the body.
 struct Pieces {
@@ -135,7 +163,32 @@ struct ZoneFigures {
     std::uint64_t size = 0;  // bytes; 0: there is no such zone
     std::uint64_t used = 0;  // bytes of blocks that are taken
     std::uint64_t free_blocks = 0;
-    std::uint64_t keys = 0;  // with those that have expired and are not removed yet
+    std::uint64_t keys = 0;       // with those that have expired and are not removed yet
+    std::uint64_t evictions = 0;  // of copies from a near cache that was full
+};
+
+// What a Redis server says about itself.
+struct NodeInfo {
+    bool is_known = false;
+    bool evicts = false;  // it may remove records (maxmemory-policy)
+    char role[16] = "";   // master, slave
+    char version[24] = "";
+    char policy[24] = "";  // maxmemory-policy
+    std::uint64_t used_memory = 0;
+    std::uint64_t maxmemory = 0;  // 0: no limit
+    std::uint64_t replicas = 0;   // that are online
+    std::uint64_t lag = 0;        // of the slowest one, in seconds
+};
+
+// A Redis server as one worker sees it.
+struct NodeState {
+    std::string_view name;  // valid until the next event of the store
+    bool up = true;
+    std::uint64_t connections = 0;
+    std::uint64_t in_flight = 0;
+    std::uint64_t commands = 0;    // since the worker has started
+    std::uint64_t reconnects = 0;  // since the worker has started
+    NodeInfo info;
 };
 
 // The state of a store, as one worker knows it.
@@ -180,6 +233,9 @@ public:
     virtual void watch(StoreWatcher *watcher) = 0;
 
     virtual StoreFigures figures() = 0;
+
+    // The servers of the store, at most `max` of them; returns how many.
+    virtual std::size_t nodes(NodeState *, std::size_t) { return 0; }
 };
 
 }  // namespace idempotency

@@ -62,6 +62,7 @@ void MemoryStore::claim(MemoryZone &zone, Call &call, Millis now)
 
     if (buffer == nullptr) {
         call.reply.verdict = Verdict::unavailable;
+        call.reply.cause = Cause::no_memory;
         return;
     }
 

@@ -160,11 +160,15 @@ bool NearStore::reply_from_copy(Call &call, Millis max_age, bool sent)
 
     char *buffer = call.allocate_value(call, copy.size);
 
+    Cause cause = call.reply.cause;
+
     call.reply = Reply();
     call.reply.sent = sent;
+    call.reply.cause = max_age == kAnyAge ? cause : Cause::none;
 
     if (buffer != nullptr) {
         locked->read(copy.entry, buffer);
+        call.reply.is_copy = true;
         call.reply.verdict = Verdict::found;
         call.reply.value = {buffer, copy.size};
         call.reply.token = token_of(call.reply.value);

@@ -126,6 +126,14 @@ void resume(ngx_http_request_t *r)
     ngx_http_run_posted_requests(c);
 }
 
+void set_waiting(Context &context, bool is_waiting)
+{
+    if (is_waiting != context.is_waiting) {
+        context.is_waiting = is_waiting;
+        change(context.conf->store->counters->cell().waiting, is_waiting ? 1 : -1);
+    }
+}
+
 void start_timer(Context &context, ngx_event_handler_pt handler, ngx_msec_t delay)
 {
     context.timer.handler = handler;

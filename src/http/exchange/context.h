@@ -149,6 +149,7 @@ struct Context {
 
     ngx_event_t timer;  // of a wait for the key, of gRPC trailers, or of a stream without client
     bool wait_started;  // `conflict wait`: the request has begun to wait for the key
+    bool is_waiting;    // counted as a request that waits for its key
     ngx_msec_t wait_deadline;
     ngx_msec_t claim_delay;  // until the next claim, in milliseconds
 
@@ -188,6 +189,9 @@ Context *create_context(ngx_http_request_t *r, LocationConfig *conf, Status stat
 // returns.  If the client closes the connection meanwhile, nginx ends the request.
 ngx_int_t suspend(ngx_http_request_t *r);
 void resume(ngx_http_request_t *r);
+
+// For the metrics: whether the request waits for its key.
+void set_waiting(Context &context, bool is_waiting);
 
 // The context's timer: `handler` gets an event whose `data` is the context.  The end
 // of the request stops it.  `delay` is in milliseconds.

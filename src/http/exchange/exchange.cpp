@@ -60,6 +60,13 @@ void Exchange::drop_reference()
     ngx_destroy_pool(pool_);
 }
 
+KeyId Exchange::stored_id() const { return conf_->store->store->stored_id(call_.id); }
+
+void Exchange::note(Event event, Cause cause)
+{
+    conf_->store->counters->note(event, stored_id(), cause);
+}
+
 // Call::allocate_value.  A request that waits for its key claims it repeatedly and gets a
 // value of the same size each time, so the buffer is used again.
 char *Exchange::allocate_value(Call &call, std::size_t size)
@@ -90,34 +97,32 @@ char *Exchange::allocate_value(Call &call, std::size_t size)
 
 // Calls
 
-static_assert(static_cast<unsigned>(Call::Kind::renew)
-              == static_cast<unsigned>(Count::renewals) - static_cast<unsigned>(Count::claims));
-static_assert(static_cast<unsigned>(Settlement::not_kept)
-              == static_cast<unsigned>(Count::result_not_kept)
-                     - static_cast<unsigned>(Count::result_kept));
+static_assert(static_cast<std::size_t>(Call::Kind::renew) == kCallKinds - 1);
 
-void Exchange::count_call(const Call &call)
+// A call starts; `call_ended` follows.
+bool Exchange::start(OwnCall &call)
 {
-    count(static_cast<Count>(static_cast<unsigned>(Count::claims)
-                             + static_cast<unsigned>(call.kind)));
+    call.started_at = monotonic_micros();
+
+    if (!conf_->store->store->start(call)) {
+        return false;
+    }
+
+    count_call(call, true);
+    return true;
 }
 
-void Exchange::count_failure(const Call &call)
+// `at_once`: the call has ended within `start`.
+void Exchange::count_call(const OwnCall &call, bool at_once)
 {
-    if (call.reply.verdict == Verdict::unavailable) {
-        count(Count::unavailable);
-
-    } else if (call.reply.verdict == Verdict::full) {
-        count(Count::full);
+    if (conf_->store->counters->call_ended(call, call.started_at, at_once)) {
+        note(Event::refused, cause_of(call.reply));
     }
 }
 
 bool Exchange::start_call()
 {
-    count_call(call_);
-
-    if (conf_->store->store->start(call_)) {
-        count_failure(call_);
+    if (start(call_)) {
         return true;
     }
 
@@ -131,7 +136,7 @@ void Exchange::on_call_ended(Call &call)
     ReplyHandler on_reply = exchange->on_reply_;
     bool has_ended = true;
 
-    exchange->count_failure(call);
+    exchange->count_call(static_cast<OwnCall &>(call), false);
 
     if (exchange->phase_ == Phase::claiming) {
         exchange->handle_claim_reply();
@@ -211,6 +216,7 @@ void Exchange::handle_claim_reply()
 
         if (is_late || context_ == nullptr) {
             if (is_late) {
+                note(Event::late_grant);
                 static LogLimit limit;
 
                 log(NGX_LOG_ERR,
@@ -269,10 +275,9 @@ void Exchange::renew(RenewedLease &lease)
     call.lifetime = exchange->claim_lifetime();
     exchange->is_renewing_ = true;
     exchange->add_reference();
-    exchange->count_call(call);
 
-    if (exchange->conf_->store->store->start(call)) {
-        on_renewal_ended(call);
+    if (exchange->start(call)) {
+        exchange->handle_renewal_end();
     }
 }
 
@@ -280,10 +285,15 @@ void Exchange::on_renewal_ended(Call &call)
 {
     Exchange *exchange = static_cast<OwnCall &>(call).exchange;
 
-    exchange->is_renewing_ = false;
-    exchange->count_failure(call);
-    exchange->handle_renewal_reply();
-    exchange->drop_reference();
+    exchange->count_call(static_cast<OwnCall &>(call), false);
+    exchange->handle_renewal_end();
+}
+
+void Exchange::handle_renewal_end()
+{
+    is_renewing_ = false;
+    handle_renewal_reply();
+    drop_reference();
 }
 
 void Exchange::handle_renewal_reply()
@@ -298,6 +308,7 @@ void Exchange::handle_renewal_reply()
     case Verdict::claimed:
         if (is_wanted) {
             count(Count::reclaimed);
+            note(Event::reclaimed);
             log(NGX_LOG_WARN,
                 "the store had lost the claim: the key is claimed again; see why Redis "
                 "loses data (maxmemory-policy, a failover, FLUSHALL)");
@@ -383,10 +394,9 @@ void Exchange::claim_again()
     renewal_.value = {&renewal_piece_, 1};
     is_renewing_ = true;
     add_reference();
-    count_call(renewal_);
 
-    if (conf_->store->store->start(renewal_)) {
-        on_renewal_ended(renewal_);
+    if (start(renewal_)) {
+        handle_renewal_end();
     }
 }
 
@@ -394,6 +404,7 @@ void Exchange::lose_claim()
 {
     conf_->store->maintenance->leases.remove(lease_);
     count(Count::lost);
+    note(Event::lost);
     log(NGX_LOG_ERR, "the claim was lost while its request ran: another request may be executed "
                      "with this key; find out in the application whether both were executed");
 }

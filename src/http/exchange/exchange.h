@@ -92,6 +92,7 @@ public:
 private:
     struct OwnCall : Call {
         Exchange *exchange;
+        std::uint64_t started_at;  // monotonic_micros()
     };
 
     // In Maintenance::exchanges.
@@ -113,9 +114,12 @@ private:
     bool start_call();
     bool start_settling(Outcome outcome, Millis ttl, ReplyHandler on_reply);
     bool start_claim(ReplyHandler on_reply);
-    void count(Count what) { conf_->store->counters->add(what); }
-    void count_call(const Call &call);
-    void count_failure(const Call &call);
+    void count(Count what, ngx_uint_t number = 1) { conf_->store->counters->add(what, number); }
+    bool start(OwnCall &call);
+    void count_call(const OwnCall &call, bool at_once);
+    KeyId stored_id() const;
+    void note(Event event, Cause cause = Cause::none);
+    void set_pending(bool is_pending);
 
     // With a `limit`: at most one line in a second has this level.
     void log(ngx_uint_t level, const char *event, LogLimit *limit = nullptr) const;
@@ -124,6 +128,7 @@ private:
     std::size_t write_claim(unsigned char *out) const;
 
     void handle_claim_reply();
+    void handle_renewal_end();
     void handle_renewal_reply();
     void claim_again();
     void lose_claim();
@@ -179,6 +184,7 @@ private:
     Millis repeat_at_ = 0;      // monotonic_now()
     PendingOutcome pending_outcome_{};
     ngx_msec_t retry_delay_ = 0;  // 0: no retry yet
+    bool is_pending_ = false;     // counted as an outcome that is not recorded yet
     bool is_at_exit_ = false;
     Millis exiting_since_ = 0;  // monotonic_now() when a retry saw that the worker quits
 };

@@ -10,7 +10,9 @@ namespace idempotency {
 // long as the request lives.
 void Exchange::remember_request(const ngx_http_request_t *r)
 {
-    if (phase_ == Phase::ended || remembered_.data != nullptr) {
+    bool has_ended = phase_ == Phase::idle || phase_ == Phase::ended;
+
+    if ((has_ended && !is_renewing_) || remembered_.data != nullptr) {
         return;
     }
 

@@ -21,6 +21,8 @@ void LeaseRenewer::add(RenewedLease &lease)
     if (!lease.queued) {
         ngx_queue_insert_tail(&leases_, &lease.link);
         lease.queued = true;
+        lease.since = ngx_current_msec;
+        show(1);
     }
 
     lease.renew_at = ngx_current_msec + renewal_interval(lease.length);
@@ -35,10 +37,25 @@ void LeaseRenewer::remove(RenewedLease &lease)
 
     ngx_queue_remove(&lease.link);
     lease.queued = false;
+    show(-1);
 
     if (ngx_queue_empty(&leases_)) {
         stop();
     }
+}
+
+void LeaseRenewer::show(int change)
+{
+    ngx_msec_t oldest = 0;
+
+    if (!ngx_queue_empty(&leases_)) {
+        RenewedLease *first = ngx_queue_data(ngx_queue_head(&leases_), RenewedLease, link);
+
+        oldest = first->since;
+    }
+
+    idempotency::change(cell_->claims, change);
+    set(cell_->oldest_claim, oldest);
 }
 
 void LeaseRenewer::stop()

@@ -5,6 +5,8 @@
 
 #include "nginx/nginx.h"
 
+#include "http/metrics/cells.h"
+
 namespace idempotency {
 
 // A claim whose lease is renewed.  It is a member of its exchange.
@@ -12,6 +14,7 @@ struct RenewedLease {
     ngx_queue_t link;
     ngx_msec_t length;  // of the lease
     ngx_msec_t renew_at;
+    ngx_msec_t since;  // when the claim was granted
     bool queued;
 
     void *owner;  // the exchange
@@ -24,6 +27,9 @@ struct RenewedLease {
 class LeaseRenewer {
 public:
     LeaseRenewer() { ngx_queue_init(&leases_); }
+
+    // The gauges that show how many leases there are.
+    void show_in(WorkerCell &cell) { cell_ = &cell; }
 
     // Calls `renew` after each third of the lease, until `remove`.  `lease` must stay
     // where it is until then.  `remove` does nothing if it was not added.
@@ -40,9 +46,11 @@ public:
 private:
     static void on_timer(ngx_event_t *event);
     void renew_due_leases();
+    void show(int change);
     void set_timer(ngx_msec_t renew_at);
 
-    ngx_queue_t leases_;
+    ngx_queue_t leases_;  // in the order in which they were granted
+    WorkerCell *cell_ = nullptr;
     ngx_event_t timer_{};
 };
 

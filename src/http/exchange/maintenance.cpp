@@ -14,8 +14,20 @@ bool create_maintenance(ngx_conf_t *cf, StoreSlot &slot)
         return false;
     }
 
-    slot.maintenance = new (memory) Maintenance;
+    slot.maintenance = new (memory) Maintenance(*slot.counters);
     return true;
+}
+
+void Maintenance::open()
+{
+    counters_.attach_worker();
+    leases.show_in(counters_.cell());
+}
+
+void Maintenance::close()
+{
+    counters_.detach_worker();
+    leases.show_in(counters_.cell());
 }
 
 void settle_all_at_exit(StoreSlot &slot)

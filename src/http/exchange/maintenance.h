@@ -12,7 +12,11 @@ namespace idempotency {
 // One for each store, in each worker.
 class Maintenance final : public StoreWatcher {
 public:
-    Maintenance() { ngx_queue_init(&exchanges); }
+    explicit Maintenance(Counters &counters) : counters_(counters) { ngx_queue_init(&exchanges); }
+
+    // In each worker, before the first request.
+    void open();
+    void close();
 
     LeaseRenewer leases;
     RetryQueue retries;
@@ -23,9 +27,12 @@ private:
     // once.
     void store_is_back() override
     {
+        counters_.available_again();
         leases.renew_all_soon();
         retries.retry_all_soon();
     }
+
+    Counters &counters_;
 };
 
 // Creates `slot.maintenance`, in the pool of the configuration.  False if there is no

@@ -105,8 +105,13 @@ bool Exchange::handle_settle_reply()
         if (is_untold_) {
             is_untold_ = false;
             log_unknown_outcome();
-            count(static_cast<Count>(static_cast<unsigned>(Count::result_kept)
-                                     + static_cast<unsigned>(settlement_)));
+            count(count_of(outcome_));
+
+            if (outcome_ == Outcome::kept) {
+                count(Count::kept_bytes, call_.value.size());
+            } else if (outcome_ == Outcome::unknown) {
+                note(Event::unknown);
+            }
         }
         end();
         return true;
@@ -117,6 +122,7 @@ bool Exchange::handle_settle_reply()
         if (settlement_ != Settlement::release || (!unconfirmed_ && retry_delay_ == 0)) {
             outcome_ = Outcome::lost;
             count(Count::late);
+            note(Event::fenced);
             log(NGX_LOG_ERR, "the claim was lost before its request ended: the response is "
                              "delivered and not kept; another request with this key may have been "
                              "executed: find out in the application");
@@ -171,10 +177,19 @@ void Exchange::log_unknown_outcome() const
 
 bool Exchange::record_not_kept()
 {
+    note(Event::not_kept, call_.reply.cause);
     outcome_ = Outcome::not_kept_store;
     settlement_ = Settlement::not_kept;
     write_outcome(State::not_kept, call_.lifetime);
     return start_call() && handle_settle_reply();
+}
+
+void Exchange::set_pending(bool is_pending)
+{
+    if (is_pending != is_pending_) {
+        is_pending_ = is_pending;
+        change(conf_->store->counters->cell().pending, is_pending ? 1 : -1);
+    }
 }
 
 // The store has confirmed the outcome.  A claim may still be on its way to it over a
@@ -183,6 +198,7 @@ void Exchange::end()
 {
     conf_->store->maintenance->leases.remove(lease_);
     phase_ = Phase::ended;
+    set_pending(false);
 
     if (settlement_ == Settlement::release && unconfirmed_ && !repeated_ && !ngx_exiting
         && !is_at_exit_)
@@ -217,12 +233,14 @@ void Exchange::retry_later()
         retry_delay_ = kFirstRetryDelay;
 
         if (!is_unused) {
+            set_pending(true);
             log(NGX_LOG_ERR, "the store is unavailable: the outcome of the request is not recorded "
                              "yet; retrying until the store is available again");
         }
 
         if (settlement_ == Settlement::keep) {
             count(Count::unkept);
+            note(Event::unkept, call_.reply.cause);
         }
     }
 
@@ -233,6 +251,7 @@ void Exchange::retry_later()
             "application whether the request was executed, then free the key with "
             "\"idempotency forget\"");
         count(Count::unrecorded);
+        note(Event::unrecorded, call_.reply.cause);
         end();
         return;
     }

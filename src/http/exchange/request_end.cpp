@@ -84,6 +84,7 @@ ngx_int_t on_log(ngx_http_request_t *r)
 void on_request_destroyed(Context &context)
 {
     stop_timer(context);
+    set_waiting(context, false);
     count_request(context);
 
     if (context.exchange == nullptr) {

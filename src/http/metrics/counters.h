@@ -1,12 +1,12 @@
-// The counters of a store, shared by all workers, in nginx's shared memory.
+// The metrics of a store, shared by all workers, in nginx's shared memory.  No function that a
+// request calls takes a lock.
 
 #pragma once
 
-#include <cstdint>
-
 #include "nginx/nginx.h"
 
-#include "http/metrics/counts.h"
+#include "http/metrics/cells.h"
+#include "http/metrics/metrics.h"
 
 namespace idempotency {
 
@@ -16,37 +16,85 @@ public:
     // workers start, and a reload keeps it.  Null on error; nginx has logged why.
     static Counters *create(ngx_conf_t *cf, const ngx_str_t &store, void *tag);
 
+    // In each worker, before the gauges are used, and when it exits.
+    void attach_worker();
+    void detach_worker();
+
     void add(Count what, ngx_uint_t number = 1)
     {
-        (void) ngx_atomic_fetch_add(&counter(ngx_worker, what), number);
+        idempotency::add(slot().counts[index(what)], number);
     }
 
-    // Sums up the counts of all workers.  They may change meanwhile, so the sums are not
-    // of one moment.
-    void read(std::uint64_t (&counts)[kCounts]);
+    // A call to the store that was started at `started_at` (monotonic_micros) has ended;
+    // `at_once`: before Store::start has returned.  True if it is the first that the store refuses.
+    bool call_ended(const Call &call, std::uint64_t started_at, bool at_once);
+
+    // What has failed; the rest is as for `call_ended`.
+    bool failed(Cause cause);
+
+    // This worker is connected to the store again.
+    void available_again();
+
+    void note(Event event, const KeyId &stored_id, Cause cause = Cause::none);
+
+    // The gauges of this worker.
+    WorkerCell &cell() { return *cell_; }
+
+    // Sums up the metrics of all workers.  They may change meanwhile, so they are not of one
+    // moment.
+    void read(StoreMetrics &out);
 
 private:
-    // Each worker uses one slot; with more than 16 workers, several use the same.  Slots
-    // share no cache line.
     static constexpr std::size_t kSlots = 16;
+    static constexpr std::size_t kCells = 256;
+    static constexpr std::size_t kSlotEvents = 16;
 
+    struct SlotLatency {
+        SharedNumber calls;
+        SharedNumber sum;
+        SharedNumber buckets[kLatencyBuckets];
+    };
+
+    // `sequence` is odd while the event is being written.
+    struct SlotEvent {
+        SharedNumber sequence;
+        EventFigures event;
+    };
+
+    // Each worker uses one slot; with more than 16 workers, several use the same.  Slots
+    // share no cache line.  Times are ngx_current_msec, which all processes share.
     struct alignas(64) Slot {
-        ngx_atomic_t counts[kCounts];
+        SharedNumber counts[kCounts];
+        SlotLatency latency[kCallKinds];
+        SharedNumber errors_at[kCauses];
+        SharedNumber granted_at;
+        SharedNumber refused_at;
+        SharedNumber failing_since;
+        SharedNumber cleared_at;  // what was refused before is over
+        SharedNumber cause;       // of the last refusal
+        SharedNumber next_event;
+        SlotEvent events[kSlotEvents];
     };
 
     struct Shared {
         std::uint64_t layout;
+        std::uint64_t started;  // Unix time, milliseconds
         Slot slots[kSlots];
+        WorkerCell cells[kCells];
     };
 
     static ngx_int_t on_segment(ngx_shm_zone_t *segment, void *old);
+    static std::size_t index(Count what) { return static_cast<std::size_t>(what); }
 
-    ngx_atomic_t &counter(ngx_uint_t worker, Count what)
-    {
-        return shared_->slots[worker % kSlots].counts[static_cast<std::size_t>(what)];
-    }
+    Slot &slot() { return shared_->slots[ngx_worker % kSlots]; }
+    void read_cells(StoreMetrics &out);
+    void read_health(StoreMetrics &out);
+    void read_events(StoreMetrics &out);
 
     Shared *shared_ = nullptr;
+    ngx_slab_pool_t *slab_ = nullptr;
+    WorkerCell *cell_ = &unshared_;
+    WorkerCell unshared_;  // if all cells are taken
 };
 
 }  // namespace idempotency

@@ -4,6 +4,9 @@
 
 #include <cstddef>
 
+#include "core/cause.h"
+#include "core/outcome.h"
+
 namespace idempotency {
 
 enum class Count : unsigned {
@@ -21,11 +24,7 @@ enum class Count : unsigned {
     unscoped,
     quota,
 
-    // settled claims by outcome, in the order of Settlement
-    result_kept,
-    result_released,
-    result_unknown,
-    result_not_kept,
+    without_key,  // requests with a covered method, and no key
 
     lost,        // claims that another request has taken over
     reclaimed,   // claims that the store had lost and that were claimed again
@@ -33,15 +32,13 @@ enum class Count : unsigned {
     unkept,      // responses that were delivered before they were kept
     retries,     // of recording an outcome
     unrecorded,  // outcomes that were not recorded and are not retried any more
+    renewed,     // leases
 
-    // calls to the store, in the order of Call::Kind
-    claims,
-    settles,
-    releases,
+    kept_bytes,      // of records
+    replayed_bytes,  // of records
 
-    renewals,     // of leases
-    unavailable,  // calls that ended with Verdict::unavailable
-    full,         // calls that ended with Verdict::full
+    near_hits,
+    near_misses,
 
     // `observe`: requests by what `$idempotency_status` would have been, in the order of Status
     observed_fresh,
@@ -74,8 +71,32 @@ enum class Count : unsigned {
     observed_status_different,
     observed_fields_different,
     observed_body_different,
+
+    // settled claims, in the order of Outcome
+    first_outcome,
+    last_outcome = first_outcome + kOutcomes - 1,
+
+    // failed calls, in the order of Cause
+    first_cause,
+    last_cause = first_cause + kCauses - 1,
 };
 
-constexpr std::size_t kCounts = static_cast<std::size_t>(Count::observed_body_different) + 1;
+constexpr std::size_t kCounts = static_cast<std::size_t>(Count::last_cause) + 1;
+
+// The counter that is `index` places behind `first`.
+constexpr Count count_at(Count first, std::size_t index)
+{
+    return static_cast<Count>(static_cast<std::size_t>(first) + index);
+}
+
+constexpr Count count_of(Outcome outcome)
+{
+    return count_at(Count::first_outcome, static_cast<std::size_t>(outcome));
+}
+
+constexpr Count count_of(Cause cause)
+{
+    return count_at(Count::first_cause, static_cast<std::size_t>(cause));
+}
 
 }  // namespace idempotency

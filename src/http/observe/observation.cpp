@@ -176,38 +176,42 @@ char *Observation::allocate_value(Call &call, std::size_t size)
 
 void Observation::start(OwnCall &call)
 {
-    count(static_cast<Count>(static_cast<unsigned>(Count::claims)
-                             + static_cast<unsigned>(call.kind)));
     references_++;
+    call.started_at = monotonic_micros();
 
     if (conf_->store->store->start(call)) {
-        on_call_ended(call);
+        handle_call_end(call, true);
     }
 }
 
 void Observation::on_call_ended(Call &call)
 {
-    Observation *observation = static_cast<OwnCall &>(call).observation;
-    Verdict verdict = call.reply.verdict;
+    auto &own_call = static_cast<OwnCall &>(call);
 
-    if (verdict == Verdict::unavailable) {
-        observation->count(Count::unavailable);
-    } else if (verdict == Verdict::full) {
-        observation->count(Count::full);
+    own_call.observation->handle_call_end(own_call, false);
+}
+
+void Observation::handle_call_end(const OwnCall &call, bool at_once)
+{
+    Verdict verdict = call.reply.verdict;
+    StoreSlot &slot = *conf_->store;
+
+    if (slot.counters->call_ended(call, call.started_at, at_once)) {
+        slot.counters->note(Event::refused, slot.store->stored_id(call.id), cause_of(call.reply));
     }
 
-    if (&call == &observation->renewal_) {
-        observation->is_renewing_ = false;
+    if (&call == &renewal_) {
+        is_renewing_ = false;
 
         if (verdict == Verdict::lost || verdict == Verdict::gone) {
-            observation->conf_->store->maintenance->leases.remove(observation->lease_);
+            slot.maintenance->leases.remove(lease_);
         }
 
-    } else if (observation->phase_ == Phase::claiming) {
-        observation->handle_claim_reply();
+    } else if (phase_ == Phase::claiming) {
+        handle_claim_reply();
     }
 
-    observation->drop_reference();
+    drop_reference();
 }
 
 void Observation::renew(RenewedLease &lease)

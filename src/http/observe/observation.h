@@ -54,6 +54,7 @@ public:
 private:
     struct OwnCall : Call {
         Observation *observation;
+        std::uint64_t started_at;  // monotonic_micros()
     };
 
     enum class Phase { idle, claiming, claimed, replay, over };
@@ -66,6 +67,7 @@ private:
     static void renew(RenewedLease &lease);
 
     void start(OwnCall &call);
+    void handle_call_end(const OwnCall &call, bool at_once);
     void count(Count what) { conf_->store->counters->add(what); }
     void handle_claim_reply();
     void handle_value();

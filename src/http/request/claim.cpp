@@ -132,6 +132,7 @@ ngx_int_t wait_and_claim_again(Context &context)
     auto time_left = static_cast<ngx_msec_int_t>(context.wait_deadline - ngx_current_msec);
 
     context.stage = Stage::waiting_to_claim;
+    set_waiting(context, true);
     start_timer(context, on_claim_timer,
                 ngx_min(context.claim_delay, static_cast<ngx_msec_t>(time_left)));
     context.claim_delay = ngx_min(context.claim_delay * 2, kLongestClaimDelay);
@@ -148,6 +149,15 @@ ngx_int_t handle_key_in_progress(Context &context)
 }
 
 // Another program, or an operator, may have written such values to many keys.
+void count_corrupt_value(const Context &context)
+{
+    StoreSlot &slot = *context.conf->store;
+
+    slot.counters->failed(Cause::corrupt);
+    slot.counters->note(Event::corrupt, slot.store->stored_id(context.exchange->id()),
+                        Cause::corrupt);
+}
+
 void log_unreadable_value(const Context &context, RecordFault fault)
 {
     static LogLimits limits;
@@ -187,6 +197,7 @@ ngx_int_t handle_found_record(Context &context, const Reply &reply)
     RecordFault fault = read_record(reply.value, context.exchange->id(), record);
 
     if (fault != RecordFault::none) {
+        count_corrupt_value(context);
         log_unreadable_value(context, fault);
         return refuse_request(context, Status::store_error, Problem::store_unavailable,
                               kRetryAfter);
@@ -249,6 +260,7 @@ ngx_int_t handle_claim_reply(Context &context)
 {
     const Reply &reply = context.exchange->reply();
 
+    set_waiting(context, false);
     context.store_time += monotonic_micros() - context.store_call_start;
 
     if (reply.verdict != Verdict::claimed) {

@@ -278,8 +278,12 @@ bool examine(ngx_http_request_t *r, const LocationConfig &conf, Examination &exa
         return false;
     }
 
-    if (question.key_fields == 0 && !question.required) {
-        return true;
+    if (question.key_fields == 0) {
+        conf.store->counters->add(Count::without_key);
+
+        if (!question.required) {
+            return true;
+        }
     }
 
     question.bypass = ngx_http_test_predicates(r, conf.bypass) != NGX_OK;

@@ -56,6 +56,8 @@ ngx_int_t send_record(Context &context, const Record &record)
 
     context.stage = Stage::inactive;
     context.status = Status::replayed;
+    context.conf->store->counters->add(Count::replayed_bytes,
+                                       context.exchange->reply().value.size());
 
     // Conditional headers of this request don't change the replayed response; nor does a
     // Range header, since r->allow_ranges is not set.

@@ -1,8 +1,11 @@
 #include "http/status/status_page.h"
 
+#include <new>
+
 #include "http/answer/fields.h"
 #include "http/config/arguments.h"
 #include "http/status/status_format.h"
+#include "nginx/list.h"
 
 namespace idempotency {
 
@@ -27,9 +30,11 @@ StoreStatus *read_stores(ngx_http_request_t *r, const ngx_array_t &slots)
     for (ngx_uint_t i = 0; stores != nullptr && i < slots.nelts; i++) {
         StoreSlot &slot = *static_cast<StoreSlot **>(slots.elts)[i];
 
+        new (&stores[i]) StoreStatus;
         stores[i].name = view(slot.name);
-        slot.counters->read(stores[i].counts);
         stores[i].now = slot.store->figures();
+        set(slot.counters->cell().is_down, !stores[i].now.up);
+        slot.counters->read(stores[i].metrics);
     }
 
     return stores;
@@ -44,18 +49,43 @@ ngx_buf_t *write_page(ngx_http_request_t *r, StatusFormat format)
         return nullptr;
     }
 
-    std::size_t size = format_status(format, stores, slots.nelts, nullptr, 0);
-    ngx_buf_t *b = ngx_create_temp_buf(r->pool, size > 0 ? size : 1);
+    ngx_time_t *now = ngx_timeofday();
+    StatusPage page{stores, slots.nelts, static_cast<std::uint64_t>(now->sec) * 1000 + now->msec,
+                    view(const_cast<ngx_cycle_t *>(ngx_cycle)->hostname), NGINX_VERSION};
+    std::size_t size = format_status(format, page, nullptr, 0);
+    ngx_buf_t *b = ngx_create_temp_buf(r->pool, size);
 
     if (b != nullptr) {
-        b->last +=
-            format_status(format, stores, slots.nelts, reinterpret_cast<char *>(b->pos), size);
+        b->last += format_status(format, page, reinterpret_cast<char *>(b->pos), size);
         b->last_buf = 1;
         b->memory = 1;
         b->temporary = 0;
     }
 
     return b;
+}
+
+// `?format=`, else `Accept`.  False if there is no such format.
+bool negotiate(ngx_http_request_t *r, StatusFormat &format)
+{
+    ngx_str_t argument;
+
+    if (ngx_http_arg(r, reinterpret_cast<u_char *>(const_cast<char *>("format")), 6, &argument)
+        == NGX_OK)
+    {
+        return parse_format(view(argument), format);
+    }
+
+    FormatChoice choice;
+
+    for (ngx_table_elt_t &field : HeaderFields(r->headers_in.headers)) {
+        if (has_name(field, "accept")) {
+            prefer(view(field.value), choice);
+        }
+    }
+
+    format = choice.format;
+    return true;
 }
 
 void set_content_type(ngx_http_request_t *r, const ContentType &type)
@@ -82,6 +112,17 @@ ngx_int_t send_status_page(ngx_http_request_t *r)
     }
 
     auto format = static_cast<StatusFormat>(location_config(r)->status_format);
+
+    if (format == StatusFormat::negotiated) {
+        if (!negotiate(r, format)) {
+            return NGX_HTTP_BAD_REQUEST;
+        }
+
+        if (add_field(r, "Vary", "Accept") == nullptr) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+    }
+
     ngx_chain_t out{write_page(r, format), nullptr};
 
     if (out.buf == nullptr || add_field(r, "Cache-Control", "no-store") == nullptr) {
@@ -121,7 +162,7 @@ char *set_status_page(ngx_conf_t *cf, ngx_command_t *, void *data)
             return duplicate();
         }
 
-        conf->status_format = static_cast<ngx_uint_t>(StatusFormat::json);
+        conf->status_format = static_cast<ngx_uint_t>(StatusFormat::negotiated);
         return ok();
     }
 
