@@ -12,6 +12,11 @@ function storyLatency(calls, middle) {
     return { buckets: Object.fromEntries(bounds.map((bound) => [bound, Math.round(calls * share(bound))])), count: calls, sum: calls * middle };
 }
 
+const storyCalls = (calls, middle) => Object.fromEntries(['claim', 'settle', 'release', 'renew'].map((call) => [call, storyLatency(calls, middle)]));
+
+const storyErrors = (more) => ({ ...Object.fromEntries(['timeout', 'connection', 'oom', 'readonly', 'noperm', 'noauth', 'noscript', 'moved', 'loading', 'misconf', 'replicas',
+    'error', 'full', 'refused_value', 'corrupt', 'no_memory'].map((cause) => [cause, 0])), ...more });
+
 function storyStore(n, more) {
     const wave = Math.round(n * 24 + 30 * Math.sin(n / 9) + 12 * Math.cos(n / 4));
     return {
@@ -40,8 +45,12 @@ function storyStore(n, more) {
         retries: 0,
         unrecorded_outcomes: 0,
         store_calls: { claim: 10400 + wave, settle: 9000 + wave, release: 41, renew: 12 },
-        store_errors: { timeout: 0, connection: 0, oom: 0 },
-        store_call_seconds: { claim: storyLatency(4000 + wave, 0.0006), settle: storyLatency(4000 + wave, 0.0008), release: storyLatency(40, 0.0006), renew: storyLatency(12, 0.0006) },
+        store_errors: storyErrors(),
+        observed_requests: { new: 0, replayed: 0, in_progress: 0, reused: 0, missing: 0, invalid: 0, unknown: 0, not_kept: 0, store_error: 0, bypass: 0, unscoped: 0, quota: 0, undecided: 0 },
+        observed_outcomes: { kept: 0, not_kept_size: 0, not_kept_stream: 0, not_kept_word: 0, released: 0, unknown: 0, unseen: 0 },
+        observed_replays: { equal: 0, different: 0, not_compared: 0 },
+        observed_differences: { status: 0, fields: 0, body: 0 },
+        store_call_seconds: storyCalls(4000 + wave, 0.0006),
         last_error: null,
         nodes: [],
         events: [],
@@ -57,12 +66,13 @@ function storyPage(n) {
     const failing = storyStart + 300; // 12:03
     const isFailing = time >= failing;
     const stopped = Math.min(n, 150);
-    const id = '9f2c5e1ab7d04e6f8c3b2a1908f7e6d5';
+    const id = '9f2c5e1ab7d04e6f8c3b2a1908f7e6d5'.repeat(2);
     const payments = storyStore(stopped, isFailing ? {
         health: { ok: false, cause: 'oom', since: failing, last_granted: failing - 1, last_refused: time - 1, workers: 2, workers_up: 2 },
         healthy: 0,
         pending_outcomes: 3,
-        store_errors: { timeout: 2, connection: 0, oom: 31 * (n - 149) },
+        store_errors: storyErrors({ timeout: 2, oom: 31 * (n - 149) }),
+        last_error: { time: time - 1, cause: 'oom' },
         nodes: [storyNode('10.0.0.5:6379', { info: { ...storyNode('').info, used_memory_bytes: 2 ** 30 } })],
         events: [
             { time: failing + 4, event: 'unkept', key_id: id, cause: 'oom' },
@@ -77,7 +87,7 @@ function storyPage(n) {
         stores: {
             payments,
             'local': storyStore(n, { engine: 'memory', memory_size_bytes: 2 ** 26, memory_used_bytes: 3.1e7 + 40000 * n, memory_free_blocks: 60000, memory_keys: 5200 + n, memory_full_seconds: 25200,
-                store_call_seconds: { claim: storyLatency(4000 + 24 * n, 0.00003) } }),
+                store_call_seconds: storyCalls(4000 + 24 * n, 0.00003) }),
         },
     });
 }

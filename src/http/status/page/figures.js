@@ -52,6 +52,16 @@ const REASONS = {
     upgrade: 'the connection was upgraded',
 };
 
+const OBSERVED = {
+    undecided: 'not known: the body was not read to its end',
+    equal: 'a replay would have been equal',
+    different: 'a replay would have differed',
+    not_compared: 'a replay: the responses could not be compared',
+    status: 'differed in the status',
+    fields: 'differed in the headers',
+    body: 'differed in the body',
+};
+
 const EVENTS = {
     lost: 'claim lost while its request ran',
     reclaimed: 'claim was lost in the store, and made again',
@@ -115,7 +125,9 @@ function problemsOf(page) {
         if (!health.ok) {
             const [what, todo] = CAUSES[health.cause] ?? [health.cause ? String(health.cause) : 'calls fail', ''];
             const since = health.since ? `, since ${clock(health.since, now)}` : '';
-            add('bad', `${what}${since}; 503 for every new key`, `${todo} (Where idempotency_store_error is pass, requests go through without protection instead.)`);
+            const isPart = health.workers_up > 0 && health.workers_up < health.workers && (health.cause ?? 'connection') === 'connection';
+            const effect = isPart ? '503 for the new keys of some workers' : '503 for every new key';
+            add('bad', `${what}${since}; ${effect}`, `${todo} (Where idempotency_store_error is pass, requests go through without protection instead.)`);
         }
         if (health.workers_up < health.workers && health.workers_up > 0) {
             add('warn', `${plural(health.workers - health.workers_up, 'worker')} of ${count(health.workers)} can't reach it`, 'The error log of nginx says why.');

@@ -139,6 +139,11 @@ function tablesOf(name, s, id) {
                 ['late_results', 'too late, not kept'], ['unrecorded_outcomes', 'outcomes not recorded']]
                 .filter(([member]) => number(s[member]) > 0).map(([member, what]) => [what, s[member]]),
         ]),
+        table(`${id}-observed`, 'Observed: what would have happened', ['what', 'in all'], [
+            ...lines({ ...REQUESTS, ...OBSERVED }, s.observed_requests),
+            ...lines(OBSERVED, s.observed_replays),
+            ...lines(OBSERVED, s.observed_differences),
+        ]),
         table(`${id}-errors`, 'Calls to the store that failed', ['why', 'in all'],
             Object.entries(s.store_errors ?? {}).filter(([, n]) => n > 0).map(([cause, n]) => [CAUSES[cause]?.[0] ?? cause, n])),
         table(`${id}-nodes`, 'Redis servers', ['server', 'state', 'role', 'version', 'connections', 'in flight', 'reconnects', 'replicas', 'lag'],
