@@ -13,6 +13,7 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await temporary_directory);
 use IdempotencyTest::Python qw(start_python_server);
 use IdempotencyTest::Redis;
+use IdempotencyTest::RedisCluster;
 use IdempotencyTest::Requests qw(@who ask);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
@@ -83,6 +84,21 @@ subtest '600 stores' => sub {
     $nginx->start;
     cmp_ok descriptors($nginx), '<', 200, 'no connection is opened before it is needed';
     is ask($nginx, "/s$_/x", "store-$_")->status, 201, "store $_ works" for 1, 300, 600;
+    is ask($nginx, '/plain', 'plain')->status, 200, 'other locations work';
+};
+
+# Each has less than one connection.
+subtest '300 clusters' => sub {
+    my $cluster = IdempotencyTest::RedisCluster->new(masters => 1, replicas => 0, arguments => ['--cluster-announce-ip', '127.0.0.1']);
+    my ($url, $prefix) = ($cluster->urls, new_prefix());
+    my $stores = join "\n", map { "idempotency_store c$_ { redis $url; topology cluster; prefix $prefix$_:; }" } 1 .. 300;
+    my $locations = join "\n", map { "location /c$_/ { idempotency c$_; proxy_pass http://app; }" } 1 .. 300;
+    my $nginx = IdempotencyTest::Nginx->start(workers => 1, stores => $stores, server => "$locations $plain");
+
+    for my $number (1, 150, 300) {
+        ok await(sub { ask($nginx, "/c$number/x", "cluster-$number")->status == 201 }), "cluster $number works";
+    }
+
     is ask($nginx, '/plain', 'plain')->status, 200, 'other locations work';
 };
 
