@@ -193,6 +193,17 @@ class Redis:
         while await self.command(*words) is None:
             await asyncio.sleep(0.1)
 
+    async def has_written_all(self):
+        """Returns when a kill loses nothing. After it has got all data of another server, it writes to a file that it uses
+        only once it has rewritten the others."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            state = await self.command('INFO', 'persistence')
+            if isinstance(state, bytes) and b'aof_rewrite_in_progress:0' in state and b'aof_rewrite_scheduled:0' in state:
+                return
+            await asyncio.sleep(0.05)
+        raise Failure('redis does not end its rewrite of the append-only file')
+
     def signal(self, number):
         self.process.send_signal(number)
 
@@ -262,6 +273,16 @@ class Standalone:
 
     async def connect(self):
         pass
+
+    async def takes_writes(self):
+        """Returns when each master does. A failover stops writes, by the clock of Redis, which may have gone back."""
+        deadline = time.monotonic() + 120
+        for node in self.nodes:
+            # stopped like a write, and without a key, so that each node of a cluster carries it out itself
+            while (reply := await node.command('EVAL', "return redis.status_reply('OK')", 0)) != b'OK':
+                if time.monotonic() > deadline:
+                    raise Failure('redis does not take writes: %r' % reply)
+                await asyncio.sleep(0.05)
 
     def start_node(self, node):
         node.start()
