@@ -95,13 +95,19 @@ bool RedisCluster::start(Call &call)
     return true;
 }
 
-// A part is one node.
+// A part is one node.  After a failover a position on the former master means nothing on the new
+// one, which may also come before the current part.
 bool RedisCluster::walk(WalkStep &step)
 {
-    RedisNode *node = state_ == State::known ? nodes_.next_with_slots(step.part) : nullptr;
+    if (step.part == 0 && step.position == 0) {
+        walk_changes_ = nodes_.changes();
+    }
+
+    bool is_usable = state_ == State::known && walk_changes_ == nodes_.changes();
+    RedisNode *node = is_usable ? nodes_.next_with_slots(step.part) : nullptr;
 
     if (node == nullptr) {
-        step.failed = state_ != State::known || step.part == 0;
+        step.failed = !is_usable || step.part == 0;
         step.is_last = true;
         return true;
     }

@@ -73,6 +73,7 @@ private:
     RedisClusterNodes nodes_;
     RedisWaitingCalls waiting_calls_;
     RedisKeyScan scan_;
+    ngx_uint_t walk_changes_ = 0;  // RedisClusterNodes::changes() when the walk began
 
     State state_ = State::closed;
     StoreWatcher *watcher_ = nullptr;

@@ -23,6 +23,7 @@ struct RedisClusterNodes::Entry {
     RedisDiscoveredServer server;
     RedisNode node;
     bool has_slots = false;
+    bool had_slots = false;  // by the map before
     ngx_msec_t used_at = 0;
     ngx_uint_t round = 0;  // in which the node was picked last
 };
@@ -113,6 +114,7 @@ void RedisClusterNodes::assign(std::uint16_t slot, const RedisNode &node) noexce
 {
     for (std::uint16_t i = 0; i < end_; i++) {
         if (entries_[i] != nullptr && &entries_[i]->node == &node) {
+            changes_ += entries_[i]->has_slots ? 0 : 1;
             entries_[i]->has_slots = true;
             index_of_slot_[slot] = i;
             return;
@@ -126,6 +128,7 @@ void RedisClusterNodes::apply_map(const RedisSlotMap &map, const RedisServer &so
 
     for (std::uint16_t i = 0; i < end_; i++) {
         if (entries_[i] != nullptr) {
+            entries_[i]->had_slots = entries_[i]->has_slots;
             entries_[i]->has_slots = false;
         }
     }
@@ -147,6 +150,12 @@ void RedisClusterNodes::apply_map(const RedisSlotMap &map, const RedisServer &so
         std::uint16_t owner = map.owner(slot);
 
         index_of_slot_[slot] = owner != kNoNode ? indices[owner] : kNoNode;
+    }
+
+    for (std::uint16_t i = 0; i < end_; i++) {
+        if (entries_[i] != nullptr && entries_[i]->has_slots != entries_[i]->had_slots) {
+            changes_++;
+        }
     }
 }
 

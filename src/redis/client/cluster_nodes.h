@@ -44,6 +44,9 @@ public:
     // Takes over a new map, which `source` has sent.
     void apply_map(const RedisSlotMap &map, const RedisServer &source) noexcept;
 
+    // Counts how often a node got its first slot or lost its last one.
+    ngx_uint_t changes() const { return changes_; }
+
     // The first node with slots whose index is `index` or higher, and this index; or null.
     RedisNode *next_with_slots(std::size_t &index) const noexcept;
 
@@ -73,6 +76,7 @@ private:
     Entry *entries_[RedisSlotMap::kMaxNodes] = {};
     std::uint16_t end_ = 0;                     // behind the last entry
     std::uint16_t index_of_slot_[kRedisSlots];  // or RedisSlotMap::kNoNode
+    ngx_uint_t changes_ = 0;
 };
 
 }  // namespace idempotency
