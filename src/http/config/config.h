@@ -163,7 +163,10 @@ struct LocationConfig {
     ngx_str_t replayed_header;  // `data` is null while unset; empty: off
     ngx_str_t problem_base;
     ngx_uint_t status_format;  // `idempotency_status`; not inherited
-    bool is_admin_page;        // `idempotency_admin`; not inherited
+
+    // `idempotency_admin`: its content handler.  Only blocks within the location (`if`,
+    // `limit_except`) inherit it.
+    ngx_http_handler_pt admin_page;
 };
 
 // Functions of nginx's ngx_http_module_t.
