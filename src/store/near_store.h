@@ -39,6 +39,7 @@ public:
     bool start(Call &call) override;
     KeyId stored_id(const KeyId &id) const override { return store_.stored_id(id); }
     StoreFigures figures() override;
+    std::size_t nodes(NodeState *out, std::size_t max) override { return store_.nodes(out, max); }
 
 private:
     struct StoreCall;
@@ -59,6 +60,7 @@ private:
     Store &store_;
     SharedMemory &memory_;
     FreeList<StoreCall> unused_;
+    std::uint64_t evictions_ = 0;
 };
 
 }  // namespace idempotency

@@ -50,6 +50,7 @@ public:
     void close() override { inner_.close(); }
     void watch(StoreWatcher *watcher) override { inner_.watch(watcher); }
     StoreFigures figures() override { return inner_.figures(); }
+    std::size_t nodes(NodeState *out, std::size_t max) override { return inner_.nodes(out, max); }
 
     // With n sealing keys the inner calls are made one after the other: the call can take n
     // times the time of one, plus the time to release claims.

@@ -1,8 +1,8 @@
 #include "http/metrics/counters.h"
 
-#include <csignal>
 #include <new>
 
+#include "http/metrics/process.h"
 #include "nginx/clock.h"
 
 namespace idempotency {
@@ -11,12 +11,6 @@ namespace {
 
 // In milliseconds: for how long a store counts as refusing calls after it has refused one.
 constexpr std::uint64_t kRefusingTime = 10000;
-
-bool is_alive(std::uint64_t pid)
-{
-    return pid == static_cast<std::uint64_t>(ngx_pid) || kill(static_cast<pid_t>(pid), 0) == 0
-           || ngx_errno != NGX_ESRCH;
-}
 
 std::uint64_t unix_now()
 {
@@ -203,7 +197,7 @@ void Counters::note(Event event, const KeyId &stored_id, Cause cause)
     entry.sequence.store(2 * number + 2, std::memory_order_release);
 }
 
-void Counters::read(StoreMetrics &out)
+void Counters::read(StoreMetrics &out, std::uint64_t free)
 {
     for (Slot &at : shared_->slots) {
         for (std::size_t i = 0; i < kCounts; i++) {
@@ -230,6 +224,8 @@ void Counters::read(StoreMetrics &out)
     read_cells(out);
     read_health(out);
     read_events(out);
+    read_nodes(out);
+    read_usage(out, free);
 }
 
 void Counters::read_cells(StoreMetrics &out)

@@ -67,7 +67,6 @@ struct StoreMetrics {
     std::uint64_t last_granted = 0;   // 0: never
     std::uint64_t last_refused = 0;
 
-    std::uint64_t evictions = 0;  // from a near cache
     std::uint64_t full_in = 0;    // milliseconds until the memory is full, as it grows now
     bool is_filling = false;      // `full_in` is valid
     std::uint64_t started = 0;    // when nginx created the counters

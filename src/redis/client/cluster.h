@@ -31,6 +31,7 @@ public:
     bool start(Call &call) override;
     void watch(StoreWatcher *watcher) override { watcher_ = watcher; }
     StoreFigures figures() override;
+    std::size_t nodes(NodeState *out, std::size_t max) override;
 
 private:
     enum class State {
