@@ -6,7 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Test::More;
-use IdempotencyTest::Environment qw(app);
+use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
@@ -98,4 +98,34 @@ my $part = $whole->header('X-Id');
 is_deeply [lines('part.log')], ["/part [NEW] [kept] [-] [main] [$part]", "/part [REPLAYED] [-] [-] [main] [$part]"], 'with the variables of the main request';
 
 $nginx->stop;
+
+# A module as nginx-otel is: loaded before this one, with a handler in the LOG phase.
+SKIP: {
+    my @lua = IdempotencyTest::Nginx->debian_modules(qw(ndk_http_module ngx_http_lua_module));
+    skip 'Debian\'s Lua module is not installed', 1 if @lua < 2;
+
+    subtest 'Another module in the LOG phase' => sub {
+        my $lua = IdempotencyTest::Nginx->start(workers => 1, modules => \@lua, server => <<"END");
+        idempotency main;
+        log_by_lua_block {
+            local v = ngx.var
+            ngx.log(ngx.NOTICE, "span ", v.request_uri, " [", v.idempotency_status, "] [", v.idempotency_outcome, "]")
+        }
+        location / { proxy_pass http://app; }
+        location /upload/ { idempotency_fingerprint x body=off; proxy_request_buffering off; proxy_pass http://app; }
+END
+        ask($lua, '/a', 'a') for 1 .. 2;
+        ok $lua->await_error_log(qr{span /a \[NEW\] \[kept\]}), 'the first request';
+        ok $lua->await_error_log(qr{span /a \[REPLAYED\] \[nil\]}), 'a replay';
+
+        my $client = $lua->connect->send_raw(join("\r\n", 'POST /upload/gone?part=3&gate=upload HTTP/1.1', 'Host: localhost', @{$who[1]},
+            'Idempotency-Key: upload', 'Content-Length: 9', '', 'abc'), 'POST');
+        app()->await_arrival('/upload/gone');
+        $client->close;
+        my $outcome = store_mode() eq 'redis' ? qr/released|untold/ : qr/released/;
+        ok $lua->await_error_log(qr{span /upload/gone\S* \[NEW\] \[$outcome\]}), 'a request that ends without a response';
+        $lua->stop;
+    };
+}
+
 done_testing;

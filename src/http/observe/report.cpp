@@ -94,7 +94,7 @@ void log_difference(const Difference &difference, unsigned before, unsigned now,
 
     ngx_log_error(NGX_LOG_NOTICE, log, 0,
                   "idempotency: observe: %*sstore \"%V\": a replay would have differed from the "
-                  "response of the application:%*s %ui more such requests since the last message",
+                  "response of the application:%*s (%ui more such requests since the last message)",
                   where.size(), where.data(), &conf.store->name,
                   static_cast<std::size_t>(end - what), what, limit.take_suppressed());
 }
