@@ -23,7 +23,7 @@ CacheZone::Copy CacheZone::look_up(const KeyId &id, Millis now)
 }
 
 std::size_t CacheZone::put(const KeyId &id, const Pieces &value, Millis expires, Millis confirmed,
-                    Millis now)
+                           Millis now)
 {
     ChangeGuard guard(*this);
 

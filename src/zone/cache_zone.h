@@ -38,7 +38,8 @@ public:
     // `confirmed` is the time at which the store was last known to have the result.  A value
     // that takes more than a quarter of the zone is not copied.  Returns how many copies were
     // removed because the cache was full.
-    std::size_t put(const KeyId &id, const Pieces &value, Millis expires, Millis confirmed, Millis now);
+    std::size_t put(const KeyId &id, const Pieces &value, Millis expires, Millis confirmed,
+                    Millis now);
 
     void remove(const KeyId &id, Millis now);
 

@@ -36,12 +36,12 @@ struct EventFigures {
 
 // A Redis node, over all workers.
 struct NodeFigures {
-    char name[128];  // host:port, or unix:path
-    bool up;
-    std::uint64_t connections;  // established
-    std::uint64_t in_flight;    // commands without a reply
-    std::uint64_t commands;     // that were sent
-    std::uint64_t reconnects;
+    char name[128] = "";  // host:port, or unix:/path
+    bool up = true;
+    std::uint64_t connections = 0;  // established
+    std::uint64_t in_flight = 0;    // commands without a reply
+    std::uint64_t commands = 0;     // that were sent
+    std::uint64_t reconnects = 0;
     NodeInfo info;
 };
 
@@ -67,9 +67,10 @@ struct StoreMetrics {
     std::uint64_t last_granted = 0;   // 0: never
     std::uint64_t last_refused = 0;
 
-    std::uint64_t full_in = 0;    // milliseconds until the memory is full, as it grows now
-    bool is_filling = false;      // `full_in` is valid
-    std::uint64_t started = 0;    // when nginx created the counters
+    std::uint64_t used_memory = 0;  // of an embedded store; the caller of Counters::read sets it
+    std::uint64_t full_in = 0;      // milliseconds until the memory is full, as it grows now
+    bool is_filling = false;        // `full_in` is valid
+    std::uint64_t started = 0;      // when nginx created the counters
 
     EventFigures events[kMaxEvents];  // the newest first
     std::size_t event_count = 0;

@@ -242,7 +242,6 @@ const Family kFamilies[] = {
                  read_count<Count::near_misses>),
     near_counter("near_cache_evictions", "Copies that were removed because a near cache was full.",
                  read_count<Count::near_evictions>),
-}; }),
 };
 
 const std::size_t kFamilyCount = sizeof(kFamilies) / sizeof(kFamilies[0]);

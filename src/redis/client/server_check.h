@@ -7,6 +7,7 @@
 
 #include "redis/client/options.h"
 #include "redis/client/query.h"
+#include "core/store.h"
 
 namespace idempotency {
 

@@ -132,8 +132,7 @@ std::string_view part_of(std::string_view list, std::string_view name)
         list.remove_prefix(part.size() < list.size() ? part.size() + 1 : list.size());
 
         if (part.size() > name.size() && part.substr(0, name.size()) == name
-            && part[name.size()] == '=')
-        {
+            && part[name.size()] == '=') {
             return part.substr(name.size() + 1);
         }
     }
@@ -149,8 +148,7 @@ void read_replicas(std::string_view info, NodeInfo &out)
 
     for (std::uint64_t i = 0; i < count && i < 1000; i++) {
         char *end = std::to_chars(std::copy_n("slave", 5, name), name + sizeof(name), i).ptr;
-        std::string_view replica =
-            info_field(info, {name, static_cast<std::size_t>(end - name)});
+        std::string_view replica = info_field(info, {name, static_cast<std::size_t>(end - name)});
 
         if (part_of(replica, "state") == "online") {
             out.replicas++;
