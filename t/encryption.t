@@ -203,8 +203,8 @@ subtest 'A claim was changed' => sub {
     my $running = begin($nginx, '/claimed', 'claimed');
     my ($name) = keys_of($nginx);
     my $good = $redis->command('GET', $name);
-    # 76 bytes of the seal; head, and who made the claim
-    is length $good, 76 + 100 + 10 + length Sys::Hostname::hostname(), 'a claim is a sealed record of one size';
+    # 108 bytes of the seal; head, and who made the claim
+    is length $good, 108 + 100 + 10 + length Sys::Hostname::hostname(), 'a claim is a sealed record of one size';
 
     my $broken = $good;
     substr($broken, 50, 1) ^= "\x01";

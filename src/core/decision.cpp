@@ -87,6 +87,7 @@ Action decide_by_record(const Record &record, Millis remaining, const Fingerprin
         return record.head.hold > 0 && remaining <= record.head.hold ? Action::outcome_unknown
                                                                      : Action::in_progress;
     case State::unknown:
+    case State::freed:  // a store replies that such a key is free
         return Action::outcome_unknown;
     case State::not_kept:
         return Action::not_kept;

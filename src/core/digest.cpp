@@ -68,6 +68,31 @@ void write_hex(const Digest &digest, char *out)
     }
 }
 
+bool parse_hex(std::string_view text, Digest &out)
+{
+    if (text.size() != kHexLength) {
+        return false;
+    }
+
+    for (std::size_t i = 0; i < text.size(); i++) {
+        char c = text[i];
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
+
+        if (digit < 0) {
+            return false;
+        }
+
+        unsigned char &byte = out.bytes[i / 2];
+
+        byte = static_cast<unsigned char>(i % 2 == 0 ? digit << 4 : byte | digit);
+    }
+
+    return true;
+}
+
 Sha256::Sha256(const EVP_MD *method) : method_(method), context_(EVP_MD_CTX_new()) {}
 
 Sha256::~Sha256() { EVP_MD_CTX_free(context_); }
@@ -108,11 +133,11 @@ Digester::Digester() : method_(EVP_MD_fetch(nullptr, "SHA256", nullptr)), sha_(m
 
 Digester::~Digester() { EVP_MD_free(method_); }
 
-bool Digester::key_id(const Scope &scope, std::string_view key, KeyId &out)
+bool Digester::add_scope(const Scope &scope)
 {
     char kind = static_cast<char>(scope.kind);
 
-    if (!sha_.restart() || !sha_.update({&kind, 1})) {
+    if (!sha_.update({&kind, 1})) {
         return false;
     }
 
@@ -127,7 +152,27 @@ bool Digester::key_id(const Scope &scope, std::string_view key, KeyId &out)
         }
     }
 
-    return sha_.update("K") && sha_.update(key) && sha_.finish(out);
+    return true;
+}
+
+bool Digester::key_id(const Scope &scope, std::string_view key, KeyId &out)
+{
+    return sha_.restart() && add_scope(scope) && sha_.update("K") && sha_.update(key)
+           && sha_.finish(out);
+}
+
+bool Digester::scope_tag(const Scope &scope, const KeyId &id, unsigned char *out)
+{
+    Digest digest;
+
+    if (!sha_.restart() || !sha_.update("T") || !sha_.update(id.view()) || !add_scope(scope)
+        || !sha_.finish(digest))
+    {
+        return false;
+    }
+
+    std::memcpy(out, digest.bytes.data(), kScopeTagSize);
+    return true;
 }
 
 bool Digester::fingerprint(std::string_view value, Sha256 *body, Fingerprint &out)

@@ -34,6 +34,9 @@ constexpr std::size_t kHexLength = 2 * sizeof(Digest);
 // Writes kHexLength lower case digits to `out`, without a NUL.
 void write_hex(const Digest &digest, char *out);
 
+// Reads kHexLength hexadecimal digits.  False: `text` is something else.
+bool parse_hex(std::string_view text, Digest &out);
+
 // The first byte of the digest input of a key id.  Keys of two kinds are different keys.
 enum class ScopeKind : char {
     parts = 'S',   // the values of `idempotency_scope`
@@ -43,6 +46,9 @@ enum class ScopeKind : char {
     observed_parts = 's',
     observed_global = 'g',
 };
+
+// Bytes of the scope tag of a record.
+constexpr std::size_t kScopeTagSize = 16;
 
 constexpr std::size_t kMaxScopeParts = 255;  // the number of a part is one byte
 
@@ -104,6 +110,12 @@ public:
     // the byte after the number is 0, the first byte of a length, and a key has no byte 0 (key.h).
     bool key_id(const Scope &scope, std::string_view key, KeyId &out);
 
+    // Writes the scope tag of a record, kScopeTagSize bytes (record.h): the beginning of the
+    // SHA-256 of 'T', the id of the key (32 bytes) and the kind and the parts of the scope, as in
+    // `key_id`.  It is keyed with the id: tags of one scope differ, and nobody can compute the
+    // tags of a guessed scope once for all keys.
+    bool scope_tag(const Scope &scope, const KeyId &id, unsigned char *out);
+
     // The fingerprint of a request: SHA-256 of the body, `value`, its length (8 bytes, big-endian)
     // and 'B'; without a body, 'V' instead.  The body comes first, so that it can be digested while
     // it arrives: `body` is the digest that start_body_digest started and that has all of the body;
@@ -112,6 +124,8 @@ public:
     bool fingerprint(std::string_view value, Sha256 *body, Fingerprint &out);
 
 private:
+    bool add_scope(const Scope &scope);
+
     EVP_MD *method_;
     Sha256 sha_;
 };

@@ -8,8 +8,10 @@ namespace idempotency {
 
 namespace {
 
-constexpr std::size_t kHopHead = 1 + 2;  // flags, length of the target
+constexpr std::size_t kHopHead = 1 + 2 + 2;  // flags, status, length of the target
 constexpr unsigned char kBecomesGet = 0x01;
+constexpr unsigned char kEndsPages = 0x02;
+constexpr unsigned kLargestStatus = 999;
 
 }  // namespace
 
@@ -24,16 +26,18 @@ void HopWriter::append(std::string_view bytes)
 
 void HopWriter::add(const Hop &hop)
 {
-    if (!fits_ || hop.target.empty() || out_[0] == kMostHops || hop.target.size() > kLargestHops
-        || kHopHead + hop.target.size() > kLargestHops - size_)
+    if (!fits_ || hop.target.empty() || hop.status > kLargestStatus || out_[0] == kMostHops
+        || hop.target.size() > kLargestHops || kHopHead + hop.target.size() > kLargestHops - size_)
     {
         fits_ = false;
         return;
     }
 
     out_[0]++;
-    out_[size_] = hop.becomes_get ? kBecomesGet : 0;
-    wire::put_u16(out_ + size_ + 1, static_cast<std::uint16_t>(hop.target.size()));
+    out_[size_] = static_cast<unsigned char>((hop.becomes_get ? kBecomesGet : 0)
+                                             | (hop.ends_pages ? kEndsPages : 0));
+    wire::put_u16(out_ + size_ + 1, static_cast<std::uint16_t>(hop.status));
+    wire::put_u16(out_ + size_ + 3, static_cast<std::uint16_t>(hop.target.size()));
     size_ += kHopHead;
     append(hop.target);
 }
@@ -63,14 +67,19 @@ bool HopCursor::next(Hop &hop)
     }
 
     auto flags = static_cast<unsigned char>(rest_.front());
-    std::size_t length = wire::get_u16(wire::octets(rest_) + 1);
+    unsigned status = wire::get_u16(wire::octets(rest_) + 1);
+    std::size_t length = wire::get_u16(wire::octets(rest_) + 3);
 
-    if ((flags & ~kBecomesGet) != 0 || length == 0 || length > rest_.size() - kHopHead) {
+    if ((flags & ~(kBecomesGet | kEndsPages)) != 0 || status > kLargestStatus || length == 0
+        || length > rest_.size() - kHopHead)
+    {
         return false;
     }
 
     hop.target = rest_.substr(kHopHead, length);
     hop.becomes_get = (flags & kBecomesGet) != 0;
+    hop.ends_pages = (flags & kEndsPages) != 0;
+    hop.status = status;
     rest_.remove_prefix(kHopHead + length);
     left_--;
     return true;

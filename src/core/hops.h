@@ -12,6 +12,8 @@ namespace idempotency {
 struct Hop {
     std::string_view target;   // a URI without arguments, or a named location (`@name`)
     bool becomes_get = false;  // the request became a GET on the way
+    unsigned status = 0;       // which an error page has set for the response; 0: none
+    bool ends_pages = false;   // nginx follows no further error page
 };
 
 constexpr std::size_t kMostHops = 10;

@@ -301,8 +301,8 @@ void join(const std::string_view *pieces, std::size_t count, unsigned char *out)
 
 }  // namespace
 
-bool KeyRing::seal(const KeyId &stored_id, const std::string_view *pieces, std::size_t count,
-                   unsigned char *out)
+bool KeyRing::seal(const KeyId &stored_id, const KeyId &id, const std::string_view *pieces,
+                   std::size_t count, unsigned char *out)
 {
     const SealingKey &key = keys_[sealing_index_];
     unsigned char *next = out + kSealedHeadSize;
@@ -322,9 +322,13 @@ bool KeyRing::seal(const KeyId &stored_id, const std::string_view *pieces, std::
     out[kVersionOffset] = kSealedVersion;
     std::memcpy(out + kTagOffset, key.tag.data(), key.tag.size());
 
-    if (!take_nonce(out + kNonceOffset) || !start_cipher(true, key, stored_id, out)) {
+    if (!take_nonce(out + kNonceOffset) || !start_cipher(true, key, stored_id, out)
+        || !run_cipher(next, id.bytes.data(), sizeof(KeyId)))
+    {
         return false;
     }
+
+    next += sizeof(KeyId);
 
     for (std::size_t i = 0; i < count; i++) {
         if (!run_cipher(next, wire::octets(pieces[i]), pieces[i].size())) {
@@ -353,8 +357,10 @@ SealFault KeyRing::open_plain(unsigned char *bytes, std::size_t size,
 }
 
 SealFault KeyRing::open(const KeyId &stored_id, unsigned char *bytes, std::size_t size,
-                        std::string_view &record)
+                        std::string_view &record, KeyId &id)
 {
+    id = stored_id;
+
     if (!has_record_magic(wire::view(bytes, size))) {
         return SealFault::foreign;
     }
@@ -381,12 +387,14 @@ SealFault KeyRing::open(const KeyId &stored_id, unsigned char *bytes, std::size_
         return SealFault::unknown_key;
     }
 
-    unsigned char *inside = bytes + kSealedHeadSize;
+    unsigned char *raw_id = bytes + kSealedHeadSize;
+    unsigned char *inside = raw_id + sizeof(KeyId);
     std::size_t length = size - kSealOverhead;
     unsigned char end[1];
     int none;
 
-    if (!start_cipher(false, *key, stored_id, bytes) || !run_cipher(inside, inside, length)
+    if (!start_cipher(false, *key, stored_id, bytes)
+        || !run_cipher(raw_id, raw_id, sizeof(KeyId) + length)
         || !checked(EVP_CIPHER_CTX_ctrl(cipher_context_, EVP_CTRL_AEAD_SET_TAG, kGcmTagSize,
                                         inside + length)
                     == 1))
@@ -406,6 +414,7 @@ SealFault KeyRing::open(const KeyId &stored_id, unsigned char *bytes, std::size_
         return SealFault::broken;
     }
 
+    std::memcpy(id.bytes.data(), raw_id, sizeof(KeyId));
     record = wire::view(inside, length);
     return SealFault::none;
 }

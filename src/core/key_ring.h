@@ -29,8 +29,9 @@ constexpr std::size_t kGcmTagSize = 16;  // the longest one
 // Bytes before the encrypted record: the clear bytes of the record, the key's tag, the nonce.
 constexpr std::size_t kSealedHeadSize = kClearSize + 8 + kNonceSize;
 
-// By how many bytes a sealed record is longer than the record in it.
-constexpr std::size_t kSealOverhead = kSealedHeadSize + kGcmTagSize;
+// By how many bytes a sealed record is longer than the record in it: the id of the idempotency
+// key is encrypted in front of the record.
+constexpr std::size_t kSealOverhead = kSealedHeadSize + sizeof(KeyId) + kGcmTagSize;
 
 // Why a value could not be opened.
 enum class SealFault {
@@ -96,15 +97,16 @@ public:
 
     // Writes the sealed record to `out`: overhead() bytes more than the pieces have.  The
     // pieces are one record; its head lies in the first piece.  `stored_id` is the id under
-    // which the store keeps it.  False: there is no key, the first piece is too short, or
-    // OpenSSL failed.
-    bool seal(const KeyId &stored_id, const std::string_view *pieces, std::size_t count,
-              unsigned char *out);
+    // which the store keeps it, `id` the idempotency key.  False: there is no key, the first piece
+    // is too short, or OpenSSL failed.
+    bool seal(const KeyId &stored_id, const KeyId &id, const std::string_view *pieces,
+              std::size_t count, unsigned char *out);
 
     // Decrypts `size` bytes in place.  After `none`, `record` is a view into `bytes`.  The
-    // record of a claim gets the token that the store wrote into the clear bytes.
+    // record of a claim gets the token that the store wrote into the clear bytes.  `id` is the
+    // idempotency key; for a record that is not sealed it is `stored_id`.
     SealFault open(const KeyId &stored_id, unsigned char *bytes, std::size_t size,
-                   std::string_view &record);
+                   std::string_view &record, KeyId &id);
 
 private:
     struct AssociatedData;

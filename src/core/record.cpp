@@ -2,103 +2,16 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
-
-#include <libdeflate.h>
 
 #include "core/hops.h"
+#include "core/record_layout.h"
 #include "core/wire.h"
 
 namespace idempotency {
 
+using namespace record_layout;
+
 namespace {
-
-constexpr std::size_t kFlagsOffset = 4;
-constexpr std::size_t kReservedOffset = 5;
-constexpr std::size_t kSinceOffset = 72;
-constexpr std::size_t kHoldOffset = 80;
-constexpr std::size_t kExtensionsOffset = 88;
-constexpr std::size_t kBodyOffset = 92;
-constexpr std::size_t kChecksumOffset = 96;
-
-static_assert(kFingerprintOffset + sizeof(Digest) == kSinceOffset, "no gap in the head");
-static_assert(kChecksumOffset + 4 == kRecordHeadSize, "the checksum ends the head");
-
-constexpr unsigned char kTellsHold = 0x01;
-
-constexpr std::size_t kResponseHead = 2 + 2 + 2;  // status, count, length of the status line
-constexpr std::size_t kHeaderHead = 1 + 2 + 4;    // flags, length of name, length of value
-constexpr std::size_t kHolderHead = 4;            // worker
-constexpr std::size_t kLongestLine = std::numeric_limits<std::uint16_t>::max();
-constexpr std::size_t kLongestName = std::numeric_limits<std::uint16_t>::max();
-constexpr std::size_t kMostHeaders = std::numeric_limits<std::uint16_t>::max();
-constexpr std::size_t kLargestResponse = std::numeric_limits<std::uint32_t>::max() / 2;
-
-// The fields of the head that lie between state and lengths, for writer and reader alike.
-template <typename Codec, typename Head>
-void code_head(Codec &codec, Head &head)
-{
-    codec.bytes(kClaimOffset, head.claim.bytes);
-    codec.u64(kTokenOffset, head.token);
-    codec.u64(kLifetimeOffset, head.lifetime);
-    codec.bytes(kFingerprintOffset, head.fingerprint.bytes);
-    codec.u64(kSinceOffset, head.since);
-    codec.u64(kHoldOffset, head.hold);
-}
-
-struct HeadEncoder {
-    unsigned char *out;
-
-    template <typename Bytes>
-    void bytes(std::size_t offset, const Bytes &value) const
-    {
-        std::memcpy(out + offset, value.data(), value.size());
-    }
-
-    void u64(std::size_t offset, std::uint64_t value) const { wire::put_u64(out + offset, value); }
-};
-
-struct HeadDecoder {
-    const unsigned char *in;
-
-    template <typename Bytes>
-    void bytes(std::size_t offset, Bytes &value) const
-    {
-        std::memcpy(value.data(), in + offset, value.size());
-    }
-
-    void u64(std::size_t offset, std::uint64_t &value) const { value = wire::get_u64(in + offset); }
-};
-
-// Not called for an empty view: libdeflate takes a null pointer for 'give me the
-// initial value'.
-std::uint32_t checksum(std::uint32_t so_far, const unsigned char *data, std::size_t size)
-{
-    return size == 0 ? so_far : libdeflate_crc32(so_far, data, size);
-}
-
-// Of body, extensions, head, key: in the order in which a writer knows them.  The token
-// is left out, because the store writes it.  The key goes in, so that a record which was
-// moved to another key is noticed.
-std::uint32_t whole_checksum(std::uint32_t body, const unsigned char *head, std::size_t extensions,
-                             const KeyId &id)
-{
-    std::uint32_t sum = checksum(body, head + kRecordHeadSize, extensions);
-
-    sum = checksum(sum, head, kTokenOffset);
-    sum = checksum(sum, head + kLifetimeOffset, kChecksumOffset - kLifetimeOffset);
-    return checksum(sum, id.bytes.data(), id.bytes.size());
-}
-
-// memcpy must not get the null pointer of an empty view.
-unsigned char *append(unsigned char *out, std::string_view bytes)
-{
-    if (!bytes.empty()) {
-        std::memcpy(out, bytes.data(), bytes.size());
-    }
-
-    return out + bytes.size();
-}
 
 bool is_state(unsigned char c)
 {
@@ -107,20 +20,11 @@ bool is_state(unsigned char c)
     case State::unknown:
     case State::kept:
     case State::not_kept:
+    case State::freed:
         return true;
     }
 
     return false;
-}
-
-bool is_one_line(std::string_view text)
-{
-    return text.find('\r') == std::string_view::npos && text.find('\n') == std::string_view::npos;
-}
-
-bool can_hold_status(unsigned status, std::string_view line)
-{
-    return status >= 200 && status <= 999 && line.size() <= kLongestLine && is_one_line(line);
 }
 
 // Takes bytes from the front of a view; `ok` is false once there were too few.
@@ -235,6 +139,13 @@ RecordFault read_extensions(std::string_view bytes, Record &record)
             record.hops = data;
             break;
 
+        case ExtensionType::scope_tag:
+            if (data.size() != kScopeTagSize) {
+                return RecordFault::corrupt;
+            }
+            record.scope_tag = data;
+            break;
+
         default:
             if ((type & kMustUnderstand) != 0) {
                 return RecordFault::newer;
@@ -270,116 +181,6 @@ RecordFault check_version(std::string_view bytes)
 }
 
 }  // namespace
-
-bool can_hold(const Header &header)
-{
-    return !header.name.empty() && header.name.size() <= kLongestName
-           && header.name.find(':') == std::string_view::npos && is_one_line(header.name)
-           && is_one_line(header.value) && (header.flags & ~kHeaderFlags) == 0;
-}
-
-ResponseSizer::ResponseSizer(unsigned status, std::string_view status_line)
-    : fits_(can_hold_status(status, status_line)),
-      size_(kExtensionHeadSize + kResponseHead + status_line.size())
-{}
-
-void ResponseSizer::add(const Header &header)
-{
-    std::size_t added = kHeaderHead + header.name.size() + header.value.size();
-
-    if (!fits_ || !can_hold(header) || count_ == kMostHeaders || added > kLargestResponse - size_) {
-        fits_ = false;
-        return;
-    }
-
-    count_++;
-    size_ += added;
-}
-
-RecordWriter::RecordWriter(unsigned char *out, const RecordHead &head)
-    : out_(out), next_(out + kRecordHeadSize)
-{
-    HeadEncoder encoder{out};
-
-    std::memset(out, 0, kRecordHeadSize);
-    std::memcpy(out, kRecordMagic, sizeof(kRecordMagic));
-    out[kVersionOffset] = kPlainVersion;
-    out[kFlagsOffset] = head.tells_hold ? kTellsHold : 0;
-    out[kStateOffset] = static_cast<unsigned char>(head.state);
-    code_head(encoder, head);
-}
-
-unsigned char *RecordWriter::start_extension(ExtensionType type)
-{
-    wire::put_u16(next_, static_cast<std::uint16_t>(type));
-    return next_ + kExtensionHeadSize;
-}
-
-void RecordWriter::add_holder(const Holder &holder)
-{
-    std::string_view host = holder.host.substr(0, kLongestHost);
-    unsigned char *data = start_extension(ExtensionType::holder);
-
-    wire::put_u32(next_ + 2, static_cast<std::uint32_t>(kHolderHead + host.size()));
-    wire::put_u32(data, holder.worker);
-    next_ = append(data + kHolderHead, host);
-}
-
-void RecordWriter::start_response(std::uint16_t status, std::string_view status_line)
-{
-    response_ = start_extension(ExtensionType::response);
-    wire::put_u16(response_, status);
-    wire::put_u16(response_ + 4, static_cast<std::uint16_t>(status_line.size()));
-    next_ = append(response_ + kResponseHead, status_line);
-}
-
-void RecordWriter::add(const Header &header)
-{
-    next_[0] = header.flags;
-    wire::put_u16(next_ + 1, static_cast<std::uint16_t>(header.name.size()));
-    wire::put_u32(next_ + 3, static_cast<std::uint32_t>(header.value.size()));
-    next_ = append(append(next_ + kHeaderHead, header.name), header.value);
-    count_++;
-}
-
-void RecordWriter::finish_response()
-{
-    if (response_ != nullptr) {
-        wire::put_u16(response_ + 2, count_);
-        wire::put_u32(response_ - 4, static_cast<std::uint32_t>(next_ - response_));
-        response_ = nullptr;
-    }
-}
-
-void RecordWriter::add_hops(std::string_view hops)
-{
-    if (hops.empty()) {
-        return;
-    }
-
-    finish_response();
-
-    unsigned char *data = start_extension(ExtensionType::hops);
-
-    wire::put_u32(data - 4, static_cast<std::uint32_t>(hops.size()));
-    next_ = append(data, hops);
-}
-
-void RecordWriter::add_body(std::string_view piece)
-{
-    body_checksum_ = checksum(body_checksum_, wire::octets(piece), piece.size());
-    body_length_ += static_cast<std::uint32_t>(piece.size());
-}
-
-void RecordWriter::finish(const KeyId &id)
-{
-    std::size_t extensions = size() - kRecordHeadSize;
-
-    finish_response();
-    wire::put_u32(out_ + kExtensionsOffset, static_cast<std::uint32_t>(extensions));
-    wire::put_u32(out_ + kBodyOffset, body_length_);
-    wire::put_u32(out_ + kChecksumOffset, whole_checksum(body_checksum_, out_, extensions, id));
-}
 
 const char *describe(RecordFault fault)
 {
@@ -473,6 +274,11 @@ RecordFault read_record(std::string_view bytes, const KeyId &id, Record &record)
 
     record.body = bytes.substr(kRecordHeadSize + extensions);
     return read_extensions(bytes.substr(kRecordHeadSize, extensions), record);
+}
+
+std::string_view seen_part(std::string_view record)
+{
+    return record.substr(kStateOffset, 1 + sizeof(ClaimId));
 }
 
 State state_of(std::string_view value) { return static_cast<State>(value[kStateOffset]); }

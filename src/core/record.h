@@ -30,6 +30,8 @@ enum class State : unsigned char {
     unknown = 'U',   // the request was sent and got no complete response
     kept = 'K',      // the response is in the record
     not_kept = 'N',  // the application has acted; its response could not be kept
+    freed = 'F',     // an operator has freed the key: a new claim replaces this record, and the
+                     // claim in it can't be renewed or settled any more
 };
 
 // A random number that names one claim.  The worker chooses it before it asks the
@@ -91,13 +93,14 @@ struct RecordHead {
 };
 
 enum class ExtensionType : std::uint16_t {
-    response = 1,  // status and header fields; always in `kept`, and only there
-    holder = 2,    // host and worker that made the claim
-    hops = 3,      // core/hops.h; in `kept`, if internal redirects have led to the response
+    response = 1,   // status and header fields; always in `kept`, and only there
+    holder = 2,     // host and worker that made the claim
+    hops = 3,       // core/hops.h; in `kept`, if internal redirects have led to the response
+    scope_tag = 4,  // whose key it is (Digester::scope_tag); in an outcome, if there is a scope
 };
 
 // Types that later versions define, so that their numbers are not used for anything
-// else: scope tag = 4, trace id = 5; with kMustUnderstand: chunks = 1.
+// else: trace id = 5; with kMustUnderstand: chunks = 1.
 constexpr std::uint16_t kMustUnderstand = 0x8000;
 
 constexpr std::size_t kExtensionHeadSize = 2 + 4;  // type, length
@@ -107,6 +110,8 @@ struct Holder {
     std::uint32_t worker = 0;  // process id
     std::string_view host;     // at most kLongestHost bytes are written
 };
+
+constexpr std::size_t kScopeTagExtension = kExtensionHeadSize + kScopeTagSize;
 
 constexpr std::size_t kLongestHost = 64;
 constexpr std::size_t kLargestClaim = kRecordHeadSize + kExtensionHeadSize + 4 + kLongestHost;
@@ -146,9 +151,10 @@ private:
 };
 
 // Writes a record up to its body, in this order: the head (constructor), then either
-// `add_holder` or, in a kept record, `start_response`, `add`..., `add_hops` and
-// `add_body`..., then `finish`.  `out` belongs to the caller and has space for kLargestClaim
-// bytes or, in a kept record, kRecordHeadSize + ResponseSizer::size() + size_of_hops().
+// `add_holder` or, in a kept record, `start_response`, `add`... and `add_hops`; then
+// `add_scope_tag`, in a kept record `add_body`..., and `finish`.  `out` belongs to the caller and
+// has space for kLargestClaim bytes or, in a kept record, kRecordHeadSize +
+// ResponseSizer::size() + size_of_hops() + kScopeTagExtension.
 class RecordWriter {
 public:
     RecordWriter(unsigned char *out, const RecordHead &head);
@@ -161,6 +167,9 @@ public:
 
     // What a HopWriter has written.  Nothing for an empty view.
     void add_hops(std::string_view hops);
+
+    // Nothing for an empty view, else kScopeTagSize bytes.
+    void add_scope_tag(std::string_view tag);
 
     // The body stays where it is; only its length and checksum go into the record.
     void add_body(std::string_view piece);
@@ -206,8 +215,9 @@ struct Record {
     std::uint16_t status = 0;
     std::uint16_t header_count = 0;
     std::string_view status_line;
-    std::string_view fields;  // the header fields, for a HeaderCursor
-    std::string_view hops;    // for a HopCursor; empty if there are none
+    std::string_view fields;     // the header fields, for a HeaderCursor
+    std::string_view hops;       // for a HopCursor; empty if there are none
+    std::string_view scope_tag;  // empty if there is none
     std::string_view body;
 };
 
@@ -228,6 +238,9 @@ public:
 private:
     std::string_view rest_;
 };
+
+// State and claim of a record, as one piece of its bytes: Call::seen.
+std::string_view seen_part(std::string_view record);
 
 // The head of a value that is known to be at least kRecordHeadSize long.
 State state_of(std::string_view value);

@@ -26,7 +26,8 @@ enum class Verdict {
     full,         // the store has no memory for it: nothing was changed
     refused,      // the store will never take this value: nothing was changed
     unreadable,   // the key has a value, and it can't be decrypted
-    gone,         // renew, or a claim that only looks up: the key is free: nothing was changed
+    gone,         // renew, replace, or a claim that only looks up: the key is free: nothing was
+                  // changed
     unavailable,  // not reached, no reply in time, or an error: see Reply::sent
 };
 
@@ -43,6 +44,10 @@ struct Reply {
     // it.  With `unavailable`; also with `found` if a near cache has replied with its copy
     // while the store was unavailable.
     bool sent = false;
+
+    // With `found`, for a call with `id_is_stored`: the id of the key, if the store keeps it under
+    // another one.  All bytes are 0: it is that of the call.
+    KeyId id{};
 
     // Why the call failed; with `found` if a near cache has replied because the store failed.
     Cause cause = Cause::none;
@@ -98,6 +103,8 @@ struct Pieces {
     }
 };
 
+constexpr Millis kAnyRemaining = ~Millis(0);
+
 // One call to a store.
 //
 // Ownership: the caller keeps the call, and all that it points to, until the call has
@@ -128,6 +135,11 @@ struct Call {
         // Gives the claim, in state `running`, a new lifetime from now on.
         // Verdicts: done, lost, gone, unavailable.
         renew,
+
+        // What an operator has decided.  Replaces the value that the caller has seen by `value`,
+        // kept for `lifetime`, or removes it if `value` is empty; see `seen` and `most_remaining`.
+        // Verdicts: done, lost (the key has another value now), gone, full, unavailable.
+        replace,
     };
 
     bool only_looks_up() const { return kind == Kind::claim && value.count == 0; }
@@ -138,6 +150,20 @@ struct Call {
     Token token = 0;  // in `claim`: the token that the claim is to have; 0: a new one
     Pieces value;
     Millis lifetime = 0;
+
+    // An operator looks the key up: `value` is empty, and a near cache does not reply.  With
+    // `unreadable` the value is returned as it is.
+    bool by_operator = false;
+
+    // In such a claim and in `replace`: `id` is a stored id (Store::stored_id), by any key of the
+    // store.  Only the value under this id counts.
+    bool id_is_stored = false;
+
+    // In `replace`: state and claim of the value that is replaced (seen_part of the record); empty:
+    // whatever is there.  It is replaced only if at most `most_remaining` is left of its lifetime,
+    // so that a claim that was renewed meanwhile is not lost.
+    std::string_view seen;
+    Millis most_remaining = kAnyRemaining;
 
     // The worker exits: there is time to send the call, and none to handle a reply.
     bool send_only = false;
@@ -165,6 +191,27 @@ struct Call {
     bool asking = false;
     std::size_t large = 0;
     Millis large_until = 0;
+};
+
+// One step of a walk over all keys of a store.
+//
+// A key that has a value from the beginning of the walk to its end is found, maybe more than once;
+// with Redis Cluster only if no slots are moved meanwhile.  Steps are made one after the other:
+// the caller sets neither `part` nor `position` after the first step.
+struct WalkStep {
+    // Where the next step begins: of the store.
+    std::size_t part = 0;
+    std::uint64_t position = 0;
+
+    // Called for each key, from within the step, with the id under which the store keeps it.  No
+    // calls may be started from within.
+    void (*found)(WalkStep &step, const KeyId &stored_id) = nullptr;
+
+    // Called once when the step has ended, unless `walk` returned true.
+    void (*ended)(WalkStep &step) = nullptr;
+
+    bool failed = false;  // the store was unavailable: the step may be made again
+    bool is_last = false;
 };
 
 // How full a zone in shared memory is.
@@ -237,6 +284,10 @@ public:
     // The id under which the store keeps the key, for people who look for it there.  All
     // bytes are 0 if it can't be computed.
     virtual KeyId stored_id(const KeyId &id) const { return id; }
+
+    // Makes one step of a walk, of bounded size.  True if it has ended at once: then `ended` is
+    // not called.  One walk at a time.
+    virtual bool walk(WalkStep &step) = 0;
 
     // Called before `open`.  `watcher` outlives the store.
     virtual void watch(StoreWatcher *watcher) = 0;

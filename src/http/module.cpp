@@ -2,6 +2,8 @@
 // in each process.
 
 #include "core/claim_ids.h"
+#include "http/admin/admin_page.h"
+#include "http/admin/erasure.h"
 #include "http/answer/capture.h"
 #include "http/answer/early_hints.h"
 #include "http/config/connection_limits.h"
@@ -61,6 +63,9 @@ ngx_command_t directives[] = {
 
     {ngx_string("idempotency_status"), NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS | NGX_CONF_TAKE1,
      set_status_page, NGX_HTTP_LOC_CONF_OFFSET, 0, nullptr},
+
+    {ngx_string("idempotency_admin"), NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS | NGX_CONF_TAKE1,
+     set_admin_page, NGX_HTTP_LOC_CONF_OFFSET, 0, nullptr},
 
     ngx_null_command,
 };
@@ -126,7 +131,7 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
     auto *main = static_cast<MainConfig *>(
         ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
 
-    if (!check_unresolved_names(cf, *main)) {
+    if (!check_unresolved_names(cf, *main) || !check_admin_pages(cf, *main)) {
         return NGX_ERROR;
     }
 
@@ -221,6 +226,8 @@ void exit_process(ngx_cycle_t *cycle)
     if (main == nullptr || ngx_process == NGX_PROCESS_HELPER) {
         return;
     }
+
+    stop_erasures();
 
     auto **slots = static_cast<StoreSlot **>(main->stores.elts);
 

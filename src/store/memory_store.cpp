@@ -40,6 +40,10 @@ bool MemoryStore::start(Call &call)
     case Call::Kind::renew:
         call.reply.verdict = zone->renew(call.id, call.claim, call.lifetime, now);
         break;
+
+    case Call::Kind::replace:
+        call.reply.verdict = zone->replace(call.id, call, now);
+        break;
     }
 
     return true;
@@ -68,6 +72,20 @@ void MemoryStore::claim(MemoryZone &zone, Call &call, Millis now)
 
     zone.read(found.entry, buffer);
     call.reply.value = {buffer, found.value_size};
+}
+
+// The memory is locked while the ids of one step are copied.
+bool MemoryStore::walk(WalkStep &step)
+{
+    constexpr std::size_t blocks = 256;
+    KeyId ids[blocks];
+    std::size_t count = Locked(memory_)->list(step.position, blocks, ids, step.is_last);
+
+    for (std::size_t i = 0; i < count; i++) {
+        step.found(step, ids[i]);
+    }
+
+    return true;
 }
 
 StoreFigures MemoryStore::figures()

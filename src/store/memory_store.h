@@ -22,6 +22,7 @@ public:
     // Always true: each call ends at once, and is never carried out in part.  The memory is
     // locked meanwhile; Call::allocate_value is called with the lock held.
     bool start(Call &call) override;
+    bool walk(WalkStep &step) override;
     StoreFigures figures() override;
 
 private:

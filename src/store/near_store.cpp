@@ -42,8 +42,16 @@ bool NearStore::start(Call &call)
 {
     switch (call.kind) {
     case Call::Kind::claim:
+        if (call.by_operator) {
+            break;
+        }
         return reply_from_copy(call, kNearFresh, false) || call_store(call);
     case Call::Kind::settle:
+        return call_store(call);
+    case Call::Kind::replace:
+        // also if the reply is lost; and once more afterwards, as other requests may copy the
+        // value meanwhile
+        remove_copy(call.id);
         return call_store(call);
     case Call::Kind::release:
     case Call::Kind::renew:

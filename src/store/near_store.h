@@ -38,6 +38,7 @@ public:
     void watch(StoreWatcher *watcher) override { store_.watch(watcher); }
     bool start(Call &call) override;
     KeyId stored_id(const KeyId &id) const override { return store_.stored_id(id); }
+    bool walk(WalkStep &step) override { return store_.walk(step); }
     StoreFigures figures() override;
     std::size_t nodes(NodeState *out, std::size_t max) override { return store_.nodes(out, max); }
 

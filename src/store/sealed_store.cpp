@@ -3,12 +3,12 @@
 #include <cstring>
 #include <new>
 
+#include "store/buffer.h"
+
 namespace idempotency {
 
 namespace {
 
-// A larger buffer is freed when its call has ended.
-constexpr std::size_t kMaxUnusedBuffer = 16 * 1024;
 constexpr std::size_t kMaxUnused = 256;
 
 // The verdict for the caller when a call has two verdicts under two stored ids.
@@ -19,12 +19,15 @@ constexpr std::size_t kMaxUnused = 256;
 //
 // release: a claim that was not there is not held either, so `done` counts more than `lost`.
 //
+// replace: an operator tries again after `lost`; an id without a value does not count.
+//
 // renew: after `gone` the caller claims again, which finds out what is unavailable.
 Verdict worst_verdict(Call::Kind kind, Verdict a, Verdict b)
 {
     using V = Verdict;
     static constexpr V settle[] = {V::unavailable, V::refused, V::full, V::lost, V::done};
     static constexpr V release[] = {V::unavailable, V::done, V::lost};
+    static constexpr V replace[] = {V::unavailable, V::full, V::lost, V::done, V::gone};
     static constexpr V renew[] = {V::lost, V::gone, V::unavailable, V::done};
 
     auto worst = [&](const auto &order) {
@@ -39,6 +42,7 @@ Verdict worst_verdict(Call::Kind kind, Verdict a, Verdict b)
 
     return kind == Call::Kind::settle    ? worst(settle)
            : kind == Call::Kind::release ? worst(release)
+           : kind == Call::Kind::replace ? worst(replace)
                                          : worst(renew);
 }
 
@@ -46,42 +50,6 @@ std::string_view fingerprint_of(std::string_view record)
 {
     return record.substr(kFingerprintOffset, sizeof(Fingerprint));
 }
-
-// Memory that grows and is used again.
-class Buffer {
-public:
-    Buffer() = default;
-    ~Buffer() { ::operator delete(data_); }
-    Buffer(const Buffer &) = delete;
-    Buffer &operator=(const Buffer &) = delete;
-
-    // Returns memory for `size` bytes, whose contents are lost with the next call; null: there is
-    // none.
-    unsigned char *reserve(std::size_t size)
-    {
-        if (size > size_) {
-            ::operator delete(data_);
-            data_ = static_cast<unsigned char *>(::operator new(size, std::nothrow));
-            size_ = data_ != nullptr ? size : 0;
-        }
-
-        return data_;
-    }
-
-    // Frees a large buffer.
-    void trim()
-    {
-        if (size_ > kMaxUnusedBuffer) {
-            ::operator delete(data_);
-            data_ = nullptr;
-            size_ = 0;
-        }
-    }
-
-private:
-    unsigned char *data_ = nullptr;
-    std::size_t size_ = 0;
-};
 
 }  // namespace
 
@@ -134,6 +102,7 @@ private:
     SealedStore &store_;
     Call *caller_ = nullptr;
     KeyId stored_ids_[kMaxSealingKeys];
+    std::size_t count_ = 0;    // of stored ids
     std::size_t current_ = 0;  // index of the stored id of the current inner call
     unsigned claimed_ = 0;     // bit N: this operation has claimed stored_ids_[N]
     bool releasing_ = false;
@@ -167,7 +136,15 @@ bool SealedStore::Operation::begin(Call &caller)
     result_ = Reply{};
     saved_claim_ = {};
 
-    for (std::size_t i = 0; i < store_.keys_.count(); i++) {
+    if (caller.id_is_stored) {
+        stored_ids_[0] = caller.id;
+        count_ = 1;
+        return true;
+    }
+
+    count_ = store_.keys_.count();
+
+    for (std::size_t i = 0; i < count_; i++) {
         if (!store_.keys_.derive_stored_id(i, caller.id, stored_ids_[i])) {
             return false;
         }
@@ -250,10 +227,13 @@ bool SealedStore::Operation::prepare_call()
     lifetime = caller_->lifetime;
     send_only = caller_->send_only;
     behind_claim = caller_->behind_claim;
+    by_operator = caller_->by_operator;
+    seen = caller_->seen;
+    most_remaining = caller_->most_remaining;
     value = Pieces{};
     reply = Reply{};
 
-    return (kind != Kind::claim && kind != Kind::settle) || caller_->only_looks_up()
+    return kind == Kind::release || kind == Kind::renew || caller_->value.count == 0
            || seal_value();
 }
 
@@ -262,7 +242,9 @@ bool SealedStore::Operation::seal_value()
     std::size_t size = caller_->value.size() + store_.keys_.overhead();
     unsigned char *out = sealed_buffer_.reserve(size);
 
-    if (out == nullptr || !store_.keys_.seal(id, caller_->value.first, caller_->value.count, out)) {
+    if (out == nullptr
+        || !store_.keys_.seal(id, caller_->id, caller_->value.first, caller_->value.count, out))
+    {
         return false;
     }
 
@@ -292,7 +274,7 @@ bool SealedStore::Operation::handle_other_reply()
 {
     result_.verdict = current_ == 0 ? reply.verdict
                                     : worst_verdict(caller_->kind, result_.verdict, reply.verdict);
-    return ++current_ < store_.keys_.count();
+    return ++current_ < count_;
 }
 
 bool SealedStore::Operation::handle_claim_reply()
@@ -316,14 +298,16 @@ bool SealedStore::Operation::handle_found()
 {
     auto *bytes = reinterpret_cast<unsigned char *>(const_cast<char *>(reply.value.data()));
     std::string_view record;
-    SealFault fault = store_.keys_.open(id, bytes, reply.value.size(), record);
+    SealFault fault = store_.keys_.open(id, bytes, reply.value.size(), record, result_.id);
 
     if (fault != SealFault::none) {
         store_.events_.on_open_failed(id, describe(fault));
+        result_.value = caller_->by_operator ? reply.value : std::string_view();
+        result_.remaining = reply.remaining;
         return finish(Verdict::unreadable);
     }
 
-    if (state_of(record) == State::running && store_.keys_.count() > 1) {
+    if (state_of(record) == State::running && count_ > 1) {
         return handle_claim_found(record);
     }
 
@@ -352,7 +336,7 @@ bool SealedStore::Operation::handle_claim_found(std::string_view record)
 
 bool SealedStore::Operation::claim_next_key()
 {
-    if (++current_ < store_.keys_.count()) {
+    if (++current_ < count_) {
         return true;
     }
 
@@ -375,7 +359,7 @@ bool SealedStore::Operation::finish(Verdict verdict)
 
 bool SealedStore::Operation::release_next_claim()
 {
-    for (current_ = 0; current_ < store_.keys_.count(); current_++) {
+    for (current_ = 0; current_ < count_; current_++) {
         if ((claimed_ >> current_ & 1) != 0) {
             claimed_ &= ~(1u << current_);
             return true;

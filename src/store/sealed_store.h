@@ -49,6 +49,7 @@ public:
     bool open() override { return inner_.open(); }
     void close() override { inner_.close(); }
     void watch(StoreWatcher *watcher) override { inner_.watch(watcher); }
+    bool walk(WalkStep &step) override { return inner_.walk(step); }
     StoreFigures figures() override { return inner_.figures(); }
     std::size_t nodes(NodeState *out, std::size_t max) override { return inner_.nodes(out, max); }
 

@@ -25,7 +25,7 @@ MemoryZone::ClaimReply MemoryZone::look_up(const KeyId &id, Millis now)
     ChangeGuard guard(*this);
     std::uint32_t at = find(id, now);
 
-    if (at != kNoBlock) {
+    if (at != kNoBlock && !is_freed(at)) {
         return found_entry(at, now);
     }
 
@@ -43,16 +43,15 @@ MemoryZone::ClaimReply MemoryZone::claim(const KeyId &id, std::string_view recor
 
     expire_some(now);
 
-    std::uint32_t at = find(id, now);
+    std::uint32_t freed = find(id, now);
 
-    if (at != kNoBlock) {
-        return found_entry(at, now);
+    if (freed != kNoBlock && !is_freed(freed)) {
+        return found_entry(freed, now);
     }
 
     // the blocks of the claim, and the one that is reserved for a short result
     if (record.size() < kRecordHeadSize
-        || !make_space(zone_blocks_for(record.size()), 1, kNoBlock, now))
-    {
+        || !make_space(zone_blocks_for(record.size()), 1, freed, now)) {
         found.reply.verdict = Verdict::full;
         found.reply.remaining = time_to_next_expiry(now);
         return found;
@@ -67,9 +66,14 @@ MemoryZone::ClaimReply MemoryZone::claim(const KeyId &id, std::string_view recor
     claim.hold = hold_of(record);
 
     head()->last_token = std::max(head()->last_token, token);
-    at = write_entry(id, claim, {&record, 1});
+    std::uint32_t at = write_entry(id, claim, {&record, 1});
+
     wire::put_u64(reinterpret_cast<unsigned char *>(block(at)->first) + kTokenOffset, token);
     publish_entry(at);
+
+    if (freed != kNoBlock) {
+        remove_entry(freed);
+    }
 
     found.reply.verdict = Verdict::claimed;
     found.reply.token = token;
@@ -85,7 +89,7 @@ Verdict MemoryZone::settle(const KeyId &id, const ClaimId &claim, const Pieces &
 
     std::uint32_t old = find(id, now);
 
-    if (old != kNoBlock && entry(old).claim != claim) {
+    if (old != kNoBlock && (entry(old).claim != claim || is_freed(old))) {
         return Verdict::lost;
     }
 
@@ -142,6 +146,67 @@ Verdict MemoryZone::renew(const KeyId &id, const ClaimId &claim, Millis lifetime
     }
 
     return Verdict::done;
+}
+
+Verdict MemoryZone::replace(const KeyId &id, const Call &call, Millis now)
+{
+    ChangeGuard guard(*this);
+    std::uint32_t old = find(id, now);
+
+    if (old == kNoBlock || (is_freed(old) && !call.seen.empty())) {
+        return Verdict::gone;
+    }
+
+    std::string_view first(block(old)->first,
+                           std::min<std::size_t>(entry(old).length, kZoneInline));
+
+    if ((!call.seen.empty() && (first.size() < kClearSize || seen_part(first) != call.seen))
+        || entry(old).expires - now > call.most_remaining)
+    {
+        return Verdict::lost;
+    }
+
+    if (call.value.count == 0) {
+        remove_entry(old);
+        return Verdict::done;
+    }
+
+    if (!make_space(zone_blocks_for(call.value.size()), 0, old, now)) {
+        return Verdict::full;
+    }
+
+    NewEntry written;
+
+    written.claim = claim_of(call.value.first[0]);
+    written.expires = now + call.lifetime;
+    publish_entry(write_entry(id, written, call.value));
+    remove_entry(old);
+    return Verdict::done;
+}
+
+std::size_t MemoryZone::list(std::uint64_t &next, std::size_t blocks, KeyId *out,
+                             bool &is_last) const
+{
+    std::uint64_t end = std::min<std::uint64_t>(next + blocks, head()->first_unused);
+    std::size_t count = 0;
+
+    for (; next < end; next++) {
+        auto at = static_cast<std::uint32_t>(next);
+
+        if (block(at)->kind == ZoneKind::entry) {
+            out[count++] = entry(at).id;
+        }
+    }
+
+    is_last = next >= head()->first_unused;
+    return count;
+}
+
+// The entry is of no claim any more, and a new claim replaces it.
+bool MemoryZone::is_freed(std::uint32_t at) const
+{
+    return entry(at).kind == EntryKind::result && entry(at).length >= kClearSize
+           && static_cast<State>(block(at)->first[kStateOffset]) == State::freed;
 }
 
 bool MemoryZone::is_claim_of(std::uint32_t at, const ClaimId &claim) const

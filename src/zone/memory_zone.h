@@ -56,11 +56,20 @@ public:
     // it again, unless the zone is full.
     Verdict renew(const KeyId &id, const ClaimId &claim, Millis lifetime, Millis now);
 
+    // Replaces the value that the caller has seen (Call::seen), or removes it if `value` is empty.
+    Verdict replace(const KeyId &id, const Call &call, Millis now);
+
+    // Writes the ids of all entries whose first blocks are among the `blocks` blocks from `next`
+    // on to `out`, which has space for that many, and moves `next` behind them.  Returns how many
+    // there are; `is_last`: there are no more blocks.
+    std::size_t list(std::uint64_t &next, std::size_t blocks, KeyId *out, bool &is_last) const;
+
     // As Zone::is_consistent, and checks the reserved blocks; for tests.
     bool is_consistent() const;
 
 private:
     ClaimReply found_entry(std::uint32_t number, Millis now) const;
+    bool is_freed(std::uint32_t number) const;
     bool is_claim_of(std::uint32_t number, const ClaimId &claim) const;
     bool has_space(std::size_t block_count, std::size_t new_claims, std::uint32_t replaced) const;
     bool make_space(std::size_t block_count, std::size_t new_claims, std::uint32_t replaced,

@@ -49,7 +49,8 @@ struct Value {
 
     SealFault open(KeyRing &keys, const KeyId &id, std::string_view &record)
     {
-        SealFault fault = keys.open(id, block.get(), size, record);
+        KeyId raw_id;
+        SealFault fault = keys.open(id, block.get(), size, record, raw_id);
 
         EXPECT(describe(fault) != nullptr);
         EXPECT(fault != SealFault::failed);
@@ -98,7 +99,7 @@ void check_sealed(Keys &keys, std::string_view input)
     auto sealed = std::make_unique<unsigned char[]>(plain.size() + kSealOverhead);
     std::string_view bytes(reinterpret_cast<char *>(sealed.get()), plain.size() + kSealOverhead);
 
-    EXPECT(keys.sealing.seal(kId, pieces, 3, sealed.get()));
+    EXPECT(keys.sealing.seal(kId, kId, pieces, 3, sealed.get()));
     EXPECT(bytes.substr(0, kClearEnd) == "IDM\2" + plain.substr(4, kClearEnd - 4));
     EXPECT(bytes.substr(kInsideAt, plain.size()) != plain);
 

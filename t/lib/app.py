@@ -23,7 +23,7 @@ The query controls the response:
     header=NAME:VALUE     a field of the response, in the order given, as often as given
     trailer=NAME:VALUE    a trailer field (chunked only)
     part=BYTES            execute the request when so many bytes of its body are here; the rest is not read
-    gate=NAME             respond only after GET /open/NAME
+    gate=NAME             respond only after GET /open/NAME; the header App-Gate does the same
     delay=SECONDS         wait before the response
     pieces=COUNT          send the body in so many pieces,
     pause=SECONDS         with a pause between them
@@ -39,6 +39,8 @@ Questions, which are never counted:
     GET /arrived/PATH     held until the head of a request for PATH is here; ?n=N for the Nth
     GET /answered/PATH    held until the response to a request for PATH is sent; ?n=N for the Nth
     GET /open/NAME        opens a gate for good
+
+The PATH * of /count and /arrived stands for all paths of a space.
 """
 
 import asyncio
@@ -52,6 +54,7 @@ from email.utils import formatdate
 from request import Request
 from serving import port_argument, serve_until_stopped
 
+ANY = '/*'
 HELD_AT_MOST = 30  # seconds: a test that waits for too long must fail, not hang
 
 
@@ -188,10 +191,14 @@ class Application:
             await self.send(Http1Answer(writer, request), request, status, [], text.encode(), 'length')
             return request.keeps_alive()
 
-        await self.arrived.add((request.space, request.path))
+        await self.note_arrival(request)
         part = int(request.arg('part', '0'))
         request.body = await (reader.readexactly(part) if part else read_body(reader, request))
         return await self.act(request, Http1Answer(writer, request)) and not part
+
+    async def note_arrival(self, request):
+        await self.arrived.add((request.space, request.path))
+        await self.arrived.add((request.space, ANY))
 
     async def act(self, request, answer):
         """Executes a request that has arrived; returns whether the connection can be used again."""
@@ -236,9 +243,11 @@ class Application:
     async def execute(self, name, request, answer):
         self.last[name] = request
         n = await self.executed.add(name)
+        await self.executed.add((request.space, ANY))
 
-        if request.arg('gate'):
-            await self.opened.reached((request.space, request.arg('gate')), 1)
+        gate = request.arg('gate') or request.header('app-gate')
+        if gate:
+            await self.opened.reached((request.space, gate), 1)
         await asyncio.sleep(float(request.arg('delay', '0')))
 
         abort = request.arg_of('abort', n, 'no')

@@ -77,7 +77,7 @@ def cgi_request(params):
 
 async def arrive(application, params):
     request = cgi_request(params)
-    await application.arrived.add((request.space, request.path))
+    await application.note_arrival(request)
     return request
 
 
@@ -251,7 +251,7 @@ class GrpcServer:
             of = dict(event.headers)
             request = Request(of[':method'], of[':path'], 'HTTP/2', event.headers)
             self.requests[event.stream_id] = request
-            await self.application.arrived.add((request.space, request.path))
+            await self.application.note_arrival(request)
             if request.arg('early'):
                 self.begin(event.stream_id)
         elif isinstance(event, h2.events.DataReceived):

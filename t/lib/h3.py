@@ -98,7 +98,7 @@ class Client(QuicConnectionProtocol):
             # nothing is going to come
             self.answers[stream].finish(self.ended)
             return stream
-        fields = [(':method', 'POST'), (':scheme', 'https'), (':authority', 'localhost'), (':path', request['path'])]
+        fields = [(':method', 'POST'), (':scheme', 'https'), (':authority', request.get('host') or 'localhost'), (':path', request['path'])]
         fields += [(name.lower(), value) for name, value in request.get('headers', [])]
         body = request.get('body', '').encode()
         rest = bool(request.get('rest'))

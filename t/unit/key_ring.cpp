@@ -65,18 +65,24 @@ std::string seal(KeyRing &keys, const KeyId &id, const std::string &plain)
                                  std::string_view(plain).substr(kRecordHeadSize)};
     std::string out(plain.size() + kSealOverhead, '\xcc');
 
-    assert_true(keys.seal(id, pieces, 3, reinterpret_cast<unsigned char *>(&out[0])));
+    assert_true(keys.seal(id, kRaw, pieces, 3, reinterpret_cast<unsigned char *>(&out[0])));
     return out;
 }
 
-SealFault open(KeyRing &keys, const KeyId &id, std::string sealed, std::string *plain = nullptr)
+SealFault open(KeyRing &keys, const KeyId &id, std::string sealed, std::string *plain = nullptr,
+               KeyId *raw_id = nullptr)
 {
     std::string_view record;
+    KeyId raw;
     SealFault fault =
-        keys.open(id, reinterpret_cast<unsigned char *>(&sealed[0]), sealed.size(), record);
+        keys.open(id, reinterpret_cast<unsigned char *>(&sealed[0]), sealed.size(), record, raw);
 
     if (fault == SealFault::none && plain != nullptr) {
         *plain = record;
+    }
+
+    if (fault == SealFault::none && raw_id != nullptr) {
+        *raw_id = raw;
     }
 
     return fault;
@@ -94,39 +100,37 @@ constexpr char kVectorClaim[] = "49444d0100000052c0c1c2c3c4c5c6c7c8c9cacbcccdcec
                                 "00000005265c000000000f00000000"
                                 "b21c94f7000200000009000012677765622d31";
 constexpr char kVectorKept[] = "49444d010000004bc0c1c2c3c4c5c6c7c8c9cacbcccdcecf00060a24181e4001000"
-                               "0000005265c00abababababababab"
-                               "abababababababababababababababababababababababab0000018bcfe5687b000"
-                               "00000000000000000003a00000008"
-                               "1652190300010000003400c90001000b323031204372656174656400000c0000001"
-                               "0436f6e74656e742d547970656170"
-                               "706c69636174696f6e2f6a736f6e7b226964223a317d";
+                               "0000005265c00ababababababababababababababababababababababababababab"
+                               "ababababab0000018bcfe5687b000000000000000000000050000000084cdf9ce80"
+                               "0010000003400c90001000b323031204372656174656400000c00000010436f6e74"
+                               "656e742d547970656170706c69636174696f6e2f6a736f6e000400000010323aa32"
+                               "03f8cdc83150f356d45e057777b226964223a317d";
 constexpr char kVectorSealedClaim[] = "49444d0200000052c0c1c2c3c4c5c6c7c8c9cacbcccdcecf000000000000"
-                                      "0000000000000526d130f1b6138b437217bc"
-                                      "b0b1b2b3b4b5b6b7b8b9babb71c6c1a3ef14eedfb5af3ed282ac2c6c3de0"
-                                      "314f4d01f4ba7ed331886e28597dc6124c09"
-                                      "7ced25642b31a7cedbfa1d2d74fc3e8f18b135b67b79f77c30b23b2b3563"
-                                      "94286fec7bb5b883bacd07894885df9d2c0a"
-                                      "652409c7fcdcb578819286808ff85fba5e8a3cbfc06aaa1ffaafc3d174d4"
-                                      "c9e2b6e7a20d7fe6a9da549c677566b246";
+                                      "0000000000000526d130f1b6138b437217bcb0b1b2b3b4b5b6b7b8b9babb"
+                                      "4920189297e085d74966629dfa6d4c826c83e97021c0eb3c3f9c2a464d68"
+                                      "ee508f56010879cbf406405bcea6b4947041179e5fef7fd750d2d0d25cd7"
+                                      "9b1990809ec83f83c161012e13281166ac22e32e743687a1cba9fe6c5777"
+                                      "1edc2a392d2b964f60e6f5239714c063aa1fe8c8b4b416f9f88944864f7d"
+                                      "8df2c2e1a79f38f9336484f7f861751fcef1864382bfc2fa716965b696a2"
+                                      "4231b16a980cc9ab3637002406";
 constexpr char kVectorGrantedClaim[] = "49444d0200000052c0c1c2c3c4c5c6c7c8c9cacbcccdcecf00060a24181"
-                                       "e4001000000000526d130f1b6138b437217bc"
-                                       "b0b1b2b3b4b5b6b7b8b9babb71c6c1a3ef14eedfb5af3ed282ac2c6c3de"
-                                       "0314f4d01f4ba7ed331886e28597dc6124c09"
-                                       "7ced25642b31a7cedbfa1d2d74fc3e8f18b135b67b79f77c30b23b2b356"
-                                       "394286fec7bb5b883bacd07894885df9d2c0a"
-                                       "652409c7fcdcb578819286808ff85fba5e8a3cbfc06aaa1ffaafc3d174d"
-                                       "4c9e2b6e7a20d7fe6a9da549c677566b246";
+                                       "e4001000000000526d130f1b6138b437217bcb0b1b2b3b4b5b6b7b8b9ba"
+                                       "bb4920189297e085d74966629dfa6d4c826c83e97021c0eb3c3f9c2a464"
+                                       "d68ee508f56010879cbf406405bcea6b4947041179e5fef7fd750d2d0d2"
+                                       "5cd79b1990809ec83f83c161012e13281166ac22e32e743687a1cba9fe6"
+                                       "c57771edc2a392d2b964f60e6f5239714c063aa1fe8c8b4b416f9f88944"
+                                       "864f7d8df2c2e1a79f38f9336484f7f861751fcef1864382bfc2fa71696"
+                                       "5b696a24231b16a980cc9ab3637002406";
 constexpr char kVectorSealedKept[] = "49444d020000004bc0c1c2c3c4c5c6c7c8c9cacbcccdcecf00060a24181e4"
-                                     "0010000000005265c00f1b6138b437217bc"
-                                     "a0a1a2a3a4a5a6a7a8a9aaabe14e0a094bd8e69a73898c7e0fac8a4a99770"
-                                     "ad5cd7ddeb84d41f74ccd2b4854c7fb9a27"
-                                     "a7d0b76cc4aaf6d788d6b3825bcd37f684a43c97413dc60981894b04c8f5d"
-                                     "acdfa7a1f337ee8fbd51d8b95f2b3603969"
-                                     "23198f26570d1304dae6cbd59640721a15b0bb6505facd0e77f971eecd540"
-                                     "5a03b5e3ecd70dfd0ebefef1835b454477a"
-                                     "e2cada41e2d69013e0a36099742c598619ea2598019429a0d9213c9102e83"
-                                     "b57216cd6c78cccb8f6365ef40b39b22f75"
-                                     "ba3b";
+                                     "0010000000005265c00f1b6138b437217bca0a1a2a3a4a5a6a7a8a9aaabd9"
+                                     "a8d338332c8d8b8f40d031776deaa4c814d2eaa1bcc13e0c08e6a6f675bf7"
+                                     "88ebfd726a2f6eb27afc09fbfe7b8deee38af5696e3c259f3ea906786323c"
+                                     "a0ae635e716654f7e898d54351f579c5562218cb92c288b2248dfca6b8957"
+                                     "14d60762bb9c0b2be1a10ce05cecc4cb81d199eff643480782c5bac04bab4"
+                                     "bbefe3183df89b98fd8cbfbf2f96cfc4a390c701e2367001c53bec29961bd"
+                                     "e27d3b64347b36b9c5a027e65400ff6524ab6552f5dd76db588d6b49a3408"
+                                     "f1a64bc73b2f07e8bb279e5c4f1376f65fd9fdf65c17cce67cf2492b08ca7"
+                                     "9458fef2f76f641d37b9e53037bcdb9b7cca5774682";
 
 constexpr Token kVectorToken = 1700000000000001;
 
@@ -136,6 +140,18 @@ KeyId vector_id(std::string_view hex)
 
     std::memcpy(id.bytes.data(), bytes_of(hex).data(), id.bytes.size());
     return id;
+}
+
+std::string vector_scope_tag()
+{
+    const std::string_view part = "YOUR_API_KEY";
+    Digester digester;
+    unsigned char tag[kScopeTagSize];
+
+    assert_true(digester.scope_tag({ScopeKind::parts, &part, 1}, vector_id(kVectorKeyId), tag));
+    assert_string_equal(hex_of(std::string(reinterpret_cast<char *>(tag), sizeof(tag))).c_str(),
+                        "323aa3203f8cdc83150f356d45e05777");
+    return {reinterpret_cast<char *>(tag), sizeof(tag)};
 }
 
 RecordHead vector_head(State state)
@@ -177,6 +193,7 @@ UNIT_TEST(records_have_the_bytes_of_another_implementation)
 
     of_kept.start_response(201, "201 Created");
     of_kept.add(header);
+    of_kept.add_scope_tag(vector_scope_tag());
     of_kept.add_body(body);
     of_kept.finish(vector_id(kVectorKeyId));
     assert_string_equal(
@@ -198,7 +215,10 @@ UNIT_TEST(records_that_another_implementation_sealed_open)
 
     std::string sealed = bytes_of(kVectorSealedKept);
 
-    expect(open(keys, stored_id, sealed, &plain), SealFault::none);
+    KeyId opened_id{};
+
+    expect(open(keys, stored_id, sealed, &plain, &opened_id), SealFault::none);
+    assert_true(opened_id == raw);
     assert_string_equal(hex_of(plain).c_str(), kVectorKept);
     assert_int_equal(int(read_record(plain, raw, read)), int(RecordFault::none));
     assert_true(read.head.token == kVectorToken);
@@ -410,7 +430,7 @@ UNIT_TEST(a_plain_key_leaves_things_as_they_are)
         std::string_view(plain).substr(0, 105), {}, std::string_view(plain).substr(105)};
     std::string out(plain.size(), '\0');
 
-    assert_true(begins.seal(kRaw, pieces, 3, reinterpret_cast<unsigned char *>(&out[0])));
+    assert_true(begins.seal(kRaw, kRaw, pieces, 3, reinterpret_cast<unsigned char *>(&out[0])));
     assert_true(out == plain);
 
     for (KeyRing *keys : {&begins, &ends}) {

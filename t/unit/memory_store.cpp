@@ -352,6 +352,13 @@ public:
         return scene_.renew(worker(), n, by, lifetime);
     }
 
+    Verdict replace(unsigned n, Call &call) override
+    {
+        call.id = id_of(n);
+        assert_true(worker().start(call));
+        return call.reply.verdict;
+    }
+
     void pass(Millis time) override { scene_.clock.now += time; }
 
     void disturb(std::mt19937 &random) override

@@ -632,6 +632,11 @@ public:
         return fixture_.renew(n, by, lifetime);
     }
 
+    Verdict replace(unsigned n, Call &call) override
+    {
+        return fixture_.zone.replace(Fixture::id(n), call, fixture_.now);
+    }
+
     // A lifetime ends on the millisecond; room is made by ticks.
     void pass(Millis time) override { fixture_.now += time; }
 

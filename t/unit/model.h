@@ -30,7 +30,9 @@ inline ClaimId claim_id(ClaimNumber number)
 
 template <class Value>
 struct ModelKey {
-    enum class Holds : unsigned char { nothing, claim, result };
+    enum class Holds : unsigned char { nothing, claim, result, freed };
+
+    bool is_free() const { return holds == Holds::nothing || holds == Holds::freed; }
 
     Holds holds = Holds::nothing;
     ClaimNumber claim_number = 0;
@@ -41,7 +43,7 @@ struct ModelKey {
     // `next` is the token that a new claim gets, higher than all before.
     Verdict claim(ClaimNumber by, Token next, const Value &claim, Millis lifetime)
     {
-        if (holds != Holds::nothing) {
+        if (!is_free()) {
             return Verdict::found;
         }
 
@@ -49,10 +51,10 @@ struct ModelKey {
         return Verdict::claimed;
     }
 
-    // A free key takes a late result: no other claim has followed.
+    // A free key takes a late result: no other claim has followed, and no operator has freed it.
     Verdict settle(ClaimNumber by, Token its, const Value &result, Millis lifetime)
     {
-        if (holds != Holds::nothing && claim_number != by) {
+        if (holds == Holds::freed || (holds != Holds::nothing && claim_number != by)) {
             return Verdict::lost;
         }
 
@@ -89,6 +91,28 @@ struct ModelKey {
         }
     }
 
+    // What an operator has decided, see Call::Kind::replace.
+    Verdict replace(const std::string &seen, ClaimNumber by, const Value &record, Millis lifetime,
+                    Millis most_remaining)
+    {
+        if (holds == Holds::nothing || (holds == Holds::freed && !seen.empty())) {
+            return Verdict::gone;
+        }
+
+        if ((!seen.empty() && seen_part(value) != seen) || left > most_remaining) {
+            return Verdict::lost;
+        }
+
+        if (record.empty()) {
+            *this = {};
+        } else {
+            *this = {state_of(record) == State::freed ? Holds::freed : Holds::result, by,
+                     token_of(record), lifetime, record};
+        }
+
+        return Verdict::done;
+    }
+
     bool is_claim_of(ClaimNumber by) const { return holds == Holds::claim && claim_number == by; }
 };
 
@@ -112,6 +136,8 @@ public:
                            Millis lifetime) = 0;
     virtual Verdict release(unsigned key, ClaimNumber by) = 0;
     virtual Verdict renew(unsigned key, ClaimNumber by, Millis lifetime) = 0;
+    // `call` has all but the id of the key.
+    virtual Verdict replace(unsigned key, Call &call) = 0;
     virtual void pass(Millis time) = 0;
 
     // Between two calls.
@@ -147,6 +173,23 @@ inline std::string with_token(std::string record, Token token)
     return record;
 }
 
+// A call for `replace`, with all but the id.
+struct ReplaceCall : Call {
+    std::string seen_bytes, record;
+    std::string_view piece;
+
+    ReplaceCall(std::string seen_now, std::string by_record, Millis how_long, Millis most)
+        : seen_bytes(std::move(seen_now)), record(std::move(by_record)), piece(record)
+    {
+        kind = Kind::replace;
+        seen = seen_bytes;
+        value = {&piece, record.empty() ? 0u : 1u};
+        lifetime = how_long;
+        most_remaining = most;
+        ended = [](Call &) {};
+    }
+};
+
 // Random calls, by holders of now and of before and by none, and every reply as the model
 // has it.
 inline void follow_model(Engine &engine, unsigned seed, int steps)
@@ -176,7 +219,7 @@ inline void follow_model(Engine &engine, unsigned seed, int steps)
 
         engine.disturb(random);
 
-        switch (random() % 8) {
+        switch (random() % 10) {
         case 0:
         case 1: {
             // mostly a new claim, sometimes one that was gone and is claimed again
@@ -228,6 +271,29 @@ inline void follow_model(Engine &engine, unsigned seed, int steps)
             assert_int_equal(int(engine.renew(n, by.number, by.lifetime)),
                              int(key.renew(by.number, by.lifetime)));
             break;
+
+        case 7:
+        case 8: {
+            // what is there, or something else; a claim that is freed keeps its id
+            constexpr State kStates[] = {State::freed, State::not_kept};
+            State state = kStates[random() % 2];
+            ClaimNumber number = state == State::freed ? key.claim_number : ++last;
+            std::string other = record_bytes(State::running, 5, 5, 1, 0, "");
+            std::string seen(seen_part(key.is_free() || random() % 4 == 0 ? other : key.value));
+            std::string record =
+                random() % 3 == 0 ? "" : record_bytes(state, number, key.token, time, 0, "");
+            bool is_limited = random() % 4 == 0;
+
+            if (random() % 8 == 0) {
+                seen.clear();
+            }
+
+            ReplaceCall call(seen, record, time, is_limited ? 0 : kAnyRemaining);
+
+            assert_int_equal(int(engine.replace(n, call)),
+                             int(key.replace(seen, number, record, time, call.most_remaining)));
+            break;
+        }
 
         default:
             time = random() % 3 * kUnit;

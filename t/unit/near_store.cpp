@@ -74,6 +74,7 @@ public:
     bool open() override { return true; }
     void close() override {}
     void watch(StoreWatcher *) override {}
+    bool walk(WalkStep &) override { return true; }
     StoreFigures figures() override { return {}; }
 
     bool start(Call &call) override
@@ -174,6 +175,10 @@ private:
 
         case Call::Kind::renew:
             call.reply.verdict = zone_.renew(call.id, call.claim, call.lifetime, clock_.now);
+            break;
+
+        case Call::Kind::replace:
+            call.reply.verdict = zone_.replace(call.id, call, clock_.now);
             break;
         }
 
@@ -671,6 +676,13 @@ public:
 
         assert_true(scene_.host.store.start(request));
         return request.reply.verdict;
+    }
+
+    Verdict replace(unsigned n, Call &call) override
+    {
+        call.id = id_of(n);
+        assert_true(scene_.host.store.start(call));
+        return call.reply.verdict;
     }
 
     void pass(Millis time) override { scene_.time.now += time; }

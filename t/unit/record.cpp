@@ -115,8 +115,8 @@ std::string encoded_hops()
     unsigned char out[kLargestHops];
     HopWriter writer(out);
 
-    writer.add({"/index.php", false});
-    writer.add({"@app", true});
+    writer.add({"/index.php"});
+    writer.add({"@app", true, 404, true});
     writer.finish("[.]php$");
     assert_true(writer.fits());
     return std::string(writer.data());
@@ -147,9 +147,10 @@ UNIT_TEST(hops_are_read_as_written)
     Hop hop;
 
     assert_true(cursor.next(hop));
-    assert_true(hop.target == "/index.php" && !hop.becomes_get);
+    assert_true(hop.target == "/index.php" && !hop.becomes_get && hop.status == 0
+                && !hop.ends_pages);
     assert_true(cursor.next(hop));
-    assert_true(hop.target == "@app" && hop.becomes_get);
+    assert_true(hop.target == "@app" && hop.becomes_get && hop.status == 404 && hop.ends_pages);
     assert_false(cursor.next(hop));
     assert_true(cursor.location() == "[.]php$");
 }
@@ -158,8 +159,9 @@ UNIT_TEST(hops_are_read_as_written)
 UNIT_TEST(hops_have_the_bytes_of_the_test_vector)
 {
     constexpr unsigned char vector[] = {
-        0x02, 0x00, 0x00, 0x0a, 0x2f, 0x69, 0x6e, 0x64, 0x65, 0x78, 0x2e, 0x70, 0x68, 0x70,
-        0x01, 0x00, 0x04, 0x40, 0x61, 0x70, 0x70, 0x5b, 0x2e, 0x5d, 0x70, 0x68, 0x70, 0x24,
+        0x02, 0x00, 0x00, 0x00, 0x00, 0x0a, 0x2f, 0x69, 0x6e, 0x64, 0x65,
+        0x78, 0x2e, 0x70, 0x68, 0x70, 0x03, 0x01, 0x94, 0x00, 0x04, 0x40,
+        0x61, 0x70, 0x70, 0x5b, 0x2e, 0x5d, 0x70, 0x68, 0x70, 0x24,
     };
 
     assert_true(encoded_hops()
@@ -180,17 +182,17 @@ UNIT_TEST(the_number_and_the_size_of_hops_are_limited)
     HopWriter many(out);
 
     for (std::size_t i = 0; i < kMostHops; i++) {
-        many.add({"/a", false});
+        many.add({"/a"});
     }
     assert_true(many.fits());
-    many.add({"/a", false});
+    many.add({"/a"});
     assert_false(many.fits());
 
-    // 1 + 3 + 1020 bytes
-    std::string target(kLargestHops - 4, 'a');
+    // 1 + 5 + 1018 bytes
+    std::string target(kLargestHops - 6, 'a');
     HopWriter exact(out);
 
-    exact.add({target, false});
+    exact.add({target});
     assert_true(exact.fits());
     assert_int_equal(exact.data().size(), kLargestHops);
     exact.finish("");
@@ -200,7 +202,7 @@ UNIT_TEST(the_number_and_the_size_of_hops_are_limited)
 
     HopWriter large(out);
 
-    large.add({target + "a", false});
+    large.add({target + "a"});
     assert_false(large.fits());
 }
 
@@ -211,8 +213,8 @@ UNIT_TEST(hops_that_are_none_are_refused)
 
     none[0] = 0;
     many[0] = 11;
-    flag[1] = 2;
-    empty[2] = empty[3] = 0;
+    flag[1] = 4;
+    empty[4] = empty[5] = 0;
 
     for (const std::string &bad : {none, many, flag, empty, cut, std::string(1025, '\1')}) {
         assert_int_equal(int(fault_of(with_hops(bad))), int(RecordFault::corrupt));

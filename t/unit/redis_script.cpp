@@ -215,6 +215,21 @@ public:
         return run(Call::Kind::renew, id, by, 0, "", lifetime).verdict;
     }
 
+    Verdict replace(const KeyId &id, const Call &what)
+    {
+        TestCall call(Call::Kind::replace, id,
+                      what.value.count > 0 ? std::string(what.value.first[0]) : "");
+
+        call.seen = what.seen;
+        call.lifetime = what.lifetime;
+        call.most_remaining = what.most_remaining;
+
+        assert_false(start(call));
+        pump();
+        assert_true(call.over);
+        return call.reply.verdict;
+    }
+
     bool start(TestCall &call) { return pipeline_.start(call, steady_now() + 5000); }
 
     // Until the connection can't be used any more.
@@ -890,6 +905,8 @@ public:
     {
         return redis_.renew(key(n), by, lifetime);
     }
+
+    Verdict replace(unsigned n, Call &call) override { return redis_.replace(key(n), call); }
 
     // As if its clock had gone on.
     void pass(Millis time) override

@@ -54,7 +54,8 @@ def kept_record(raw_id):
     status_line = b'201 Created'
     header = b'\0' + struct.pack('>HI', 12, 16) + b'Content-Type' + b'application/json'
     response = struct.pack('>HHH', 201, 1, len(status_line)) + status_line + header
-    return record(raw_id, b'K', TOKEN, (DAY, 1700000000123, 0), extension(1, response),
+    return record(raw_id, b'K', TOKEN, (DAY, 1700000000123, 0),
+                  extension(1, response) + extension(4, scope_tag(raw_id, b'YOUR_API_KEY')),
                   b'{"id":1}')
 
 
@@ -63,10 +64,14 @@ def with_token(value, token):
     return value[:24] + struct.pack('>Q', token) + value[32:]
 
 
-def seal(plain, record_key, tag, nonce, identity):
+def scope_tag(raw_id, scope):
+    return hashlib.sha256(b'T' + raw_id + b'S\x01' + struct.pack('>Q', len(scope)) + scope).digest()[:16]
+
+
+def seal(plain, record_key, tag, nonce, identity, raw_id):
     clear = plain[:3] + b'\x02' + plain[4:40]
     associated = clear[:24] + clear[32:] + tag + identity
-    return associated, clear + tag + nonce + AESGCM(record_key).encrypt(nonce, plain, associated)
+    return associated, clear + tag + nonce + AESGCM(record_key).encrypt(nonce, raw_id + plain, associated)
 
 
 def main():
@@ -79,8 +84,8 @@ def main():
     record_key = hmac_sha256(sealing, identity)
     claim, kept = claim_record(raw_id), kept_record(raw_id)
     nonces = bytes(range(0xb0, 0xbc)), bytes(range(0xa0, 0xac))
-    claim_associated, sealed_claim = seal(claim, record_key, tag, nonces[0], identity)
-    kept_associated, sealed_kept = seal(kept, record_key, tag, nonces[1], identity)
+    claim_associated, sealed_claim = seal(claim, record_key, tag, nonces[0], identity, raw_id)
+    kept_associated, sealed_kept = seal(kept, record_key, tag, nonces[1], identity, raw_id)
 
     values = (
         ('secret', secret),
@@ -88,6 +93,7 @@ def main():
         ('naming', naming),
         ('sealing', sealing),
         ('key id', raw_id),
+        ('scope tag', scope_tag(raw_id, b'YOUR_API_KEY')),
         ('identity', identity),
         ('record key', record_key),
         ('claim', claim),

@@ -50,6 +50,7 @@ public:
     bool open() override { return true; }
     void close() override {}
     void watch(StoreWatcher *) override {}
+    bool walk(WalkStep &) override { return true; }
     StoreFigures figures() override { return {}; }
 
     bool start(Call &call) override
@@ -120,6 +121,11 @@ private:
             break;
         case Call::Kind::renew:
             call.reply.verdict = key.renew(number_of(call.claim), call.lifetime);
+            break;
+        case Call::Kind::replace:
+            call.reply.verdict =
+                key.replace(std::string(call.seen), value.empty() ? 0 : number_of(claim_of(value)),
+                            value, call.lifetime, call.most_remaining);
             break;
         }
     }
@@ -770,6 +776,7 @@ public:
     bool open() override { return true; }
     void close() override {}
     void watch(StoreWatcher *) override {}
+    bool walk(WalkStep &) override { return true; }
     StoreFigures figures() override { return {}; }
 
     bool start(Call &call) override
@@ -797,6 +804,11 @@ UNIT_TEST(the_worst_verdict_counts)
         {K::settle, V::done, V::done, V::done},
         {K::settle, V::done, V::lost, V::lost},
         {K::settle, V::full, V::lost, V::full},
+        {K::replace, V::done, V::gone, V::done},
+        {K::replace, V::gone, V::gone, V::gone},
+        {K::replace, V::done, V::lost, V::lost},
+        {K::replace, V::lost, V::gone, V::lost},
+        {K::replace, V::done, V::unavailable, V::unavailable},
         {K::settle, V::full, V::refused, V::refused},
         {K::settle, V::lost, V::refused, V::refused},
         {K::settle, V::refused, V::unavailable, V::unavailable},
@@ -1096,6 +1108,13 @@ public:
     Verdict renew(unsigned n, ClaimNumber by, Millis lifetime) override
     {
         return run(n, Call::Kind::renew, by, "", lifetime);
+    }
+
+    Verdict replace(unsigned n, Call &call) override
+    {
+        call.id = raw_id(n);
+        assert_true(store_.start(call));
+        return call.reply.verdict;
     }
 
     void pass(Millis time) override { clock_.now += time; }

@@ -418,8 +418,8 @@ bool write_response_record(ngx_http_request_t *r, ngx_http_headers_out_t &head, 
         return false;
     }
 
-    unsigned char *prefix =
-        exchange.response().allocate_prefix(kRecordHeadSize + sizer.size() + size_of_hops(hops));
+    unsigned char *prefix = exchange.response().allocate_prefix(
+        kRecordHeadSize + sizer.size() + size_of_hops(hops) + kScopeTagExtension);
 
     if (prefix == nullptr) {
         return false;
@@ -430,6 +430,7 @@ bool write_response_record(ngx_http_request_t *r, ngx_http_headers_out_t &head, 
     writer.start_response(static_cast<std::uint16_t>(head.status), status_line);
     visit_fields(r, head, conf, writer);
     writer.add_hops(hops);
+    writer.add_scope_tag(exchange.scope_tag());
 
     auto *piece = static_cast<std::string_view *>(exchange.response().body_pieces().elts);
 

@@ -127,14 +127,11 @@ void read_response_head(Context &context)
     ngx_http_request_t *r = context.request;
     ResponseFacts &facts = context.facts;
 
-    bool was_known = context.meaning.known;
     Word ignored;
+    bool counts = note_response(context);
 
-    note_response(context);
-
-    // what an error page says about itself does not count
     take_own_fields(r->headers_out.headers, *context.conf,
-                    was_known ? ignored : context.accel_directives);
+                    counts ? context.accel_directives : ignored);
 
     facts.origin = origin_of(context);
     facts.unknown = static_cast<UnknownPolicy>(context.conf->unknown);

@@ -246,7 +246,8 @@ void *create_main_config(ngx_conf_t *cf)
 
     if (claim_ids == nullptr || main->digester == nullptr
         || !find_upstream_modules(cf, main->upstream_modules)
-        || ngx_array_init(&main->error_pages, cf->pool, 4, sizeof(ngx_array_t *)) != NGX_OK)
+        || ngx_array_init(&main->error_pages, cf->pool, 4, sizeof(ngx_array_t *)) != NGX_OK
+        || ngx_array_init(&main->admin_pages, cf->pool, 1, sizeof(AdminPage)) != NGX_OK)
     {
         return nullptr;
     }
@@ -363,8 +364,8 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
     set_value_limit(conf);
     warn_about_location(cf, *conf, own_store);
 
-    // responses of the status page are not kept
-    if (conf->status_format != NGX_CONF_UNSET_UINT) {
+    // responses of the status page and of the admin page are not kept
+    if (conf->status_format != NGX_CONF_UNSET_UINT || conf->is_admin_page) {
         conf->store = nullptr;
     }
 

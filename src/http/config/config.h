@@ -19,6 +19,7 @@ extern ngx_module_t ngx_http_idempotency_module;
 namespace idempotency {
 
 class ClaimIdSource;
+class ErasureSegment;
 class Maintenance;
 class QuotaSegment;
 class RedisConnectionShare;
@@ -43,8 +44,16 @@ struct UnresolvedName {
     ngx_uint_t line;
 };
 
+// A location with `idempotency_admin`.
+struct AdminPage {
+    void **location;  // the configurations of all modules
+    bool is_guarded;  // `guarded`
+    ngx_str_t file;   // of the configuration
+    ngx_uint_t line;
+};
+
 // Called when nginx follows an `error_page` for `status`, before it changes the request.
-using ErrorPageHandler = void (*)(ngx_http_request_t *r, ngx_uint_t status);
+using ErrorPageHandler = void (*)(ngx_http_request_t *r, ngx_uint_t status, bool is_named_location);
 
 struct MainConfig {
     ngx_array_t stores;            // of StoreSlot *
@@ -57,8 +66,10 @@ struct MainConfig {
     ngx_int_t dav;                 // the same for ngx_http_dav_module
     ngx_array_t error_pages;       // of ngx_array_t *: each list of `error_page` (error_pages.h)
     ErrorPageHandler on_error_page;
-    bool used;      // a location has `idempotency`
-    bool observes;  // a location has it with `observe`
+    ngx_array_t admin_pages;   // of AdminPage
+    ErasureSegment *erasures;  // null: there is no `idempotency_admin`
+    bool used;                 // a location has `idempotency`
+    bool observes;             // a location has it with `observe`
 };
 
 // The source of the key: a request header, or a value with variables.
@@ -152,6 +163,7 @@ struct LocationConfig {
     ngx_str_t replayed_header;  // `data` is null while unset; empty: off
     ngx_str_t problem_base;
     ngx_uint_t status_format;  // `idempotency_status`; not inherited
+    bool is_admin_page;        // `idempotency_admin`; not inherited
 };
 
 // Functions of nginx's ngx_http_module_t.

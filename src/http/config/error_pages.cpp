@@ -9,6 +9,7 @@ namespace {
 struct Code {
     ngx_http_script_len_code_pt code;
     uintptr_t status;
+    uintptr_t is_named_location;
 };
 
 // nginx's ngx_http_script_len_code_pt
@@ -17,7 +18,7 @@ size_t on_evaluation(ngx_http_script_engine_t *e)
     auto *code = reinterpret_cast<Code *>(e->ip);
 
     e->ip += sizeof(Code);
-    main_config(e->request)->on_error_page(e->request, code->status);
+    main_config(e->request)->on_error_page(e->request, code->status, code->is_named_location != 0);
     return 0;
 }
 
@@ -42,6 +43,7 @@ bool compile(ngx_conf_t *cf, ngx_http_complex_value_t &value, ngx_int_t status)
 
     code->code = on_evaluation;
     code->status = static_cast<uintptr_t>(status);
+    code->is_named_location = value.value.len > 0 && value.value.data[0] == '@' ? 1 : 0;
 
     ngx_memzero(&sc, sizeof(sc));
     sc.cf = cf;

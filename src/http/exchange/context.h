@@ -88,6 +88,7 @@ struct BodyProgress {
 struct Context {
     ngx_http_request_t *request;
     LocationConfig *conf;      // of the location in which the key was claimed
+    Scope scope;               // of the key; its values live as long as the request
     Exchange *exchange;        // null if the request is not covered; one reference is held
     Observation *observation;  // with `observe`, if the request would be covered; else null
     bool observes_body;        // its body is digested while nginx reads it
@@ -106,6 +107,7 @@ struct Context {
     // internal redirects
     bool redirected;          // r->ctx was cleared, and `on_redirect` has not seen it yet
     bool follows_error_page;  // nginx follows an `error_page`, and has not redirected yet
+    bool page_is_named;       // this page is a named location in the configuration
     bool passes_status;       // with `=`: the status of the page is that of the response
     bool is_in_checks;        // in a location whose access checks are not over yet
     bool barred;              // no content handler may get the request with its body

@@ -154,6 +154,15 @@ void Exchange::on_call_ended(Call &call)
 
 // The claim
 
+bool Exchange::compute_scope_tag(Digester &digester, const Scope &scope)
+{
+    if (scope.count > 0) {
+        scope_tag_size_ = digester.scope_tag(scope, call_.id, scope_tag_) ? kScopeTagSize : 0;
+    }
+
+    return scope.count == 0 || scope_tag_size_ > 0;
+}
+
 std::size_t Exchange::write_claim(unsigned char *out) const
 {
     RecordHead head;

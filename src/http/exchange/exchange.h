@@ -48,6 +48,13 @@ public:
     const Fingerprint &fingerprint() const { return fingerprint_; }
     void set_fingerprint(const Fingerprint &fingerprint) { fingerprint_ = fingerprint; }
 
+    // For the records of outcomes; empty until the key is claimed, and without a scope.
+    std::string_view scope_tag() const
+    {
+        return {reinterpret_cast<const char *>(scope_tag_), scope_tag_size_};
+    }
+    bool compute_scope_tag(Digester &digester, const Scope &scope);
+
     // The reply to the claim.  `claimed` only if the lease has not expired meanwhile.
     const Reply &reply() const { return claim_reply_; }
 
@@ -164,6 +171,8 @@ private:
     Millis asked_at_ = 0;  // monotonic_now() of the last claim
     Reply claim_reply_;
     Fingerprint fingerprint_{};
+    unsigned char scope_tag_[kScopeTagSize];
+    std::size_t scope_tag_size_ = 0;  // 0: there is no scope
     RenewedLease lease_{};
     char *value_buffer_ = nullptr;  // for the value of a key that is in use
     std::size_t value_buffer_size_ = 0;

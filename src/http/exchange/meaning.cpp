@@ -135,14 +135,26 @@ bool is_handled_without_upstream(const Context &context)
                    && !is_upstream_handler(context.content_handler)));
 }
 
-void note_response(Context &context)
+bool is_noted_without_upstream(const Context &context)
 {
+    return is_handled_without_upstream(context)
+           && (!context.meaning.known || (context.content_handler_called && may_replace(context)));
+}
+
+bool note_response(Context &context)
+{
+    bool was_known = context.meaning.known;
+
     note_exchange(context);
 
-    if (!context.meaning.known && is_handled_without_upstream(context)) {
-        set_meaning(context, Origin::application,
-                    static_cast<unsigned>(context.request->headers_out.status));
+    if (!is_noted_without_upstream(context)) {
+        return !was_known;
     }
+
+    context.accel_directives = Word{};
+    set_meaning(context, Origin::application,
+                static_cast<unsigned>(context.request->headers_out.status));
+    return true;
 }
 
 Origin origin_of(const Context &context)

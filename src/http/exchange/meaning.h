@@ -13,12 +13,16 @@ namespace idempotency {
 void note_exchange(Context &context);
 
 // The same when the header of the final response is there, which may come from a file or
-// another module.
-void note_response(Context &context);
+// another module.  Whether `accel_directives` of this header count: they do not if an error page
+// responds in place of the application.
+bool note_response(Context &context);
 
 // Whether the response of the current location is one without an upstream: of a file, of
 // Lua.  False for nginx's own response to an exchange that has failed.
 bool is_handled_without_upstream(const Context &context);
+
+// Whether such a response counts: the first one, or one in place of a retriable response.
+bool is_noted_without_upstream(const Context &context);
 
 // `status`: of the application, or 0.
 void set_meaning(Context &context, Origin origin, unsigned status);

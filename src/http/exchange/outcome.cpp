@@ -39,6 +39,7 @@ void Exchange::write_outcome(State state, Millis lifetime)
 {
     RecordWriter writer(small_record_, record_head(state, lifetime));
 
+    writer.add_scope_tag(scope_tag());
     writer.finish(call_.id);
     small_record_piece_ = {reinterpret_cast<char *>(small_record_), writer.size()};
     call_.value = {&small_record_piece_, 1};

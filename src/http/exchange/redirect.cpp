@@ -28,9 +28,7 @@ bool is_body_unreadable(const Context &context)
 // The content handler has ended without an upstream: with a 5xx it may have acted.
 void note_status_without_upstream(Context &context, ngx_uint_t status)
 {
-    if (!context.meaning.known && context.content_handler_called
-        && is_handled_without_upstream(context))
-    {
+    if (context.content_handler_called && is_noted_without_upstream(context)) {
         set_meaning(context, Origin::application, static_cast<unsigned>(status));
     }
 }
@@ -68,8 +66,17 @@ bool add_hop(Context &context, Target target)
     bool is_get = r->method == NGX_HTTP_GET && !context.is_get;
 
     context.is_get |= is_get;
-    context.hops->add({view(target == Target::uri ? r->uri : location.name), is_get});
+    context.hops->add({view(target == Target::uri ? r->uri : location.name), is_get,
+                       static_cast<unsigned>(r->err_status), r->error_page != 0});
     return context.hops->fits();
+}
+
+// The named location of an error page may have redirected the request before it was noted
+// (rewrite_by_lua).  A page with a URI makes it a GET, unless it is HEAD.
+bool is_page_with_uri(const Context &context)
+{
+    return !context.page_is_named
+           && (context.request->method & (NGX_HTTP_GET | NGX_HTTP_HEAD)) != 0;
 }
 
 void note_redirect_to(Context &context, Target target)
@@ -82,7 +89,7 @@ void note_redirect_to(Context &context, Target target)
 
     if (context.follows_error_page) {
         context.follows_error_page = false;
-        context.became_get |= target == Target::uri;
+        context.became_get |= target == Target::uri && is_page_with_uri(context);
     }
 
     if (context.stage == Stage::executing) {
@@ -144,7 +151,7 @@ bool mark_refused(ngx_http_request_t *r)
 
 }  // namespace
 
-void on_error_page(ngx_http_request_t *r, ngx_uint_t status)
+void on_error_page(ngx_http_request_t *r, ngx_uint_t status, bool is_named_location)
 {
     if (r != r->main || r->post_action) {
         return;
@@ -180,6 +187,7 @@ void on_error_page(ngx_http_request_t *r, ngx_uint_t status)
     }
 
     context->follows_error_page = true;
+    context->page_is_named = is_named_location;
     context->passes_status = r->err_status == 0;
     context->error_status = status;
 }
@@ -226,6 +234,7 @@ std::string_view recorded_hops(const Context &context)
 
 bool is_refused(Context &context)
 {
+    note_redirect(context);
     note_exchange(context);
 
     return !context.meaning.known && (context.is_in_checks || is_body_unreadable(context));

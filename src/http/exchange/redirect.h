@@ -8,8 +8,9 @@ namespace idempotency {
 
 // MainConfig::on_error_page.  Notes that the request is on its way to an error page, and
 // what that means: whether it was refused before its key was claimed, or what has become of
-// its exchange.
-void on_error_page(ngx_http_request_t *r, ngx_uint_t status);
+// its exchange.  `is_named_location`: what the configuration shows of it, not the value of a
+// variable.
+void on_error_page(ngx_http_request_t *r, ngx_uint_t status, bool is_named_location);
 
 // nginx's ngx_http_handler_pt, before all other handlers of their phase: they note where an
 // internal redirect has led a request.  One to a URI begins in the SERVER_REWRITE phase, one

@@ -22,16 +22,10 @@ void count_request(const Context &context)
 
 // A content handler without an upstream (`content_by_lua`) may have acted on the request
 // before the request was ended.
-Origin origin_at_end(const Context &context)
+bool may_have_acted(const Context &context)
 {
-    if (context.meaning.known) {
-        return context.meaning.origin;
-    }
-
-    return context.content_handler_called && is_handled_without_upstream(context)
-                   && !is_body_missing(context.request)
-               ? Origin::broken
-               : origin_of(context);
+    return context.content_handler_called && is_noted_without_upstream(context)
+           && !is_body_missing(context.request);
 }
 
 }  // namespace
@@ -43,6 +37,12 @@ Outcome outcome_at_end(const Context &context)
         return Outcome::not_kept_stream;
     }
 
+    auto policy = static_cast<UnknownPolicy>(context.conf->unknown);
+
+    if (may_have_acted(context)) {
+        return decide_without_response(Origin::broken, policy);
+    }
+
     if (context.meaning.known && context.accel_directives.release) {
         return Outcome::released_word;
     }
@@ -51,8 +51,7 @@ Outcome outcome_at_end(const Context &context)
         return Outcome::released_status;
     }
 
-    return decide_without_response(origin_at_end(context),
-                                   static_cast<UnknownPolicy>(context.conf->unknown));
+    return decide_without_response(origin_of(context), policy);
 }
 
 static void end_claim(Context &context)
@@ -60,6 +59,9 @@ static void end_claim(Context &context)
     if (context.exchange == nullptr || !has_open_claim(context)) {
         return;
     }
+
+    // another exchange may have taken the place of one that was retriable
+    note_exchange(context);
 
     Millis ttl = context.ttl != 0 ? context.ttl : context.conf->ttl;
     Outcome outcome = outcome_at_end(context);

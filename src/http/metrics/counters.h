@@ -52,7 +52,6 @@ public:
 private:
     static constexpr std::size_t kSlots = 16;
     static constexpr std::size_t kCells = 256;
-    static constexpr std::size_t kSlotEvents = 16;
 
     struct SlotLatency {
         SharedNumber calls;
@@ -66,6 +65,12 @@ private:
         EventFigures event;
     };
 
+    // The last events of one kind: a ring.
+    struct SlotEvents {
+        SharedNumber next;
+        SlotEvent ring[kEventsOfKind];
+    };
+
     // Each worker uses one slot; with more than 16 workers, several use the same.  Slots
     // share no cache line.  Times are ngx_current_msec, which all processes share.
     struct alignas(64) Slot {
@@ -77,8 +82,7 @@ private:
         SharedNumber failing_since;
         SharedNumber cleared_at;  // what was refused before is over
         SharedNumber cause;       // of the last refusal
-        SharedNumber next_event;
-        SlotEvent events[kSlotEvents];
+        SlotEvents events[kEvents];
     };
 
     struct Node {
@@ -123,6 +127,7 @@ private:
     void read_nodes(StoreMetrics &out);
     void read_usage(StoreMetrics &out, std::uint64_t free);
     void read_health(StoreMetrics &out);
+    void read_events(std::size_t kind, EventList<kEventsOfKind> &out);
     void read_events(StoreMetrics &out);
 
     Shared *shared_ = nullptr;

@@ -25,6 +25,8 @@ enum class Event : unsigned char {
     refused,     // the first call that the store refused
 };
 
+constexpr std::size_t kEvents = static_cast<std::size_t>(Event::refused) + 1;
+
 const char *event_name(Event event);
 
 struct EventFigures {
@@ -46,7 +48,37 @@ struct NodeFigures {
 };
 
 constexpr std::size_t kMaxNodes = 32;
-constexpr std::size_t kMaxEvents = 32;
+// Of each kind, so that many events of one kind do not hide those of another.
+constexpr std::size_t kEventsOfKind = 4;
+constexpr std::size_t kMaxEvents = kEvents * kEventsOfKind;
+
+// Sorted, the newest first; the oldest falls off the end.
+template <std::size_t N>
+struct EventList {
+    EventFigures items[N];
+    std::size_t count = 0;
+
+    void add(const EventFigures &event)
+    {
+        std::size_t at = count;
+
+        while (at > 0 && items[at - 1].time < event.time) {
+            at--;
+        }
+
+        if (at == N) {
+            return;
+        }
+
+        count += count < N;
+
+        for (std::size_t i = count - 1; i > at; i--) {
+            items[i] = items[i - 1];
+        }
+
+        items[at] = event;
+    }
+};
 
 struct StoreMetrics {
     std::uint64_t counts[kCounts] = {};
@@ -72,8 +104,7 @@ struct StoreMetrics {
     bool is_filling = false;        // `full_in` is valid
     std::uint64_t started = 0;      // when nginx created the counters
 
-    EventFigures events[kMaxEvents];  // the newest first
-    std::size_t event_count = 0;
+    EventList<kMaxEvents> events;
     NodeFigures nodes[kMaxNodes];
     std::size_t node_count = 0;
 };

@@ -269,6 +269,11 @@ ngx_int_t handle_claim_reply(Context &context)
 
     switch (reply.verdict) {
     case Verdict::claimed:
+        if (!context.exchange->compute_scope_tag(*main_config(context.request)->digester,
+                                                 context.scope)) {
+            (void) context.exchange->settle(Outcome::released_unsent, 0, nullptr);
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
         return start_execution(context);
     case Verdict::found:
         return handle_found_record(context, reply);

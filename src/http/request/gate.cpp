@@ -90,6 +90,7 @@ ngx_int_t start_covered_request(ngx_http_request_t *r, LocationConfig *conf, con
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
+    context->scope = scope;
     context->exchange = Exchange::create(*context, id);
 
     if (context->exchange == nullptr) {

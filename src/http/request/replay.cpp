@@ -56,6 +56,7 @@ ngx_int_t send_record(Context &context, const Record &record)
 
     context.stage = Stage::inactive;
     context.status = Status::replayed;
+    r->err_status = 0;
     context.conf->store->counters->add(Count::replayed_bytes,
                                        context.exchange->reply().value.size());
 
@@ -131,6 +132,10 @@ ngx_int_t redirect_to_next_hop(Context &context)
         r->method = NGX_HTTP_GET;
         r->method_name = ngx_http_core_get_method;
     }
+
+    // for what the location responds itself, such as a refusal
+    r->err_status = replay.hop.status;
+    r->error_page = replay.hop.ends_pages;
 
     ngx_str_t target = to_ngx(replay.hop.target);
 

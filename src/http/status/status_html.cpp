@@ -1,5 +1,6 @@
-// The metrics as a page for people.
+// The page for people: the files of http/status/page, around a table for browsers without JavaScript.
 
+#include "http/status/page_data.h"
 #include "http/status/status_families.h"
 
 namespace idempotency {
@@ -54,12 +55,7 @@ void put_html_rows(Text &text, const StatusPage &page, const Family &family)
 
 void put_html(Text &text, const StatusPage &page)
 {
-    text << "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-            "<title>Idempotency</title>\n<style>\n"
-            "table { border-collapse: collapse; font-family: sans-serif }\n"
-            "th, td { border: 1px solid #ccc; padding: 0.2em 0.6em; text-align: left }\n"
-            "td { text-align: right }\n"
-            "</style>\n</head>\n<body>\n<table>\n<tr><th scope=\"col\">store</th>";
+    text << kPageHead << "<table>\n<caption>Figures</caption>\n<tr><th scope=\"col\">store</th>";
 
     for (std::size_t i = 0; i < page.count; i++) {
         text << "<th scope=\"col\">";
@@ -81,7 +77,7 @@ void put_html(Text &text, const StatusPage &page)
         }
     }
 
-    text << "</table>\n</body>\n</html>\n";
+    text << "</table>" << kPageTail;
 }
 
 }  // namespace idempotency

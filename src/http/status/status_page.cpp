@@ -5,6 +5,7 @@
 #include "http/answer/fields.h"
 #include "http/config/arguments.h"
 #include "http/exchange/maintenance.h"
+#include "http/status/page_data.h"
 #include "http/status/status_format.h"
 #include "nginx/list.h"
 
@@ -68,7 +69,7 @@ ngx_buf_t *write_page(ngx_http_request_t *r, StatusFormat format)
     return b;
 }
 
-// `?format=`, else `Accept`.  False if there is no such format.
+// `?format=`, else the directive, else `Accept`.  False if there is no such format.
 bool negotiate(ngx_http_request_t *r, StatusFormat &format)
 {
     ngx_str_t argument;
@@ -77,6 +78,10 @@ bool negotiate(ngx_http_request_t *r, StatusFormat &format)
         == NGX_OK)
     {
         return parse_format(view(argument), format);
+    }
+
+    if (format != StatusFormat::negotiated) {
+        return true;
     }
 
     FormatChoice choice;
@@ -101,6 +106,14 @@ void set_content_type(ngx_http_request_t *r, const ContentType &type)
     r->headers_out.content_type_lowcase = nullptr;
 }
 
+// The page runs only its own script, and loads only its own JSON.
+bool add_page_fields(ngx_http_request_t *r)
+{
+    return add_field(r, "Content-Security-Policy", kPagePolicy) != nullptr
+           && add_field(r, "X-Content-Type-Options", "nosniff") != nullptr
+           && add_field(r, "Referrer-Policy", "no-referrer") != nullptr;
+}
+
 // nginx's ngx_http_handler_pt
 ngx_int_t send_status_page(ngx_http_request_t *r)
 {
@@ -116,19 +129,24 @@ ngx_int_t send_status_page(ngx_http_request_t *r)
 
     auto format = static_cast<StatusFormat>(location_config(r)->status_format);
 
-    if (format == StatusFormat::negotiated) {
-        if (!negotiate(r, format)) {
-            return NGX_HTTP_BAD_REQUEST;
-        }
+    bool is_negotiated = format == StatusFormat::negotiated;
 
-        if (add_field(r, "Vary", "Accept") == nullptr) {
-            return NGX_HTTP_INTERNAL_SERVER_ERROR;
-        }
+    // a page for people reads the JSON of its own location
+    if ((is_negotiated || format == StatusFormat::html) && !negotiate(r, format)) {
+        return NGX_HTTP_BAD_REQUEST;
+    }
+
+    if (is_negotiated && add_field(r, "Vary", "Accept") == nullptr) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     ngx_chain_t out{write_page(r, format), nullptr};
 
     if (out.buf == nullptr || add_field(r, "Cache-Control", "no-store") == nullptr) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (format == StatusFormat::html && !add_page_fields(r)) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 

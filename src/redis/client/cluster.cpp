@@ -25,7 +25,7 @@ std::uint32_t random_number() { return static_cast<std::uint32_t>(ngx_random());
 
 RedisCluster::RedisCluster(const RedisOptions &options) noexcept
     : options_(options), key_slots_(view(options_.prefix)), nodes_(options_, scripts_, *this),
-      query_(options_, options_.servers[0], kMaxReply, *this)
+      scan_(options_), query_(options_, options_.servers[0], kMaxReply, *this)
 {}
 
 const char *RedisCluster::fault() const
@@ -52,6 +52,7 @@ bool RedisCluster::open()
     nodes_.open(log_);
     waiting_calls_.open(log_);
     query_.open(log_);
+    scan_.open(log_);
     first_seed_ = static_cast<ngx_uint_t>(ngx_random()) % options_.server_count;
     state_ = State::searching;
     refresh();
@@ -67,6 +68,7 @@ void RedisCluster::close()
         cancel_timer(*timer);
     }
 
+    scan_.close();
     waiting_calls_.close();
     nodes_.close();
 }
@@ -91,6 +93,22 @@ bool RedisCluster::start(Call &call)
     refresh_soon();
     call.reply = Reply();
     return true;
+}
+
+// A part is one node.
+bool RedisCluster::walk(WalkStep &step)
+{
+    RedisNode *node = state_ == State::known ? nodes_.next_with_slots(step.part) : nullptr;
+
+    if (node == nullptr) {
+        step.failed = state_ != State::known || step.part == 0;
+        step.is_last = true;
+        return true;
+    }
+
+    std::size_t next = step.part + 1;
+
+    return scan_.start(step, node->server(), nodes_.next_with_slots(next) == nullptr);
 }
 
 StoreFigures RedisCluster::figures()
@@ -294,7 +312,10 @@ void RedisCluster::on_free_unused(ngx_event_t *event)
 {
     auto self = static_cast<RedisCluster *>(event->data);
 
-    if (self->nodes_.free_unused(self->query_.busy() ? &self->query_.server() : nullptr)) {
+    // the server of a step must not be freed
+    if (self->scan_.busy()
+        || self->nodes_.free_unused(self->query_.busy() ? &self->query_.server() : nullptr))
+    {
         ngx_add_timer(event, kFreeInterval);
     }
 }

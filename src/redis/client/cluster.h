@@ -4,6 +4,7 @@
 
 #include "nginx/nginx.h"
 
+#include "redis/client/key_scan.h"
 #include "redis/client/query.h"
 #include "redis/client/cluster_nodes.h"
 #include "redis/client/options.h"
@@ -30,6 +31,7 @@ public:
     void close() override;
     bool start(Call &call) override;
     void watch(StoreWatcher *watcher) override { watcher_ = watcher; }
+    bool walk(WalkStep &step) override;
     StoreFigures figures() override;
     std::size_t nodes(NodeState *out, std::size_t max) override;
 
@@ -71,6 +73,7 @@ private:
     RedisKeySlots key_slots_;
     RedisClusterNodes nodes_;
     RedisWaitingCalls waiting_calls_;
+    RedisKeyScan scan_;
 
     State state_ = State::closed;
     StoreWatcher *watcher_ = nullptr;

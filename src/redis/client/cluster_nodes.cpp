@@ -150,6 +150,17 @@ void RedisClusterNodes::apply_map(const RedisSlotMap &map, const RedisServer &so
     }
 }
 
+RedisNode *RedisClusterNodes::next_with_slots(std::size_t &index) const noexcept
+{
+    for (; index < end_; index++) {
+        if (entries_[index] != nullptr && entries_[index]->has_slots) {
+            return &entries_[index]->node;
+        }
+    }
+
+    return nullptr;
+}
+
 bool RedisClusterNodes::all_available() const noexcept
 {
     return std::all_of(entries_, entries_ + end_, [](Entry *entry) {

@@ -44,6 +44,9 @@ public:
     // Takes over a new map, which `source` has sent.
     void apply_map(const RedisSlotMap &map, const RedisServer &source) noexcept;
 
+    // The first node with slots whose index is `index` or higher, and this index; or null.
+    RedisNode *next_with_slots(std::size_t &index) const noexcept;
+
     // Whether all nodes that have slots are available, as far as is known.
     bool all_available() const noexcept;
 

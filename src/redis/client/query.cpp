@@ -47,7 +47,8 @@ void RedisQuery::close() noexcept
 
 void RedisQuery::established()
 {
-    codec_.open(view(command_.user), view(command_.password));
+    codec_.open(view(command_.user), view(command_.password),
+                static_cast<std::uint32_t>(command_.database));
     codec_.send(command_.words, command_.count);
 
     if (codec_.fault() != nullptr) {

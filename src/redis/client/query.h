@@ -37,6 +37,7 @@ public:
         std::size_t count;
         ngx_str_t user;
         ngx_str_t password;       // empty: no AUTH
+        ngx_uint_t database = 0;  // 0: no SELECT
         bool subscribes = false;  // there is any number of replies, at any time; the command is
                                   // repeated from time to time, and a reply is expected
     };

@@ -47,7 +47,7 @@ bool parse_endpoint(std::string_view host, std::string_view port, RedisEndpoint 
 
 RedisSentinel::RedisSentinel(const RedisOptions &options) noexcept
     : options_(options), sentinels_(options_),
-      node_(options_, servers_[0].server(), scripts_, *this),
+      node_(options_, servers_[0].server(), scripts_, *this), scan_(options_),
       master_query_(options_, options_.servers[0], kMaxReply, *this),
       role_query_(options_, servers_[1].server(), kMaxReply, *this),
       watch_(options_, sentinels_, *this), votes_(sentinels_.count())
@@ -68,6 +68,7 @@ bool RedisSentinel::open()
     prepare_timer(search_timer_, on_search, this, log_);
 
     waiting_calls_.open(log_);
+    scan_.open(log_);
 
     for (RedisQuery *query : {&master_query_, &role_query_}) {
         query->open(log_);
@@ -92,6 +93,7 @@ void RedisSentinel::close()
 
     cancel_timer(search_timer_);
 
+    scan_.close();
     waiting_calls_.close();
     node_.close();
 }
@@ -107,6 +109,19 @@ bool RedisSentinel::start(Call &call)
 
     // a node that was never opened ends the call at once
     return node_.start(call);
+}
+
+bool RedisSentinel::walk(WalkStep &step)
+{
+    // a position on the former master means nothing on the new one
+    step.failed = state_ != State::known || (step.position != 0 && step.part != master_changes_);
+
+    if (step.failed) {
+        return true;
+    }
+
+    step.part = master_changes_;
+    return scan_.start(step, node_.server(), true);
 }
 
 StoreFigures RedisSentinel::figures()
@@ -324,6 +339,7 @@ void RedisSentinel::switch_to_candidate() noexcept
     }
 
     current_ = 1 - current_;
+    master_changes_++;
     ngx_log_error(NGX_LOG_NOTICE, log_, 0,
                   "idempotency: redis \"%V\" is the master \"%V\" of store \"%V\"",
                   &current().server().name, &options_.master, &options_.store);

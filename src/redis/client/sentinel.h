@@ -6,6 +6,7 @@
 
 #include <string_view>
 
+#include "redis/client/key_scan.h"
 #include "redis/client/query.h"
 #include "redis/client/node.h"
 #include "redis/client/options.h"
@@ -41,6 +42,7 @@ public:
     void close() override;
     bool start(Call &call) override;
     void watch(StoreWatcher *watcher) override { watcher_ = watcher; }
+    bool walk(WalkStep &step) override;
     StoreFigures figures() override;
     std::size_t nodes(NodeState *out, std::size_t max) override;
 
@@ -92,8 +94,10 @@ private:
     RedisScripts scripts_;
     RedisDiscoveredServer servers_[2];  // the master, and the candidate to replace it
     unsigned current_ = 0;
+    std::size_t master_changes_ = 0;
     RedisNode node_;
     RedisWaitingCalls waiting_calls_;
+    RedisKeyScan scan_;
 
     State state_ = State::closed;
     StoreWatcher *watcher_ = nullptr;

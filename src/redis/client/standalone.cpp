@@ -4,6 +4,7 @@
 
 #include "redis/client/cluster.h"
 #include "redis/client/connection_share.h"
+#include "redis/client/key_scan.h"
 #include "redis/client/node.h"
 #include "redis/client/sentinel.h"
 
@@ -15,7 +16,7 @@ namespace {
 class RedisStandalone final : public Store, private RedisNode::Owner {
 public:
     explicit RedisStandalone(const RedisOptions &options) noexcept
-        : options_(options), node_(options_, options_.servers[0], scripts_, *this)
+        : options_(options), node_(options_, options_.servers[0], scripts_, *this), scan_(options_)
     {}
 
     const char *fault() const
@@ -28,10 +29,16 @@ public:
     bool open() override
     {
         node_.open(ngx_cycle->log, RedisConnectionShare::is_scarce());
+        scan_.open(ngx_cycle->log);
         return true;
     }
 
-    void close() override { node_.close(); }
+    void close() override
+    {
+        scan_.close();
+        node_.close();
+    }
+
     void watch(StoreWatcher *watcher) override { watcher_ = watcher; }
 
     StoreFigures figures() override
@@ -53,6 +60,7 @@ public:
     }
 
     bool start(Call &call) override { return node_.start(call); }
+    bool walk(WalkStep &step) override { return scan_.start(step, node_.server(), true); }
 
 private:
     void node_available(RedisNode &) override
@@ -65,6 +73,7 @@ private:
     RedisOptions options_;
     RedisScripts scripts_;
     RedisNode node_;
+    RedisKeyScan scan_;
     StoreWatcher *watcher_ = nullptr;
 };
 

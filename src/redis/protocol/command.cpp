@@ -4,8 +4,9 @@ namespace idempotency {
 
 const char *RedisCommand::name() const
 {
-    static constexpr const char *names[] = {"AUTH",    "SELECT", "ROLE", "PING", "claim", "settle",
-                                            "release", "renew",  "WAIT", "GET",  "PING"};
+    static constexpr const char *names[] = {"AUTH",    "SELECT", "ROLE",    "PING",
+                                            "claim",   "settle", "release", "renew",
+                                            "replace", "WAIT",   "GET",     "PING"};
 
     return names[static_cast<std::size_t>(kind)];
 }

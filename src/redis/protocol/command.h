@@ -42,7 +42,20 @@ struct RedisPipelineOptions {
 };
 
 struct RedisCommand {
-    enum class Kind { auth, select, role, ping, claim, settle, release, renew, wait, fetch, check };
+    enum class Kind {
+        auth,
+        select,
+        role,
+        ping,
+        claim,
+        settle,
+        release,
+        renew,
+        replace,
+        wait,
+        fetch,
+        check,
+    };
 
     RedisCommand *next = nullptr;  // belongs to the queue that holds the command
     Kind kind = Kind::ping;
@@ -72,7 +85,10 @@ struct RedisCommand {
     bool is_greeting() const { return kind <= Kind::ping; }
 
     // A replica must have what the command has changed (`wait_replicas`).
-    bool changes_key() const { return kind == Kind::claim || kind == Kind::settle; }
+    bool changes_key() const
+    {
+        return kind == Kind::claim || kind == Kind::settle || kind == Kind::replace;
+    }
 
     // Counts against RedisPipelineOptions::max_in_flight.
     bool is_limited() const { return changes_key() || kind == Kind::fetch; }

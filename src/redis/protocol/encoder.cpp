@@ -21,6 +21,8 @@ RedisScript script_of(RedisCommand::Kind kind)
         return RedisScript::settle;
     case RedisCommand::Kind::release:
         return RedisScript::release;
+    case RedisCommand::Kind::replace:
+        return RedisScript::replace;
     default:
         return RedisScript::renew;
     }
@@ -56,6 +58,9 @@ void RedisEncoder::put(const RedisCommand &command) noexcept
         break;
     case RedisCommand::Kind::renew:
         put_renew(command);
+        break;
+    case RedisCommand::Kind::replace:
+        put_replace(command);
         break;
     case RedisCommand::Kind::check:
         put_words({command.name()});
@@ -107,6 +112,22 @@ void RedisEncoder::put_renew(const RedisCommand &renew) noexcept
     put_script(renew, 2);
     put_claim_id(renew);
     put_bulk_number(renew.call->lifetime);
+}
+
+void RedisEncoder::put_replace(const RedisCommand &replace) noexcept
+{
+    const Call &call = *replace.call;
+
+    put_script(replace, 4);
+    put_bulk(call.seen);
+    put_pieces(call.value);
+    put_bulk_number(std::max<Millis>(call.lifetime, 1));
+
+    if (call.most_remaining != kAnyRemaining) {
+        put_bulk_number(call.most_remaining);
+    } else {
+        put_bulk({});
+    }
 }
 
 void RedisEncoder::put_wait() noexcept

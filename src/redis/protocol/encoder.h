@@ -43,6 +43,7 @@ private:
     void put_settle(const RedisCommand &settle) noexcept;
     void put_release(const RedisCommand &release) noexcept;
     void put_renew(const RedisCommand &renew) noexcept;
+    void put_replace(const RedisCommand &replace) noexcept;
     void put_wait() noexcept;
 
     const RedisScripts &scripts_;

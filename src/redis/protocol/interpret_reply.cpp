@@ -118,6 +118,7 @@ bool interpret_reply(const RedisCommand &command, const ServerReply &reply, cons
         return command.token != 0 ? reply.integer == 1 : reply.integer > 0;
 
     case RedisCommand::Kind::renew:
+    case RedisCommand::Kind::replace:
         result.verdict = reply.integer == 1    ? Verdict::done
                          : reply.integer == -1 ? Verdict::gone
                                                : Verdict::lost;

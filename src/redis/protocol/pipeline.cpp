@@ -78,7 +78,8 @@ bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
     using Kind = RedisCommand::Kind;
 
     // in the order of Call::Kind
-    static constexpr Kind kinds[] = {Kind::claim, Kind::settle, Kind::release, Kind::renew};
+    static constexpr Kind kinds[] = {Kind::claim, Kind::settle, Kind::release, Kind::renew,
+                                     Kind::replace};
 
     bool fetches = call.kind == Call::Kind::claim && call.large > 0;
     Kind kind = fetches ? Kind::fetch : kinds[static_cast<std::size_t>(call.kind)];

@@ -105,7 +105,8 @@ void RedisQueryCodec::free_reader() noexcept
     }
 }
 
-void RedisQueryCodec::open(std::string_view user, std::string_view password) noexcept
+void RedisQueryCodec::open(std::string_view user, std::string_view password,
+                           std::uint32_t database) noexcept
 {
     close();
     elements_left_ = kMaxElements;
@@ -126,6 +127,15 @@ void RedisQueryCodec::open(std::string_view user, std::string_view password) noe
         awaits_auth_reply_ = true;
         send(words, user.empty() ? 2 : 3);
     }
+
+    if (database != 0) {
+        char text[16];
+        auto end = std::to_chars(text, text + sizeof(text), database).ptr;
+        std::string_view words[] = {"SELECT", {text, static_cast<std::size_t>(end - text)}};
+
+        awaits_select_reply_ = true;
+        send(words, 2);
+    }
 }
 
 void RedisQueryCodec::close() noexcept
@@ -134,6 +144,7 @@ void RedisQueryCodec::close() noexcept
     output_.clear();
     read_ = 0;
     awaits_auth_reply_ = false;
+    awaits_select_reply_ = false;
     fault_ = nullptr;
 }
 
@@ -195,6 +206,8 @@ void RedisQueryCodec::handle(const redisReply &reply) noexcept
         handle_error(reply);
     } else if (awaits_auth_reply_) {
         awaits_auth_reply_ = false;
+    } else if (awaits_select_reply_) {
+        awaits_select_reply_ = false;
     } else {
         events_.replied(reply);
     }

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 
 #include <sys/uio.h>
@@ -38,9 +39,10 @@ public:
     RedisQueryCodec(const RedisQueryCodec &) = delete;
     RedisQueryCodec &operator=(const RedisQueryCodec &) = delete;
 
-    // A new connection.  With a password AUTH is sent first; its reply is no event.
-    // `user` may be empty.
-    void open(std::string_view user, std::string_view password) noexcept;
+    // A new connection.  With a password AUTH is sent first, and SELECT unless `database` is 0;
+    // their replies are no events.  `user` may be empty.
+    void open(std::string_view user, std::string_view password,
+              std::uint32_t database = 0) noexcept;
 
     void close() noexcept;
 
@@ -71,9 +73,10 @@ private:
     Events &events_;
     RedisOutput output_;
     redisReader *reader_ = nullptr;
-    std::size_t elements_left_ = 0;   // that the reply may still have
-    std::size_t read_ = 0;            // bytes of the reply that is not complete yet
-    bool awaits_auth_reply_ = false;  // the next reply is the one to AUTH
+    std::size_t elements_left_ = 0;     // that the reply may still have
+    std::size_t read_ = 0;              // bytes of the reply that is not complete yet
+    bool awaits_auth_reply_ = false;    // the next reply is the one to AUTH
+    bool awaits_select_reply_ = false;  // the next one, or the one after it, is that to SELECT
     const char *fault_ = nullptr;
     char error_text_[96] = "";  // what `fault_` points to where Redis has replied an error
 };

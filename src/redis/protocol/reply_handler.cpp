@@ -350,7 +350,7 @@ void RedisReplyHandler::handle_result(RedisCommand *command, const ServerReply &
 bool RedisReplyHandler::hold_for_replicas(RedisCommand *command, const Reply &result) noexcept
 {
     bool changed = result.verdict == Verdict::claimed
-                   || (result.verdict == Verdict::done && command->kind == Kind::settle);
+                   || (result.verdict == Verdict::done && command->changes_key());
 
     if (!changed || options_.replicas == 0 || command->call == nullptr) {
         return false;

@@ -30,15 +30,17 @@ if left ~= -2 then
         return {string.format('%d', left), -size}
     end
     local held = redis.call('GET', KEYS[1])
-    local state = held:sub(8, 8)
-    if held:sub(1, 3) == 'IDM' and (state == 'R' or state == 'U') and #held >= 40 then
+    local state = held:sub(1, 3) == 'IDM' and #held >= 40 and held:sub(8, 8)
+    if state == 'R' or state == 'U' then
         local lifetime = struct.unpack('>I8', held:sub(33, 40))
         if (left == -1 or left > lifetime) and lifetime > 0 and lifetime < 1e14 then
             left = lifetime
             redis.call('PEXPIRE', KEYS[1], left)
         end
     end
-    return {held, left}
+    if state ~= 'F' then
+        return {held, left}
+    end
 end
 if ARGV[1] == '' then
     return 0
@@ -56,8 +58,9 @@ return answer
 // GETRANGE returns an empty string both for a missing key and for a value that is
 // too short: EXISTS tells which.
 constexpr std::string_view kSettle = R"(
-local claim = redis.call('GETRANGE', KEYS[1], 8, 23)
-if claim ~= ARGV[1] and (claim ~= '' or redis.call('EXISTS', KEYS[1]) == 1) then
+local held = redis.call('GETRANGE', KEYS[1], 7, 23)
+if held:sub(2) ~= ARGV[1] and (held ~= '' or redis.call('EXISTS', KEYS[1]) == 1)
+    or held:sub(1, 1) == 'F' then
     return 0
 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -77,6 +80,29 @@ if claim == 'R' .. ARGV[1] then
     return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
 return claim == '' and redis.call('EXISTS', KEYS[1]) - 1 or 0
+)";
+
+constexpr std::string_view kReplace = R"(
+local seen = redis.call('EXISTS', KEYS[1]) == 1
+if seen and ARGV[1] ~= '' then
+    seen = redis.call('GETRANGE', KEYS[1], 7, 23)
+    if seen:sub(1, 1) == 'F' then
+        seen = false
+    elseif seen ~= ARGV[1] then
+        return 0
+    end
+end
+if not seen then
+    return -1
+end
+if ARGV[4] ~= '' and redis.call('PTTL', KEYS[1]) > tonumber(ARGV[4]) then
+    return 0
+end
+if ARGV[2] == '' then
+    return redis.call('DEL', KEYS[1])
+end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
 )";
 
 bool write_sha1(std::string_view text, char *out)
@@ -111,10 +137,12 @@ std::string_view script_text(RedisScript script)
     case RedisScript::release:
         return kRelease;
     case RedisScript::renew:
+        return kRenew;
+    case RedisScript::replace:
         break;
     }
 
-    return kRenew;
+    return kReplace;
 }
 
 RedisScripts::RedisScripts() noexcept

@@ -17,14 +17,18 @@ enum class RedisScript {
     // value that is returned (bytes) or 0.
     // Claimed: the new token, or 1 where a token was wanted.
     // Found: {value, PTTL}; where the value is larger: {PTTL as text, -size}.
-    // Without a record the key is only looked up: 0 where there is none.
+    // Without a record the key is only looked up: 0 where there is none.  A record in state
+    // `freed` counts as none.
     claim,
     settle,   // ARGV: claim id, record, lifetime (ms).  1 written, 0 lost
     release,  // ARGV: claim id.  1 deleted, 0 lost
     renew,    // ARGV: claim id, lifetime (ms).  1 renewed, 0 lost, -1 no such key
+    replace,  // ARGV: state and claim id that were seen or an empty string, record or an empty
+              // string, lifetime (ms), the longest time left (ms) or an empty string.  1 replaced
+              // or deleted, 0 the key has another value, -1 no such key
 };
 
-constexpr std::size_t kRedisScripts = 4;
+constexpr std::size_t kRedisScripts = 5;
 
 std::string_view script_text(RedisScript script);
 

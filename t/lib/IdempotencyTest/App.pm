@@ -41,6 +41,9 @@ sub gateway { my ($self, $protocol) = @_; return "unix:$self->{directory}/$proto
 
 sub space { $_[0]{space} }
 
+# The same application, with the counts of another space.
+sub in_space { my ($self, $space) = @_; return bless {port => $self->{port}, space => $space}, ref $self }
+
 sub ask {
     my ($self, $question) = @_;
     my $answer = IdempotencyTest::Client::request("127.0.0.1:$self->{port}",

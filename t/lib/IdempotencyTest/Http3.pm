@@ -10,13 +10,9 @@ use warnings;
 use File::Basename qw(dirname);
 use File::Spec;
 use IO::Socket::INET;
-use IPC::Open2 ();
-use JSON::PP ();
 
-use IdempotencyTest::Python qw(python_command);
-use IdempotencyTest::Response;
+use parent 'IdempotencyTest::StreamClient';
 
-my $json = JSON::PP->new;
 my $home;
 
 BEGIN {
@@ -61,60 +57,14 @@ sub connect {
     my ($class, $nginx, %options) = @_;
     local $ENV{PYTHONPATH} = "$home/python";
 
-    my $self = bless {}, $class;
-    $self->{pid} = IPC::Open2::open2($self->{out}, $self->{in},
-        python_command('h3.py', '--port', $nginx->{h3_port}, defined $options{window} ? ('--window', $options{window}) : ()));
-    return $self;
+    return $class->run('h3.py', '--port', $nginx->{h3_port}, defined $options{window} ? ('--window', $options{window}) : ());
 }
-
-sub tell {
-    my ($self, @command) = @_;
-    local $SIG{PIPE} = 'IGNORE';
-    syswrite $self->{in}, $json->encode(\@command) . "\n";
-    my $line = readline $self->{out};
-    die "the client of HTTP/3 has failed at $command[0]\n" if !defined $line;
-    return JSON::PP->new->allow_nonref->decode($line);
-}
-
-# path, key, headers (a list of 'Name: value'), body, rest; the stream.
-sub send {
-    my ($self, %request) = @_;
-    my @headers = map { [split /: */, $_, 2] } @{$request{headers} || []};
-    push @headers, ['Idempotency-Key', "$request{key}"] if defined $request{key};
-    return $self->tell(send => {path => $request{path}, headers => \@headers, body => $request{body} // '',
-        rest => $request{rest} ? JSON::PP::true : JSON::PP::false});
-}
-
-sub response {
-    my ($self, $stream) = @_;
-    my $answer = $self->tell(answer => $stream);
-    my $body = pack 'H*', $answer->{body};
-    return IdempotencyTest::Response->missing($answer->{end}, $body) if $answer->{end} ne 'whole';
-
-    my $head = join '', map { "$_\r\n" } "HTTP/1.1 $answer->{status}", map { "$_->[0]: $_->[1]" } @{$answer->{headers}};
-    my ($response) = IdempotencyTest::Response->parse("$head\r\n$body", 'POST', 1);
-    return $response // IdempotencyTest::Response->missing('less than its length', $body);
-}
-
-sub request { my ($self, %request) = @_; return $self->response($self->send(%request)) }
-sub await_bytes { my ($self, $stream) = @_; return $self->tell(begin => $stream) }
 
 # The ways to disconnect.
 sub stop { my ($self, $stream) = @_; $self->tell(stop => $stream) }
-sub reset { my ($self, $stream) = @_; $self->tell(reset => $stream) }
 sub stop_and_reset { my ($self, $stream) = @_; $self->tell(stop_and_reset => $stream) }
 sub stop_and_close { my ($self, $stream) = @_; $self->tell(stop_and_close => $stream) }
 sub close { $_[0]->tell('close') }
 sub vanish { $_[0]->tell('vanish') }
-
-sub DESTROY {
-    my ($self) = @_;
-    local ($?, $!);
-    return if !$self->{pid};
-    CORE::close $self->{in};
-    CORE::close $self->{out};
-    kill TERM => $self->{pid};
-    waitpid $self->{pid}, 0;
-}
 
 1;

@@ -1,0 +1,2 @@
+
+MODULE_BUILD_DEPENDS_idempotency=,g++,libhiredis-dev,libdeflate-dev
