@@ -146,9 +146,13 @@ void read_replicas(std::string_view info, NodeInfo &out)
     std::uint64_t count = parse_number(info_field(info, "connected_slaves"));
     char name[32];
 
-    for (std::uint64_t i = 0; i < count && i < 1000; i++) {
+    for (std::uint64_t i = 0; i < count; i++) {
         char *end = std::to_chars(std::copy_n("slave", 5, name), name + sizeof(name), i).ptr;
         std::string_view replica = info_field(info, {name, static_cast<std::size_t>(end - name)});
+
+        if (replica.empty()) {
+            break;
+        }
 
         if (part_of(replica, "state") == "online") {
             out.replicas++;

@@ -62,7 +62,7 @@ public:
 
     // Ends the calls that wait as `unavailable`: there is no new connection
     // soon.
-    void end_waiting(Cause cause) noexcept;
+    void end_waiting(Cause cause = Cause::connection) noexcept;
 
     // Sends the command of a call, or lets the call wait until Redis has
     // completed the greeting.  True where the call has ended at once, as
