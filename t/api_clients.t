@@ -40,7 +40,7 @@ is join(' ', $page =~ /^```(\w+)$/mg), join(' ', map { $_->{language} } @samples
 sub extract {
     my ($sample) = @_;
     my ($text) = $page =~ /^```$sample->{language}\n(.*?)^```$/ms;
-    my $replaced = $text =~ s/(\btimeout\s*=\s*)30\b/${1}1/i;
+    my $replaced = $text =~ s/(\btimeout\s*=\s*)30\b/${1}3/i;
     ok $replaced, "$sample->{language}: the timeout is found";
     return write_file("$directory/$sample->{file}", $text);
 }
@@ -51,7 +51,8 @@ for my $sample (@samples) {
     my ($missing) = grep { !path_of($_) } @{$sample->{needs}};
 
     SKIP: {
-        skip "$sample->{language}: no $missing", 2 if $missing;
+        diag "the program in $sample->{language} is skipped: no $missing" if $missing;
+        skip "no $missing", 2 if $missing;
         my $file = "$directory/$sample->{file}";
         extract($sample);
 

@@ -5,13 +5,15 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use IO::Select;
+use IO::Socket::INET;
 use Test::More;
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app);
 use IdempotencyTest::Leave qw(leave_listeners upload_ways);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
-use IdempotencyTest::Requests qw(@who await_outcome);
+use IdempotencyTest::Requests qw(@who ask await_outcome);
 
 my $nginx = IdempotencyTest::Nginx->new;
 my $leave = leave_listeners($nginx);
@@ -60,6 +62,47 @@ for my $way (sort keys %way) {
         is app()->count($path), 1, "and the application executed the request once ($what)";
         $client->leave if $how eq 'stays';
     }
+}
+
+# The client leaves while nginx connects to an application that does not accept connections yet.
+{
+    my $full = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1') or die "listen: $!\n";
+    my $port = $full->sockport;
+    my (@waiting, @paths);
+
+    # the kernel drops connections once the queue is full
+    for (1 .. 3) {
+        my $waiting = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Blocking => 0);
+        push @waiting, $waiting if $waiting;
+    }
+
+    $nginx->set(server => "$leave\n" . <<"END")->reload;
+        idempotency main;
+        idempotency_fingerprint \$request_uri body=off;
+        proxy_request_buffering off;
+        client_body_timeout 1h;
+        send_timeout 1h;
+        location / { proxy_connect_timeout 5s; proxy_read_timeout 1s; proxy_pass http://127.0.0.1:$port; }
+END
+    %way = upload_ways($nginx);
+
+    for my $way (sort keys %way) {
+        my $path = '/connecting' . ++$n;
+        my $client = $way{$way}->($path, $n, 'x' x 500, 1000, 'X-API-Key' => 'alice');
+        await(sub { ask($nginx, $path, $n, body => 'x')->code eq 'request_in_progress' });
+        $client->leave;
+        push @paths, $path;
+    }
+
+    my @accepted;
+    my $select = IO::Select->new($full);
+    my $ended = await(sub {
+        push @accepted, scalar $full->accept if $select->can_read(0);
+        my @log = $nginx->access_log;
+        return !grep { my $path = $_; !grep { m{^POST \Q$path\E (?:400|499|504)} } @log } @paths;
+    });
+    ok $ended, 'a client that leaves while nginx connects: the request ends when the connection is there, or is given up' or diag join "\n", $nginx->access_log;
+    isnt ask($nginx, $_, s/\D//gr, body => 'x')->code, 'request_in_progress', 'and its key is not in progress' for @paths;
 }
 
 $nginx->stop;

@@ -37,16 +37,12 @@ void observe_status(const LocationConfig &conf, Status status)
 void observe_refusal(Context &context, Problem problem, const KeyId *id)
 {
     static LogLimit limits[kProblems];
-    LogLimit &limit = limits[static_cast<std::size_t>(problem)];
+    LogLimit::Line line = limits[static_cast<std::size_t>(problem)].next(NGX_LOG_NOTICE);
     const LocationConfig &conf = *context.conf;
     ProblemText text = problem_text(conf, problem);
     char key[kHexLength + 8];
 
     context.problem_code = text.code;
-
-    if (!limit.allows()) {
-        return;
-    }
 
     bool waits =
         problem == Problem::in_progress && static_cast<Conflict>(conf.conflict) == Conflict::wait;
@@ -54,49 +50,48 @@ void observe_refusal(Context &context, Problem problem, const KeyId *id)
                   && static_cast<StoreError>(conf.store_error) == StoreError::pass;
     std::string_view where = format_key(conf, id, key);
 
-    ngx_log_error(NGX_LOG_NOTICE, context.request->connection->log, 0,
-                  "idempotency: observe: %*sstore \"%V\": without \"observe\" this request would "
-                  "%s: %ud %s (%ui more such requests since the last message)",
+    ngx_log_error(line.level, context.request->connection->log, 0,
+                  "idempotency: observe: %*sstore \"%V\": this request would have %s %ud %s (%ui "
+                  "more such requests since the last message)",
                   where.size(), where.data(), &conf.store->name,
-                  waits    ? "have waited for the first request with this key"
-                  : passes ? "have been passed without protection"
-                           : "have been refused",
-                  text.status, text.code, limit.take_suppressed());
+                  waits    ? "waited for the first one with this key, instead of"
+                  : passes ? "been passed without protection, instead of"
+                           : "been refused with",
+                  text.status, text.code, line.suppressed);
 }
 
 void log_difference(const Difference &difference, unsigned before, unsigned now,
                     const LocationConfig &conf, const KeyId &id, ngx_log_t *log)
 {
     static LogLimit limit;
+    LogLimit::Line line = limit.next(NGX_LOG_NOTICE);
     char key[kHexLength + 8];
     u_char what[sizeof(difference.names) + 128];
     u_char *end = what;
     u_char *last = what + sizeof(what);
 
-    if (!limit.allows()) {
-        return;
-    }
-
     if (difference.status) {
-        end = ngx_slprintf(end, last, " status (%ud, now %ud);", before, now);
+        end = ngx_slprintf(end, last, ", status (%ud, now %ud)", before, now);
     }
 
     if (difference.fields) {
-        end = ngx_slprintf(end, last, " header fields (%*s);", difference.names_length,
+        end = ngx_slprintf(end, last, ", header fields (%*s)", difference.names_length,
                            difference.names);
     }
 
     if (difference.body) {
-        end = ngx_slprintf(end, last, " body;");
+        end = ngx_slprintf(end, last, ", body");
     }
 
     std::string_view where = format_key(conf, &id, key);
+    std::size_t comma = 2;
 
-    ngx_log_error(NGX_LOG_NOTICE, log, 0,
+    ngx_log_error(line.level, log, 0,
                   "idempotency: observe: %*sstore \"%V\": a replay would have differed from the "
-                  "response of the application:%*s (%ui more such requests since the last message)",
+                  "response of the application: %*s (%ui more such requests since the last "
+                  "message)",
                   where.size(), where.data(), &conf.store->name,
-                  static_cast<std::size_t>(end - what), what, limit.take_suppressed());
+                  static_cast<std::size_t>(end - what) - comma, what + comma, line.suppressed);
 }
 
 }  // namespace idempotency
