@@ -5,6 +5,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use IO::Socket::UNIX;
 use Test::More;
 use Time::HiRes qw(time);
 use IdempotencyTest::Environment qw(app store_mode);
@@ -25,6 +26,7 @@ my $locations = <<'END';
         location /hidden/ { idempotency_fingerprint $uri; idempotency_hide_header X-Trace; proxy_pass http://app; }
         location /small/ { idempotency_max_body 100; proxy_pass http://app; }
         location /quota/ { idempotency_quota $http_x_api_key 1r/m burst=1; proxy_pass http://app; }
+        location /many/ { idempotency_key $request_id; idempotency_methods GET; keepalive_requests 10000; empty_gif; }
         location /bypass/ { idempotency_bypass $arg_nocache; proxy_pass http://app; }
         location = /status { idempotency off; idempotency_status; }
 END
@@ -68,6 +70,25 @@ sub moved {
     }
 
     return join ' ', map { s/^observed_//r } @moved;
+}
+
+# Requests with keys of their own, over one connection. Returns how many got a response.
+sub ask_at_once {
+    my ($count) = @_;
+    my $socket = IO::Socket::UNIX->new(Peer => $nginx->socket) or die "connect: $!\n";
+    my $request = "GET /many/ HTTP/1.1\r\nHost: localhost\r\nX-API-Key: alice\r\n\r\n";
+    my ($responses, $seen) = ('', 0);
+
+    for my $sent (map { $_ * 100 } 1 .. $count / 100) {
+        $socket->syswrite($request x 100);
+
+        while ($seen < $sent) {
+            $socket->sysread($responses, 65536, length $responses) or return 'the connection is closed';
+            $seen++ while $responses =~ s/^.*?GIF89a//s;
+        }
+    }
+
+    return $seen;
 }
 
 # What a piece of code moves.
@@ -204,7 +225,7 @@ $nginx->stop;
 
 # A store that is unavailable, or stalls, delays nothing.
 SKIP: {
-    skip 'the memory store is always available', 6 if store_mode() eq 'memory';
+    skip 'the memory store is always available', 9 if store_mode() eq 'memory';
 
     my $redis = IdempotencyTest::Redis->new;
     $nginx = IdempotencyTest::Nginx->start(%common, redis => 'unix:' . $redis->socket, store => 'timeout 20s;',
@@ -214,8 +235,12 @@ SKIP: {
     my $stalled = ask(path => '/l', key => 'l2', unobserved => 1);
     is $stalled->{response}->status, 201, 'Redis stalls: the request does not wait';
     is $stalled->{status}, '-', 'what would have been is not known in time';
+    my $many = 4500;
+    is ask_at_once($many), $many, 'nor do very many';
+    cmp_ok figures()->{observed_requests}{undecided}, '>=', $many - 4096, 'those that are too many are not observed: the memory for them is bounded';
     $redis->resume;
-    ok await(sub { figures()->{observed_requests}{new} == 2 }), 'it is counted later';
+    ok await(sub { my $seen = figures()->{observed_requests}; $seen->{new} + $seen->{undecided} == 2 + $many }), 'the others are counted later';
+    ok await(sub { ask(path => '/l', key => 'later-' . ++$n)->{status} eq 'NEW' }), 'and from then on all are observed again';
     $redis->kill;
     await(sub { ask(path => '/l', key => 'l3')->{status} eq 'STORE_ERROR' });
     my $down = ask(path => '/l', key => 'l4');

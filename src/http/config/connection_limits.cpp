@@ -19,7 +19,10 @@ void limit_redis_connections(ngx_cycle_t *cycle, const MainConfig &main)
     }
 
     bool is_scarce = named > max;
-    ngx_uint_t of_cluster = clusters > 0 && fixed < max ? (max - fixed) / clusters : 1;
+    ngx_uint_t of_cluster = clusters > 0 && fixed < max ? (max - fixed) / clusters : 0;
+
+    // with none, a cluster would never be available
+    of_cluster = ngx_max(of_cluster, 1);
 
     for (ngx_uint_t i = 0; i < main.stores.nelts; i++) {
         if (slots[i]->redis_share != nullptr) {

@@ -26,6 +26,9 @@ public:
     RetryQueue retries;
     ngx_queue_t exchanges;  // of Exchange: all that live
 
+    // Calls of Observation that the store has not replied to.
+    ngx_uint_t unreplied_observations = 0;
+
 private:
     // The store is available again: leases may be about to expire, so both start at
     // once.

@@ -14,6 +14,10 @@ namespace {
 
 constexpr std::size_t kPoolSize = 2048;
 
+// Of one store, in each worker.  Requests don't wait for the store, so nothing else bounds the
+// memory that calls to a slow store take: each needs some 3 KB.
+constexpr ngx_uint_t kMaxUnreplied = 4096;
+
 Count count_of(const ObservedOutcome &outcome)
 {
     if (outcome.unseen) {
@@ -177,6 +181,7 @@ char *Observation::allocate_value(Call &call, std::size_t size)
 void Observation::start(OwnCall &call)
 {
     references_++;
+    conf_->store->maintenance->unreplied_observations++;
     call.started_at = monotonic_micros();
 
     if (conf_->store->store->start(call)) {
@@ -195,6 +200,8 @@ void Observation::handle_call_end(const OwnCall &call, bool at_once)
 {
     Verdict verdict = call.reply.verdict;
     StoreSlot &slot = *conf_->store;
+
+    slot.maintenance->unreplied_observations--;
 
     if (slot.counters->call_ended(call, call.started_at, at_once)) {
         slot.counters->note(Event::refused, slot.store->stored_id(call.id), cause_of(call.reply));
@@ -229,6 +236,11 @@ void Observation::renew(RenewedLease &lease)
 }
 
 // The claim
+
+bool Observation::may_ask(const StoreSlot &store)
+{
+    return store.maintenance->unreplied_observations < kMaxUnreplied;
+}
 
 void Observation::claim(const Fingerprint &fingerprint, bool may_claim, ReplyHandler on_reply)
 {

@@ -33,6 +33,9 @@ public:
 
     using ReplyHandler = void (*)(Context &context);
 
+    // False where too many calls wait for a slow store: don't call `claim`.
+    static bool may_ask(const StoreSlot &store);
+
     // Asks the store.  `on_reply` is called when it has replied, unless the request has ended.
     // Without `may_claim` the key is only looked up: it is over the quota.
     void claim(const Fingerprint &fingerprint, bool may_claim, ReplyHandler on_reply);

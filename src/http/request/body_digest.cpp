@@ -14,6 +14,10 @@ ngx_http_request_body_filter_pt next_request_body_filter;
 constexpr size_t kFileReadSize = 64 * 1024;  // bytes
 constexpr size_t kDigestStep = 1024 * 1024;  // bytes: about a millisecond
 
+// In milliseconds, between two steps.  A handler that sets its timer to 0 is called again at once
+// (ngx_event_expire_timers), before other events.
+constexpr ngx_msec_t kStepInterval = 1;
+
 void destroy_digest(void *data) { static_cast<Sha256 *>(data)->~Sha256(); }
 
 std::string_view unchanged(std::string_view value) { return value; }
@@ -125,6 +129,11 @@ ngx_int_t on_request_body_part(ngx_http_request_t *r, ngx_chain_t *in)
 
 ssize_t digest_file_part(Context &context, ngx_buf_t *b, u_char *buffer, off_t offset)
 {
+    // of an observed request: the upstream has responded (ngx_http_upstream_send_response)
+    if (b->file->fd == NGX_INVALID_FILE) {
+        return NGX_ERROR;
+    }
+
     size_t size = static_cast<size_t>(ngx_min(b->file_last - offset, off_t(kFileReadSize)));
     ssize_t n = ngx_read_file(b->file, buffer, size, offset);
 
@@ -188,7 +197,7 @@ void on_next_step(ngx_event_t *event)
 
     switch (digest_next_step(*context)) {
     case NGX_AGAIN:
-        start_timer(*context, on_next_step, 0);
+        start_timer(*context, on_next_step, kStepInterval);
         break;
 
     case NGX_OK:
@@ -209,7 +218,7 @@ void on_next_observed_step(ngx_event_t *event)
 
     switch (digest_next_step(*context)) {
     case NGX_AGAIN:
-        start_timer(*context, on_next_observed_step, 0);
+        start_timer(*context, on_next_observed_step, kStepInterval);
         break;
 
     case NGX_OK:
@@ -232,7 +241,7 @@ ngx_int_t digest_read_body(Context &context)
     case NGX_AGAIN:
         // the stage in which the phases continue with the claim
         context.stage = Stage::reading_body;
-        start_timer(context, on_next_step, 0);
+        start_timer(context, on_next_step, kStepInterval);
         return suspend(context.request);
 
     default:
@@ -307,7 +316,7 @@ bool digest_passing_body(Context &context, void (*on_digested)(Context &context)
         return true;
 
     case NGX_AGAIN:
-        start_timer(context, on_next_observed_step, 0);
+        start_timer(context, on_next_observed_step, kStepInterval);
         return true;
 
     default:

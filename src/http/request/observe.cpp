@@ -34,6 +34,10 @@ void claim_observed(Context &context)
     VariablesGuard guard(context.request);
     Fingerprint fingerprint;
 
+    if (!Observation::may_ask(*context.conf->store)) {
+        return;
+    }
+
     if (guard.usable() && compute_fingerprint(context, fingerprint) && evaluate_quota(context)) {
         context.observation->claim(fingerprint, take_quota(context), on_claim_reply);
     }
