@@ -191,7 +191,9 @@ for my $look (['1280x900', 'light'], ['1280x900', 'dark'], ['390x844', 'light'],
     my ($viewport, $scheme) = @$look;
 
     subtest "$viewport, $scheme" => sub {
-        $browser->open($url, script => $story, viewport => $viewport, scheme => $scheme);
+        # with a name as long as a socket may have
+        my $long = q{story.change = (page) => { page.stores.payments.nodes[0].node = `unix:/run/redis/${'payments-'.repeat(9)}.sock`; return page; };};
+        $browser->open($url, script => "$story $long", viewport => $viewport, scheme => $scheme);
         $browser->evaluate('storyTold()');
         ok !$browser->evaluate($is_wide), 'nothing is wider than the window';
         is $browser->evaluate('getComputedStyle(document.body).backgroundColor'), $scheme eq 'dark' ? 'rgb(15, 19, 24)' : 'rgb(244, 245, 247)', 'it has its colours';
