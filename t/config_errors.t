@@ -113,6 +113,9 @@ is_right 'two stores', stores => 'idempotency_store a { memory 1m; } idempotency
 is_wrong 'an unknown store', [server => 'idempotency nowhere;'], '"idempotency"', 'nowhere', qr/main|idempotency_store/;
 is_wrong 'an unknown store in an inherited directive', [http => 'idempotency nowhere;', server => 'location / { }'], '"idempotency"', 'nowhere';
 is_wrong 'two stores of one name', [stores => "$memory $memory"], 'idempotency_store', 'main', qr/duplicate/;
+is_wrong "a store whose name has $_->[0]", [stores => "idempotency_store 'a$_->[1]b' { memory 1m; }"], '"idempotency_store"', 'in UTF-8'
+    for ['a byte that is no UTF-8', "\xff"], ['half a character', "\xe2\x82"], ['a surrogate', "\xed\xa0\x80"], ['a control character', "\1"], ['DEL', "\x7f"];
+is_right 'a store whose name has letters of any script', stores => "idempotency_store '\xe2\x82\xac \xf0\x9f\x92\xb3' { memory 1m; }";
 is_wrong 'a store without a name', [stores => 'idempotency_store { memory 1m; }'], '"idempotency_store"', 'number of arguments';
 is_wrong 'a store without a block', [stores => 'idempotency_store main;'], '"idempotency_store"', 'no opening "{"';
 

@@ -43,17 +43,18 @@ subtest 'a map of 1,000 masters' => sub {
     my $node = hostile_node('masters');
     my $nginx = start_nginx($node);
 
-    for my $round (1 .. 2) {
+    # connections to nodes that do not reply are closed after a while, so one round may not need the whole share
+    my $round = 0;
+    ok await(sub {
+        $round++;
         my @running = map { $nginx->send_request(path => '/many', key => "many-$round-$_", @who) } 1 .. 200;
         my @plain = map { $nginx->request(path => '/plain')->status } 1 .. 20;
         is join(' ', @plain), join(' ', (200) x 20), 'other locations work';
         cmp_ok descriptors($nginx), '<=', $share + 200 + $others, 'a share of worker_connections is used';
         is scalar(grep { $_->status != 503 } finish(@running)), 0, 'the requests are refused';
-    }
-
-    cmp_ok descriptors($nginx), '>', 200, 'and most of the share';
-    cmp_ok descriptors($nginx), '<=', $share + $others, 'and no more, without other clients';
-    like $nginx->error_log, qr/too many connections to Redis/, 'the log says so';
+        return $nginx->error_log =~ /too many connections to Redis/;
+    }, 60), 'the log says that the share is used up';
+    ok await(sub { descriptors($nginx) <= $share + $others }), 'there are no more, without other clients';
 };
 
 for my $map ('long', 'elements') {

@@ -399,19 +399,22 @@ class Cluster(Standalone):
             if not await self.is_master(node):
                 if await node.command('CLUSTER', 'FAILOVER') != b'OK':
                     return False
-                # it gives up after 5 seconds; a jump of the clock may end it at once
-                deadline = time.monotonic() + 8
+                # it gives up after 5 seconds; a jump of the clock may end it at once. The old master learns of it later
+                deadline = time.monotonic() + 15
                 while time.monotonic() < deadline:
-                    if await self.is_master(node):
+                    if await self.is_master(node) and len(await self.masters()) == 3:
                         return True
                     await asyncio.sleep(0.05)
                 return False
         return False
 
+    async def masters(self):
+        return [node for node in self.nodes if await self.is_master(node)]
+
     async def move_slots(self, count):
         """From one master to another one, with all their keys."""
-        masters = [node for node in self.nodes if await self.is_master(node)]
-        if len(masters) < 2:
+        masters = await self.masters()
+        if len(masters) != 3:
             return False
         source, target = self.chance.sample(masters, 2)
         identities = [await node.command('CLUSTER', 'MYID') for node in (source, target)]

@@ -3,6 +3,8 @@
 #include <ctime>
 #include <new>
 
+#include "nginx/secret_memory.h"
+
 namespace idempotency {
 
 ZoneSegment *ZoneSegment::create(ngx_conf_t *cf, const char *kind, const ngx_str_t &name,
@@ -45,6 +47,7 @@ ngx_int_t ZoneSegment::init_zone(ngx_shm_zone_t *segment, void *)
 // in which a reload finds the zone.
 bool ZoneSegment::attach(ngx_shm_zone_t *segment)
 {
+    exclude_from_core_dump(segment->shm.addr, segment->shm.size);
     slab_ = reinterpret_cast<ngx_slab_pool_t *>(segment->shm.addr);
     size_ = static_cast<size_t>(slab_->last - slab_->pages) * ngx_pagesize;
 

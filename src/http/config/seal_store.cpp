@@ -7,6 +7,7 @@
 #include "http/config/arguments.h"
 #include "http/config/store_options.h"
 #include "nginx/log_limit.h"
+#include "nginx/secret_memory.h"
 #include "store/sealed_store.h"
 
 namespace idempotency {
@@ -41,16 +42,16 @@ void destroy(void *sealing) { static_cast<Sealing *>(sealing)->~Sealing(); }
 
 Sealing *create(ngx_pool_t *pool, const ngx_str_t &name, Store &inner)
 {
-    ngx_pool_cleanup_t *cleanup = ngx_pool_cleanup_add(pool, sizeof(Sealing));
+    void *memory = allocate_secret(pool, sizeof(Sealing));
+    ngx_pool_cleanup_t *cleanup = ngx_pool_cleanup_add(pool, 0);
 
-    if (cleanup == nullptr) {
+    if (memory == nullptr || cleanup == nullptr) {
         return nullptr;
     }
 
-    auto *sealing = new (cleanup->data) Sealing(name, inner);
-
+    cleanup->data = new (memory) Sealing(name, inner);
     cleanup->handler = destroy;
-    return sealing;
+    return static_cast<Sealing *>(cleanup->data);
 }
 
 bool reject_key_file(ngx_conf_t *cf, const ngx_str_t &file, const char *expected)

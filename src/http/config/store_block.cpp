@@ -14,7 +14,36 @@ char *read_directive(ngx_conf_t *cf, ngx_command_t *, void *data)
     return read_store_directive(cf, *static_cast<StoreOptions *>(data));
 }
 
-bool is_valid_name(const ngx_str_t &name) { return name.len > 0 && view(name) != "off"; }
+// The metrics have the name: neither JSON nor Prometheus' format may have bytes that are no UTF-8.
+bool is_text(const ngx_str_t &name)
+{
+    u_char *p = name.data;
+    u_char *end = name.data + name.len;
+
+    while (p < end) {
+        if (*p < 0x80) {
+            if (*p < ' ' || *p == 0x7f) {
+                return false;
+            }
+
+            p++;
+            continue;
+        }
+
+        std::uint32_t character = ngx_utf8_decode(&p, static_cast<size_t>(end - p));
+
+        if (character > 0x10ffff || (character >= 0xd800 && character <= 0xdfff)) {
+            return false;
+        }
+    }
+
+    return true;
+}
+
+bool is_valid_name(const ngx_str_t &name)
+{
+    return name.len > 0 && view(name) != "off" && is_text(name);
+}
 
 StoreSlot *add_slot(ngx_conf_t *cf, MainConfig *main, const StoreOptions &options, Store *store)
 {
@@ -56,7 +85,9 @@ char *store_block(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     if (!is_valid_name(options.name)) {
-        return reject_argument(cf, 1, "it must be a name other than \"off\"");
+        return reject_argument(cf, 1,
+                               "it must be a name other than \"off\", in UTF-8 and without "
+                               "control characters");
     }
 
     if (find_store(main, &options.name) != nullptr) {

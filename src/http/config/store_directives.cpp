@@ -2,6 +2,7 @@
 
 #include "http/config/arguments.h"
 #include "http/config/store_options.h"
+#include "nginx/secret_memory.h"
 #include "nginx/zone_segment.h"
 
 namespace idempotency {
@@ -76,7 +77,16 @@ char *read_urls(ngx_conf_t *cf, StoreOptions &options)
             return reject_argument(cf, i, "it must be a URL, such as redis://127.0.0.1:6379/0");
         }
 
-        if (append_text(options.urls, arguments(cf)[i]) != NGX_CONF_OK) {
+        ngx_str_t &given = arguments(cf)[i];
+        ngx_str_t url = given;
+
+        // it may have a password
+        if (view(given).find('@') != std::string_view::npos) {
+            url = copy_secret(cf->pool, given);
+            wipe_argument(cf, given);
+        }
+
+        if (url.data == nullptr || append_text(options.urls, url) != NGX_CONF_OK) {
             return failed();
         }
     }
@@ -133,15 +143,17 @@ char *read_password(ngx_conf_t *cf, StoreOptions &options)
         return reject_second_password(cf, options);
     }
 
-    options.password = arguments(cf)[1];
+    ngx_str_t &given = arguments(cf)[1];
 
-    if (options.password.len == 0) {
+    if (given.len == 0) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "invalid value in \"password\": it must not be empty");
         return failed();
     }
 
-    return NGX_CONF_OK;
+    options.password = copy_secret(cf->pool, given);
+    wipe_argument(cf, given);
+    return options.password.data != nullptr ? NGX_CONF_OK : failed();
 }
 
 // The password is the first line of the file.
@@ -186,8 +198,7 @@ char *read_password_file(ngx_conf_t *cf, StoreOptions &options)
     text.data = buffer;
     text.len = length;
 
-    options.password.data = ngx_pstrdup(cf->pool, &text);
-    options.password.len = length;
+    options.password = copy_secret(cf->pool, text);
     ngx_explicit_memzero(buffer, sizeof(buffer));
     return options.password.data != nullptr ? NGX_CONF_OK : failed();
 }

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "nginx/secret_memory.h"
+
 namespace idempotency {
 
 namespace {
@@ -79,7 +81,9 @@ const char *resolve(ngx_conf_t *cf, const RedisUrl &url, RedisServer &server)
 const char *read_redis_url(ngx_conf_t *cf, ngx_str_t text, RedisUrl &url,
                            RedisServer &server) noexcept
 {
-    auto buffer = static_cast<char *>(ngx_pnalloc(cf->pool, text.len + 1));
+    bool may_have_password = view(text).find('@') != std::string_view::npos;
+    auto buffer = static_cast<char *>(may_have_password ? allocate_secret(cf->pool, text.len + 1)
+                                                        : ngx_pnalloc(cf->pool, text.len + 1));
 
     if (buffer == nullptr) {
         return "no memory";

@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include <openssl/crypto.h>
+
 namespace idempotency {
 
 namespace {
@@ -124,10 +126,15 @@ void RedisOutput::drop_first() noexcept
 {
     Segment *segment = first_;
 
+    if (has_secret_) {
+        OPENSSL_cleanse(segment->block(), segment->capacity - segment->space);
+    }
+
     first_ = segment->next;
 
     if (first_ == nullptr) {
         last_ = nullptr;
+        has_secret_ = false;
     }
 
     if (segment->capacity > 0 && spare_ == nullptr) {

@@ -42,6 +42,9 @@ public:
     // `size` bytes have been written.
     void wrote(std::size_t size) noexcept;
 
+    // What has been appended up to now has a secret: it is wiped when it has been written.
+    void mark_secret() noexcept { has_secret_ = true; }
+
     void clear() noexcept;
 
 private:
@@ -56,6 +59,7 @@ private:
     std::uint64_t appended_ = 0;
     std::uint64_t written_ = 0;
     bool failed_ = false;
+    bool has_secret_ = false;
 };
 
 }  // namespace idempotency

@@ -126,6 +126,7 @@ void RedisQueryCodec::open(std::string_view user, std::string_view password,
 
         awaits_auth_reply_ = true;
         send(words, user.empty() ? 2 : 3);
+        output_.mark_secret();
     }
 
     if (database != 0) {

@@ -92,6 +92,11 @@ bool RedisSender::send_greeting(RedisCommand::Kind kind, std::string_view first,
     }
 
     encoder_.put_words({command->name(), first, second});
+
+    if (kind == RedisCommand::Kind::auth) {
+        output_.mark_secret();
+    }
+
     command->end = output_.appended();
     in_flight_.push(command);
     return !output_.failed();
