@@ -191,7 +191,7 @@ void NearStore::put_copy(const KeyId &id, const Pieces &value, Millis lifetime, 
 {
     Locked locked(memory_);
 
-    locked->put(id, value, sent_at + lifetime, sent_at, memory_.now());
+    evictions_ += locked->put(id, value, sent_at + lifetime, sent_at, memory_.now());
 }
 
 void NearStore::remove_copy(const KeyId &id)
@@ -206,6 +206,7 @@ StoreFigures NearStore::figures()
     StoreFigures figures = store_.figures();
 
     figures.near = Locked(memory_)->figures();
+    figures.near.evictions = evictions_;
     return figures;
 }
 

@@ -40,6 +40,7 @@ public:
     KeyId stored_id(const KeyId &id) const override { return store_.stored_id(id); }
     bool walk(WalkStep &step) override { return store_.walk(step); }
     StoreFigures figures() override;
+    std::size_t nodes(NodeState *out, std::size_t max) override { return store_.nodes(out, max); }
 
 private:
     struct StoreCall;
@@ -60,6 +61,7 @@ private:
     Store &store_;
     SharedMemory &memory_;
     FreeList<StoreCall> unused_;
+    std::uint64_t evictions_ = 0;
 };
 
 }  // namespace idempotency

@@ -4,6 +4,7 @@
 
 #include "http/answer/fields.h"
 #include "http/config/arguments.h"
+#include "http/exchange/maintenance.h"
 #include "http/status/page_data.h"
 #include "http/status/status_format.h"
 #include "nginx/list.h"
@@ -33,9 +34,11 @@ StoreStatus *read_stores(ngx_http_request_t *r, const ngx_array_t &slots)
 
         new (&stores[i]) StoreStatus;
         stores[i].name = view(slot.name);
+        slot.maintenance->publish();
         stores[i].now = slot.store->figures();
-        set(slot.counters->cell().is_down, !stores[i].now.up);
-        slot.counters->read(stores[i].metrics);
+        stores[i].metrics.used_memory = stores[i].now.memory.used;
+        slot.counters->read(stores[i].metrics,
+                            stores[i].now.memory.size - stores[i].now.memory.used);
     }
 
     return stores;

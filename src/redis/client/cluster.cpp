@@ -126,6 +126,11 @@ StoreFigures RedisCluster::figures()
     return figures;
 }
 
+std::size_t RedisCluster::nodes(NodeState *out, std::size_t max)
+{
+    return nodes_.read_states(out, max);
+}
+
 // Starts the calls that wait; without a map each ends at once.
 void RedisCluster::start_waiting() noexcept
 {
@@ -187,7 +192,7 @@ void RedisCluster::redirected(RedisNode &from, Call &call, Millis deadline,
 {
     RedisNode *node = redirect_target(from, call.id, redirect);
 
-    call.reply = Reply();
+    call.reply = failed_reply(Cause::moved);
 
     if (node == nullptr || call.redirects++ >= kMaxRedirects || deadline <= ngx_current_msec
         || node->start(call, deadline, redirect.ask))

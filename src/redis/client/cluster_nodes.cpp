@@ -177,6 +177,19 @@ bool RedisClusterNodes::all_available() const noexcept
     });
 }
 
+std::size_t RedisClusterNodes::read_states(NodeState *out, std::size_t max) const noexcept
+{
+    std::size_t count = 0;
+
+    for (std::uint16_t i = 0; i < end_ && count < max; i++) {
+        if (entries_[i] != nullptr && entries_[i]->has_slots) {
+            out[count++] = entries_[i]->node.state();
+        }
+    }
+
+    return count;
+}
+
 RedisNode *RedisClusterNodes::pick(ngx_uint_t round) noexcept
 {
     std::uint16_t from = end_ > 0 ? static_cast<std::uint16_t>(ngx_random() % end_) : 0;

@@ -53,6 +53,9 @@ public:
     // Whether all nodes that have slots are available, as far as is known.
     bool all_available() const noexcept;
 
+    // For the metrics: the nodes that have slots, at most `max`; returns how many.
+    std::size_t read_states(NodeState *out, std::size_t max) const noexcept;
+
     // A random node that has slots, is available and was not picked in this `round`
     // yet; or null.
     RedisNode *pick(ngx_uint_t round) noexcept;

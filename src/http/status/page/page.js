@@ -82,7 +82,7 @@ function table(id, caption, head, rows, wide = false) {
     const isNumber = (i) => rows.every((row) => typeof row[i] === 'number' || row[i] === null);
     const shown = (value) => (typeof value === 'number' ? count(value) : value ?? '');
 
-    return element('div', { class: wide ? 'scroll wide' : 'scroll', tabindex: wide ? 0 : null, role: wide ? 'region' : null, 'aria-labelledby': wide ? id : null },
+    return element('div', { class: wide ? 'scroll wide' : null, tabindex: wide ? 0 : null, role: wide ? 'region' : null, 'aria-labelledby': wide ? id : null },
         element('table', null,
             element('caption', { id }, caption),
             head ? element('thead', null, element('tr', null, head.map((title, i) => element('th', { scope: 'col', class: isNumber(i) ? 'number' : null }, title)))) : null,
