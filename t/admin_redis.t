@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Test::More;
+use Time::HiRes qw(time);
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Nginx;
@@ -76,6 +77,10 @@ subtest 'Near caches' => sub {
     is admin($one, 'DELETE', "&id=$id")->json->{done}, 'forgotten', 'it is forgotten';
     is_replay_of ask($two, '/near', 'near'), $first, 'another host still has its copy';
     is_first ask($one, '/near', 'near'), 201, 2, 'this host has forgotten it';
+    ask($_, '/near-gone', 'near-gone') for $one, $two;
+    admin($one, 'DELETE', '', named('near-gone'));
+    is admin($two, 'DELETE', '', named('near-gone'))->json->{code}, 'key_not_found', 'the other host says that a key is free';
+    is_first ask($two, '/near-gone', 'near-gone'), 201, 2, 'so it has no copy either';
     is_erased($one, 'a near cache');
     is_first ask($one, '/neverseen', 'near-erased'), 201, 1, 'a request runs';
     erase($one);
@@ -179,6 +184,19 @@ subtest 'A holder does not know yet that its unknown outcome was recorded' => su
     $_->stop(allowed => qr/\[(?:crit|error)\]/) for $holder, $other;
 };
 
+subtest 'The connections of an erasure' => sub {
+    my $large = IdempotencyTest::Redis->new(arguments => ['--enable-debug-command', 'yes']);
+    $large->command('DEBUG', 'POPULATE', 100_000, 'other');
+    my $nginx = start_nginx('redis unix:' . $large->socket . ';', workers => 1);
+    my $before = $large->info('total_connections_received');
+    my $begun = time;
+    is erase($nginx)->{state}, 'done', 'an erasure ends';
+    my $steps = $large->info('total_connections_received') - $before;
+    cmp_ok $steps, '>=', 150, 'it has made many steps';
+    cmp_ok $steps / (time - $begun), '<=', 200, 'not so fast that it uses up the ports of this host';
+    $nginx->stop;
+};
+
 subtest 'A cluster' => sub {
     my $cluster = IdempotencyTest::RedisCluster->new;
     my $nginx = start_nginx("topology cluster; redis @{[$cluster->urls]}; connect_timeout 5s; timeout 5s;");
@@ -192,7 +210,7 @@ subtest 'A failover in a cluster during an erasure' => sub {
     ask($nginx, '/failover', "failover-$_") for 1 .. 30;
     my @masters = $cluster->masters;
     # so that the walk takes some seconds
-    $_->command('DEBUG', 'POPULATE', 200_000, 'other') for @masters;
+    $_->command('DEBUG', 'POPULATE', 100_000, 'other') for @masters;
     my ($replica) = grep { my $node = $_; !grep { $_ == $node } @masters } $cluster->nodes;
     my $begun = admin($nginx, 'DELETE', '', 'Idempotency-Scope: alice')->json;
     $replica->command('CLUSTER', 'FAILOVER');

@@ -48,6 +48,7 @@ private:
 
     bool call_store(Call &call);
     Call &finish(StoreCall &store_call);
+    void handle_lookup_reply(const Call &call);
     void handle_claim_reply(Call &call, Millis sent_at);
     void handle_settle_reply(const Call &call, Millis sent_at);
 

@@ -10,8 +10,11 @@ namespace idempotency {
 
 namespace {
 
-// Milliseconds between two steps, and before the walk begins again.
-constexpr ngx_msec_t kPause = 1;
+// Milliseconds between two steps.  Each step in Redis takes a connection, whose local port can't be
+// used again for a minute: so many steps in a minute must leave most ports to others.
+constexpr ngx_msec_t kPause = 5;
+
+// Milliseconds before the walk begins again.
 constexpr ngx_msec_t kRetryPause = 1000;
 
 // How often the walk begins again.
