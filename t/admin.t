@@ -24,6 +24,8 @@ my $server = <<'END';
         location /global/ { idempotency_scope off; proxy_pass http://app; }
         location = /admin { idempotency_admin; allow unix:; deny all; }
         location = /admin-if { idempotency_admin; allow unix:; deny all; if ($http_x_debug) { set $debug 1; } }
+        location = /status-if { idempotency_status prometheus; if ($http_x_debug) { set $debug 1; } }
+        location = /status-limited { idempotency_status; limit_except POST { allow unix:; deny all; } }
         location = /admin-limited { idempotency_admin; allow unix:; deny all; limit_except GET { allow unix:; deny all; } }
         location = /admin-closed { idempotency_admin; allow unix:; deny all; limit_except GET { deny all; } }
         location = /ssi { ssi on; ssi_types text/plain; proxy_pass http://app/ssi; }
@@ -196,7 +198,7 @@ subtest 'A subrequest' => sub {
     unlike $nginx->request(method => 'GET', path => "/ssi?text=$text")->body, qr/"state"/, 'gets nothing';
 };
 
-subtest 'Blocks within the location of the page' => sub {
+subtest 'Blocks within the location of a page' => sub {
     my $first = ask($nginx, '/blocks', 'blocks');
     my $over = sub {
         my ($page, $method, @headers) = @_;
@@ -209,6 +211,8 @@ subtest 'Blocks within the location of the page' => sub {
     is $over->('/admin-closed', 'GET')->json->{state}, 'kept', 'with limit_except: a method outside of it';
     is $over->('/admin-closed', 'DELETE')->status, 403, 'one that it refuses';
     is $over->('/admin-limited', 'DELETE')->json->{done}, 'forgotten', 'and one that it lets in';
+    like $nginx->request(method => 'GET', path => '/status-if', headers => ['X-Debug: 1'])->body, qr/^# HELP/, 'the same is true for the status page: in an if block';
+    ok $nginx->request(method => 'GET', path => '/status-limited')->json->{stores}, 'and in limit_except';
 };
 
 subtest 'The name of a store' => sub {

@@ -177,6 +177,7 @@ char *set_status_page(ngx_conf_t *cf, ngx_command_t *, void *data)
         ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
 
     core->handler = send_status_page;
+    conf->page = send_status_page;
 
     if (cf->args->nelts == 1) {
         if (conf->status_format != NGX_CONF_UNSET_UINT) {
