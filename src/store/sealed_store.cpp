@@ -300,6 +300,11 @@ bool SealedStore::Operation::handle_found()
     std::string_view record;
     SealFault fault = store_.keys_.open(id, bytes, reply.value.size(), record, result_.id);
 
+    // an operator must not take it for damage
+    if (fault == SealFault::failed && caller_->by_operator) {
+        return finish(Verdict::unavailable);
+    }
+
     if (fault != SealFault::none) {
         store_.events_.on_open_failed(id, describe(fault));
         result_.value = caller_->by_operator ? reply.value : std::string_view();
