@@ -23,10 +23,16 @@ my $server = <<'END';
         location /two/ { idempotency_scope $http_authorization $http_x_api_key any; proxy_pass http://app; }
         location /global/ { idempotency_scope off; proxy_pass http://app; }
         location = /admin { idempotency_admin; allow unix:; deny all; }
+        location = /admin-if { idempotency_admin; allow unix:; deny all; if ($http_x_debug) { set $debug 1; } }
+        location = /status-if { idempotency_status prometheus; if ($http_x_debug) { set $debug 1; } }
+        location = /status-limited { idempotency_status; limit_except POST { allow unix:; deny all; } }
+        location = /admin-limited { idempotency_admin; allow unix:; deny all; limit_except GET { allow unix:; deny all; } }
+        location = /admin-closed { idempotency_admin; allow unix:; deny all; limit_except GET { deny all; } }
         location = /ssi { ssi on; ssi_types text/plain; proxy_pass http://app/ssi; }
 END
 
-my $nginx = IdempotencyTest::Nginx->start(server => $server, short_leases => 1, log_level => 'info');
+my $nginx = IdempotencyTest::Nginx->start(server => $server, short_leases => 1, log_level => 'info',
+    http => "idempotency_store z\xc3\xa4hler { memory 1m; }");
 my @alice = ('Idempotency-Scope: alice');
 my @change = ('Idempotency-Admin: 1');
 
@@ -190,6 +196,29 @@ subtest 'A subrequest' => sub {
     my $id = $first->header('X-Id');
     my $text = "<!--#include virtual='/admin?store=main&id=$id' -->" =~ s/([^\w.-])/sprintf '%%%02X', ord $1/ger;
     unlike $nginx->request(method => 'GET', path => "/ssi?text=$text")->body, qr/"state"/, 'gets nothing';
+};
+
+subtest 'Blocks within the location of a page' => sub {
+    my $first = ask($nginx, '/blocks', 'blocks');
+    my $over = sub {
+        my ($page, $method, @headers) = @_;
+        return $nginx->request(method => $method, path => "$page?store=main", headers => [@change, named('blocks'), 'X-API-Key: alice', @headers]);
+    };
+    is_refused $over->('/admin-if', 'POST', 'X-Debug: 1'), 400, 'parameter_invalid', 'in an if block, its requests are not covered';
+    is $over->('/admin-if', 'DELETE', 'X-Debug: 1')->json->{done}, 'forgotten', 'and the page responds';
+    is_refused $over->('/admin-if', 'DELETE', 'X-Debug: 1'), 404, 'key_not_found', 'to each of them';
+    is_first ask($nginx, '/blocks', 'blocks'), 201, 2, 'a request runs';
+    is $over->('/admin-closed', 'GET')->json->{state}, 'kept', 'with limit_except: a method outside of it';
+    is $over->('/admin-closed', 'DELETE')->status, 403, 'one that it refuses';
+    is $over->('/admin-limited', 'DELETE')->json->{done}, 'forgotten', 'and one that it lets in';
+    like $nginx->request(method => 'GET', path => '/status-if', headers => ['X-Debug: 1'])->body, qr/^# HELP/, 'the same is true for the status page: in an if block';
+    ok $nginx->request(method => 'GET', path => '/status-limited')->json->{stores}, 'and in limit_except';
+};
+
+subtest 'The name of a store' => sub {
+    my $begun = $nginx->request(method => 'DELETE', path => '/admin?store=z%C3%A4hler', headers => [@change, @alice]);
+    is $begun->status, 202, 'may have any characters';
+    like $begun->body, qr/"store":"z\xc3\xa4hler"/, 'and is shown as it is';
 };
 
 subtest 'The keys of a scope are erased' => sub {

@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Test::More;
+use Time::HiRes qw(time);
 use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Nginx;
@@ -13,6 +14,7 @@ use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisCluster;
 use IdempotencyTest::RedisSentinel;
+use IdempotencyTest::Relay;
 use IdempotencyTest::Requests qw(@who ask begin);
 
 plan skip_all => 'is about the Redis store' if store_mode() ne 'redis';
@@ -75,6 +77,10 @@ subtest 'Near caches' => sub {
     is admin($one, 'DELETE', "&id=$id")->json->{done}, 'forgotten', 'it is forgotten';
     is_replay_of ask($two, '/near', 'near'), $first, 'another host still has its copy';
     is_first ask($one, '/near', 'near'), 201, 2, 'this host has forgotten it';
+    ask($_, '/near-gone', 'near-gone') for $one, $two;
+    admin($one, 'DELETE', '', named('near-gone'));
+    is admin($two, 'DELETE', '', named('near-gone'))->json->{code}, 'key_not_found', 'the other host says that a key is free';
+    is_first ask($two, '/near-gone', 'near-gone'), 201, 2, 'so it has no copy either';
     is_erased($one, 'a near cache');
     is_first ask($one, '/neverseen', 'near-erased'), 201, 1, 'a request runs';
     erase($one);
@@ -155,11 +161,71 @@ subtest 'Each change is replaced only where it was seen' => sub {
     $nginx->stop;
 };
 
+subtest 'A holder does not know yet that its unknown outcome was recorded' => sub {
+    my $relay = IdempotencyTest::Relay->new(to => $redis->socket);
+    my $prefix = 'prefix untold:;';
+    my $holder = start_nginx('redis ' . $relay->url . "; $prefix timeout 300ms;", workers => 1);
+    my $other = start_nginx('redis unix:' . $redis->socket . "; $prefix", workers => 1);
+    my $told = sub { scalar(() = $holder->error_log =~ /the claim was lost before|the outcome is unknown:/g) };
+    is ask($holder, '/broken/untold-0?gate=never', 'untold-0')->status, 504, 'Redis has the script';
+    for my $change (['POST', '&outcome=released'], ['DELETE', '&force=1']) {
+        my ($method, $arguments) = @$change;
+        my $key = "untold-$method";
+        my $before = $told->();
+        my $running = begin($holder, "/broken/$key", $key);
+        $relay->do('mute');
+        is $running->response->status, 504, 'an outcome is unknown';
+        ok await(sub { admin($other, 'GET', '', named($key))->json->{state} eq 'unknown' }), 'it is recorded, and the holder was not told so';
+        is admin($other, $method, $arguments, named($key))->json->{was}, 'unknown', "$method frees the key";
+        $relay->do('pass');
+        ok await(sub { $told->() > $before }), 'the holder tells the store again';
+        is admin($other, 'GET', '', named($key))->status, 404, 'the key stays free';
+    }
+    $_->stop(allowed => qr/\[(?:crit|error)\]/) for $holder, $other;
+};
+
+subtest 'The connections of an erasure' => sub {
+    my $large = IdempotencyTest::Redis->new(arguments => ['--enable-debug-command', 'yes']);
+    $large->command('DEBUG', 'POPULATE', 100_000, 'other');
+    my $nginx = start_nginx('redis unix:' . $large->socket . ';', workers => 1);
+    my $before = $large->info('total_connections_received');
+    my $begun = time;
+    is erase($nginx)->{state}, 'done', 'an erasure ends';
+    my $steps = $large->info('total_connections_received') - $before;
+    cmp_ok $steps, '>=', 150, 'it has made many steps';
+    cmp_ok $steps / (time - $begun), '<=', 200, 'not so fast that it uses up the ports of this host';
+    $nginx->stop;
+};
+
 subtest 'A cluster' => sub {
     my $cluster = IdempotencyTest::RedisCluster->new;
     my $nginx = start_nginx("topology cluster; redis @{[$cluster->urls]}; connect_timeout 5s; timeout 5s;");
     is_erased($nginx, 'a cluster');
     $nginx->stop;
+};
+
+subtest 'A failover in a cluster during an erasure' => sub {
+    my $cluster = IdempotencyTest::RedisCluster->new(arguments => ['--enable-debug-command', 'yes']);
+    my $nginx = start_nginx("topology cluster; redis @{[$cluster->urls]}; connect_timeout 5s; timeout 5s;", workers => 1);
+    ask($nginx, '/failover', "failover-$_") for 1 .. 30;
+    my @masters = $cluster->masters;
+    # so that the walk takes some seconds
+    $_->command('DEBUG', 'POPULATE', 100_000, 'other') for @masters;
+    my ($replica) = grep { my $node = $_; !grep { $_ == $node } @masters } $cluster->nodes;
+    my $begun = admin($nginx, 'DELETE', '', 'Idempotency-Scope: alice')->json;
+    $replica->command('CLUSTER', 'FAILOVER');
+    ok await(sub { $replica->is_master }), 'a replica is promoted';
+    my $progress;
+    my $n = 0;
+    await(sub {
+        $nginx->request(path => '/others', key => 'others-' . $n++, headers => ['X-API-Key: bob']);
+        $progress = admin($nginx, 'GET', "&erasure=$begun->{erasure}")->json;
+        return $progress->{state} ne 'running';
+    }, 60);
+    is $progress->{state}, 'done', 'the erasure ends';
+    cmp_ok $progress->{restarts}, '>', 0, 'it has begun again';
+    is scalar(grep { admin($nginx, 'GET', '', named("failover-$_"))->status != 404 } 1 .. 30), 0, 'no key is left';
+    $nginx->stop(allowed => qr/\[error\]/);
 };
 
 subtest 'A sentinel' => sub {

@@ -163,6 +163,7 @@ for my $where ('', 'unbuffered/') {
     $client->await_read;
     $client->send_data($stream, 'body', 1);
     app()->await_arrival($path);
+    $client->await_read;
     $client->reset($stream);
     $client->await_read;
     app()->open_gate($n);

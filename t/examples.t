@@ -40,7 +40,7 @@ my @formats = examples('(?:log_format|map) ');
 my ($request) = examples('POST ');
 
 is scalar(@stores), 10, 'the examples of stores are found';
-is scalar(@locations), 4, 'the examples of locations are found';
+is scalar(@locations), 5, 'the examples of locations are found';
 is scalar(@upstreams), 1, 'the example of an upstream is found';
 is scalar(@formats), 3, 'the examples of log formats are found';
 

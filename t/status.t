@@ -366,11 +366,14 @@ subtest 'Access and methods' => sub {
     is ask($nginx, '/json', 'json', method => $_)->status, 405, "$_ is not allowed" for qw(POST PUT DELETE OPTIONS);
     requests_are $nginx, 'and the location is not covered';
 
-    my $whole = $nginx->request(method => 'GET', path => '/json');
     my $head = $nginx->request(method => 'HEAD', path => '/json');
     is $head->status, 200, 'HEAD is allowed';
     is $head->body, '', 'without a body';
-    is $head->header('Content-Length'), length $whole->body, 'but with its length';
+    # the times in the page have a varying number of digits
+    ok await(sub {
+        my $whole = $nginx->request(method => 'GET', path => '/json');
+        $nginx->request(method => 'HEAD', path => '/json')->header('Content-Length') == length $whole->body;
+    }), 'but with its length';
     is $nginx->request(method => 'GET', path => '/json', body => 'more')->status, 200, 'a request body is ignored';
     $nginx->stop;
 };

@@ -114,6 +114,15 @@ subtest 'A store that fails' => sub {
     ok $browser->await_true("$now == 'All stores work.'"), 'and says when it works again' or diag $browser->evaluate($now);
 };
 
+subtest 'A Redis that refuses writes' => sub {
+    ok $browser->await_true(q{/Redis servers.*\bup\s+master\b/s.test(document.getElementById('store-2').innerText)}), 'the server has its role' or diag text_of('#store-2 table');
+    $redis->command('CONFIG', 'SET', 'maxmemory', '1');
+    is ask($nginx, '/payments/four', 'four')->status, 503, 'a request is refused';
+    ok $browser->await_true("/^payments: Redis refuses writes: OOM, since \\d\\d:\\d\\d; 503 for every new key/.test($now)"), 'the page says so'
+        or diag $browser->evaluate($now);
+    like text_of('#store-2 table'), qr/store began to refuse calls\s+Redis refuses writes: OOM\s+[0-9a-f]{64}\b/, 'with the id of the key';
+};
+
 subtest 'What is wrong, in words' => sub {
     $browser->open($url, script => "$story story.until = 10;");
     is $browser->evaluate('storyTold()'), 'All stores work.', 'at first nothing is';

@@ -64,6 +64,15 @@ subtest 'get' => sub {
     my $directory = $nginx->directory;
     ($status, $out) = run('get', '--store', 'main', '--scope', '', '--scope-file', "$directory/scope", '--key-file', "$directory/key");
     like $out, qr/^id +$id$/m, 'from files, too';
+    open my $input, '<', "$directory/key" or die;
+    open my $saved, '<&', \*STDIN or die;
+    open STDIN, '<&', $input or die;
+    ($status, $out, $err) = run('get', '--store', 'main', '--scope', '', '--scope-file', '-', '--key-file', '-');
+    open STDIN, '<&', $saved or die;
+    is "$status $err", "2 idempotency: only one value can be read from the standard input\n", 'only one from the standard input';
+    $nginx->write_file('empty', '');
+    ($status, $out, $err) = run('get', '--store', 'main', '--scope', '', '--scope-file', "$directory/empty", '--key-file', "$directory/key");
+    is "$status $err", "2 idempotency: $directory/empty: it has no line\n", 'an empty file is no empty value';
     ($status, $out) = run('get', @keys, 'one', '--answer');
     like $out, qr/^201.*\n\n#1 body-text/s, 'with its response';
     ($status, $out, $err) = run('get', @keys, 'two');

@@ -56,6 +56,15 @@ struct Reply {
     bool is_copy = false;
 };
 
+// Of a call that has changed nothing.
+inline Reply failed_reply(Cause cause)
+{
+    Reply reply;
+
+    reply.cause = cause;
+    return reply;
+}
+
 // Why a call failed; `none` if it did not.
 inline Cause cause_of(const Reply &reply)
 {
@@ -211,7 +220,7 @@ struct ZoneFigures {
     std::uint64_t used = 0;  // bytes of blocks that are taken
     std::uint64_t free_blocks = 0;
     std::uint64_t keys = 0;       // with those that have expired and are not removed yet
-    std::uint64_t evictions = 0;  // of copies from a near cache that was full
+    std::uint64_t evictions = 0;  // by this worker, from a near cache that was full
 };
 
 // What a Redis server says about itself.

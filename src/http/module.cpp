@@ -207,12 +207,13 @@ ngx_int_t init_process(ngx_cycle_t *cycle)
     auto **slots = static_cast<StoreSlot **>(main->stores.elts);
 
     for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
-        slots[i]->maintenance->open();
         slots[i]->store->watch(slots[i]->maintenance);
 
         if (!slots[i]->store->open()) {
             return NGX_ERROR;
         }
+
+        slots[i]->maintenance->open(*slots[i]->store);
     }
 
     return NGX_OK;
@@ -232,8 +233,8 @@ void exit_process(ngx_cycle_t *cycle)
 
     for (ngx_uint_t i = 0; i < main->stores.nelts; i++) {
         settle_all_at_exit(*slots[i]);
-        slots[i]->store->close();
         slots[i]->maintenance->close();
+        slots[i]->store->close();
     }
 }
 

@@ -43,7 +43,7 @@ bool NearStore::start(Call &call)
     switch (call.kind) {
     case Call::Kind::claim:
         if (call.by_operator) {
-            break;
+            return call_store(call);
         }
         return reply_from_copy(call, kNearFresh, false) || call_store(call);
     case Call::Kind::settle:
@@ -106,7 +106,9 @@ Call &NearStore::finish(StoreCall &store_call)
 
     caller.reply = store_call.reply;
 
-    if (caller.kind == Call::Kind::claim) {
+    if (caller.by_operator) {
+        handle_lookup_reply(caller);
+    } else if (caller.kind == Call::Kind::claim) {
         handle_claim_reply(caller, store_call.sent_at);
     } else {
         handle_settle_reply(caller, store_call.sent_at);
@@ -114,6 +116,14 @@ Call &NearStore::finish(StoreCall &store_call)
 
     unused_.give(&store_call);
     return caller;
+}
+
+// The operator is told that the key is free.
+void NearStore::handle_lookup_reply(const Call &call)
+{
+    if (call.reply.verdict == Verdict::gone) {
+        remove_copy(call.id);
+    }
 }
 
 void NearStore::handle_claim_reply(Call &call, Millis sent_at)
@@ -191,7 +201,7 @@ void NearStore::put_copy(const KeyId &id, const Pieces &value, Millis lifetime, 
 {
     Locked locked(memory_);
 
-    locked->put(id, value, sent_at + lifetime, sent_at, memory_.now());
+    evictions_ += locked->put(id, value, sent_at + lifetime, sent_at, memory_.now());
 }
 
 void NearStore::remove_copy(const KeyId &id)
@@ -206,6 +216,7 @@ StoreFigures NearStore::figures()
     StoreFigures figures = store_.figures();
 
     figures.near = Locked(memory_)->figures();
+    figures.near.evictions = evictions_;
     return figures;
 }
 

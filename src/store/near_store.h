@@ -40,6 +40,7 @@ public:
     KeyId stored_id(const KeyId &id) const override { return store_.stored_id(id); }
     bool walk(WalkStep &step) override { return store_.walk(step); }
     StoreFigures figures() override;
+    std::size_t nodes(NodeState *out, std::size_t max) override { return store_.nodes(out, max); }
 
 private:
     struct StoreCall;
@@ -47,6 +48,7 @@ private:
 
     bool call_store(Call &call);
     Call &finish(StoreCall &store_call);
+    void handle_lookup_reply(const Call &call);
     void handle_claim_reply(Call &call, Millis sent_at);
     void handle_settle_reply(const Call &call, Millis sent_at);
 
@@ -60,6 +62,7 @@ private:
     Store &store_;
     SharedMemory &memory_;
     FreeList<StoreCall> unused_;
+    std::uint64_t evictions_ = 0;
 };
 
 }  // namespace idempotency

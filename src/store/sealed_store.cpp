@@ -107,6 +107,7 @@ private:
     unsigned claimed_ = 0;     // bit N: this operation has claimed stored_ids_[N]
     bool releasing_ = false;
     bool sent_ = false;  // an inner call that ended as `unavailable` may have been carried out
+    Cause cause_ = Cause::none;  // of the first inner call that failed
     Token token_ = 0;
     Reply result_;
 
@@ -130,6 +131,7 @@ bool SealedStore::Operation::begin(Call &caller)
     claimed_ = 0;
     releasing_ = false;
     sent_ = false;
+    cause_ = Cause::none;
     token_ = caller.token;
     result_ = Reply{};
     saved_claim_ = {};
@@ -194,6 +196,10 @@ void SealedStore::Operation::reply_to_caller()
         result_.sent = sent_;
     }
 
+    if (result_.verdict == Verdict::unavailable || result_.verdict == Verdict::full) {
+        result_.cause = cause_;
+    }
+
     caller_->reply = result_;
 }
 
@@ -249,6 +255,10 @@ bool SealedStore::Operation::seal_value()
 
 bool SealedStore::Operation::handle_reply()
 {
+    if (cause_ == Cause::none) {
+        cause_ = reply.cause;
+    }
+
     if (reply.verdict == Verdict::unavailable && (reply.sent || releasing_)) {
         sent_ = true;
     }
@@ -289,6 +299,11 @@ bool SealedStore::Operation::handle_found()
     auto *bytes = reinterpret_cast<unsigned char *>(const_cast<char *>(reply.value.data()));
     std::string_view record;
     SealFault fault = store_.keys_.open(id, bytes, reply.value.size(), record, result_.id);
+
+    // an operator must not take it for damage
+    if (fault == SealFault::failed && caller_->by_operator) {
+        return finish(Verdict::unavailable);
+    }
 
     if (fault != SealFault::none) {
         store_.events_.on_open_failed(id, describe(fault));

@@ -51,6 +51,7 @@ public:
     void watch(StoreWatcher *watcher) override { inner_.watch(watcher); }
     bool walk(WalkStep &step) override { return inner_.walk(step); }
     StoreFigures figures() override { return inner_.figures(); }
+    std::size_t nodes(NodeState *out, std::size_t max) override { return inner_.nodes(out, max); }
 
     // With n sealing keys the inner calls are made one after the other: the call can take n
     // times the time of one, plus the time to release claims.

@@ -22,8 +22,8 @@ CacheZone::Copy CacheZone::look_up(const KeyId &id, Millis now)
     return copy;
 }
 
-void CacheZone::put(const KeyId &id, const Pieces &value, Millis expires, Millis confirmed,
-                    Millis now)
+std::size_t CacheZone::put(const KeyId &id, const Pieces &value, Millis expires, Millis confirmed,
+                           Millis now)
 {
     ChangeGuard guard(*this);
 
@@ -32,7 +32,7 @@ void CacheZone::put(const KeyId &id, const Pieces &value, Millis expires, Millis
     std::uint32_t old = find(id, now);
 
     if (old != kNoBlock && entry(old).confirmed > confirmed) {
-        return;
+        return 0;
     }
 
     // before the new copy is written: if this process is killed in between, there is no copy, and
@@ -44,11 +44,13 @@ void CacheZone::put(const KeyId &id, const Pieces &value, Millis expires, Millis
     std::size_t needed = zone_blocks_for(value.size());
 
     if (expires <= now || needed > block_count() / 4) {
-        return;
+        return 0;
     }
 
+    std::size_t removed = 0;
+
     // each removal frees at least one block
-    while (free_block_count() < needed) {
+    for (; free_block_count() < needed; removed++) {
         remove_entry(choose_copy_to_remove());
     }
 
@@ -58,6 +60,7 @@ void CacheZone::put(const KeyId &id, const Pieces &value, Millis expires, Millis
     copy.confirmed = confirmed;
     copy.hold = now;
     publish_entry(write_entry(id, copy, value));
+    return removed;
 }
 
 // There is at least one.  The numbers are random enough for samples: they differ from one removal to

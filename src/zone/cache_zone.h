@@ -36,8 +36,10 @@ public:
 
     // Puts a copy, and replaces the one that is there unless that was confirmed later.
     // `confirmed` is the time at which the store was last known to have the result.  A value
-    // that takes more than a quarter of the zone is not copied.
-    void put(const KeyId &id, const Pieces &value, Millis expires, Millis confirmed, Millis now);
+    // that takes more than a quarter of the zone is not copied.  Returns how many copies were
+    // removed because the cache was full.
+    std::size_t put(const KeyId &id, const Pieces &value, Millis expires, Millis confirmed,
+                    Millis now);
 
     void remove(const KeyId &id, Millis now);
 

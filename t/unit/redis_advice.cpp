@@ -37,6 +37,38 @@ UNIT_TEST(errors_have_a_remedy)
     assert_null(advice_for_error(""));
 }
 
+UNIT_TEST(what_the_metrics_show_of_info)
+{
+    NodeInfo info;
+
+    info.replicas = 7;
+    read_node_info("# Server\r\nredis_version:7.2.4\r\nvalkey_version:8.1.1\r\nused_memory:1024\r\n"
+                   "maxmemory:4096\r\nmaxmemory_policy:volatile lru\r\nrole:master\r\n"
+                   "connected_slaves:3\r\n"
+                   "slave0:ip=10.0.0.2,port=6379,state=online,offset=1,lag=2\r\n"
+                   "slave1:ip=10.0.0.3,port=6379,state=wait_bgsave,offset=0,lag=90\r\n"
+                   "slave2:ip=10.0.0.4,port=6379,state=online,offset=1,lag=5\r\n",
+                   info);
+
+    assert_true(info.is_known);
+    assert_true(info.evicts);
+    assert_string_equal(info.role, "master");
+    assert_string_equal(info.version, "8.1.1");
+    assert_string_equal(info.policy, "volatile_lru");
+    assert_int_equal(info.used_memory, 1024);
+    assert_int_equal(info.maxmemory, 4096);
+    assert_int_equal(info.replicas, 2);
+    assert_int_equal(info.lag, 5);
+
+    read_node_info(
+        "redis_version:7.0.15-and-a-name-that-is-too-long\r\nconnected_slaves:99999999999\r\n",
+        info);
+    assert_string_equal(info.version, "7.0.15-and-a-name-that-");
+    assert_false(info.evicts);
+    assert_int_equal(info.replicas, 0);
+    assert_int_equal(info.maxmemory, 0);
+}
+
 UNIT_TEST(settings_that_lose_data_are_found)
 {
     constexpr const char *good = "# Server\r\nredis_version:7.0.15\r\n# Memory\r\n"

@@ -95,7 +95,7 @@ char *set_admin_page(ngx_conf_t *cf, ngx_command_t *, void *data)
     auto *main = static_cast<MainConfig *>(
         ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
 
-    if (conf->is_admin_page) {
+    if (conf->page == handle_admin_request) {
         return duplicate();
     }
 
@@ -104,7 +104,7 @@ char *set_admin_page(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     core->handler = handle_admin_request;
-    conf->is_admin_page = true;
+    conf->page = handle_admin_request;
 
     if (main->erasures == nullptr) {
         main->erasures = ErasureSegment::create(cf, &ngx_http_idempotency_module);

@@ -10,8 +10,11 @@ namespace idempotency {
 
 namespace {
 
-// Milliseconds between two steps, and before the walk begins again.
-constexpr ngx_msec_t kPause = 1;
+// Milliseconds between two steps.  Each step in Redis takes a connection, whose local port can't be
+// used again for a minute: so many steps in a minute must leave most ports to others.
+constexpr ngx_msec_t kPause = 5;
+
+// Milliseconds before the walk begins again.
 constexpr ngx_msec_t kRetryPause = 1000;
 
 // How often the walk begins again.
@@ -323,12 +326,21 @@ bool Erasure::handle_reply(Lookup &lookup)
     }
 }
 
-bool Erasure::is_of_scope(const Record &record, const KeyId &id) const
+bool Erasure::is_of_scope(const Record &record, const KeyId &id)
 {
     unsigned char tag[kScopeTagSize];
 
-    return !record.scope_tag.empty() && digester_->scope_tag(scope_, id, tag)
-           && record.scope_tag == std::string_view(reinterpret_cast<char *>(tag), sizeof(tag));
+    if (record.scope_tag.empty()) {
+        return false;
+    }
+
+    // without memory it is not known
+    if (!digester_->scope_tag(scope_, id, tag)) {
+        failed_ = true;
+        return false;
+    }
+
+    return record.scope_tag == std::string_view(reinterpret_cast<char *>(tag), sizeof(tag));
 }
 
 bool Erasure::handle_record(Lookup &lookup)

@@ -72,7 +72,7 @@ private:
     bool begin_lookup(Lookup &lookup);
     bool handle_reply(Lookup &lookup);
     bool handle_record(Lookup &lookup);
-    bool is_of_scope(const Record &record, const KeyId &id) const;
+    bool is_of_scope(const Record &record, const KeyId &id);
     void go_on();
     void log_forgotten(const Lookup &lookup) const;
 

@@ -20,7 +20,7 @@ void write_progress(JsonText &text, const StoreSlot &slot, const ErasureProgress
     u_char *end = ngx_sprintf(id, "%015xL", static_cast<uint64_t>(progress.id));
 
     text.put("{");
-    text.put_member("store", view(slot.name));
+    text.put_utf8_member("store", view(slot.name));
     text.put_member("erasure", std::string_view(reinterpret_cast<char *>(id),
                                                 static_cast<std::size_t>(end - id)));
     text.put_member("state", states[static_cast<std::size_t>(progress.state)]);

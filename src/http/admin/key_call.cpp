@@ -311,7 +311,10 @@ void KeyCall::write_record(State state, Millis how_long)
 // False: the call has to be started.
 bool KeyCall::change()
 {
-    bool has_holder = found_.fault == nullptr && found_.record.head.state == State::running;
+    // also of an unknown outcome: it may not know yet that the store has recorded it
+    bool has_holder = found_.fault == nullptr
+                      && (found_.record.head.state == State::running
+                          || found_.record.head.state == State::unknown);
 
     kind = Kind::replace;
     by_operator = false;
@@ -406,7 +409,7 @@ ngx_int_t KeyCall::send_found()
 
     write_hex_id(hex);
     text.put("{");
-    text.put_member("store", view(question_.slot->name));
+    text.put_utf8_member("store", view(question_.slot->name));
     text.put_member("id", std::string_view(hex, sizeof(hex)));
     write_found_key(text, found_,
                     static_cast<Millis>(ngx_time()) * 1000
@@ -428,7 +431,7 @@ ngx_int_t KeyCall::send_done()
 
     write_hex_id(hex);
     text.put("{");
-    text.put_member("store", view(question_.slot->name));
+    text.put_utf8_member("store", view(question_.slot->name));
     text.put_member("id", std::string_view(hex, sizeof(hex)));
     text.put_member("was", found_.state_name());
     text.put_member("done", done_);

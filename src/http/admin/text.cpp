@@ -31,7 +31,7 @@ void JsonText::put(std::string_view text)
     }
 }
 
-void JsonText::put_string(std::string_view text)
+void JsonText::put_escaped(std::string_view text, bool is_utf8)
 {
     // the longest escape of a byte
     u_char *out = reserve(6 * text.size() + 2);
@@ -50,7 +50,7 @@ void JsonText::put_string(std::string_view text)
         if (byte == '"' || byte == '\\') {
             *end++ = '\\';
             *end++ = byte;
-        } else if (byte >= 0x20 && byte < 0x7f) {
+        } else if ((byte >= 0x20 && byte < 0x7f) || (is_utf8 && byte >= 0x80)) {
             *end++ = byte;
         } else {
             end = ngx_sprintf(end, "\\u%04xd", static_cast<unsigned>(byte));
@@ -115,6 +115,12 @@ void JsonText::put_member(std::string_view name, std::string_view text)
 {
     put_name(name);
     put_string(text);
+}
+
+void JsonText::put_utf8_member(std::string_view name, std::string_view text)
+{
+    put_name(name);
+    put_escaped(text, true);
 }
 
 void JsonText::put_member(std::string_view name, std::uint64_t number)

@@ -16,7 +16,7 @@ public:
 
     // In quotes, with escapes.  Bytes above 127 become \u0080 to \u00ff: the text is valid UTF-8
     // whatever the bytes mean.
-    void put_string(std::string_view text);
+    void put_string(std::string_view text) { put_escaped(text, false); }
     void put_base64(std::string_view bytes);
     void put_number(std::uint64_t number);
 
@@ -28,6 +28,9 @@ public:
 
     void put_member(std::string_view name, std::string_view text);
     void put_member(std::string_view name, std::uint64_t number);
+
+    // A text that is valid UTF-8.
+    void put_utf8_member(std::string_view name, std::string_view text);
     void put_seconds_member(std::string_view name, std::uint64_t millis);
 
     // Null if there was no memory.
@@ -35,6 +38,7 @@ public:
 
 private:
     u_char *reserve(std::size_t size);
+    void put_escaped(std::string_view text, bool is_utf8);
 
     ngx_pool_t *pool_;
     u_char *data_ = nullptr;

@@ -228,6 +228,25 @@ void set_value_limit(LocationConfig *conf)
     }
 }
 
+// A block within the location of a page, without a content handler of its own, is a part of it.
+// In `limit_except` nginx does not call the content handler of the location.
+void inherit_page(ngx_conf_t *cf, const LocationConfig &prev, LocationConfig &conf)
+{
+    auto *core = static_cast<ngx_http_core_loc_conf_t *>(
+        ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
+
+    if (!core->noname || core->handler != nullptr || prev.page == nullptr) {
+        return;
+    }
+
+    conf.page = prev.page;
+    conf.status_format = prev.status_format;
+
+    if (core->lmt_excpt) {
+        core->handler = conf.page;
+    }
+}
+
 }  // namespace
 
 void *create_main_config(ngx_conf_t *cf)
@@ -265,7 +284,7 @@ void *create_location_config(ngx_conf_t *cf)
     }
 
     // zeroed by ngx_pcalloc: store_name, store, store_line, ttl_value, ttl_rules, ttl_rule_count,
-    // replayed_header, problem_base
+    // replayed_header, problem_base, page
     conf->required = NGX_CONF_UNSET;
     conf->observe = NGX_CONF_UNSET;
     conf->key = static_cast<KeySource *>(NGX_CONF_UNSET_PTR);
@@ -364,8 +383,10 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
     set_value_limit(conf);
     warn_about_location(cf, *conf, own_store);
 
+    inherit_page(cf, *prev, *conf);
+
     // responses of the status page and of the admin page are not kept
-    if (conf->status_format != NGX_CONF_UNSET_UINT || conf->is_admin_page) {
+    if (conf->page != nullptr) {
         conf->store = nullptr;
     }
 

@@ -162,8 +162,12 @@ struct LocationConfig {
     AnswerOverride *answers;    // kProblems of them; null: none
     ngx_str_t replayed_header;  // `data` is null while unset; empty: off
     ngx_str_t problem_base;
-    ngx_uint_t status_format;  // `idempotency_status`; not inherited
-    bool is_admin_page;        // `idempotency_admin`; not inherited
+
+    // `idempotency_status` or `idempotency_admin`: the content handler (null: neither), and the
+    // format of `idempotency_status`.  Only blocks within the location (`if`, `limit_except`)
+    // inherit them.
+    ngx_http_handler_pt page;
+    ngx_uint_t status_format;
 };
 
 // Functions of nginx's ngx_http_module_t.

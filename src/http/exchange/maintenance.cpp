@@ -18,14 +18,16 @@ bool create_maintenance(ngx_conf_t *cf, StoreSlot &slot)
     return true;
 }
 
-void Maintenance::open()
+void Maintenance::open(Store &store)
 {
     counters_.attach_worker();
     leases.show_in(counters_.cell());
+    publisher_.open(store, counters_);
 }
 
 void Maintenance::close()
 {
+    publisher_.close();
     counters_.detach_worker();
     leases.show_in(counters_.cell());
 }

@@ -6,6 +6,7 @@
 #include "http/config/config.h"
 #include "http/exchange/lease_renewer.h"
 #include "http/exchange/retry_queue.h"
+#include "http/metrics/publisher.h"
 
 namespace idempotency {
 
@@ -14,9 +15,12 @@ class Maintenance final : public StoreWatcher {
 public:
     explicit Maintenance(Counters &counters) : counters_(counters) { ngx_queue_init(&exchanges); }
 
-    // In each worker, before the first request.
-    void open();
+    // In each worker, after the store was opened, and before it is closed.
+    void open(Store &store);
     void close();
+
+    // Brings the metrics of this worker up to date.
+    void publish() { publisher_.publish(); }
 
     LeaseRenewer leases;
     RetryQueue retries;
@@ -36,6 +40,7 @@ private:
     }
 
     Counters &counters_;
+    Publisher publisher_;
 };
 
 // Creates `slot.maintenance`, in the pool of the configuration.  False if there is no

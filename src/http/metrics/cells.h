@@ -44,6 +44,13 @@ struct NodeCell {
     SharedNumber connections;
     SharedNumber in_flight;
     SharedNumber is_down;
+
+    void clear()
+    {
+        set(connections, 0);
+        set(in_flight, 0);
+        set(is_down, 0);
+    }
 };
 
 struct alignas(64) WorkerCell {
@@ -62,9 +69,7 @@ struct alignas(64) WorkerCell {
         }
 
         for (NodeCell &node : nodes) {
-            set(node.connections, 0);
-            set(node.in_flight, 0);
-            set(node.is_down, 0);
+            node.clear();
         }
     }
 };

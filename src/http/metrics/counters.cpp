@@ -1,8 +1,8 @@
 #include "http/metrics/counters.h"
 
-#include <csignal>
 #include <new>
 
+#include "http/metrics/process.h"
 #include "nginx/clock.h"
 
 namespace idempotency {
@@ -11,12 +11,6 @@ namespace {
 
 // In milliseconds: for how long a store counts as refusing calls after it has refused one.
 constexpr std::uint64_t kRefusingTime = 10000;
-
-bool is_alive(std::uint64_t pid)
-{
-    return pid == static_cast<std::uint64_t>(ngx_pid) || kill(static_cast<pid_t>(pid), 0) == 0
-           || ngx_errno != NGX_ESRCH;
-}
 
 std::uint64_t unix_now()
 {
@@ -190,9 +184,9 @@ void Counters::available_again()
 
 void Counters::note(Event event, const KeyId &stored_id, Cause cause)
 {
-    Slot &at = slot();
-    std::uint64_t number = at.next_event.fetch_add(1, std::memory_order_relaxed);
-    SlotEvent &entry = at.events[number % kSlotEvents];
+    SlotEvents &events = slot().events[static_cast<std::size_t>(event)];
+    std::uint64_t number = events.next.fetch_add(1, std::memory_order_relaxed);
+    SlotEvent &entry = events.ring[number % kEventsOfKind];
 
     entry.sequence.store(2 * number + 1, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_release);
@@ -203,7 +197,7 @@ void Counters::note(Event event, const KeyId &stored_id, Cause cause)
     entry.sequence.store(2 * number + 2, std::memory_order_release);
 }
 
-void Counters::read(StoreMetrics &out)
+void Counters::read(StoreMetrics &out, std::uint64_t free)
 {
     for (Slot &at : shared_->slots) {
         for (std::size_t i = 0; i < kCounts; i++) {
@@ -230,6 +224,8 @@ void Counters::read(StoreMetrics &out)
     read_cells(out);
     read_health(out);
     read_events(out);
+    read_nodes(out);
+    read_usage(out, free);
 }
 
 void Counters::read_cells(StoreMetrics &out)
@@ -298,32 +294,33 @@ void Counters::read_health(StoreMetrics &out)
     }
 }
 
-void Counters::read_events(StoreMetrics &out)
+// The last kEventsOfKind events of one kind, over all workers.
+void Counters::read_events(std::size_t kind, EventList<kEventsOfKind> &out)
 {
     for (Slot &at : shared_->slots) {
-        for (SlotEvent &entry : at.events) {
+        for (SlotEvent &entry : at.events[kind].ring) {
             std::uint64_t before = entry.sequence.load(std::memory_order_acquire);
             EventFigures event = entry.event;
 
             std::atomic_thread_fence(std::memory_order_acquire);
 
-            if (before == 0 || before % 2 != 0
-                || entry.sequence.load(std::memory_order_relaxed) != before) {
-                continue;
+            if (before != 0 && before % 2 == 0
+                && entry.sequence.load(std::memory_order_relaxed) == before) {
+                out.add(event);
             }
+        }
+    }
+}
 
-            std::size_t i = out.event_count < kMaxEvents ? out.event_count++ : kMaxEvents;
+void Counters::read_events(StoreMetrics &out)
+{
+    for (std::size_t kind = 0; kind < kEvents; kind++) {
+        EventList<kEventsOfKind> events;
 
-            // insertion sort: the oldest falls off the end
-            for (; i > 0 && out.events[i - 1].time < event.time; i--) {
-                if (i < kMaxEvents) {
-                    out.events[i] = out.events[i - 1];
-                }
-            }
+        read_events(kind, events);
 
-            if (i < kMaxEvents) {
-                out.events[i] = event;
-            }
+        for (std::size_t i = 0; i < events.count; i++) {
+            out.events.add(events.items[i]);
         }
     }
 }

@@ -39,6 +39,7 @@ enum class Count : unsigned {
 
     near_hits,
     near_misses,
+    near_evictions,
 
     // `observe`: requests by what `$idempotency_status` would have been, in the order of Status
     observed_fresh,

@@ -25,6 +25,8 @@ enum class Event : unsigned char {
     refused,     // the first call that the store refused
 };
 
+constexpr std::size_t kEvents = static_cast<std::size_t>(Event::refused) + 1;
+
 const char *event_name(Event event);
 
 struct EventFigures {
@@ -36,17 +38,47 @@ struct EventFigures {
 
 // A Redis node, over all workers.
 struct NodeFigures {
-    char name[128];  // host:port, or unix:path
-    bool up;
-    std::uint64_t connections;  // established
-    std::uint64_t in_flight;    // commands without a reply
-    std::uint64_t commands;     // that were sent
-    std::uint64_t reconnects;
+    char name[128] = "";  // host:port, or unix:/path
+    bool up = true;
+    std::uint64_t connections = 0;  // established
+    std::uint64_t in_flight = 0;    // commands without a reply
+    std::uint64_t commands = 0;     // that were sent
+    std::uint64_t reconnects = 0;
     NodeInfo info;
 };
 
 constexpr std::size_t kMaxNodes = 32;
-constexpr std::size_t kMaxEvents = 32;
+// Of each kind, so that many events of one kind do not hide those of another.
+constexpr std::size_t kEventsOfKind = 4;
+constexpr std::size_t kMaxEvents = kEvents * kEventsOfKind;
+
+// Sorted, the newest first; the oldest falls off the end.
+template <std::size_t N>
+struct EventList {
+    EventFigures items[N];
+    std::size_t count = 0;
+
+    void add(const EventFigures &event)
+    {
+        std::size_t at = count;
+
+        while (at > 0 && items[at - 1].time < event.time) {
+            at--;
+        }
+
+        if (at == N) {
+            return;
+        }
+
+        count += count < N;
+
+        for (std::size_t i = count - 1; i > at; i--) {
+            items[i] = items[i - 1];
+        }
+
+        items[at] = event;
+    }
+};
 
 struct StoreMetrics {
     std::uint64_t counts[kCounts] = {};
@@ -67,13 +99,12 @@ struct StoreMetrics {
     std::uint64_t last_granted = 0;   // 0: never
     std::uint64_t last_refused = 0;
 
-    std::uint64_t evictions = 0;  // from a near cache
-    std::uint64_t full_in = 0;    // milliseconds until the memory is full, as it grows now
-    bool is_filling = false;      // `full_in` is valid
-    std::uint64_t started = 0;    // when nginx created the counters
+    std::uint64_t used_memory = 0;  // of an embedded store; the caller of Counters::read sets it
+    std::uint64_t full_in = 0;      // milliseconds until the memory is full, as it grows now
+    bool is_filling = false;        // `full_in` is valid
+    std::uint64_t started = 0;      // when nginx created the counters
 
-    EventFigures events[kMaxEvents];  // the newest first
-    std::size_t event_count = 0;
+    EventList<kMaxEvents> events;
     NodeFigures nodes[kMaxNodes];
     std::size_t node_count = 0;
 };

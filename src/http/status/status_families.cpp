@@ -241,7 +241,7 @@ const Family kFamilies[] = {
     near_counter("near_cache_misses", "Claims for which a near cache had no fresh copy.",
                  read_count<Count::near_misses>),
     near_counter("near_cache_evictions", "Copies that were removed because a near cache was full.",
-                 [](const StoreStatus &s, std::size_t) { return Value{s.now.near.evictions}; }),
+                 read_count<Count::near_evictions>),
 };
 
 const std::size_t kFamilyCount = sizeof(kFamilies) / sizeof(kFamilies[0]);

@@ -143,8 +143,8 @@ void put_events(Text &text, const StoreStatus &store)
 {
     text << ", \"events\": [";
 
-    for (std::size_t i = 0; i < store.metrics.event_count; i++) {
-        const EventFigures &event = store.metrics.events[i];
+    for (std::size_t i = 0; i < store.metrics.events.count; i++) {
+        const EventFigures &event = store.metrics.events.items[i];
         char hex[kHexLength];
 
         write_hex(event.id, hex);

@@ -4,6 +4,7 @@
 
 #include "http/answer/fields.h"
 #include "http/config/arguments.h"
+#include "http/exchange/maintenance.h"
 #include "http/status/page_data.h"
 #include "http/status/status_format.h"
 #include "nginx/list.h"
@@ -33,9 +34,11 @@ StoreStatus *read_stores(ngx_http_request_t *r, const ngx_array_t &slots)
 
         new (&stores[i]) StoreStatus;
         stores[i].name = view(slot.name);
+        slot.maintenance->publish();
         stores[i].now = slot.store->figures();
-        set(slot.counters->cell().is_down, !stores[i].now.up);
-        slot.counters->read(stores[i].metrics);
+        stores[i].metrics.used_memory = stores[i].now.memory.used;
+        slot.counters->read(stores[i].metrics,
+                            stores[i].now.memory.size - stores[i].now.memory.used);
     }
 
     return stores;
@@ -174,6 +177,7 @@ char *set_status_page(ngx_conf_t *cf, ngx_command_t *, void *data)
         ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
 
     core->handler = send_status_page;
+    conf->page = send_status_page;
 
     if (cf->args->nelts == 1) {
         if (conf->status_format != NGX_CONF_UNSET_UINT) {

@@ -95,13 +95,19 @@ bool RedisCluster::start(Call &call)
     return true;
 }
 
-// A part is one node.
+// A part is one node.  After a failover a position on the former master means nothing on the new
+// one, which may also come before the current part.
 bool RedisCluster::walk(WalkStep &step)
 {
-    RedisNode *node = state_ == State::known ? nodes_.next_with_slots(step.part) : nullptr;
+    if (step.part == 0 && step.position == 0) {
+        walk_changes_ = nodes_.changes();
+    }
+
+    bool is_usable = state_ == State::known && walk_changes_ == nodes_.changes();
+    RedisNode *node = is_usable ? nodes_.next_with_slots(step.part) : nullptr;
 
     if (node == nullptr) {
-        step.failed = state_ != State::known || step.part == 0;
+        step.failed = !is_usable || step.part == 0;
         step.is_last = true;
         return true;
     }
@@ -118,6 +124,11 @@ StoreFigures RedisCluster::figures()
     figures.engine = "redis";
     figures.up = state_ != State::lost && nodes_.all_available();
     return figures;
+}
+
+std::size_t RedisCluster::nodes(NodeState *out, std::size_t max)
+{
+    return nodes_.read_states(out, max);
 }
 
 // Starts the calls that wait; without a map each ends at once.
@@ -181,7 +192,7 @@ void RedisCluster::redirected(RedisNode &from, Call &call, Millis deadline,
 {
     RedisNode *node = redirect_target(from, call.id, redirect);
 
-    call.reply = Reply();
+    call.reply = failed_reply(Cause::moved);
 
     if (node == nullptr || call.redirects++ >= kMaxRedirects || deadline <= ngx_current_msec
         || node->start(call, deadline, redirect.ask))

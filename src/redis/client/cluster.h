@@ -33,6 +33,7 @@ public:
     void watch(StoreWatcher *watcher) override { watcher_ = watcher; }
     bool walk(WalkStep &step) override;
     StoreFigures figures() override;
+    std::size_t nodes(NodeState *out, std::size_t max) override;
 
 private:
     enum class State {
@@ -73,6 +74,7 @@ private:
     RedisClusterNodes nodes_;
     RedisWaitingCalls waiting_calls_;
     RedisKeyScan scan_;
+    ngx_uint_t walk_changes_ = 0;  // RedisClusterNodes::changes() when the walk began
 
     State state_ = State::closed;
     StoreWatcher *watcher_ = nullptr;

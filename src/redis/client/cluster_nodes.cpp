@@ -23,6 +23,7 @@ struct RedisClusterNodes::Entry {
     RedisDiscoveredServer server;
     RedisNode node;
     bool has_slots = false;
+    bool had_slots = false;  // by the map before
     ngx_msec_t used_at = 0;
     ngx_uint_t round = 0;  // in which the node was picked last
 };
@@ -113,6 +114,7 @@ void RedisClusterNodes::assign(std::uint16_t slot, const RedisNode &node) noexce
 {
     for (std::uint16_t i = 0; i < end_; i++) {
         if (entries_[i] != nullptr && &entries_[i]->node == &node) {
+            changes_ += entries_[i]->has_slots ? 0 : 1;
             entries_[i]->has_slots = true;
             index_of_slot_[slot] = i;
             return;
@@ -126,6 +128,7 @@ void RedisClusterNodes::apply_map(const RedisSlotMap &map, const RedisServer &so
 
     for (std::uint16_t i = 0; i < end_; i++) {
         if (entries_[i] != nullptr) {
+            entries_[i]->had_slots = entries_[i]->has_slots;
             entries_[i]->has_slots = false;
         }
     }
@@ -148,6 +151,12 @@ void RedisClusterNodes::apply_map(const RedisSlotMap &map, const RedisServer &so
 
         index_of_slot_[slot] = owner != kNoNode ? indices[owner] : kNoNode;
     }
+
+    for (std::uint16_t i = 0; i < end_; i++) {
+        if (entries_[i] != nullptr && entries_[i]->has_slots != entries_[i]->had_slots) {
+            changes_++;
+        }
+    }
 }
 
 RedisNode *RedisClusterNodes::next_with_slots(std::size_t &index) const noexcept
@@ -166,6 +175,19 @@ bool RedisClusterNodes::all_available() const noexcept
     return std::all_of(entries_, entries_ + end_, [](Entry *entry) {
         return entry == nullptr || !entry->has_slots || entry->node.is_available();
     });
+}
+
+std::size_t RedisClusterNodes::read_states(NodeState *out, std::size_t max) const noexcept
+{
+    std::size_t count = 0;
+
+    for (std::uint16_t i = 0; i < end_ && count < max; i++) {
+        if (entries_[i] != nullptr && entries_[i]->has_slots) {
+            out[count++] = entries_[i]->node.state();
+        }
+    }
+
+    return count;
 }
 
 RedisNode *RedisClusterNodes::pick(ngx_uint_t round) noexcept

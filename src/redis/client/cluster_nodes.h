@@ -44,11 +44,17 @@ public:
     // Takes over a new map, which `source` has sent.
     void apply_map(const RedisSlotMap &map, const RedisServer &source) noexcept;
 
+    // Counts how often a node got its first slot or lost its last one.
+    ngx_uint_t changes() const { return changes_; }
+
     // The first node with slots whose index is `index` or higher, and this index; or null.
     RedisNode *next_with_slots(std::size_t &index) const noexcept;
 
     // Whether all nodes that have slots are available, as far as is known.
     bool all_available() const noexcept;
+
+    // For the metrics: the nodes that have slots, at most `max`; returns how many.
+    std::size_t read_states(NodeState *out, std::size_t max) const noexcept;
 
     // A random node that has slots, is available and was not picked in this `round`
     // yet; or null.
@@ -73,6 +79,7 @@ private:
     Entry *entries_[RedisSlotMap::kMaxNodes] = {};
     std::uint16_t end_ = 0;                     // behind the last entry
     std::uint16_t index_of_slot_[kRedisSlots];  // or RedisSlotMap::kNoNode
+    ngx_uint_t changes_ = 0;
 };
 
 }  // namespace idempotency

@@ -86,7 +86,15 @@ void RedisConnection::close() noexcept
     }
 
     pipeline_.close();
-    pipeline_.end_waiting();
+    pipeline_.end_waiting(Cause::connection);
+}
+
+void RedisConnection::add_to(NodeState &state) const noexcept
+{
+    state.connections += pipeline_.ready();
+    state.in_flight += pipeline_.in_flight();
+    state.commands += pipeline_.sent();
+    state.reconnects += lost_;
 }
 
 void RedisConnection::retarget(RedisServer &server) noexcept
@@ -115,7 +123,7 @@ Millis RedisConnection::deadline() const noexcept
 bool RedisConnection::start(Call &call, Millis deadline, bool asking) noexcept
 {
     if (down_ || state_ == State::closed) {
-        call.reply = Reply();
+        call.reply = failed_reply(down_cause_);
         return true;
     }
 
@@ -170,6 +178,7 @@ void RedisConnection::established()
 void RedisConnection::greeted()
 {
     greeted_at_ = ngx_current_msec;
+    down_cause_ = Cause::connection;
     refusal_logged_ = false;
     socket_.keep_address();
     owner_.available_again(*this);
@@ -194,6 +203,7 @@ void RedisConnection::error_reply(const char *what, const char *code, const KeyI
                                   const char *advice)
 {
     if (!pipeline_.ready()) {
+        down_cause_ = cause_of_code(code);
         *ngx_snprintf(reinterpret_cast<u_char *>(refusal_), sizeof(refusal_) - 1,
                       "it replied to %s with %s%s%s", what, code, advice != nullptr ? ": " : "",
                       advice != nullptr ? advice : "") = '\0';
@@ -221,7 +231,10 @@ void RedisConnection::error_reply(const char *what, const char *code, const KeyI
                   &server().name, &options_.store, what, code, id != nullptr ? ", key " : "",
                   length, hex, advice != nullptr ? ": " : "", advice != nullptr ? advice : "");
 
-    read_only_ = read_only_ || ngx_strcmp(code, "READONLY") == 0;
+    if (ngx_strcmp(code, "READONLY") == 0) {
+        read_only_ = true;
+        down_cause_ = Cause::readonly;
+    }
 
     if (ngx_strcmp(code, "CLUSTERDOWN") == 0) {
         owner_.cluster_down();
@@ -301,6 +314,8 @@ void RedisConnection::check_fault_soon() noexcept
 
 void RedisConnection::failed(const char *why, ngx_err_t error)
 {
+    down_cause_ = Cause::connection;
+
     // the server is up, and someone has to correct what the log says
     if (socket_.tls_failed()) {
         *ngx_snprintf(reinterpret_cast<u_char *>(refusal_), sizeof(refusal_) - 1, "%s", why) = '\0';
@@ -333,6 +348,8 @@ void RedisConnection::address_removed()
 // Closes a connection that cannot be used any more.  `was_closed`: by the other end.
 void RedisConnection::drop(const char *why, ngx_err_t error, bool was_closed) noexcept
 {
+    lost_++;
+
     bool was_greeted = pipeline_.ready();
     bool was_stable = greeted_at_ != 0 && ngx_current_msec - greeted_at_ >= kStable;
     bool is_read_only = read_only_;
@@ -412,7 +429,7 @@ void RedisConnection::reconnect_later(const char *why, ngx_err_t error) noexcept
     ngx_add_timer(&reconnect_timer_, reconnect_delay(failed_rounds_++));
 
     pipeline_.close();
-    pipeline_.end_waiting();
+    pipeline_.end_waiting(down_cause_);
     deadline_timer_.cancelable = 1;
 }
 

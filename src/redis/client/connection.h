@@ -89,6 +89,9 @@ public:
     // No call waits, and no reply is outstanding.
     bool idle() const { return pipeline_.idle(); }
 
+    // Adds to the metrics of the server.
+    void add_to(NodeState &state) const noexcept;
+
 private:
     enum class State { closed, connecting, connected, waiting_to_reconnect };
 
@@ -138,6 +141,8 @@ private:
 
     State state_ = State::closed;
     bool down_ = false;  // known, and reported to the owner
+    Cause down_cause_ = Cause::connection;
+    std::uint64_t lost_ = 0;  // connections, since the worker has started
     bool stall_reported_ = false;
     bool draining_ = false;         // reconnects to another address when nothing is in flight
     bool read_only_ = false;        // a reply was READONLY: this is not the master any more

@@ -20,7 +20,7 @@ constexpr ngx_msec_t kClusterInterval = 60000;
 void RedisNode::Owner::redirected(RedisNode &node, Call &call, Millis, const RedisRedirect &)
 {
     node.report_cluster();
-    call.reply = Reply();
+    call.reply = failed_reply(Cause::moved);
     call.ended(call);
 }
 
@@ -137,6 +137,22 @@ bool RedisNode::idle() const noexcept
     }
 
     return bulk_.idle();
+}
+
+NodeState RedisNode::state() const noexcept
+{
+    NodeState state;
+
+    state.name = view(server_->name);
+    state.up = is_available();
+    state.info = check_.info();
+
+    for (ngx_uint_t i = 0; i < options_.connections; i++) {
+        connections_[i].add_to(state);
+    }
+
+    bulk_.add_to(state);
+    return state;
 }
 
 // Events of the connections

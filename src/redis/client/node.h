@@ -75,6 +75,9 @@ public:
 
     RedisServer &server() const { return *server_; }
 
+    // For the metrics.
+    NodeState state() const noexcept;
+
     // The server has replied MOVED or ASK, and the store is not configured as a cluster.
     void report_cluster() noexcept;
 

@@ -133,6 +133,16 @@ StoreFigures RedisSentinel::figures()
     return figures;
 }
 
+std::size_t RedisSentinel::nodes(NodeState *out, std::size_t max)
+{
+    if (state_ != State::known || max == 0) {
+        return 0;
+    }
+
+    out[0] = node_.state();
+    return 1;
+}
+
 // Starts the calls that wait, as the search is over; without a master each ends
 // at once.
 void RedisSentinel::start_waiting() noexcept

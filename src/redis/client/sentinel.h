@@ -44,6 +44,7 @@ public:
     void watch(StoreWatcher *watcher) override { watcher_ = watcher; }
     bool walk(WalkStep &step) override;
     StoreFigures figures() override;
+    std::size_t nodes(NodeState *out, std::size_t max) override;
 
 private:
     enum class State {

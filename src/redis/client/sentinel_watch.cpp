@@ -96,7 +96,7 @@ private:
         is_subscribed_ = false;
         backoff_.attempted(ngx_current_msec);
         query_.start(sentinel_,
-                     {kSubscribe, 2, options_.sentinel_user, options_.sentinel_password, true});
+                     {kSubscribe, 2, options_.sentinel_user, options_.sentinel_password, 0, true});
     }
 
     static void on_timer(ngx_event_t *event)

@@ -14,6 +14,7 @@ constexpr std::string_view kInfo[] = {"INFO"};
 
 // In milliseconds.
 constexpr ngx_msec_t kDelay = 100;
+constexpr ngx_msec_t kInterval = 15000;
 
 }  // namespace
 
@@ -41,10 +42,8 @@ void RedisServerCheck::check_soon(RedisServer &server) noexcept
     }
 
     server_ = &server;
-
-    if (!timer_.timer_set) {
-        ngx_add_timer(&timer_, kDelay);
-    }
+    is_first_ = true;
+    fire_within(timer_, kDelay);
 }
 
 void RedisServerCheck::on_timer(ngx_event_t *event)
@@ -57,10 +56,19 @@ void RedisServerCheck::on_timer(ngx_event_t *event)
 const char *RedisServerCheck::read(RedisQuery &, const redisReply &reply)
 {
     if (reply.type != REDIS_REPLY_STRING) {
+        info_ = NodeInfo();
         return nullptr;
     }
 
     std::string_view info{reply.str, static_cast<std::size_t>(reply.len)};
+
+    read_node_info(info, info_);
+
+    if (!is_first_) {
+        return nullptr;
+    }
+
+    is_first_ = false;
 
     for (const char *advice : {advice_for_version(info), advice_for_eviction(info)}) {
         if (advice != nullptr) {
@@ -74,6 +82,15 @@ const char *RedisServerCheck::read(RedisQuery &, const redisReply &reply)
 }
 
 // The connections that calls use report what is wrong with the server.
-void RedisServerCheck::ended(RedisQuery &, const char *, ngx_err_t) {}
+void RedisServerCheck::ended(RedisQuery &, const char *fault, ngx_err_t)
+{
+    if (fault != nullptr) {
+        info_ = NodeInfo();
+    }
+
+    if (info_.is_known && !ngx_exiting) {
+        fire_within(timer_, kInterval);
+    }
+}
 
 }  // namespace idempotency

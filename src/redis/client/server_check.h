@@ -7,11 +7,13 @@
 
 #include "redis/client/options.h"
 #include "redis/client/query.h"
+#include "core/store.h"
 
 namespace idempotency {
 
-// Only the first worker does so, with INFO over a connection of its own, each time that the
-// server has become available.  A server that does not permit INFO is not looked at.
+// Only the first worker does so, with INFO over a connection of its own: each time that the
+// server has become available, and then again from time to time, for the metrics.  A server that
+// does not permit INFO is not looked at.
 class RedisServerCheck final : private RedisQuery::Owner {
 public:
     // Both outlive this object.
@@ -24,6 +26,8 @@ public:
     // Checks `server` soon: no connection is opened from within.
     void check_soon(RedisServer &server) noexcept;
 
+    const NodeInfo &info() const { return info_; }
+
 private:
     // RedisQuery::Owner
     const char *read(RedisQuery &query, const redisReply &reply) override;
@@ -34,6 +38,8 @@ private:
     const RedisOptions &options_;
     RedisServer *server_;
     RedisQuery query_;
+    NodeInfo info_;
+    bool is_first_ = true;  // since the server has become available
     ngx_event_t timer_{};
 };
 

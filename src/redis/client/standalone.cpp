@@ -50,6 +50,15 @@ public:
         return figures;
     }
 
+    std::size_t nodes(NodeState *out, std::size_t max) override
+    {
+        if (max > 0) {
+            out[0] = node_.state();
+        }
+
+        return max > 0 ? 1 : 0;
+    }
+
     bool start(Call &call) override { return node_.start(call); }
     bool walk(WalkStep &step) override { return scan_.start(step, node_.server(), true); }
 

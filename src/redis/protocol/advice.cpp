@@ -1,5 +1,6 @@
 #include "redis/protocol/advice.h"
 
+#include <algorithm>
 #include <charconv>
 
 namespace idempotency {
@@ -97,6 +98,84 @@ const char *advice_for_eviction(std::string_view info) noexcept
                ? nullptr
                : "it may evict claims and responses, and requests may then run twice: set "
                  "maxmemory-policy noeviction";
+}
+
+namespace {
+
+std::uint64_t parse_number(std::string_view text)
+{
+    std::uint64_t number = 0;
+
+    std::from_chars(text.data(), text.data() + text.size(), number);
+    return number;
+}
+
+// Only what a label may have without surprises.
+template <std::size_t N>
+void copy_word(std::string_view text, char (&out)[N])
+{
+    std::size_t length = 0;
+
+    for (char c : text.substr(0, N - 1)) {
+        out[length++] = c > 0x20 && c < 0x7f ? c : '_';
+    }
+
+    out[length] = '\0';
+}
+
+// The value of `name=VALUE` in a list that is separated by commas.
+std::string_view part_of(std::string_view list, std::string_view name)
+{
+    while (!list.empty()) {
+        std::string_view part = list.substr(0, list.find(','));
+
+        list.remove_prefix(part.size() < list.size() ? part.size() + 1 : list.size());
+
+        if (part.size() > name.size() && part.substr(0, name.size()) == name
+            && part[name.size()] == '=') {
+            return part.substr(name.size() + 1);
+        }
+    }
+
+    return {};
+}
+
+// slave0:ip=10.0.0.2,port=6379,state=online,offset=1234,lag=1
+void read_replicas(std::string_view info, NodeInfo &out)
+{
+    std::uint64_t count = parse_number(info_field(info, "connected_slaves"));
+    char name[32];
+
+    for (std::uint64_t i = 0; i < count; i++) {
+        char *end = std::to_chars(std::copy_n("slave", 5, name), name + sizeof(name), i).ptr;
+        std::string_view replica = info_field(info, {name, static_cast<std::size_t>(end - name)});
+
+        if (replica.empty()) {
+            break;
+        }
+
+        if (part_of(replica, "state") == "online") {
+            out.replicas++;
+            out.lag = std::max(out.lag, parse_number(part_of(replica, "lag")));
+        }
+    }
+}
+
+}  // namespace
+
+void read_node_info(std::string_view info, NodeInfo &out) noexcept
+{
+    std::string_view version = info_field(info, "valkey_version");
+
+    out = NodeInfo();
+    out.is_known = true;
+    out.evicts = advice_for_eviction(info) != nullptr;
+    copy_word(info_field(info, "role"), out.role);
+    copy_word(version.empty() ? info_field(info, "redis_version") : version, out.version);
+    copy_word(info_field(info, "maxmemory_policy"), out.policy);
+    out.used_memory = parse_number(info_field(info, "used_memory"));
+    out.maxmemory = parse_number(info_field(info, "maxmemory"));
+    read_replicas(info, out);
 }
 
 }  // namespace idempotency

@@ -41,7 +41,7 @@ void RedisCallQueue::end(Entry *entry) noexcept
     Call *call = entry->call;
 
     delete entry;
-    call->reply = Reply();
+    call->reply = failed_reply(Cause::timeout);
     call->ended(*call);
 }
 

@@ -95,7 +95,7 @@ struct RedisCommand {
 
     // The result of the call of a command that was sent and whose outcome is not
     // known.
-    Reply unknown_result() const
+    Reply unknown_result(Cause cause = Cause::connection) const
     {
         Reply result;
 
@@ -105,6 +105,7 @@ struct RedisCommand {
         }
 
         result.sent = kind != Kind::fetch;  // which changes nothing
+        result.cause = cause;
         return result;
     }
 };

@@ -59,21 +59,21 @@ void RedisCommandPool::end_followers(RedisCommandQueue followers, const Reply &r
     }
 }
 
-void RedisCommandPool::end_unsent(RedisCommandQueue commands) noexcept
+void RedisCommandPool::end_unsent(RedisCommandQueue commands, Cause cause) noexcept
 {
     while (!commands.empty()) {
         RedisCommand *command = commands.pop();
 
-        end(command, command->was_sent ? command->unknown_result() : Reply());
+        end(command, command->was_sent ? command->unknown_result(cause) : failed_reply(cause));
     }
 }
 
-void RedisCommandPool::end_unknown(RedisCommandQueue commands) noexcept
+void RedisCommandPool::end_unknown(RedisCommandQueue commands, Cause cause) noexcept
 {
     while (!commands.empty()) {
         RedisCommand *command = commands.pop();
 
-        end(command, command->unknown_result());
+        end(command, command->unknown_result(cause));
     }
 }
 

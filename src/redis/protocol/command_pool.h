@@ -39,8 +39,8 @@ public:
 
     // Ends all of them as `unavailable`: commands that were not sent, or commands
     // that were sent and whose outcome is not known.
-    void end_unsent(RedisCommandQueue commands) noexcept;
-    void end_unknown(RedisCommandQueue commands) noexcept;
+    void end_unsent(RedisCommandQueue commands, Cause cause) noexcept;
+    void end_unknown(RedisCommandQueue commands, Cause cause) noexcept;
 
 private:
     FreeList<RedisCommand> unused_;

@@ -59,6 +59,10 @@ void interpret_error(const RedisCommand &command, const ServerReply &error, Repl
     {
         result = command.unknown_result();
     }
+
+    if (result.verdict == Verdict::unavailable) {
+        result.cause = cause_of_code(error.code);
+    }
 }
 
 }  // namespace
@@ -84,6 +88,7 @@ bool interpret_reply(const RedisCommand &command, const ServerReply &reply, cons
 
         // the call has no memory for the value, or has ended, and its memory with it
         if (!value.has_buffer || command.call == nullptr) {
+            result.cause = Cause::corrupt;
             return true;
         }
 

@@ -24,7 +24,7 @@ RedisPipeline::RedisPipeline(const RedisScripts &scripts, const RedisPipelineOpt
 RedisPipeline::~RedisPipeline()
 {
     close();
-    end_waiting();
+    end_waiting(Cause::connection);
 }
 
 // The connection
@@ -62,11 +62,14 @@ void RedisPipeline::close() noexcept
 
     replies_.close();
 
-    pool_.end_unknown(in_flight);
-    pool_.end_unknown(held);
+    pool_.end_unknown(in_flight, Cause::connection);
+    pool_.end_unknown(held, Cause::connection);
 }
 
-void RedisPipeline::end_waiting() noexcept { pool_.end_unsent(sender_.take_waiting()); }
+void RedisPipeline::end_waiting(Cause cause) noexcept
+{
+    pool_.end_unsent(sender_.take_waiting(), cause);
+}
 
 // Calls
 
@@ -86,6 +89,9 @@ bool RedisPipeline::start(Call &call, Millis deadline, bool asking) noexcept
     call.reply = Reply();
 
     if (command == nullptr) {
+        call.reply.cause = is_possible          ? Cause::no_memory
+                           : fault() != nullptr ? Cause::connection
+                                                : Cause::timeout;
         return true;
     }
 
@@ -130,10 +136,10 @@ void RedisPipeline::expire(Millis now) noexcept
         return;
     }
 
-    pool_.end_unsent(sender_.take_expired_waiting(now));
+    pool_.end_unsent(sender_.take_expired_waiting(now), Cause::timeout);
 
     if (fault() == nullptr) {
-        pool_.end_unknown(replicas_.take_expired(now));
+        pool_.end_unknown(replicas_.take_expired(now), Cause::replicas);
     }
 
     expire_in_flight(now);
@@ -171,7 +177,7 @@ void RedisPipeline::expire_in_flight(Millis now) noexcept
             replies_.drop_value();
         }
 
-        Reply result = at->unknown_result();
+        Reply result = at->unknown_result(Cause::timeout);
 
         pool_.end_followers(followers, result, 0);
 

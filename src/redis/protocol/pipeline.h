@@ -62,7 +62,7 @@ public:
 
     // Ends the calls that wait as `unavailable`: there is no new connection
     // soon.
-    void end_waiting() noexcept;
+    void end_waiting(Cause cause = Cause::connection) noexcept;
 
     // Sends the command of a call, or lets the call wait until Redis has
     // completed the greeting.  True where the call has ended at once, as
@@ -118,6 +118,10 @@ public:
 
     // Redis has replied to a command with a key over this connection.
     bool is_proven() const { return is_proven_; }
+
+    // For the metrics: commands without a reply, and all that were sent.
+    std::uint64_t in_flight() const noexcept { return sender_.count_in_flight(); }
+    std::uint64_t sent() const { return sender_.sent(); }
 
     // No command is in flight and no call waits.
     bool idle() const { return sender_.idle() && replicas_.holds_none(); }

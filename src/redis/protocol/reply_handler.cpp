@@ -189,7 +189,7 @@ void RedisReplyHandler::handle_wait(RedisCommand *command, const ServerReply &re
                                 advice_for_error(is_error ? reply.text : "NOREPLICAS"));
         }
 
-        pool_.end_unknown(held);
+        pool_.end_unknown(held, is_error ? cause_of_code(reply.code) : Cause::replicas);
         return;
     }
 
@@ -268,7 +268,7 @@ void RedisReplyHandler::handle_too_large(RedisCommand *command, std::size_t size
     if (call == nullptr || !value_.has_buffer || !parse_pttl(value_.bytes, remaining)
         || call->allocate_value(*call, size) == nullptr)
     {
-        pool_.end(command, Reply());
+        pool_.end(command, failed_reply(Cause::corrupt));
         return;
     }
 

@@ -115,6 +115,7 @@ void RedisSender::send(RedisCommand *command) noexcept
     command->end = output_.appended();
     in_flight_.push(command);
 
+    sent_++;
     limited_ += command->is_limited();
 
     if (options_.replicas > 0 && command->changes_key()) {
@@ -243,6 +244,17 @@ void RedisSender::set_timed_out(RedisCommand &command) noexcept
 {
     command.timed_out = true;
     timed_out_++;
+}
+
+std::uint64_t RedisSender::count_in_flight() const noexcept
+{
+    std::uint64_t count = 0;
+
+    for (RedisCommand *command = in_flight_.first(); command != nullptr; command = command->next) {
+        count++;
+    }
+
+    return count;
 }
 
 bool RedisSender::drained() const noexcept

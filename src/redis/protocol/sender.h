@@ -103,6 +103,10 @@ public:
     // The oldest command in flight: the next reply is for this one.
     RedisCommand *first_in_flight() const { return in_flight_.first(); }
     bool none_in_flight() const { return in_flight_.empty(); }
+    std::uint64_t count_in_flight() const noexcept;
+
+    // How many commands were sent, over all connections.
+    std::uint64_t sent() const { return sent_; }
 
     // Takes it out of the queue: it is the caller's now.
     RedisCommand *pop_in_flight() noexcept;
@@ -142,6 +146,7 @@ private:
     std::uint64_t offered_ = 0;  // where the last bytes end that `output` has returned
     RedisEncoder encoder_;
 
+    std::uint64_t sent_ = 0;
     RedisCommandQueue in_flight_;  // in the order in which they were sent
     RedisCommandQueue waiting_;
     RedisFetchIndex fetches_;    // of `waiting_`

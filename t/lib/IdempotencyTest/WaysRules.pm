@@ -11,6 +11,7 @@ use Exporter 'import';
 use Test::More ();
 
 use IdempotencyTest::App;
+use IdempotencyTest::Environment qw(store_mode);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await dead_port);
 use IdempotencyTest::Ways qw(bad good ways_cases ways_files ways_http ways_locations);
@@ -28,7 +29,8 @@ sub check_ways {
     my ($many, $seed) = split ' ', $ENV{IDEMPOTENCY_TEST_WAYS} // '';
     my $app = IdempotencyTest::App->new(gateways => 1);
     my @modules = IdempotencyTest::Nginx->debian_modules(qw(ndk_http_module ngx_http_lua_module ngx_http_echo_module ngx_http_js_module));
-    my $nginx = IdempotencyTest::Nginx->new(application => $app, modules => \@modules, workers => 1, memory => '256m');
+    my $nginx = IdempotencyTest::Nginx->new(application => $app, modules => \@modules, workers => 1, memory => '256m',
+        store_mode() eq 'redis' ? (store => 'connect_timeout 10s; timeout 10s;') : ());
     my $files = ways_files($nginx);
     my %has = map { m{/ngx_http_(\w+)_module} ? ($1 => 1) : () } @modules;
     my @cases = ways_cases(app => $app, files => $files, has => \%has, many => $many, seed => $seed);
