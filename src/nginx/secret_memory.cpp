@@ -1,6 +1,8 @@
 #include "nginx/secret_memory.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 
 #include <sys/mman.h>
 
@@ -79,16 +81,22 @@ ngx_str_t copy_secret(ngx_pool_t *pool, const ngx_str_t &text) noexcept
 
 void exclude_from_core_dump(void *memory, size_t size) noexcept
 {
-    auto begin = ngx_align(reinterpret_cast<uintptr_t>(memory), ngx_pagesize);
-    auto end = (reinterpret_cast<uintptr_t>(memory) + size) & ~(ngx_pagesize - 1);
+    // only whole pages
+    const std::size_t behind = reinterpret_cast<std::uintptr_t>(memory) % ngx_pagesize;
+    const std::size_t skipped = behind == 0 ? 0 : ngx_pagesize - behind;
 
-    if (begin < end) {
-#if defined(MADV_DONTDUMP)
-        (void) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_DONTDUMP);
-#elif defined(MADV_NOCORE)
-        (void) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_NOCORE);
-#endif
+    if (size < skipped + ngx_pagesize) {
+        return;
     }
+
+    [[maybe_unused]] auto *begin = static_cast<u_char *>(memory) + skipped;
+    [[maybe_unused]] const std::size_t length = (size - skipped) / ngx_pagesize * ngx_pagesize;
+
+#if defined(MADV_DONTDUMP)
+    (void) madvise(begin, length, MADV_DONTDUMP);
+#elif defined(MADV_NOCORE)
+    (void) madvise(begin, length, MADV_NOCORE);
+#endif
 }
 
 void wipe_argument(ngx_conf_t *cf, ngx_str_t &argument) noexcept

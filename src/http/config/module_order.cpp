@@ -23,7 +23,7 @@ void move_behind_other_filters(ngx_cycle_t *cycle)
         }
     }
 
-    if (own == nullptr) {
+    if (own == nullptr || end == nullptr) {
         return;
     }
 

@@ -3,6 +3,7 @@
 
 #include "http/observe/observed_response.h"
 
+#include <algorithm>
 #include <new>
 
 #include "http/exchange/accel_header.h"
@@ -119,7 +120,8 @@ void ObservedResponse::add(const Header &header)
     }
 
     auto *field = static_cast<ObservedField *>(ngx_array_push(&fields_));
-    auto *name = static_cast<u_char *>(ngx_pnalloc(pool_, ngx_max(header.name.size(), 1u)));
+    auto *name =
+        static_cast<u_char *>(ngx_pnalloc(pool_, std::max<std::size_t>(header.name.size(), 1)));
 
     if (field == nullptr || name == nullptr || !sha_.restart() || !sha_.update(header.value)
         || !sha_.finish(digest))
