@@ -22,7 +22,7 @@ constexpr std::size_t kStateAt = 7;
 constexpr std::size_t kTokenAt = 24;
 constexpr std::size_t kTokenEnd = 32;
 constexpr std::size_t kClearEnd = 40;
-constexpr std::size_t kInsideAt = 60;
+constexpr std::size_t kInsideAt = 92;  // behind the identity
 
 struct Keys {
     KeyRing sealing;
