@@ -67,6 +67,7 @@ private:
     void log_done(const char *what) const;
     void write_hex_id(char *out) const;
     ngx_int_t send();
+    void begin_response(JsonText &text) const;
     ngx_int_t send_found();
     ngx_int_t send_done();
 
@@ -402,15 +403,21 @@ ngx_int_t KeyCall::send()
     return is_changing_ ? send_done() : send_found();
 }
 
-ngx_int_t KeyCall::send_found()
+void KeyCall::begin_response(JsonText &text) const
 {
-    JsonText text(request_->pool);
     char hex[kHexLength];
 
     write_hex_id(hex);
     text.put("{");
     text.put_utf8_member("store", view(question_.slot->name));
     text.put_member("id", std::string_view(hex, sizeof(hex)));
+}
+
+ngx_int_t KeyCall::send_found()
+{
+    JsonText text(request_->pool);
+
+    begin_response(text);
     write_found_key(text, found_,
                     static_cast<Millis>(ngx_time()) * 1000
                         + static_cast<Millis>(ngx_cached_time->msec));
@@ -427,12 +434,8 @@ ngx_int_t KeyCall::send_found()
 ngx_int_t KeyCall::send_done()
 {
     JsonText text(request_->pool);
-    char hex[kHexLength];
 
-    write_hex_id(hex);
-    text.put("{");
-    text.put_utf8_member("store", view(question_.slot->name));
-    text.put_member("id", std::string_view(hex, sizeof(hex)));
+    begin_response(text);
     text.put_member("was", found_.state_name());
     text.put_member("done", done_);
     return send_admin_json(request_, NGX_HTTP_OK, text);

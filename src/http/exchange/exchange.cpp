@@ -163,28 +163,10 @@ bool Exchange::compute_scope_tag(Digester &digester, const Scope &scope)
     return scope.count == 0 || scope_tag_size_ > 0;
 }
 
-std::size_t Exchange::write_claim(unsigned char *out) const
-{
-    RecordHead head;
-
-    head.state = State::running;
-    head.tells_hold = conf_->unknown_hold != 0;
-    head.claim = call_.claim;
-    head.fingerprint = fingerprint_;
-    head.lifetime = claim_lifetime();
-    head.hold = hold_;
-
-    RecordWriter writer(out, head);
-
-    writer.add_holder({static_cast<std::uint32_t>(ngx_pid),
-                       view(const_cast<ngx_cycle_t *>(ngx_cycle)->hostname)});
-    writer.finish(call_.id);
-    return writer.size();
-}
-
 bool Exchange::claim(ReplyHandler on_reply)
 {
-    small_record_piece_ = {reinterpret_cast<char *>(small_record_), write_claim(small_record_)};
+    small_record_piece_ = {reinterpret_cast<char *>(small_record_),
+                           write_claim(facts(), small_record_)};
     call_.value = {&small_record_piece_, 1};
     return start_claim(on_reply);
 }
@@ -397,7 +379,7 @@ void Exchange::claim_again()
         return;
     }
 
-    renewal_piece_ = {reinterpret_cast<char *>(record), write_claim(record)};
+    renewal_piece_ = {reinterpret_cast<char *>(record), write_claim(facts(), record)};
     renewal_.kind = Call::Kind::claim;
     renewal_.token = token_;
     renewal_.value = {&renewal_piece_, 1};

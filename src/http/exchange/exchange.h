@@ -12,6 +12,7 @@
 #include "core/record.h"
 #include "core/store.h"
 #include "http/config/config.h"
+#include "http/exchange/claim_record.h"
 #include "http/exchange/lease_renewer.h"
 #include "http/exchange/response_buffer.h"
 #include "http/exchange/retry_queue.h"
@@ -43,6 +44,13 @@ public:
     }
 
     const KeyId &id() const { return call_.id; }
+
+    // What the store knows the key by.
+    KeyId stored_id() const;
+
+    // Adds an event of this key to the last events of the store.
+    void note(Event event, Cause cause = Cause::none);
+
     Token token() const { return token_; }
     Millis hold() const { return hold_; }
     const Fingerprint &fingerprint() const { return fingerprint_; }
@@ -74,7 +82,10 @@ public:
     // 2. The response, while it is held.  Before `settle(Outcome::kept)` the caller has
     // written its record, which begins with `record_head(State::kept, ttl)`.
     ResponseBuffer &response() { return response_; }
-    RecordHead record_head(State state, Millis lifetime) const;
+    RecordHead record_head(State state, Millis lifetime) const
+    {
+        return outcome_head(facts(), state, lifetime);
+    }
 
     // 3. Settles the claim as `settlement_of(outcome)`.  `ttl` is the lifetime of a response that is kept or recorded
     // as not kept.  True if the call has ended already; otherwise `on_reply` is called
@@ -124,15 +135,13 @@ private:
     void count(Count what, ngx_uint_t number = 1) { conf_->store->counters->add(what, number); }
     bool start(OwnCall &call);
     void count_call(const OwnCall &call, bool at_once);
-    KeyId stored_id() const;
-    void note(Event event, Cause cause = Cause::none);
     void set_pending(bool is_pending);
 
     // With a `limit`: at most one line in a second has this level.
     void log(ngx_uint_t level, const char *event, LogLimit *limit = nullptr) const;
 
     Millis claim_lifetime() const { return conf_->lease + hold_; }
-    std::size_t write_claim(unsigned char *out) const;
+    ClaimFacts facts() const { return {*conf_, call_, token_, asked_at_, fingerprint_, hold_}; }
 
     void handle_claim_reply();
     void handle_renewal_end();

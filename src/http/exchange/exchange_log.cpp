@@ -52,7 +52,7 @@ void Exchange::log(ngx_uint_t level, const char *event, LogLimit *limit) const
                           line.suppressed);
     }
 
-    write_hex(conf_->store->store->stored_id(call_.id), id);
+    write_hex(stored_id(), id);
     ngx_log_error(level, log, 0, "idempotency: key %*s in store \"%V\", token %uL: %s%*s%V",
                   kHexLength, id, &conf_->store->name, static_cast<uint64_t>(token_), event,
                   static_cast<std::size_t>(end - suppressed), suppressed,

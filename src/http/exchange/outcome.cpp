@@ -18,23 +18,6 @@ constexpr ngx_msec_t kLongestRetryDelay = 2000;
 
 }  // namespace
 
-// `since` is by the store's clock: the token has the time of the claim in microseconds.
-// The clock of this host measures only the time since then.
-RecordHead Exchange::record_head(State state, Millis lifetime) const
-{
-    RecordHead head;
-
-    head.state = state;
-    head.tells_hold = conf_->unknown_hold != 0;
-    head.claim = call_.claim;
-    head.token = token_;
-    head.fingerprint = fingerprint_;
-    head.since = token_ / 1000 + (monotonic_now() - asked_at_);
-    head.lifetime = lifetime;
-    head.hold = hold_;
-    return head;
-}
-
 void Exchange::write_outcome(State state, Millis lifetime)
 {
     RecordWriter writer(small_record_, record_head(state, lifetime));

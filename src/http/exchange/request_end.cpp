@@ -28,6 +28,23 @@ bool may_have_acted(const Context &context)
            && !is_body_missing(context.request);
 }
 
+void end_claim(Context &context)
+{
+    if (context.exchange == nullptr || !has_open_claim(context)) {
+        return;
+    }
+
+    // another exchange may have taken the place of one that was retriable
+    note_exchange(context);
+
+    Millis ttl = context.ttl != 0 ? context.ttl : context.conf->ttl;
+    Outcome outcome = outcome_at_end(context);
+
+    stop_timer(context);
+    context.stage = Stage::inactive;
+    context.exchange->settle(outcome, ttl, nullptr);
+}
+
 }  // namespace
 
 Outcome outcome_at_end(const Context &context)
@@ -52,23 +69,6 @@ Outcome outcome_at_end(const Context &context)
     }
 
     return decide_without_response(origin_of(context), policy);
-}
-
-static void end_claim(Context &context)
-{
-    if (context.exchange == nullptr || !has_open_claim(context)) {
-        return;
-    }
-
-    // another exchange may have taken the place of one that was retriable
-    note_exchange(context);
-
-    Millis ttl = context.ttl != 0 ? context.ttl : context.conf->ttl;
-    Outcome outcome = outcome_at_end(context);
-
-    stop_timer(context);
-    context.stage = Stage::inactive;
-    context.exchange->settle(outcome, ttl, nullptr);
 }
 
 ngx_int_t on_log(ngx_http_request_t *r)

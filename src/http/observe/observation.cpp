@@ -253,16 +253,8 @@ void Observation::claim(const Fingerprint &fingerprint, bool may_claim, ReplyHan
     call_.lifetime = conf_->lease + hold_;
 
     if (may_claim) {
-        RecordHead head = record_head(State::running, call_.lifetime);
-
-        head.since = 0;
-
-        RecordWriter writer(small_record_, head);
-
-        writer.add_holder({static_cast<std::uint32_t>(ngx_pid),
-                           view(const_cast<ngx_cycle_t *>(ngx_cycle)->hostname)});
-        writer.finish(call_.id);
-        small_piece_ = {reinterpret_cast<char *>(small_record_), writer.size()};
+        small_piece_ = {reinterpret_cast<char *>(small_record_),
+                        write_claim(facts(), small_record_)};
         call_.value = {&small_piece_, 1};
     }
 
@@ -376,24 +368,9 @@ void Observation::act()
     }
 }
 
-RecordHead Observation::record_head(State state, Millis lifetime) const
-{
-    RecordHead head;
-
-    head.state = state;
-    head.tells_hold = conf_->unknown_hold != 0;
-    head.claim = call_.claim;
-    head.token = token_;
-    head.fingerprint = fingerprint_;
-    head.since = token_ / 1000 + (monotonic_now() - asked_at_);
-    head.lifetime = lifetime;
-    head.hold = hold_;
-    return head;
-}
-
 void Observation::write_small(State state, Millis lifetime)
 {
-    RecordWriter writer(small_record_, record_head(state, lifetime));
+    RecordWriter writer(small_record_, outcome_head(facts(), state, lifetime));
 
     writer.finish(call_.id);
     small_piece_ = {reinterpret_cast<char *>(small_record_), writer.size()};
@@ -406,7 +383,7 @@ void Observation::settle()
     conf_->store->maintenance->leases.remove(lease_);
 
     if (outcome_.outcome == Outcome::kept) {
-        RecordHead head = record_head(State::kept, outcome_.lifetime);
+        RecordHead head = outcome_head(facts(), State::kept, outcome_.lifetime);
         bool is_written = outcome_.unseen || response_.has_failed()
                               ? response_.write_unseen(head, call_.id, call_.value)
                               : response_.write_record(head, call_.id, call_.value);

@@ -8,6 +8,7 @@
 
 #include "nginx/nginx.h"
 
+#include "http/exchange/claim_record.h"
 #include "http/exchange/context.h"
 #include "http/exchange/lease_renewer.h"
 #include "http/observe/observed_response.h"
@@ -79,7 +80,7 @@ private:
     void settle();
     void release();
     void compare();
-    RecordHead record_head(State state, Millis lifetime) const;
+    ClaimFacts facts() const { return {*conf_, call_, token_, asked_at_, fingerprint_, hold_}; }
     void write_small(State state, Millis lifetime);
     void drop_reference();
     ngx_log_t *log() const;

@@ -151,11 +151,8 @@ ngx_int_t handle_key_in_progress(Context &context)
 // Another program, or an operator, may have written such values to many keys.
 void count_corrupt_value(const Context &context)
 {
-    StoreSlot &slot = *context.conf->store;
-
-    slot.counters->failed(Cause::corrupt);
-    slot.counters->note(Event::corrupt, slot.store->stored_id(context.exchange->id()),
-                        Cause::corrupt);
+    context.conf->store->counters->failed(Cause::corrupt);
+    context.exchange->note(Event::corrupt, Cause::corrupt);
 }
 
 void log_unreadable_value(const Context &context, RecordFault fault)
@@ -164,7 +161,7 @@ void log_unreadable_value(const Context &context, RecordFault fault)
     LogLimit::Line line = limits.of(describe(fault)).next(NGX_LOG_ERR);
     char id[kHexLength];
 
-    write_hex(context.conf->store->store->stored_id(context.exchange->id()), id);
+    write_hex(context.exchange->stored_id(), id);
     ngx_log_error(line.level, context.request->connection->log, 0,
                   "idempotency: the value of key %*s in store \"%V\" %s: the request is refused; "
                   "if another program uses this \"prefix\", change it; delete the key with "
@@ -179,7 +176,7 @@ void log_expired_lease(const Context &context, const Record &record)
     LogLimit::Line line = limit.next(NGX_LOG_ERR);
     char id[kHexLength];
 
-    write_hex(context.conf->store->store->stored_id(context.exchange->id()), id);
+    write_hex(context.exchange->stored_id(), id);
     ngx_log_error(line.level, context.request->connection->log, 0,
                   "idempotency: key %*s in store \"%V\", token %uL: the outcome is unknown: the "
                   "lease has expired, and worker %uD of host \"%*s\" that held the claim has "

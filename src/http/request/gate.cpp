@@ -10,9 +10,9 @@
 #include "http/request/body_digest.h"
 #include "http/request/claim.h"
 #include "http/request/observe.h"
+#include "http/request/replay.h"
 #include "nginx/list.h"
 #include "nginx/log_limit.h"
-#include "http/request/replay.h"
 
 namespace idempotency {
 
@@ -175,24 +175,18 @@ ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    switch (examination.coverage) {
-    case Coverage::uncovered:
+    if (examination.coverage == Coverage::uncovered) {
         return NGX_DECLINED;
-    case Coverage::bypassed:
-        return pass_uncovered(r, conf, Status::bypass);
-    case Coverage::unscoped:
-        return pass_uncovered(r, conf, Status::unscoped);
-    case Coverage::key_missing:
-        return refuse_uncovered(r, conf, Status::missing, Problem::key_missing);
-    case Coverage::scope_missing:
-        return refuse_uncovered(r, conf, Status::unscoped, Problem::scope_missing);
-    case Coverage::key_invalid:
-        return refuse_uncovered(r, conf, Status::invalid, Problem::key_invalid);
-    case Coverage::covered:
-        break;
     }
 
-    return start_covered_request(r, conf, examination.scope, examination.key.value);
+    if (examination.coverage == Coverage::covered) {
+        return start_covered_request(r, conf, examination.scope, examination.key.value);
+    }
+
+    UncoveredAnswer answer = uncovered_answer(examination.coverage);
+
+    return answer.is_refused ? refuse_uncovered(r, conf, answer.status, answer.problem)
+                             : pass_uncovered(r, conf, answer.status);
 }
 
 // `try_files` may redirect the request to another location, and the access checks of
@@ -312,6 +306,26 @@ bool examine(ngx_http_request_t *r, const LocationConfig &conf, Examination &exa
     }
 
     return true;
+}
+
+UncoveredAnswer uncovered_answer(Coverage coverage)
+{
+    switch (coverage) {
+    case Coverage::unscoped:
+        return {Status::unscoped, false, Problem::scope_missing};
+    case Coverage::key_missing:
+        return {Status::missing, true, Problem::key_missing};
+    case Coverage::scope_missing:
+        return {Status::unscoped, true, Problem::scope_missing};
+    case Coverage::key_invalid:
+        return {Status::invalid, true, Problem::key_invalid};
+    case Coverage::uncovered:
+    case Coverage::covered:
+    case Coverage::bypassed:
+        break;
+    }
+
+    return {Status::bypass, false, Problem::key_missing};
 }
 
 ngx_int_t on_request(ngx_http_request_t *r)

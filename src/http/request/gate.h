@@ -16,6 +16,7 @@
 
 #include "core/coverage.h"
 #include "http/config/config.h"
+#include "http/exchange/context.h"
 
 namespace idempotency {
 
@@ -29,6 +30,16 @@ struct Examination {
 // Finds key and scope of a request with a covered method, and whether it is covered.  False if a
 // value can't be evaluated or there is no memory.
 bool examine(ngx_http_request_t *r, const LocationConfig &conf, Examination &examination);
+
+// What becomes of a request that is examined and not covered.
+struct UncoveredAnswer {
+    Status status;
+    bool is_refused;
+    Problem problem;  // if it is refused
+};
+
+// Of `bypassed`, `unscoped` and the coverages with a problem response.
+UncoveredAnswer uncovered_answer(Coverage coverage);
 
 // Both are nginx's ngx_http_handler_pt for the PRECONTENT phase.  nginx also calls
 // them when a request resumes that has waited for its body or for the store.

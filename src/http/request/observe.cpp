@@ -66,16 +66,16 @@ void observe_covered(Context &context, const Examination &examination)
     }
 }
 
-void observe_plainly(Context &context, Status status)
+void observe_uncovered(Context &context, Coverage coverage)
 {
-    context.status = status;
-    observe_status(*context.conf, status);
-}
+    UncoveredAnswer answer = uncovered_answer(coverage);
 
-void observe_refused(Context &context, Status status, Problem problem)
-{
-    observe_plainly(context, status);
-    observe_refusal(context, problem, nullptr);
+    context.status = answer.status;
+    observe_status(*context.conf, answer.status);
+
+    if (answer.is_refused) {
+        observe_refusal(context, answer.problem, nullptr);
+    }
 }
 
 }  // namespace
@@ -97,27 +97,10 @@ void observe(ngx_http_request_t *r, LocationConfig *conf)
         return;
     }
 
-    switch (examination.coverage) {
-    case Coverage::uncovered:
-        break;
-    case Coverage::bypassed:
-        observe_plainly(*context, Status::bypass);
-        break;
-    case Coverage::unscoped:
-        observe_plainly(*context, Status::unscoped);
-        break;
-    case Coverage::key_missing:
-        observe_refused(*context, Status::missing, Problem::key_missing);
-        break;
-    case Coverage::scope_missing:
-        observe_refused(*context, Status::unscoped, Problem::scope_missing);
-        break;
-    case Coverage::key_invalid:
-        observe_refused(*context, Status::invalid, Problem::key_invalid);
-        break;
-    case Coverage::covered:
+    if (examination.coverage == Coverage::covered) {
         observe_covered(*context, examination);
-        break;
+    } else {
+        observe_uncovered(*context, examination.coverage);
     }
 }
 

@@ -183,10 +183,13 @@ void RedisConnection::greeted()
     socket_.keep_address();
     owner_.available_again(*this);
 
-    if (!down_) {
-        return;
+    if (down_) {
+        end_outage();
     }
+}
 
+void RedisConnection::end_outage() noexcept
+{
     down_ = false;
 
     if (owner_.connection_up(*this)) {

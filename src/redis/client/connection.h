@@ -121,6 +121,7 @@ private:
     const RedisServer &server() const { return socket_.server(); }
 
     void connect() noexcept;
+    void end_outage() noexcept;
     void drop(const char *why, ngx_err_t error, bool was_closed = false) noexcept;
     void connect_to_next_address(const char *why, ngx_err_t error) noexcept;
     void reconnect_later(const char *why, ngx_err_t error) noexcept;

@@ -149,14 +149,7 @@ void RedisConnection::server_replies() noexcept
         return;
     }
 
-    down_ = false;
-
-    if (owner_.connection_up(*this)) {
-        ngx_log_error(NGX_LOG_WARN, log_, 0,
-                      "idempotency: redis \"%V\" of store \"%V\" is available again",
-                      &server().name, &options_.store);
-    }
-
+    end_outage();
     fire_within(reconnect_timer_, 0);
 }
 
