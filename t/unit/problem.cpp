@@ -32,6 +32,27 @@ UNIT_TEST(each_problem_is_found_by_its_code)
     assert_int_equal(default_problem_text(Problem::response_incomplete).status, 502);
 }
 
+// The table of the contract.
+UNIT_TEST(each_problem_has_a_grpc_status)
+{
+    const struct {
+        Problem problem;
+        int status;  // https://grpc.io/docs/guides/status-codes/
+    } table[] = {
+        {Problem::key_missing, 3},        {Problem::scope_missing, 3},
+        {Problem::key_invalid, 3},        {Problem::key_reused, 9},
+        {Problem::in_progress, 10},       {Problem::outcome_unknown, 9},
+        {Problem::response_not_kept, 9},  {Problem::quota_exceeded, 8},
+        {Problem::store_unavailable, 14}, {Problem::response_incomplete, 2},
+    };
+
+    assert_int_equal(sizeof(table) / sizeof(table[0]), kProblems);
+
+    for (const auto &row : table) {
+        assert_int_equal(grpc_status_of(row.problem), row.status);
+    }
+}
+
 UNIT_TEST(a_status_has_its_phrase)
 {
     assert_string_equal(error_status_line(409), "409 Conflict");
