@@ -92,7 +92,7 @@ if ($is_redis) {
         ok lines(qr/${claim}the store is unavailable: the outcome of the request is not recorded yet/), 'a line says that it is not recorded';
         my $line = $nginx->await_error_log(qr/${claim}the outcome of the request was not recorded/) // '';
         like $line, qr/client: unix:, request: "POST \/short\/down HTTP\/1\.1"$/, 'a later line has the request without its arguments';
-        like $line, qr/"idempotency forget"/, 'and what to do';
+        like $line, qr/"idempotency settle" when the lease has ended/, 'and what to do';
         is scalar(lines(qr/was not recorded.*$secret/)), 0, 'and no secret';
         $relay->do('accept');
         ok $nginx->await_error_log(qr/\[warn\].*redis "\S+" of store "main" is available again/), 'a server that is available again is a warning';

@@ -132,8 +132,10 @@ subtest 'Errors' => sub {
     like "$status $err", qr/^2 .*either --id/, 'with two';
     ($status, $out, $err) = run('get', '--url', "$url/nothing", '--store', 'main', '--id', $id);
     like "$status $err", qr/^1 .*404.*is this the page/, 'another page';
+    ($status, $out, $err) = run('get', '--url', "$url/status", '--store', 'main', '--id', $id);
+    like "$status $err", qr/^1 .*is no admin page/, 'the status page';
     ($status, $out, $err) = run('get', '--url', 'http://unix:/nowhere:/admin', '--store', 'main', '--id', $id);
-    like "$status $err", qr/^3 .*No such file/, 'no server';
+    like "$status $err", qr/^3 .*No such file.*--url/, 'no server';
     ($status, $out, $err) = run('get', '--url', 'ftp://host/', '--store', 'main', '--id', $id);
     is $status, 2, 'no URL';
 };

@@ -24,12 +24,13 @@ struct Sealing final : SealedStore::Events {
         LogLimit::Line line = limits.of(why).next(NGX_LOG_ERR);
 
         write_hex(stored_id, id);
-        ngx_log_error(line.level, ngx_cycle->log, 0,
-                      "idempotency: the value of key %*s in store \"%V\" %s: the request is "
-                      "refused; add the key with which it was sealed to \"encryption_key_file\", "
-                      "or delete the value with \"idempotency forget\" (%ui more such requests "
-                      "since the last message)",
-                      kHexLength, id, &name, why, line.suppressed);
+        ngx_log_error(
+            line.level, ngx_cycle->log, 0,
+            "idempotency: the value of key %*s in store \"%V\" %s: the request is "
+            "refused; add the key with which it was sealed to \"encryption_key_file\", "
+            "or delete the value with \"idempotency forget --force\" (%ui more such requests "
+            "since the last message)",
+            kHexLength, id, &name, why, line.suppressed);
     }
 
     ngx_str_t name;

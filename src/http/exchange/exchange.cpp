@@ -80,7 +80,7 @@ char *Exchange::allocate_value(Call &call, std::size_t size)
         exchange->log(NGX_LOG_ERR,
                       "its value is too large for a record of this module: the request is refused; "
                       "if another program uses this \"prefix\", change it; delete the key with "
-                      "\"idempotency forget\"",
+                      "\"idempotency forget --force\"",
                       &limit);
         exchange->is_oversized_ = true;
         return nullptr;

@@ -232,8 +232,8 @@ void Exchange::retry_later()
         log(NGX_LOG_ERR,
             "the outcome of the request was not recorded, and is not retried any more: "
             "the key stays claimed until lease and hold have ended; find out in the "
-            "application whether the request was executed, then free the key with "
-            "\"idempotency forget\"");
+            "application whether the request was executed, and run \"idempotency settle\" when the "
+            "lease has ended");
         count(Count::unrecorded);
         note(Event::unrecorded, call_.reply.cause);
         end();

@@ -165,7 +165,7 @@ void log_unreadable_value(const Context &context, RecordFault fault)
     ngx_log_error(line.level, context.request->connection->log, 0,
                   "idempotency: the value of key %*s in store \"%V\" %s: the request is refused; "
                   "if another program uses this \"prefix\", change it; delete the key with "
-                  "\"idempotency forget\" (%ui more such requests since the last message)",
+                  "\"idempotency forget --force\" (%ui more such requests since the last message)",
                   kHexLength, id, &context.conf->store->name, describe(fault), line.suppressed);
 }
 
