@@ -13,7 +13,7 @@ use IdempotencyTest::Client qw(finish);
 use IdempotencyTest::Environment qw(app store_mode);
 use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Nginx;
-use IdempotencyTest::Process qw(await);
+use IdempotencyTest::Process qw(await temporary_directory);
 use IdempotencyTest::Redis;
 use IdempotencyTest::RedisCluster;
 use IdempotencyTest::RedisSentinel;
@@ -244,6 +244,32 @@ subtest 'Sentinels' => sub {
     is scalar(grep { /^watched:/ } @{$new->command('KEYS', '*')}), 2, 'a new master is followed over TLS';
     unlike $nginx->error_log, qr/certificate|TLS/, 'the error log has no line about a node';
     $nginx->stop;
+};
+
+subtest 'TLS to sentinels alone, and to the master alone' => sub {
+    my $file = temporary_directory() . '/sentinel.password';
+    open my $out, '>', $file or die "$file: $!\n";
+    print {$out} "sesame\n";
+    close $out;
+
+    for my $case (
+        ['the sentinels' => 'off', {sentinel_tls => $certificate}, sub { 'rediss://127.0.0.1:' . $_[0]->tls_port }, sub { $_[0]->port }],
+        ['the master' => 'on', {server => {tls => $certificate}}, sub { 'redis://' . $_[0]->address }, sub { $_[0]->tls_port }])
+    {
+        my ($name, $ssl, $options, $url, $port) = @$case;
+        my $watched = IdempotencyTest::RedisSentinel->new(sentinel_user => 'watcher', sentinel_password => 'sesame', %$options);
+        my $urls = join ' ', map { $url->($_) } $watched->sentinels;
+        my $topology = 'topology sentinel ' . $watched->name;
+        my $nginx = start_nginx({watched => "redis $urls; $trusted $topology master_ssl=$ssl sentinel_user=watcher sentinel_password_file=$file;"});
+        works($nginx, 'watched', 'watched/1');
+        is $watched->master->await_replication(2), 2, 'the replicas have the response';
+        my $new = $watched->failover;
+        ok $nginx->await_error_log(qr/redis "127\.0\.0\.1:${\ $port->($new)}" is the master/), "TLS to $name: the log names a new master";
+        works($nginx, 'watched', 'watched/2');
+        is scalar(grep { /^watched:/ } @{$new->command('KEYS', '*')}), 2, 'a new master is followed';
+        unlike $nginx->error_log, qr/certificate|TLS|sesame/, 'the error log has no line about a node, and no password';
+        $nginx->stop;
+    }
 };
 
 subtest 'Many responses at a time' => sub {
