@@ -5,7 +5,8 @@
                         listens on 127.0.0.1:PORT, forwards to the socket of a Redis,
                         takes commands on the unix socket `control`; prints 'ready' once it listens
 
-A command is a line, its reply is a line:
+A command is a line, its reply is a line. "The next reply" is that to a script or a GET: a PING or an INFO of a worker takes
+nothing away from the request that a fault is meant for.
 
     pass                forward all bytes, first those that were held
     hold                forward nothing, in both directions
@@ -49,6 +50,7 @@ class Relay:
         self.rate = 0
         self.budget_at = 0
         self.forgotten = set()
+        self.about_keys = set()
         self.reset()
 
     def reset(self):
@@ -98,11 +100,16 @@ class Relay:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
         self.pairs.discard(pair)
+        self.about_keys.discard(pair)
         for end in pair:
             end.close()
 
     async def requests(self, reader, writer, pair):
         while data := await reader.read(65536):
+            if b'EVAL' in data or b'\r\nGET\r\n' in data:
+                self.about_keys.add(pair)
+            elif data.startswith(b'*'):
+                self.about_keys.discard(pair)
             await self.requests_pass.wait()
             await self.keep_rate(data)
             await self.forget(pair)
@@ -123,7 +130,7 @@ class Relay:
                 await writer.drain()
                 data = data[1:]
 
-            if self.plan is not None:
+            if self.plan is not None and pair in self.about_keys:
                 kind, value = self.plan
                 if kind in ('insert', 'replace'):
                     self.plan = None
