@@ -11,5 +11,5 @@ use IdempotencyTest::WaysRules qw(check_ways);
 
 check_ways(listen => sub { 'listen unix:' . $_[0]->directory . '/h2.sock http2;' }, protocols => [
     ['HTTP/1.1', sub { $_[0]->connect }, sub { $_[0]->close }],
-    ['HTTP/2', sub { IdempotencyTest::StreamClient->connect_http2($_[0]->directory . '/h2.sock') }, sub { $_[0]->reset($_[1]) }],
+    ['HTTP/2', sub { IdempotencyTest::StreamClient->connect_http2($_[0]->directory . '/h2.sock') }, sub { $_[0]->reset($_[1]) }, 1],
 ]);

@@ -122,26 +122,29 @@ sub all_cases {
     return grep { my $case = $_; !($case->{handler} eq 'echo' && grep { $way->{$_}{exchange} } @{$case->{ways}}) } @cases;
 }
 
-# Of all cases a small part: each handler, each check and each way meet, and there are some with two ways in a row.
-sub pairs_of {
-    my (@all) = @_;
+# Of all cases a small part: each handler, each check and each way meet, and there are some with two ways in a row. `few`: each handler,
+# each check and each way is there, and they do not all meet.
+sub part_of {
+    my ($few, @all) = @_;
     my @cases = grep { @{$_->{ways}} < 2 } @all;
-    my @chosen = (grep { @{$_->{ways}} > 1 } @all)[0 .. 59];
+    my @chosen = (grep { @{$_->{ways}} > 1 } @all)[0 .. ($few ? 9 : 59)];
     my %seen;
 
     for my $case (@cases) {
         my $check = "check $case->{check} " . ($case->{place} == @{$case->{ways}} ? 'at the end' : $case->{place});
         my $way = "way @{$case->{ways}}";
-        my @pairs = ("$check, $case->{handler}", "$way, $check", "$way, $case->{handler}");
-        next if 2 > grep { !$seen{$_} } @pairs;
+        my @features = $few ? ($check, $case->{handler}, $way)
+            : ("$check, $case->{handler}", "$way, $check", "$way, $case->{handler}");
+        next if ($few ? 1 : 2) > grep { !$seen{$_} } @features;
         push @chosen, $case;
-        @seen{@pairs} = (1) x @pairs;
+        @seen{@features} = (1) x @features;
     }
 
     return @chosen;
 }
 
-# `app`, `files` (a directory), `has` (modules by name). `many`: so many of all combinations, and `seed` chooses them.
+# `app`, `files` (a directory), `has` (modules by name). `many`: so many of all combinations, and `seed` chooses them; else a part of
+# them, the smaller one with `few`.
 sub ways_cases {
     my (%options) = @_;
     my %handler = handlers(@options{qw(app files)});
@@ -157,7 +160,7 @@ sub ways_cases {
     my $factor = 7919 + 2 * ($options{seed} // 0);
     my %place = map { $_ => $_ * $factor % 1_000_003 } 0 .. $#cases;
     @cases = @cases[sort { $place{$a} <=> $place{$b} } 0 .. $#cases];
-    @cases = $options{many} ? splice(@cases, 0, $options{many}) : pairs_of(@cases);
+    @cases = $options{many} ? splice(@cases, 0, $options{many}) : part_of($options{few}, @cases);
 
     for my $n (0 .. $#cases) {
         my $case = $cases[$n];
