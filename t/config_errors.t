@@ -163,7 +163,7 @@ is_wrong_store "@redis topology sentinel m sentinel_password_file=$_;", '"topolo
 is_wrong_store "@redis topology sentinel m sentinel_password_file=/no/file;", '"sentinel_password_file" can\'t open "/no/file"';
 is_wrong_store "@redis topology sentinel m sentinel_user=me;", qr/"sentinel_user" has no password/;
 is_wrong_store "redis redis://me:sesame\@127.0.0.1; topology sentinel m sentinel_user=you;", qr/"sentinel_user" of store "shop" is duplicate/;
-is_wrong_store "redis redis://:sesame\@127.0.0.1; topology sentinel m sentinel_password_file=$0;", qr/"sentinel_password_file" of store "shop" is duplicate/;
+is_wrong_store "redis redis://:sesame\@127.0.0.1; topology sentinel m sentinel_password_file=$password;", qr/"sentinel_password_file" of store "shop" is duplicate/;
 is_wrong_store "@redis ssl_name a; topology sentinel m master_ssl=off;", qr/"ssl_name" in store "shop" is only valid with TLS/;
 is_wrong_store "redis unix:/run/redis.sock; topology $_;", 'shop', '"redis"', '"unix:"' for 'cluster', 'sentinel m';
 is_wrong_store 'redis redis://127.0.0.1/3; topology cluster;', 'shop', 'database';
