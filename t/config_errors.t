@@ -28,7 +28,7 @@ sub is_right {
 sub is_wrong {
     my ($name, $parts, @expected) = @_;
     my ($status, $output) = nginx_says(@$parts);
-    my ($line) = $output =~ /^nginx: (\[emerg\] .*)$/m;
+    my ($line) = $output =~ /^\w+: (\[emerg\] .*)$/m;
 
     isnt $status, 0, "$name is an error";
     my @missing = grep { ($line // $output) !~ $_ } map { ref ? $_ : qr/\Q$_\E/ } @expected;
@@ -297,7 +297,7 @@ is_right "idempotency_problem_base $_", server => "idempotency_problem_base $_;"
 sub is_warned_of {
     my ($name, $server, @expected) = @_;
     my ($status, $output) = nginx_says(server => $server);
-    my @lines = $output =~ /^nginx: (\[warn\] .*)$/mg;
+    my @lines = $output =~ /^\w+: (\[warn\] .*)$/mg;
 
     is $status, 0, "$name is accepted";
     is scalar(@lines), 1, "$name: one warning" or diag $output;

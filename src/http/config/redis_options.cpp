@@ -4,6 +4,8 @@
 
 #include <new>
 
+#include "nginx/resolver.h"
+
 namespace idempotency {
 
 namespace {
@@ -242,15 +244,11 @@ bool combine_redis_options(ngx_conf_t *cf, StoreOptions &given, RedisOptions &op
            && apply_database(cf, given, common, options) && apply_tls(cf, given, common, options);
 }
 
-// The servers of a resolver: an array in nginx, a list in Angie.
-[[maybe_unused]] static bool has_servers(const ngx_array_t &servers) { return servers.nelts > 0; }
-[[maybe_unused]] static bool has_servers(const void *servers) { return servers != nullptr; }
-
 bool check_unresolved_names(ngx_conf_t *cf, const MainConfig &main)
 {
     auto *core = static_cast<ngx_http_core_loc_conf_t *>(
         ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
-    bool has_resolver = core->resolver != nullptr && has_servers(core->resolver->connections);
+    bool has_resolver = has_servers(core->resolver);
     auto *names = static_cast<UnresolvedName *>(main.unresolved_names.elts);
 
     for (ngx_uint_t i = 0; i < main.unresolved_names.nelts; i++) {
