@@ -28,7 +28,7 @@ sub is_right {
 sub is_wrong {
     my ($name, $parts, @expected) = @_;
     my ($status, $output) = nginx_says(@$parts);
-    my ($line) = $output =~ /^nginx: (\[emerg\] .*)$/m;
+    my ($line) = $output =~ /^\w+: (\[emerg\] .*)$/m;
 
     isnt $status, 0, "$name is an error";
     my @missing = grep { ($line // $output) !~ $_ } map { ref ? $_ : qr/\Q$_\E/ } @expected;
@@ -157,6 +157,14 @@ is_wrong_store 'redis redis://127.0.0.1 redis://127.0.0.1:6380;', '"redis"', 'sh
 is_wrong_store "@redis topology $_;", '"topology"', qr/"standalone", "sentinel MASTER" or "cluster"/ for qw(ring Cluster "");
 is_wrong_store "@redis topology $_;", '"topology"', qr/the name of the master must follow/ for 'sentinel', 'sentinel ""';
 is_wrong_store "@redis topology $_ x;", '"topology"', $_, qr/it must be the only parameter/ for qw(cluster standalone);
+is_wrong_store "@redis topology sentinel m $_;", '"topology"', qr/"master_ssl=on", "master_ssl=off", "sentinel_user=NAME" or "sentinel_password_file=FILE"/
+    for 'x', 'master_ssl=', 'master_ssl=yes', 'sentinel_user=', 'password_file=x';
+is_wrong_store "@redis topology sentinel m sentinel_password_file=$_;", '"topology"', qr/it must be the name of a file/ for '';
+is_wrong_store "@redis topology sentinel m sentinel_password_file=/no/file;", '"sentinel_password_file" can\'t open "/no/file"';
+is_wrong_store "@redis topology sentinel m sentinel_user=me;", qr/"sentinel_user" has no password/;
+is_wrong_store "redis redis://me:sesame\@127.0.0.1; topology sentinel m sentinel_user=you;", qr/"sentinel_user" of store "shop" is duplicate/;
+is_wrong_store "redis redis://:sesame\@127.0.0.1; topology sentinel m sentinel_password_file=$password;", qr/"sentinel_password_file" of store "shop" is duplicate/;
+is_wrong_store "@redis ssl_name a; topology sentinel m master_ssl=off;", qr/"ssl_name" in store "shop" is only valid with TLS/;
 is_wrong_store "redis unix:/run/redis.sock; topology $_;", 'shop', '"redis"', '"unix:"' for 'cluster', 'sentinel m';
 is_wrong_store 'redis redis://127.0.0.1/3; topology cluster;', 'shop', 'database';
 is_wrong_store "@redis database 3; topology cluster;", 'shop', 'database';
@@ -302,7 +310,7 @@ is_right "idempotency_problem_base $_", server => "idempotency_problem_base $_;"
 sub is_warned_of {
     my ($name, $server, @expected) = @_;
     my ($status, $output) = nginx_says(server => $server);
-    my @lines = $output =~ /^nginx: (\[warn\] .*)$/mg;
+    my @lines = $output =~ /^\w+: (\[warn\] .*)$/mg;
 
     is $status, 0, "$name is accepted";
     is scalar(@lines), 1, "$name: one warning" or diag $output;

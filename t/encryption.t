@@ -397,7 +397,7 @@ subtest 'Invalid key files' => sub {
     my $says = sub {
         my ($directive) = @_;
         my ($status, $output) = $nginx->set(stores => "idempotency_store main { redis unix:$socket; $directive }")->test_configuration;
-        return $status == 0 ? 'ok' : ($output =~ /^nginx: (\[emerg\] .*)$/m)[0] // $output;
+        return $status == 0 ? 'ok' : ($output =~ /^\w+: (\[emerg\] .*)$/m)[0] // $output;
     };
 
     is $says->("encryption_key_file $file{$_};"), 'ok', "$_ is a valid key" for sort keys %file;

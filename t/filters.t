@@ -305,7 +305,8 @@ is scalar(grep { lc $_->[0] eq 'if-none-match' } @{app()->last_request('/conditi
 
 {
     my $client = $nginx->connect->send_raw("CONNECT /connect HTTP/1.1\r\nHost: localhost\r\nX-API-Key: alice\r\nIdempotency-Key: connect\r\n\r\n", 'CONNECT');
-    is $client->response->status, 405, 'a CONNECT is refused by nginx';
+    my $status = $client->response->status;
+    ok $status == 405 || $status == 400, 'a CONNECT is refused by nginx (405 before nginx 1.31, then 400)' or diag $status;
     is_first ask('/connect', 'connect'), 201, 1, 'and claims nothing';
 }
 

@@ -27,11 +27,12 @@ my $nginx = IdempotencyTest::Nginx->new(
     workers => 1,
     log_format => '$request_uri $status $idempotency_status',
     main => 'worker_rlimit_nofile 4000;',
+    # HTTP/1.0: since nginx 1.29.7 idle connections to the application are kept by default, and would be counted
     server => <<'END');
         idempotency main;
         idempotency_conflict wait 19s;
-        location / { proxy_pass http://app; }
-        location /large/ { proxy_buffers 8 4k; proxy_buffer_size 4k; proxy_max_temp_file_size 0; proxy_pass http://app; }
+        location / { proxy_http_version 1.0; proxy_pass http://app; }
+        location /large/ { proxy_buffers 8 4k; proxy_buffer_size 4k; proxy_max_temp_file_size 0; proxy_http_version 1.0; proxy_pass http://app; }
 END
 $nginx->set(stores => 'idempotency_store main { memory 80m; }') if store_mode() eq 'memory';
 

@@ -6,7 +6,6 @@ namespace idempotency {
 
 CacheZone::Copy CacheZone::look_up(const KeyId &id, Millis now)
 {
-    ChangeGuard guard(*this);
     std::uint32_t at = find(id, now);
     Copy copy;
 
@@ -25,8 +24,6 @@ CacheZone::Copy CacheZone::look_up(const KeyId &id, Millis now)
 std::size_t CacheZone::put(const KeyId &id, const Pieces &value, Millis expires, Millis confirmed,
                            Millis now)
 {
-    ChangeGuard guard(*this);
-
     expire_some(now);
 
     std::uint32_t old = find(id, now);
@@ -35,8 +32,7 @@ std::size_t CacheZone::put(const KeyId &id, const Pieces &value, Millis expires,
         return 0;
     }
 
-    // before the new copy is written: if this process is killed in between, there is no copy, and
-    // not the old one
+    // before the new copy is written, which may need its blocks
     if (old != kNoBlock) {
         remove_entry(old);
     }
@@ -59,7 +55,7 @@ std::size_t CacheZone::put(const KeyId &id, const Pieces &value, Millis expires,
     copy.expires = expires;
     copy.confirmed = confirmed;
     copy.hold = now;
-    publish_entry(write_entry(id, copy, value));
+    publish_entry(write_entry(id, copy, value), kNoBlock);
     return removed;
 }
 
@@ -67,7 +63,7 @@ std::size_t CacheZone::put(const KeyId &id, const Pieces &value, Millis expires,
 // the next, as each of them changes the number of free blocks.
 std::uint32_t CacheZone::choose_copy_to_remove() const
 {
-    std::uint64_t random = head()->sequence << 32 ^ free_block_count();
+    std::uint64_t random = head()->written << 32 ^ free_block_count();
     std::uint32_t chosen = kNoBlock;
 
     for (unsigned i = 0; i < kCacheSamples; i++) {
@@ -90,7 +86,6 @@ std::uint32_t CacheZone::choose_copy_to_remove() const
 
 void CacheZone::remove(const KeyId &id, Millis now)
 {
-    ChangeGuard guard(*this);
     std::uint32_t at = find(id, now);
 
     if (at != kNoBlock) {

@@ -22,7 +22,6 @@ MemoryZone::ClaimReply MemoryZone::found_entry(std::uint32_t at, Millis now) con
 
 MemoryZone::ClaimReply MemoryZone::look_up(const KeyId &id, Millis now)
 {
-    ChangeGuard guard(*this);
     std::uint32_t at = find(id, now);
 
     if (at != kNoBlock && !is_freed(at)) {
@@ -38,7 +37,6 @@ MemoryZone::ClaimReply MemoryZone::look_up(const KeyId &id, Millis now)
 MemoryZone::ClaimReply MemoryZone::claim(const KeyId &id, std::string_view record, Millis lifetime,
                                          Token wanted, Millis now, std::uint64_t clock)
 {
-    ChangeGuard guard(*this);
     ClaimReply found;
 
     expire_some(now);
@@ -69,11 +67,7 @@ MemoryZone::ClaimReply MemoryZone::claim(const KeyId &id, std::string_view recor
     std::uint32_t at = write_entry(id, claim, {&record, 1});
 
     wire::put_u64(reinterpret_cast<unsigned char *>(block(at)->first) + kTokenOffset, token);
-    publish_entry(at);
-
-    if (freed != kNoBlock) {
-        remove_entry(freed);
-    }
+    publish_entry(at, freed);
 
     found.reply.verdict = Verdict::claimed;
     found.reply.token = token;
@@ -83,8 +77,6 @@ MemoryZone::ClaimReply MemoryZone::claim(const KeyId &id, std::string_view recor
 Verdict MemoryZone::settle(const KeyId &id, const ClaimId &claim, const Pieces &value,
                            Millis lifetime, Millis now)
 {
-    ChangeGuard guard(*this);
-
     expire_some(now);
 
     std::uint32_t old = find(id, now);
@@ -102,20 +94,12 @@ Verdict MemoryZone::settle(const KeyId &id, const ClaimId &claim, const Pieces &
     result.claim = claim;
     result.expires = now + lifetime;
 
-    // before the old entry is removed: if this process is killed in between, there are two, and
-    // the next call keeps the new one
-    publish_entry(write_entry(id, result, value));
-
-    if (old != kNoBlock) {
-        remove_entry(old);
-    }
-
+    publish_entry(write_entry(id, result, value), old);
     return Verdict::done;
 }
 
 Verdict MemoryZone::release(const KeyId &id, const ClaimId &claim, Millis now)
 {
-    ChangeGuard guard(*this);
     std::uint32_t at = find(id, now);
 
     if (at == kNoBlock || !is_claim_of(at, claim)) {
@@ -128,7 +112,6 @@ Verdict MemoryZone::release(const KeyId &id, const ClaimId &claim, Millis now)
 
 Verdict MemoryZone::renew(const KeyId &id, const ClaimId &claim, Millis lifetime, Millis now)
 {
-    ChangeGuard guard(*this);
     std::uint32_t at = find(id, now);
 
     if (at == kNoBlock) {
@@ -150,7 +133,6 @@ Verdict MemoryZone::renew(const KeyId &id, const ClaimId &claim, Millis lifetime
 
 Verdict MemoryZone::replace(const KeyId &id, const Call &call, Millis now)
 {
-    ChangeGuard guard(*this);
     std::uint32_t old = find(id, now);
 
     if (old == kNoBlock || (is_freed(old) && !call.seen.empty())) {
@@ -179,8 +161,7 @@ Verdict MemoryZone::replace(const KeyId &id, const Call &call, Millis now)
 
     written.claim = claim_of(call.value.first[0]);
     written.expires = now + call.lifetime;
-    publish_entry(write_entry(id, written, call.value));
-    remove_entry(old);
+    publish_entry(write_entry(id, written, call.value), old);
     return Verdict::done;
 }
 

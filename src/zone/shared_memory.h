@@ -27,7 +27,8 @@ protected:
     ~SharedMemory() = default;
 };
 
-// A zone of type Z (MemoryZone or CacheZone), locked during the life of this object.
+// A zone of type Z (MemoryZone or CacheZone), locked during the life of this object.  A change that
+// the last holder of the mutex did not end, because it was killed, is undone first.
 template <typename Z>
 class LockedZone {
 public:
@@ -43,7 +44,11 @@ private:
     static Z lock(SharedMemory &memory)
     {
         memory.lock();
-        return Z(memory.memory(), memory.size());
+
+        Z zone(memory.memory(), memory.size());
+
+        zone.recover();
+        return zone;
     }
 
     SharedMemory &memory_;

@@ -28,12 +28,13 @@ bool Zone::format(const SipKey &secret)
     ZoneHead *zone = head();
 
     std::memset(memory_, 0, sizeof(ZoneHead));
+    std::fill_n(reinterpret_cast<std::uint32_t *>(zone + 1), dimensions.bucket_count, kNoBlock);
     zone->size = size_;
     zone->bucket_count = dimensions.bucket_count;
     zone->block_count = dimensions.block_count;
+    zone->free_first = kNoBlock;
+    zone->free_count = dimensions.block_count;
     zone->secret = secret;
-
-    rebuild();
     zone->magic = kZoneMagic;
     return true;
 }
@@ -59,7 +60,7 @@ std::size_t Zone::entry_count() const
 std::size_t Zone::claim_count() const { return head()->heap_count[claims]; }
 std::size_t Zone::block_count() const { return head()->block_count; }
 std::size_t Zone::free_block_count() const { return head()->free_count; }
-void Zone::mark_dirty() { head()->dirty = 1; }
+std::size_t Zone::undo_count() const { return head()->undo_count; }
 
 // Entries
 
@@ -91,6 +92,8 @@ std::uint32_t Zone::find(const KeyId &id, Millis now)
     return at;
 }
 
+// A block of the free list keeps its `next`: it is linked to the block that is taken next already,
+// and needs no undo.
 std::uint32_t Zone::take_free_block()
 {
     std::uint32_t at = head()->free_first;
@@ -98,19 +101,22 @@ std::uint32_t Zone::take_free_block()
     if (at != kNoBlock) {
         head()->free_first = block(at)->next;
     } else {
-        at = head()->first_unused;
+        at = head()->first_unused++;
+        block(at)->next = kNoBlock;
         block(at)->kind = ZoneKind::data;
-        compiler_barrier();
-        head()->first_unused++;
     }
 
     head()->free_count--;
-    block(at)->next = kNoBlock;
     return at;
 }
 
 std::uint32_t Zone::write_entry(const KeyId &id, const NewEntry &what, const Pieces &value)
 {
+    const std::uint32_t first_unused = head()->first_unused;
+
+    save(&head()->free_first);
+    save(&head()->first_unused);
+
     std::uint32_t at = take_free_block();
     ZoneBlock *current = block(at);
     ZoneEntry &written = current->entry;
@@ -120,11 +126,12 @@ std::uint32_t Zone::write_entry(const KeyId &id, const NewEntry &what, const Pie
     written.expires = what.expires;
     written.confirmed = what.confirmed;
     written.hold = what.hold;
-    written.sequence = ++head()->sequence;
     written.length = static_cast<std::uint32_t>(value.size());
     written.kind = what.kind;
     written.chain_last = kNoBlock;
     written.chain_count = 0;
+
+    head()->written++;
 
     char *out = current->first;
     std::size_t space = kZoneInline;
@@ -135,6 +142,10 @@ std::uint32_t Zone::write_entry(const KeyId &id, const NewEntry &what, const Pie
         while (!piece.empty()) {
             if (space == 0) {
                 std::uint32_t next = take_free_block();
+
+                if (next == first_unused) {
+                    save(&current->next);  // the last block of the free list
+                }
 
                 current->next = next;
                 current = block(next);
@@ -172,22 +183,32 @@ void Zone::read(std::uint32_t at, char *out) const
     }
 }
 
-void Zone::publish_entry(std::uint32_t at)
+void Zone::publish_entry(std::uint32_t at, std::uint32_t replaced)
 {
-    compiler_barrier();
+    save(&block(at)->kind);
     block(at)->kind = ZoneKind::entry;
-
     link_to_bucket(at);
     insert_into_heap(at);
+
+    if (replaced != kNoBlock) {
+        take_out(replaced);
+    }
+
+    commit();
 }
 
 void Zone::remove_entry(std::uint32_t at)
 {
+    take_out(at);
+    commit();
+}
+
+void Zone::take_out(std::uint32_t at)
+{
     ZoneBlock *removed = block(at);
 
+    save(&removed->kind);
     removed->kind = ZoneKind::data;
-    compiler_barrier();
-
     unlink_from_bucket(at);
     remove_from_heap(at);
 
@@ -195,14 +216,15 @@ void Zone::remove_entry(std::uint32_t at)
     free_chain(at, last, removed->entry.chain_count + 1);
 }
 
-// If this process is killed between the two stores, the entry has its new expiry and its old kind.
 void Zone::update_entry(std::uint32_t at, EntryKind kind, Millis expires)
 {
     remove_from_heap(at);
+    save(&entry(at).expires);
     entry(at).expires = expires;
-    compiler_barrier();
+    save(&entry(at).kind);
     entry(at).kind = kind;
     insert_into_heap(at);
+    commit();
 }
 
 void Zone::link_to_bucket(std::uint32_t at)
@@ -210,6 +232,7 @@ void Zone::link_to_bucket(std::uint32_t at)
     std::uint32_t *bucket = bucket_of(entry(at).id);
 
     entry(at).bucket_next = *bucket;
+    save(bucket);
     *bucket = at;
 }
 
@@ -221,12 +244,14 @@ void Zone::unlink_from_bucket(std::uint32_t at)
         link = &entry(*link).bucket_next;
     }
 
+    save(link);
     *link = entry(at).bucket_next;
 }
 
 void Zone::free_chain(std::uint32_t first, std::uint32_t last, std::uint32_t count)
 {
     block(last)->next = head()->free_first;
+    save(&head()->free_first);
     head()->free_first = first;
     head()->free_count += count;
 }
@@ -306,7 +331,9 @@ std::uint32_t Zone::due_tick_of(std::uint32_t at) const
 
 void Zone::put_node(Heap heap, std::uint32_t i, const ZoneHeapNode &what)
 {
+    save(&node(heap, i));
     node(heap, i) = what;
+    save(&entry(what.entry).heap_index);
     entry(what.entry).heap_index = i;
 }
 
@@ -353,6 +380,7 @@ void Zone::insert_into_heap(std::uint32_t at)
 {
     Heap heap = heap_of(at);
 
+    save(&head()->heap_count[heap]);
     sift_up(heap, head()->heap_count[heap]++, {due_tick_of(at), at});
 }
 
@@ -360,6 +388,9 @@ void Zone::remove_from_heap(std::uint32_t at)
 {
     Heap heap = heap_of(at);
     std::uint32_t i = entry(at).heap_index;
+
+    save(&head()->heap_count[heap]);
+
     ZoneHeapNode last = node(heap, --head()->heap_count[heap]);
 
     if (i == head()->heap_count[heap]) {

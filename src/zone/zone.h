@@ -6,16 +6,14 @@
 //
 // - Nothing fragments: values lie in chains of blocks of one size.
 // - The time of a call is bounded: it removes some of the expired entries, never all of them.
-//   Only the first call after a process was killed visits all blocks that were ever used.
-// - A process may be killed at any instruction.  The next call finds the zone dirty and rebuilds
-//   the hash table, the heaps and the free list from the entries.  That works because an entry is
-//   published by one write, and does not change after that, except for its expiry and its kind:
-//   a new value is a new entry with a higher sequence number.
+// - A process may be killed at any instruction.  A change is made as a whole or not at all: the
+//   words that it overwrites are in an undo log until it has ended, and the next process that locks
+//   the zone writes them back (`recover`).  This takes a microsecond, whatever the size of the zone.
 //
 // Conventions
 //
 // - The caller holds the mutex of the memory (SharedMemory::lock) during each call, and until it
-//   has read the value that a call has found.
+//   has read the value that a call has found.  It calls `recover` first (LockedZone does).
 // - Times are milliseconds of a clock that all processes share and that never goes back
 //   (CLOCK_MONOTONIC).
 // - An entry is named by the number of its first block, which is valid until the next call that
@@ -64,6 +62,9 @@ public:
     // Whether the memory holds a zone of this size, made by a version with this layout.
     bool is_formatted() const;
 
+    // Undoes the change that a process was making when it was killed.  True: there was one.
+    bool recover();
+
     // Copies the value of an entry that a call has found; `out` has space for all of it.
     void read(std::uint32_t entry, char *out) const;
 
@@ -81,12 +82,10 @@ public:
     // The number of entries in the bucket with most of them; for tests.
     std::size_t longest_bucket() const;
 
-    // Leaves the zone as a process that is killed within a call does; for tests.
-    void mark_dirty();
+    // The number of words in the undo log; for tests.
+    std::size_t undo_count() const;
 
 protected:
-    class ChangeGuard;
-
     struct NewEntry {
         EntryKind kind = EntryKind::result;
         ClaimId claim{};
@@ -103,9 +102,11 @@ protected:
     std::uint32_t find(const KeyId &id, Millis now);
 
     // Writes an entry to free blocks, zone_blocks_for(value.size()) of them, which the caller has
-    // made sure of.  It can not be found before it is published.
+    // made sure of.  It can not be found before it is published: the next call is publish_entry.
     std::uint32_t write_entry(const KeyId &id, const NewEntry &entry, const Pieces &value);
-    void publish_entry(std::uint32_t number);
+
+    // Each of these is one change.  `replaced` (kNoBlock: none) is removed.
+    void publish_entry(std::uint32_t number, std::uint32_t replaced);
     void remove_entry(std::uint32_t number);
     void update_entry(std::uint32_t number, EntryKind kind, Millis expires);
 
@@ -148,7 +149,11 @@ private:
     void insert_into_heap(std::uint32_t number);
     void remove_from_heap(std::uint32_t number);
 
-    void rebuild();
+    // The undo log: see zone_layout.h.
+    void save(const void *field);
+    void commit();
+
+    void take_out(std::uint32_t number);
     bool is_chain_complete(std::uint32_t number) const;
     bool is_heap_consistent(Heap heap) const;
 

@@ -4,7 +4,7 @@
 //   +----------+------------------+-----------------------+--------------------+--------+
 //   | ZoneHead |     buckets      |      heap nodes       |       blocks       | unused |
 //   +----------+------------------+-----------------------+--------------------+--------+
-//        80      4 * bucket_count      8 * block_count       512 * block_count    bytes
+//       1616     4 * bucket_count      8 * block_count       512 * block_count    bytes
 //
 // Blocks: all values lie in blocks of one size.  A block is free, or belongs to one entry.
 // Free blocks make up a list through `next`, which begins at `free_first`.  The blocks from
@@ -17,12 +17,12 @@
 //   first block                   second block           last block (chain_last)
 //   +------+--------+-----------+ +------+------+------+ +------+------+--------------+
 //   | next |  kind  | ZoneEntry | | next | kind | data | | next | kind | data, unused |
-//   |      | =entry | and value | |      |=data |      | | none |=data |              |
+//   |      | =entry | and value | |      |=data |      | | any  |=data |              |
 //   +--|---+--------+-----------+ +--|---+------+------+ +------+------+--------------+
 //      '---------------------------^  '-----------------^
 //
-//   byte      0      4      8            112                    512
-//   first     | next | kind | ZoneEntry  | 400 bytes of value     |
+//   byte      0      4      8            104                    512
+//   first     | next | kind | ZoneEntry  | 408 bytes of value     |
 //   others    | next | kind | 504 bytes of value                  |
 //
 // Buckets: the hash table.  A bucket has the number of its first entry; the entries of a bucket
@@ -45,13 +45,22 @@
 // - Positions are block numbers, never pointers: each process maps the memory at its own
 //   address.  kNoBlock ends a list.
 // - Integers have the byte order of the host.
-// - An entry is published when the `kind` of its first block becomes ZoneKind::entry.  Everything
-//   else that is needed to find entries - buckets, `bucket_next`, heaps, `heap_index`, the free
-//   list, counts - is derived from the published entries, and `rebuild` makes it again.
-// - Of two published entries with one key, `rebuild` keeps the one with the higher `sequence`.
-// - Once an entry is published, only `expires`, ZoneEntry::kind (between claim and
-//   unreserved_claim), the last use (in a cache) and what is derived change in it.
-// - `dirty` is set while a call changes the zone (ChangeGuard).
+//
+// Undo log
+//
+// A change makes the zone consistent again only with its last write, and the process may be killed
+// before.  So each word of 8 bytes that is in use is saved in the undo log (Zone::save) before it is
+// overwritten, and the change ends when the log is emptied by one write (Zone::commit).  If there is
+// something in the log when a process locks the zone, another one was killed within a change: the
+// words are written back, the last one first (Zone::recover).  A process that is killed within
+// `recover` does no harm: the next one writes the same words again.
+//
+// - Not saved: what nothing can reach before the change ends (all of a free block but its `next`
+//   and `kind`, blocks that were never used), and what may have any value (the highest token, the
+//   count of entries, the last use of a copy).
+// - A block that a change makes free is used again only by the next change: its old contents must
+//   be there if the change is undone.
+// - A change saves kZoneUndoMost words at most, whatever the size of the zone and of the value.
 
 #pragma once
 
@@ -59,6 +68,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 
@@ -66,24 +76,22 @@
 
 namespace idempotency {
 
-// "IDMZONE4".  A change of the layout needs another number: after an upgrade of the module, a
+// "IDMZONE5".  A change of the layout needs another number: after an upgrade of the module, a
 // reload finds the zone that the old version has made.
-constexpr std::uint64_t kZoneMagic = 0x49444d5a4f4e4534;
+constexpr std::uint64_t kZoneMagic = 0x49444d5a4f4e4535;
 
 enum class ZoneKind : std::uint32_t {
-    data = 0,        // free, or a block of an entry that is not its first
-    entry = 1,       // the first block of a published entry
-    owned_data = 2,  // only within `rebuild`: data that belongs to a published entry
+    data = 0,   // free, or a block of an entry that is not its first
+    entry = 1,  // the first block of a published entry
 };
 
 struct ZoneEntry {
     KeyId id;
-    ClaimId claim;           // the claim, or the claim that was settled; 0 in a cache
-    Millis expires;          // the entry does not exist any more at this time
-    Millis confirmed;        // CacheZone::put; 0 in a store
-    Millis hold;             // RecordHead::hold of a claim; 0 in a result; in a cache: the last use
-    std::uint64_t sequence;  // grows with each entry that is written
-    std::uint32_t length;    // of the value, in bytes
+    ClaimId claim;         // the claim, or the claim that was settled; 0 in a cache
+    Millis expires;        // the entry does not exist any more at this time
+    Millis confirmed;      // CacheZone::put; 0 in a store
+    Millis hold;           // RecordHead::hold of a claim; 0 in a result; in a cache: the last use
+    std::uint32_t length;  // of the value, in bytes
     EntryKind kind;
     std::uint32_t chain_last;   // the last block; kNoBlock if there is only the first
     std::uint32_t chain_count;  // number of blocks after the first
@@ -92,7 +100,7 @@ struct ZoneEntry {
 };
 
 static_assert(std::is_trivially_copyable<ZoneEntry>::value, "entries lie in shared memory");
-static_assert(sizeof(ZoneEntry) == 104, "there is no padding");
+static_assert(sizeof(ZoneEntry) == 96, "there is no padding");
 
 // A block's `next` and `kind` take 8 bytes of 512, or 1.6 %.
 constexpr std::size_t kZonePayload = kZoneBlockSize - 2 * sizeof(std::uint32_t);
@@ -101,26 +109,58 @@ constexpr std::size_t kZonePayload = kZoneBlockSize - 2 * sizeof(std::uint32_t);
 // result whose header fields and body are short fits, too.
 constexpr std::size_t kZoneInline = kZonePayload - sizeof(ZoneEntry);
 
-static_assert(kZonePayload == 504 && kZoneInline == 400, "as drawn");
+static_assert(kZonePayload == 504 && kZoneInline == 408, "as drawn");
 static_assert(kLargestClaim <= kZoneInline, "a claim takes one block");
+
+// A heap of a million entries has 10 levels with four children (4^10 = 1048576), and 20 with two.
+// Four children take 32 bytes: one cache line, or two.
+constexpr std::uint32_t kZoneHeapArity = 4;
+
+// Levels of a heap with 2^32 nodes.
+constexpr unsigned zone_heap_levels()
+{
+    unsigned levels = 0;
+
+    for (std::uint64_t nodes = 0; nodes < std::uint64_t(1) << 32; levels++) {
+        nodes = nodes * kZoneHeapArity + 1;
+    }
+
+    return levels;
+}
+
+static_assert(zone_heap_levels() == 17, "17 levels of four children have 2^32 nodes");
+
+struct ZoneUndo {
+    std::uint64_t offset;  // of the word, from the beginning of the memory
+    std::uint64_t value;   // before the change
+};
+
+// Of the largest change, which publishes an entry and removes another: on each level of a heap a
+// node and the index of its entry, twice; and a dozen words of blocks, buckets and the head.
+constexpr std::uint32_t kZoneUndoMost = 96;
+
+static_assert(2 * 2 * zone_heap_levels() + 12 <= kZoneUndoMost, "the largest change fits");
 
 struct ZoneHead {
     std::uint64_t magic;
     std::uint64_t size;  // of the memory
     std::uint32_t block_count;
-    std::uint32_t bucket_count;  // a power of two
-    std::uint32_t dirty;
     std::uint32_t first_unused;   // this block and those after it were never used
+    std::uint32_t bucket_count;   // a power of two
+    std::uint32_t undo_count;     // of words in `undo`; not in a word that is saved
     std::uint32_t heap_count[2];  // number of nodes; indexed by Zone::Heap
     std::uint32_t free_first;
     std::uint32_t free_count;
-    Token last_token;        // the highest one that was given to a claim
-    std::uint64_t sequence;  // of the entry that was written last
-    SipKey secret;           // of the buckets
+    Token last_token;       // the highest one that was given to a claim
+    std::uint64_t written;  // number of entries that were written
+    SipKey secret;          // of the buckets
+    ZoneUndo undo[kZoneUndoMost];
 };
 
 static_assert(std::is_trivially_copyable<ZoneHead>::value, "it lies in shared memory");
-static_assert(sizeof(ZoneHead) == 80, "as drawn");
+static_assert(sizeof(ZoneHead) == 1616, "as drawn");
+static_assert(offsetof(ZoneHead, undo_count) / 8 == offsetof(ZoneHead, bucket_count) / 8,
+              "bucket_count never changes, so its word is never saved");
 
 // With the expiry in the node, the heaps are sorted without a look at the entries.  The node has
 // 32 bits for it, so the unit is a tick of 2^7 = 128 ms.  The clock begins when the host boots:
@@ -136,10 +176,6 @@ constexpr unsigned kZoneTickShift = 7;
 
 static_assert((std::uint64_t(1) << (32 + kZoneTickShift)) / 1000 / 3600 / 24 / 365 == 17,
               "ticks of 32 bits last for 17 years");
-
-// A heap of a million entries has 10 levels with four children (4^10 = 1048576), and 20 with two.
-// Four children take 32 bytes: one cache line, or two.
-constexpr std::uint32_t kZoneHeapArity = 4;
 
 static_assert(kZoneHeapArity * sizeof(ZoneHeapNode) <= 64, "children take one cache line or two");
 
@@ -157,7 +193,7 @@ struct ZoneBlock {
 
 static_assert(sizeof(ZoneBlock) == kZoneBlockSize, "blocks have one size");
 static_assert(offsetof(ZoneBlock, entry) == 8 && offsetof(ZoneBlock, data) == 8
-                  && offsetof(ZoneBlock, first) == 112,
+                  && offsetof(ZoneBlock, first) == 104,
               "as drawn");
 
 // How many blocks an entry with a value of `size` bytes takes.
@@ -182,7 +218,7 @@ struct ZoneDimensions {
 // Let n be the number of blocks if there were only blocks.  bucket_count is the power of two in
 // (n / 4, n / 2]: if each entry takes one block, about two to four of them share a bucket in a
 // full zone; most entries take more than one.  So a block costs 522 bytes at most: 512, 8 for its
-// heap node and up to 2 for buckets.  1 MiB holds 2000 results of up to 400 bytes.
+// heap node and up to 2 for buckets.  1 MiB holds 2000 results of up to 408 bytes.
 constexpr ZoneDimensions zone_dimensions(std::size_t size)
 {
     constexpr std::size_t kMaxBlocks = kNoBlock - 1;
@@ -202,7 +238,7 @@ constexpr ZoneDimensions zone_dimensions(std::size_t size)
 }
 
 static_assert(zone_dimensions(kZoneMinimum).bucket_count == 32
-                  && zone_dimensions(kZoneMinimum).block_count == 125,
+                  && zone_dimensions(kZoneMinimum).block_count == 122,
               "the smallest zone");
 static_assert(zone_dimensions(1024 * 1024).block_count >= 2000, "1 MiB holds 2000 small results");
 
@@ -216,33 +252,6 @@ static_assert(zone_dimensions(kZoneMinimum).bucket_count * sizeof(std::uint32_t)
 // Keeps the compiler from moving stores over this point.  That is enough for what a killed process
 // leaves: another process sees its stores in program order.
 inline void compiler_barrier() { std::atomic_signal_fence(std::memory_order_seq_cst); }
-
-// Every call that changes the zone holds one.  A zone that is dirty before was being changed by a
-// process that was killed: it is rebuilt first.
-class Zone::ChangeGuard {
-public:
-    explicit ChangeGuard(Zone &zone) : head_(zone.head())
-    {
-        if (head_->dirty != 0) {
-            zone.rebuild();
-        }
-
-        head_->dirty = 1;
-        compiler_barrier();
-    }
-
-    ~ChangeGuard()
-    {
-        compiler_barrier();
-        head_->dirty = 0;
-    }
-
-    ChangeGuard(const ChangeGuard &) = delete;
-    ChangeGuard &operator=(const ChangeGuard &) = delete;
-
-private:
-    ZoneHead *head_;
-};
 
 inline ZoneHead *Zone::head() const { return static_cast<ZoneHead *>(memory_); }
 
@@ -265,5 +274,26 @@ inline ZoneBlock *Zone::block(std::uint32_t number) const
 }
 
 inline ZoneEntry &Zone::entry(std::uint32_t number) const { return block(number)->entry; }
+
+inline void Zone::save(const void *field)
+{
+    ZoneHead *zone = head();
+    ZoneUndo &undo = zone->undo[zone->undo_count];
+    auto offset = static_cast<std::size_t>(static_cast<const char *>(field)
+                                           - static_cast<const char *>(memory_));
+
+    undo.offset = offset / 8 * 8;
+    std::memcpy(&undo.value, static_cast<const char *>(memory_) + undo.offset, sizeof(undo.value));
+    compiler_barrier();
+    zone->undo_count++;
+    compiler_barrier();
+}
+
+inline void Zone::commit()
+{
+    compiler_barrier();
+    head()->undo_count = 0;
+    compiler_barrier();
+}
 
 }  // namespace idempotency

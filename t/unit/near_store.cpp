@@ -700,7 +700,7 @@ UNIT_TEST(a_near_cache_does_as_the_model)
     }
 }
 
-// Two hosts, an operator who forgets, outages, answers that come late, processes that are killed: whatever a host finds was
+// Two hosts, an operator who forgets, outages, answers that come late: whatever a host finds was
 // in the store within the last kNearFresh, or the store can't be reached; and it ends no later than it does there.
 class Life {
 public:
@@ -735,11 +735,6 @@ public:
         case 4:
             if (behind_.held() > 0) {
                 behind_.answer(random_() % behind_.held());
-            }
-            break;
-        case 5:
-            if (random_() % 10 == 0) {
-                hosts_[random_() % 2].memory.zone().mark_dirty();
             }
             break;
         default:

@@ -1119,13 +1119,6 @@ public:
 
     void pass(Millis time) override { clock_.now += time; }
 
-    void disturb(std::mt19937 &random) override
-    {
-        if (random() % 50 == 0) {
-            memory_.zone().mark_dirty();
-        }
-    }
-
 private:
     void on_open_failed(const KeyId &, const char *) override { fail(); }
 

@@ -160,11 +160,14 @@ Store *create_redis(ngx_conf_t *cf, StoreOptions &given)
     given.shortest_lease = options.connect_timeout + options.timeout;
 
     if (options.tls != nullptr) {
-        options.tls_context = create_redis_tls(cf, *options.tls, given.name);
+        RedisTls *context = create_redis_tls(cf, *options.tls, given.name);
 
-        if (options.tls_context == nullptr) {
+        if (context == nullptr) {
             return nullptr;
         }
+
+        options.tls_context = options.tls_to_servers ? context : nullptr;
+        options.sentinel_tls_context = options.tls_to_sentinels ? context : nullptr;
     }
 
     options.share = given.redis_share = create_share(cf, options);

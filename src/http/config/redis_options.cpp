@@ -4,6 +4,8 @@
 
 #include <new>
 
+#include "nginx/resolver.h"
+
 namespace idempotency {
 
 namespace {
@@ -114,16 +116,32 @@ bool reject_duplicate(ngx_conf_t *cf, const StoreOptions &given, const char *dir
     return false;
 }
 
-// With sentinels, the URL has the credentials of the sentinels, and the directives have
-// those of the master.
+// With sentinels, the URL and the parameters of `topology` have the credentials of the sentinels,
+// and the directives have those of the master.
 bool apply_credentials(ngx_conf_t *cf, const StoreOptions &given, const CommonUrlParts &common,
                        RedisOptions &options)
 {
     if (options.topology == RedisTopology::sentinel) {
-        options.sentinel_user = to_ngx(common.user);
-        options.sentinel_password = to_ngx(common.password);
+        if (given.sentinel_user.len > 0 && !common.user.empty()) {
+            return reject_duplicate(cf, given, "sentinel_user");
+        }
+
+        if (given.sentinel_password.len > 0 && !common.password.empty()) {
+            return reject_duplicate(cf, given, "sentinel_password_file");
+        }
+
+        options.sentinel_user =
+            given.sentinel_user.len > 0 ? given.sentinel_user : to_ngx(common.user);
+        options.sentinel_password =
+            given.sentinel_password.len > 0 ? given.sentinel_password : to_ngx(common.password);
         options.user = given.user;
         options.password = given.password;
+
+        if (options.sentinel_user.len > 0 && options.sentinel_password.len == 0) {
+            return reject(cf, given,
+                          "\"sentinel_user\" has no password: set it with "
+                          "\"sentinel_password_file\" or in the URLs");
+        }
 
     } else if (given.user.len > 0 && !common.user.empty()) {
         return reject_duplicate(cf, given, "user");
@@ -167,7 +185,11 @@ bool apply_database(ngx_conf_t *cf, const StoreOptions &given, const CommonUrlPa
 bool apply_tls(ngx_conf_t *cf, const StoreOptions &given, const CommonUrlParts &common,
                RedisOptions &options)
 {
-    if (!common.tls) {
+    options.tls_to_sentinels = common.tls;
+    options.tls_to_servers =
+        given.master_ssl != NGX_CONF_UNSET ? given.master_ssl == 1 : common.tls;
+
+    if (!options.tls_to_sentinels && !options.tls_to_servers) {
         if (given.tls_only == nullptr) {
             return true;
         }
@@ -242,15 +264,11 @@ bool combine_redis_options(ngx_conf_t *cf, StoreOptions &given, RedisOptions &op
            && apply_database(cf, given, common, options) && apply_tls(cf, given, common, options);
 }
 
-// The servers of a resolver: an array in nginx, a list in Angie.
-[[maybe_unused]] static bool has_servers(const ngx_array_t &servers) { return servers.nelts > 0; }
-[[maybe_unused]] static bool has_servers(const void *servers) { return servers != nullptr; }
-
 bool check_unresolved_names(ngx_conf_t *cf, const MainConfig &main)
 {
     auto *core = static_cast<ngx_http_core_loc_conf_t *>(
         ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
-    bool has_resolver = core->resolver != nullptr && has_servers(core->resolver->connections);
+    bool has_resolver = has_servers(core->resolver);
     auto *names = static_cast<UnresolvedName *>(main.unresolved_names.elts);
 
     for (ngx_uint_t i = 0; i < main.unresolved_names.nelts; i++) {

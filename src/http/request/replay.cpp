@@ -101,9 +101,8 @@ bool has_named_location(ngx_http_request_t *r, std::string_view name)
         return false;
     }
 
-    for (ngx_http_core_loc_conf_t **location = server->named_locations; *location != nullptr;
-         location++)
-    {
+    // their type differs between nginx and Angie
+    for (auto location = server->named_locations; *location != nullptr; location++) {
         if (view((*location)->name) == name) {
             return true;
         }

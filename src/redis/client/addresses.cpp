@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "nginx/resolver.h"
 #include "nginx/timer.h"
 
 namespace idempotency {
@@ -98,8 +99,7 @@ bool RedisAddresses::uses_resolver() const noexcept
         return false;
     }
 
-    return options_.resolver != nullptr && *options_.resolver != nullptr
-           && (*options_.resolver)->connections.nelts > 0 && server_->host.len > 0
+    return options_.resolver != nullptr && has_servers(*options_.resolver) && server_->host.len > 0
            && server_->host.len <= sizeof(name_) && !is_address(server_->host);
 }
 

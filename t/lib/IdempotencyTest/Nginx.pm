@@ -184,7 +184,7 @@ sub over {
 sub is_worker {
     my ($pid) = @_;
     my $title = slurp("/proc/$pid/cmdline");
-    return $title =~ /^nginx: worker process(?! is shutting down)/;
+    return $title =~ /^(?:nginx|angie): worker process(?! is shutting down)/;
 }
 
 # Returns when new workers accept connections and the old ones do not; the old ones have ended too
