@@ -30,9 +30,6 @@ bool comes_first(const ngx_addr_t &a, const ngx_addr_t &b)
     return ngx_memcmp(a.sockaddr, b.sockaddr, std::min(a.socklen, b.socklen)) < 0;
 }
 
-// A name server is not asked for it (RFC 6761, section 6.3).
-bool is_localhost(const ngx_str_t &host) { return equal_ignoring_case(view(host), "localhost"); }
-
 }  // namespace
 
 bool is_address(const ngx_str_t &host) noexcept
@@ -103,8 +100,7 @@ bool RedisAddresses::uses_resolver() const noexcept
     }
 
     return options_.resolver != nullptr && has_servers(*options_.resolver) && server_->host.len > 0
-           && server_->host.len <= sizeof(name_) && !is_address(server_->host)
-           && (server_->address_count == 0 || !is_localhost(server_->host));
+           && server_->host.len <= sizeof(name_) && !is_address(server_->host);
 }
 
 bool RedisAddresses::resolve() noexcept
