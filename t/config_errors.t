@@ -160,6 +160,11 @@ is_wrong_store "@redis topology $_ x;", '"topology"', $_, qr/it must be the only
 is_wrong_store "@redis topology sentinel m $_;", '"topology"', qr/"master_ssl=on", "master_ssl=off", "sentinel_user=NAME" or "sentinel_password_file=FILE"/
     for 'x', 'master_ssl=', 'master_ssl=yes', 'sentinel_user=', 'password_file=x';
 is_wrong_store "@redis topology sentinel m sentinel_password_file=$_;", '"topology"', qr/it must be the name of a file/ for '';
+is_wrong_store "@redis topology sentinel m $_;", '"topology"', qr/it must not be given twice/
+    for 'master_ssl=on master_ssl=off', 'sentinel_user=a sentinel_user=b', "sentinel_password_file=$password sentinel_password_file=$password";
+is_wrong_store "@redis topology sentinel $_;", '"topology"', qr/the name of the master must come first/ for 'master_ssl=on', 'sentinel_password=sesame m';
+unlike((nginx_says(stores => "idempotency_store shop { @redis topology sentinel $_; }"))[1], qr/sesame/, "the message about '$_' does not show the password")
+    for 'm sentinel_password=sesame', 'm password=sesame', 'sentinel_password=sesame';
 is_wrong_store "@redis topology sentinel m sentinel_password_file=/no/file;", '"sentinel_password_file" can\'t open "/no/file"';
 is_wrong_store "@redis topology sentinel m sentinel_user=me;", qr/"sentinel_user" has no password/;
 is_wrong_store "redis redis://me:sesame\@127.0.0.1; topology sentinel m sentinel_user=you;", qr/"sentinel_user" of store "shop" is duplicate/;
