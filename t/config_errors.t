@@ -309,9 +309,10 @@ is_right "idempotency_problem_base $_", server => "idempotency_problem_base $_;"
 
 # Configurations that nginx accepts with a warning.
 
+# `parts`: a server, or several parts of the configuration.
 sub is_warned_of {
-    my ($name, $server, @expected) = @_;
-    my ($status, $output) = nginx_says(server => $server);
+    my ($name, $parts, @expected) = @_;
+    my ($status, $output) = nginx_says(ref $parts ? @$parts : (server => $parts));
     my @lines = $output =~ /^\w+: (\[warn\] .*)$/mg;
 
     is $status, 0, "$name is accepted";
@@ -329,6 +330,10 @@ is_warned_of "$_->[0]_request_buffering off", "location / { idempotency main; $_
     for ['proxy', 'proxy_pass http://127.0.0.1:1'], ['fastcgi', 'fastcgi_pass 127.0.0.1:1'], ['uwsgi', 'uwsgi_pass 127.0.0.1:1'], ['scgi', 'scgi_pass 127.0.0.1:1'];
 is_right 'a streamed body that is not part of the fingerprint', server => 'location / { idempotency main; idempotency_fingerprint $request_uri body=off; proxy_request_buffering off; proxy_pass http://127.0.0.1:1; }';
 is_right 'a streamed body without idempotency', server => 'proxy_request_buffering off; location / { proxy_pass http://127.0.0.1:1; }';
+my $mixed = 'redis redis://127.0.0.1; topology sentinel m master_ssl=on;';
+is_warned_of 'TLS to the master alone', [stores => "idempotency_store main { $mixed }"], 'store "main"', 'set "ssl_trusted_certificate" or "ssl_name"';
+is_right "TLS to the master alone, with '$_'", stores => "idempotency_store main { $mixed $_ }" for 'ssl_name redis.internal;', 'ssl_verify off;';
+is_right 'TLS to sentinels', stores => 'idempotency_store main { redis rediss://127.0.0.1; topology sentinel m; }';
 is_right 'gRPC', server => 'location / { idempotency main; grpc_pass 127.0.0.1:1; }';
 
 # Duplicate directives, and directives in the wrong place.
