@@ -17,7 +17,7 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Requests qw(@who await_outcome);
 
-my $nginx = IdempotencyTest::Nginx->new(workers => 1, http => 'idempotency_max_unsent 4m;', log_format => '$server_protocol $request_uri $status [$idempotency_status]');
+my $nginx = IdempotencyTest::Nginx->new(workers => 1, memory => '64m', http => 'idempotency_max_unsent 4m;', log_format => '$server_protocol $request_uri $status [$idempotency_status]');
 my $listener = IdempotencyTest::Http3->listener($nginx);
 my $locations = <<'END';
         idempotency main;

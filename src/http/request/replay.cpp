@@ -55,8 +55,7 @@ ngx_int_t send_record(Context &context, const Record &record)
     std::size_t size = context.exchange->reply().value.size();
 
     if (!unsent_memory(context).make_space(context, size)) {
-        return refuse_request(context, Status::store_error, Problem::store_unavailable,
-                              kRetryAfter);
+        return refuse_request(context, Status::store_error, kRetryAfter);
     }
 
     ngx_int_t rc = discard_body(r);
