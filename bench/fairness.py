@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the worst of one client does to another client: with the module, and with the same nginx without it.
 
-    bench/fairness.py [--seconds 5] [--store memory|redis] [--rounds 3]
+    bench/fairness.py [--seconds 5] [--store memory|redis] [--rounds 3] [ATTACK ...]
 
 The module is build/ngx_http_idempotency_module.so, or IDEMPOTENCY_MODULE. An attacker and a victim use one nginx with one worker
 in front of one application. The victim sends one request after the other, each with a new key. For each attack, the table has
@@ -15,10 +15,13 @@ counts, so that other work on the machine meets both.
     large       8 connections that fetch responses of 1 MB, with 64 keys (new keys would only fill the store)
     waiters     1,000 duplicates of one running request (`idempotency_conflict wait`)
     slow        200 clients that request a response of 1 MB and do not read it
+    chosen      8 connections that send 6,000 keys chosen so that 12 bits of their identity are equal, in a zone of 16 MB: with
+                them, they share a bucket of a zone that takes its buckets from the identity
 """
 
 import argparse
 import asyncio
+import hashlib
 import os
 import shutil
 import statistics
@@ -55,6 +58,7 @@ http {{
         listen unix:{directory}/http.sock;
         {cover}
         location / {{ proxy_pass http://application; }}
+        location /chosen {{ {small} proxy_pass http://application; }}
         location /held {{ proxy_pass http://unix:{directory}/held.sock; }}
     }}
     server {{
@@ -65,7 +69,24 @@ http {{
 }}
 '''
 COVER = 'idempotency main; idempotency_scope $http_x_api_key; idempotency_conflict wait 30s; idempotency_max_body 2m; idempotency_methods POST PUT GET;'
-ATTACKS = ('idle', 'new_keys', 'one_key', 'large', 'waiters', 'slow')
+ATTACKS = ('idle', 'new_keys', 'one_key', 'large', 'waiters', 'slow', 'chosen')
+
+
+def chosen_keys(count):
+    """Keys of the attacker whose identities (docs/format.md) have the same 12 bits at the end of their first 8 bytes."""
+    scope = b'attacker'
+    start = hashlib.sha256(b'S\1' + len(scope).to_bytes(8, 'big') + scope + b'K')
+    keys = []
+    number = 0
+    while len(keys) < count:
+        number += 1
+        key = b'%x' % number
+        digest = start.copy()
+        digest.update(key)
+        identity = digest.digest()
+        if identity[7] == 0 and identity[6] & 15 == 0:
+            keys.append(key.decode())
+    return keys
 
 
 class Client:
@@ -100,9 +121,15 @@ class Attack:
         self.kind = kind
         self.tasks = []
         self.number = 0
+        self.keys = []
+        if kind == 'chosen':
+            with open(os.path.dirname(path) + '/../chosen', encoding='ascii') as file:
+                self.keys = file.read().split()
 
     def next_key(self):
         self.number += 1
+        if self.kind == 'chosen':
+            return self.keys[self.number % len(self.keys)]
         number = self.number % 64 if self.kind in ('large', 'slow') else self.number
         return 'attack-%d-%d' % (os.getpid(), number)
 
@@ -128,6 +155,7 @@ class Attack:
             'large': (8, self.send, '/large', 'GET', None),
             'waiters': (1000, self.hold, '/held', 'POST', 'held-%d' % os.getpid()),
             'slow': (200, self.hold, '/large', 'GET', None),
+            'chosen': (8, self.send, '/chosen', 'POST', None),
         }[self.kind]
         self.tasks = [asyncio.ensure_future(how(uri, method, key)) for _ in range(count)]
 
@@ -146,7 +174,7 @@ async def measure(path, kind, seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         at = time.monotonic()
-        if await victim.ask('/', 'victim-%s-%d-%f' % (kind, len(times), at)) != 201:
+        if await victim.ask('/chosen' if kind == 'chosen' else '/', 'victim-%s-%d-%f' % (kind, len(times), at)) != 201:
             raise SystemExit('%s: the victim was refused' % kind)
         times.append(time.monotonic() - at)
         await asyncio.sleep(0.001)
@@ -156,13 +184,13 @@ async def measure(path, kind, seconds):
 
 
 class Nginx:
-    def __init__(self, directory, name, load='', store='', cover=''):
+    def __init__(self, directory, name, load='', store='', cover='', small=''):
         self.directory = '%s/%s' % (directory, name)
         os.mkdir(self.directory)
         with open(self.directory + '/large', 'wb') as large:
             large.write(b'x' * (1 << 20))
         with open(self.directory + '/nginx.conf', 'w', encoding='utf-8') as conf:
-            conf.write(CONFIGURATION.format(directory=self.directory, load=load, store=store, cover=cover,
+            conf.write(CONFIGURATION.format(directory=self.directory, load=load, store=store, cover=cover, small=small,
                                             user='user root;' if os.geteuid() == 0 else ''))
         self.path = self.directory + '/http.sock'
         self.process = None
@@ -173,7 +201,7 @@ class Nginx:
         nginx = os.environ.get('TEST_NGINX_BINARY') or find_program('nginx')
         self.process = start_process([nginx, '-p', self.directory, '-c', self.directory + '/nginx.conf', '-e', self.directory + '/error.log'],
                                      self.directory + '/output')
-        await until(lambda: os.path.exists(self.path), 10, 'nginx')
+        await until(lambda: os.path.exists(self.path), 60, 'nginx')
 
 
 async def compare(options, directory):
@@ -184,7 +212,10 @@ async def compare(options, directory):
         port = free_ports(1)[0]
         redis = start_process([find_program('redis-server', 'valkey-server'), '--port', str(port), '--save', ''], directory + '/redis.output')
         store = 'redis redis://127.0.0.1:%d;' % port
-    with_module = Nginx(directory, 'with', 'load_module %s;' % module, 'idempotency_store main { %s }' % store, COVER)
+    with open(directory + '/chosen', 'w', encoding='ascii') as file:
+        file.write('\n'.join(chosen_keys(6000)))
+    with_module = Nginx(directory, 'with', 'load_module %s;' % module,
+                        'idempotency_store main { %s } idempotency_store small { memory 16m; }' % store, COVER, 'idempotency small;')
     without = Nginx(directory, 'without')
     try:
         for nginx in (with_module, without):
@@ -199,7 +230,7 @@ async def run(options, with_module, without):
     print('| attack | with: p50 | p99 | ratio p50 | p99 | without: p50 | p99 | ratio p50 | p99 |')
     print('| --- | --- | --- | --- | --- | --- | --- | --- | --- |')
     base = {}
-    for kind in ATTACKS:
+    for kind in ['idle'] + [kind for kind in options.attacks or ATTACKS if kind != 'idle']:
         found = {nginx: [] for nginx in (with_module, without)}
         for _ in range(options.rounds):
             for nginx in found:
@@ -215,6 +246,7 @@ async def run(options, with_module, without):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    arguments.add_argument('attacks', nargs='*', metavar='ATTACK', help='these alone: ' + ', '.join(ATTACKS))
     arguments.add_argument('--seconds', type=float, default=5)
     arguments.add_argument('--rounds', type=int, default=3)
     arguments.add_argument('--store', choices=('memory', 'redis'), default='memory')

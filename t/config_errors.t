@@ -157,6 +157,19 @@ is_wrong_store 'redis redis://127.0.0.1 redis://127.0.0.1:6380;', '"redis"', 'sh
 is_wrong_store "@redis topology $_;", '"topology"', qr/"standalone", "sentinel MASTER" or "cluster"/ for qw(ring Cluster "");
 is_wrong_store "@redis topology $_;", '"topology"', qr/the name of the master must follow/ for 'sentinel', 'sentinel ""';
 is_wrong_store "@redis topology $_ x;", '"topology"', $_, qr/it must be the only parameter/ for qw(cluster standalone);
+is_wrong_store "@redis topology sentinel m $_;", '"topology"', qr/"master_ssl=on", "master_ssl=off", "sentinel_user=NAME" or "sentinel_password_file=FILE"/
+    for 'x', 'master_ssl=', 'master_ssl=yes', 'sentinel_user=', 'password_file=x';
+is_wrong_store "@redis topology sentinel m sentinel_password_file=$_;", '"topology"', qr/it must be the name of a file/ for '';
+is_wrong_store "@redis topology sentinel m $_;", '"topology"', qr/it must not be given twice/
+    for 'master_ssl=on master_ssl=off', 'sentinel_user=a sentinel_user=b', "sentinel_password_file=$password sentinel_password_file=$password";
+is_wrong_store "@redis topology sentinel $_;", '"topology"', qr/the name of the master must come first/ for 'master_ssl=on', 'sentinel_password=sesame m';
+unlike((nginx_says(stores => "idempotency_store shop { @redis topology sentinel $_; }"))[1], qr/sesame/, "the message about '$_' does not show the password")
+    for 'm sentinel_password=sesame', 'm password=sesame', 'sentinel_password=sesame';
+is_wrong_store "@redis topology sentinel m sentinel_password_file=/no/file;", '"sentinel_password_file" can\'t open "/no/file"';
+is_wrong_store "@redis topology sentinel m sentinel_user=me;", qr/"sentinel_user" has no password/;
+is_wrong_store "redis redis://me:sesame\@127.0.0.1; topology sentinel m sentinel_user=you;", qr/"sentinel_user" of store "shop" is duplicate/;
+is_wrong_store "redis redis://:sesame\@127.0.0.1; topology sentinel m sentinel_password_file=$password;", qr/"sentinel_password_file" of store "shop" is duplicate/;
+is_wrong_store "@redis ssl_name a; topology sentinel m master_ssl=off;", qr/"ssl_name" in store "shop" is only valid with TLS/;
 is_wrong_store "redis unix:/run/redis.sock; topology $_;", 'shop', '"redis"', '"unix:"' for 'cluster', 'sentinel m';
 is_wrong_store 'redis redis://127.0.0.1/3; topology cluster;', 'shop', 'database';
 is_wrong_store "@redis database 3; topology cluster;", 'shop', 'database';
@@ -294,9 +307,10 @@ is_right "idempotency_problem_base $_", server => "idempotency_problem_base $_;"
 
 # Configurations that nginx accepts with a warning.
 
+# `parts`: a server, or several parts of the configuration.
 sub is_warned_of {
-    my ($name, $server, @expected) = @_;
-    my ($status, $output) = nginx_says(server => $server);
+    my ($name, $parts, @expected) = @_;
+    my ($status, $output) = nginx_says(ref $parts ? @$parts : (server => $parts));
     my @lines = $output =~ /^\w+: (\[warn\] .*)$/mg;
 
     is $status, 0, "$name is accepted";
@@ -314,6 +328,10 @@ is_warned_of "$_->[0]_request_buffering off", "location / { idempotency main; $_
     for ['proxy', 'proxy_pass http://127.0.0.1:1'], ['fastcgi', 'fastcgi_pass 127.0.0.1:1'], ['uwsgi', 'uwsgi_pass 127.0.0.1:1'], ['scgi', 'scgi_pass 127.0.0.1:1'];
 is_right 'a streamed body that is not part of the fingerprint', server => 'location / { idempotency main; idempotency_fingerprint $request_uri body=off; proxy_request_buffering off; proxy_pass http://127.0.0.1:1; }';
 is_right 'a streamed body without idempotency', server => 'proxy_request_buffering off; location / { proxy_pass http://127.0.0.1:1; }';
+my $mixed = 'redis redis://127.0.0.1; topology sentinel m master_ssl=on;';
+is_warned_of 'TLS to the master alone', [stores => "idempotency_store main { $mixed }"], 'store "main"', 'set "ssl_trusted_certificate" or "ssl_name"';
+is_right "TLS to the master alone, with '$_'", stores => "idempotency_store main { $mixed $_ }" for 'ssl_name redis.internal;', 'ssl_verify off;';
+is_right 'TLS to sentinels', stores => 'idempotency_store main { redis rediss://127.0.0.1; topology sentinel m; }';
 is_right 'gRPC', server => 'location / { idempotency main; grpc_pass 127.0.0.1:1; }';
 
 # Duplicate directives, and directives in the wrong place.

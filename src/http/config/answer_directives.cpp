@@ -15,12 +15,6 @@ constexpr char kCodes[] =
     "request_in_progress, outcome_unknown, response_not_kept, idempotency_quota_exceeded or "
     "store_unavailable";
 
-std::string_view after_prefix(const ngx_str_t &text, std::string_view prefix)
-{
-    return view(text).substr(0, prefix.size()) == prefix ? view(text).substr(prefix.size())
-                                                         : std::string_view();
-}
-
 // It is written into JSON and into a URI without escapes.
 bool is_code(std::string_view text)
 {

@@ -22,6 +22,12 @@ inline char *duplicate() { return const_cast<char *>("is duplicate"); }
 
 inline bool equals(const ngx_str_t &text, const char *word) { return view(text) == word; }
 
+inline std::string_view after_prefix(const ngx_str_t &text, std::string_view prefix)
+{
+    return view(text).substr(0, prefix.size()) == prefix ? view(text).substr(prefix.size())
+                                                         : std::string_view();
+}
+
 // A word in the configuration, and its value.
 struct Choice {
     const char *word;

@@ -116,16 +116,32 @@ bool reject_duplicate(ngx_conf_t *cf, const StoreOptions &given, const char *dir
     return false;
 }
 
-// With sentinels, the URL has the credentials of the sentinels, and the directives have
-// those of the master.
+// With sentinels, the URL and the parameters of `topology` have the credentials of the sentinels,
+// and the directives have those of the master.
 bool apply_credentials(ngx_conf_t *cf, const StoreOptions &given, const CommonUrlParts &common,
                        RedisOptions &options)
 {
     if (options.topology == RedisTopology::sentinel) {
-        options.sentinel_user = to_ngx(common.user);
-        options.sentinel_password = to_ngx(common.password);
+        if (given.sentinel_user.len > 0 && !common.user.empty()) {
+            return reject_duplicate(cf, given, "sentinel_user");
+        }
+
+        if (given.sentinel_password.len > 0 && !common.password.empty()) {
+            return reject_duplicate(cf, given, "sentinel_password_file");
+        }
+
+        options.sentinel_user =
+            given.sentinel_user.len > 0 ? given.sentinel_user : to_ngx(common.user);
+        options.sentinel_password =
+            given.sentinel_password.len > 0 ? given.sentinel_password : to_ngx(common.password);
         options.user = given.user;
         options.password = given.password;
+
+        if (options.sentinel_user.len > 0 && options.sentinel_password.len == 0) {
+            return reject(cf, given,
+                          "\"sentinel_user\" has no password: set it with "
+                          "\"sentinel_password_file\" or in the URLs");
+        }
 
     } else if (given.user.len > 0 && !common.user.empty()) {
         return reject_duplicate(cf, given, "user");
@@ -169,7 +185,11 @@ bool apply_database(ngx_conf_t *cf, const StoreOptions &given, const CommonUrlPa
 bool apply_tls(ngx_conf_t *cf, const StoreOptions &given, const CommonUrlParts &common,
                RedisOptions &options)
 {
-    if (!common.tls) {
+    options.tls_to_sentinels = common.tls;
+    options.tls_to_servers =
+        given.master_ssl != NGX_CONF_UNSET ? given.master_ssl == 1 : common.tls;
+
+    if (!options.tls_to_sentinels && !options.tls_to_servers) {
         if (given.tls_only == nullptr) {
             return true;
         }
@@ -184,6 +204,18 @@ bool apply_tls(ngx_conf_t *cf, const StoreOptions &given, const CommonUrlParts &
     if ((given.tls.certificate.len > 0) != (given.tls.certificate_key.len > 0)) {
         return reject(cf, given,
                       "\"ssl_certificate\" and \"ssl_certificate_key\" must be set together");
+    }
+
+    // the name to verify comes from sentinels that anybody in between can imitate
+    if (options.tls_to_servers && !options.tls_to_sentinels
+        && options.topology == RedisTopology::sentinel && given.tls.verify
+        && given.tls.name.len == 0 && given.tls.trusted_certificate.len == 0)
+    {
+        ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                           "store \"%V\": without TLS to the sentinels, anyone in between can name "
+                           "a master with a certificate of a public authority: set "
+                           "\"ssl_trusted_certificate\" or \"ssl_name\"",
+                           &given.name);
     }
 
     void *memory = ngx_palloc(cf->pool, sizeof(RedisTlsOptions));

@@ -77,6 +77,7 @@ char *store_block(ngx_conf_t *cf, ngx_command_t *, void *data)
 
     options.name = arguments(cf)[1];
     options.database = -1;
+    options.master_ssl = NGX_CONF_UNSET;
 
     if (ngx_array_init(&options.urls, cf->temp_pool, 1, sizeof(ngx_str_t)) != NGX_OK
         || ngx_array_init(&options.encryption_keys, cf->temp_pool, 1, sizeof(ngx_str_t)) != NGX_OK)

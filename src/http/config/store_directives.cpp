@@ -42,16 +42,67 @@ char *read_text(ngx_conf_t *cf, ngx_str_t &field, const char *expected)
     return field.len > 0 ? NGX_CONF_OK : reject_argument(cf, 1, expected);
 }
 
-// Reads the name of a file, which is relative to the directory of nginx.conf.
-char *read_path(ngx_conf_t *cf, ngx_uint_t argument, ngx_str_t &field)
+// Reads the name of a file, which is relative to the directory of nginx.conf.  It is the argument
+// behind its first `skipped` characters.
+char *read_path(ngx_conf_t *cf, ngx_uint_t argument, ngx_str_t &field, std::size_t skipped = 0)
 {
-    field = arguments(cf)[argument];
+    field = to_ngx(view(arguments(cf)[argument]).substr(skipped));
 
     if (field.len == 0) {
         return reject_argument(cf, argument, "it must be the name of a file");
     }
 
     return ngx_conf_full_name(cf->cycle, &field, 1) == NGX_OK ? NGX_CONF_OK : failed();
+}
+
+// Reads the password that is the first line of a file; the arguments are those of read_path.
+char *read_secret_file(ngx_conf_t *cf, ngx_uint_t argument, ngx_str_t &field,
+                       std::size_t skipped = 0)
+{
+    ngx_str_t name;
+    u_char buffer[1024];
+
+    if (read_path(cf, argument, name, skipped) != NGX_CONF_OK) {
+        return failed();
+    }
+
+    ngx_fd_t fd = ngx_open_file(name.data, NGX_FILE_RDONLY, NGX_FILE_OPEN, 0);
+
+    if (fd == NGX_INVALID_FILE) {
+        ngx_str_t label = to_ngx("password_file");
+
+        if (skipped > 0) {
+            label = to_ngx(view(arguments(cf)[argument]).substr(0, skipped - 1));
+        }
+
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno, "\"%V\" can't open \"%V\"", &label, &name);
+        return failed();
+    }
+
+    ssize_t n = ngx_read_fd(fd, buffer, sizeof(buffer));
+    size_t length = 0;
+
+    while (n > 0 && length < static_cast<size_t>(n) && buffer[length] != '\n'
+           && buffer[length] != '\r') {
+        length++;
+    }
+
+    (void) ngx_close_file(fd);
+
+    if (length == 0 || length == sizeof(buffer)) {
+        ngx_explicit_memzero(buffer, sizeof(buffer));
+        return reject_argument(cf, argument,
+                               "the first line of the file must be the password, with less than "
+                               "1024 bytes");
+    }
+
+    ngx_str_t text;
+    text.data = buffer;
+    text.len = length;
+
+    field = copy_secret(cf->pool, text);
+    ngx_explicit_memzero(buffer, sizeof(buffer));
+    return field.data != nullptr ? NGX_CONF_OK : failed();
 }
 
 char *append_text(ngx_array_t &array, const ngx_str_t &text)
@@ -94,6 +145,54 @@ char *read_urls(ngx_conf_t *cf, StoreOptions &options)
     return NGX_CONF_OK;
 }
 
+char *reject_sentinel_parameter(ngx_conf_t *cf, ngx_uint_t argument, const char *reason)
+{
+    // without its value: it may be a password
+    std::string_view text = view(arguments(cf)[argument]);
+    ngx_str_t name = to_ngx(text.substr(0, text.find('=')));
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid parameter \"%V\" in \"topology\": %s", &name,
+                       reason);
+    return failed();
+}
+
+// A parameter behind the name of the master.
+char *read_sentinel_parameter(ngx_conf_t *cf, StoreOptions &options, ngx_uint_t argument)
+{
+    constexpr std::string_view user = "sentinel_user=";
+    constexpr std::string_view password_file = "sentinel_password_file=";
+    constexpr char twice[] = "it must not be given twice";
+    const ngx_str_t &text = arguments(cf)[argument];
+
+    if (std::string_view name = after_prefix(text, user); !name.empty()) {
+        if (options.sentinel_user.len > 0) {
+            return reject_sentinel_parameter(cf, argument, twice);
+        }
+        options.sentinel_user = to_ngx(name);
+        return NGX_CONF_OK;
+    }
+
+    if (view(text).substr(0, password_file.size()) == password_file) {
+        return options.sentinel_password.len > 0
+                   ? reject_sentinel_parameter(cf, argument, twice)
+                   : read_secret_file(cf, argument, options.sentinel_password,
+                                      password_file.size());
+    }
+
+    if (equals(text, "master_ssl=on") || equals(text, "master_ssl=off")) {
+        if (options.master_ssl != NGX_CONF_UNSET) {
+            return reject_sentinel_parameter(cf, argument, twice);
+        }
+        options.master_ssl = equals(text, "master_ssl=on") ? 1 : 0;
+        return NGX_CONF_OK;
+    }
+
+    return reject_sentinel_parameter(cf, argument,
+                                     "behind the name of the master it must be "
+                                     "\"master_ssl=on\", \"master_ssl=off\", "
+                                     "\"sentinel_user=NAME\" or \"sentinel_password_file=FILE\"");
+}
+
 char *read_topology(ngx_conf_t *cf, StoreOptions &options)
 {
     std::string_view word = view(arguments(cf)[1]);
@@ -104,18 +203,32 @@ char *read_topology(ngx_conf_t *cf, StoreOptions &options)
                                "it must be \"standalone\", \"sentinel MASTER\" or \"cluster\"");
     }
 
-    if (sentinel != (cf->args->nelts == 3) || (sentinel && arguments(cf)[2].len == 0)) {
+    if (sentinel != (cf->args->nelts > 2) || (sentinel && arguments(cf)[2].len == 0)) {
         return reject_argument(cf, 1,
                                sentinel
                                    ? "the name of the master must follow, as in \"sentinel MASTER\""
                                    : "it must be the only parameter");
     }
 
-    if (sentinel) {
-        options.topology = RedisTopology::sentinel;
-        options.master = arguments(cf)[2];
-    } else if (word == "cluster") {
-        options.topology = RedisTopology::cluster;
+    if (!sentinel) {
+        options.topology = word == "cluster" ? RedisTopology::cluster : RedisTopology::standalone;
+        return NGX_CONF_OK;
+    }
+
+    // Redis has names of letters, digits and ".-_"
+    if (view(arguments(cf)[2]).find('=') != std::string_view::npos) {
+        return reject_sentinel_parameter(cf, 2,
+                                         "the name of the master must come first, as in "
+                                         "\"sentinel MASTER master_ssl=on\"");
+    }
+
+    options.topology = RedisTopology::sentinel;
+    options.master = arguments(cf)[2];
+
+    for (ngx_uint_t i = 3; i < cf->args->nelts; i++) {
+        if (read_sentinel_parameter(cf, options, i) != NGX_CONF_OK) {
+            return failed();
+        }
     }
 
     return NGX_CONF_OK;
@@ -156,51 +269,10 @@ char *read_password(ngx_conf_t *cf, StoreOptions &options)
     return options.password.data != nullptr ? NGX_CONF_OK : failed();
 }
 
-// The password is the first line of the file.
 char *read_password_file(ngx_conf_t *cf, StoreOptions &options)
 {
-    ngx_str_t name;
-    u_char buffer[1024];
-
-    if (options.password.len > 0) {
-        return reject_second_password(cf, options);
-    }
-
-    if (read_path(cf, 1, name) != NGX_CONF_OK) {
-        return failed();
-    }
-
-    ngx_fd_t fd = ngx_open_file(name.data, NGX_FILE_RDONLY, NGX_FILE_OPEN, 0);
-
-    if (fd == NGX_INVALID_FILE) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno, "\"password_file\" can't open \"%V\"",
-                           &name);
-        return failed();
-    }
-
-    ssize_t n = ngx_read_fd(fd, buffer, sizeof(buffer));
-    size_t length = 0;
-
-    while (n > 0 && length < static_cast<size_t>(n) && buffer[length] != '\n'
-           && buffer[length] != '\r') {
-        length++;
-    }
-
-    (void) ngx_close_file(fd);
-
-    if (length == 0 || length == sizeof(buffer)) {
-        return reject_argument(cf, 1,
-                               "the first line of the file must be the password, with less than "
-                               "1024 bytes");
-    }
-
-    ngx_str_t text;
-    text.data = buffer;
-    text.len = length;
-
-    options.password = copy_secret(cf->pool, text);
-    ngx_explicit_memzero(buffer, sizeof(buffer));
-    return options.password.data != nullptr ? NGX_CONF_OK : failed();
+    return options.password.len > 0 ? reject_second_password(cf, options)
+                                    : read_secret_file(cf, 1, options.password);
 }
 
 char *read_database(ngx_conf_t *cf, StoreOptions &options)
@@ -355,7 +427,7 @@ struct StoreDirective {
 constexpr StoreDirective kStoreDirectives[] = {
     {"memory", 1, ValidWith::any, read_memory},
     {"redis", NGX_CONF_MAX_ARGS, ValidWith::any, read_urls},
-    {"topology", 2, ValidWith::redis, read_topology},
+    {"topology", 5, ValidWith::redis, read_topology},
     {"user", 1, ValidWith::redis, read_user},
     {"password", 1, ValidWith::redis, read_password},
     {"password_file", 1, ValidWith::redis, read_password_file},

@@ -19,6 +19,9 @@ struct StoreOptions {
     ngx_str_t master;  // its name in the configuration of the sentinels
     ngx_str_t user;
     ngx_str_t password;
+    ngx_str_t sentinel_user;
+    ngx_str_t sentinel_password;
+    ngx_flag_t master_ssl;  // NGX_CONF_UNSET: the same as for the sentinels
     ngx_str_t prefix;
     ngx_int_t database;     // -1: not given
     ngx_int_t connections;  // 0: not given; the same for the times

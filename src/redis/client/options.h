@@ -53,7 +53,10 @@ struct RedisOptions {
     ngx_str_t prefix = ngx_string("idempotency:");
 
     const RedisTlsOptions *tls = nullptr;  // null: no TLS
-    RedisTls *tls_context = nullptr;       // created from `tls`
+    bool tls_to_servers = false;  // that take calls: the servers in the URLs, or the master
+    bool tls_to_sentinels = false;
+    RedisTls *tls_context = nullptr;  // created from `tls`; null: no TLS to the servers
+    RedisTls *sentinel_tls_context = nullptr;
 
     ngx_msec_t connect_timeout = 1000;
     ngx_msec_t timeout = 1000;   // of each command

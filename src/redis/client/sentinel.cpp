@@ -20,6 +20,15 @@ constexpr ngx_msec_t kMessageInterval = 100;
 
 std::uint32_t random_number() { return static_cast<std::uint32_t>(ngx_random()); }
 
+// The options of the connections to the sentinels.
+RedisOptions for_sentinels(const RedisOptions &options)
+{
+    RedisOptions out = options;
+
+    out.tls_context = options.sentinel_tls_context;
+    return out;
+}
+
 // The string that is an element of an array; empty where there is none.
 std::string_view string_at(const redisReply &array, std::size_t index)
 {
@@ -46,11 +55,11 @@ bool parse_endpoint(std::string_view host, std::string_view port, RedisEndpoint 
 }  // namespace
 
 RedisSentinel::RedisSentinel(const RedisOptions &options) noexcept
-    : options_(options), sentinels_(options_),
+    : options_(options), sentinel_options_(for_sentinels(options)), sentinels_(options_),
       node_(options_, servers_[0].server(), scripts_, *this), scan_(options_),
-      master_query_(options_, options_.servers[0], kMaxReply, *this),
+      master_query_(sentinel_options_, options_.servers[0], kMaxReply, *this),
       role_query_(options_, servers_[1].server(), kMaxReply, *this),
-      watch_(options_, sentinels_, *this), votes_(sentinels_.count())
+      watch_(sentinel_options_, sentinels_, *this), votes_(sentinels_.count())
 {}
 
 const char *RedisSentinel::fault() const

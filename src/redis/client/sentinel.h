@@ -90,6 +90,7 @@ private:
     std::string_view master_name() const;
 
     RedisOptions options_;
+    RedisOptions sentinel_options_;  // for connections to sentinels
     RedisSentinelList sentinels_;
     RedisScripts scripts_;
     RedisDiscoveredServer servers_[2];  // the master, and the candidate to replace it

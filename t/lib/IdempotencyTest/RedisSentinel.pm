@@ -9,7 +9,7 @@ use IdempotencyTest::Process qw(await free_port);
 use IdempotencyTest::Redis;
 
 # `name` of the master; `down_after`, milliseconds; `server`: options of each Redis, with `password` where it needs one,
-# with `tls` all use TLS; `sentinel_user`, `sentinel_password`: the credentials of the sentinels.
+# with `tls` all use TLS, and the servers have ports without it, too; with `sentinel_tls` the sentinels have ports with TLS, too; `sentinel_user`, `sentinel_password`: the credentials of the sentinels.
 sub new {
     my ($class, %options) = @_;
     my $self = bless {name => 'shop', down_after => 1000, replicas => 2, sentinels => 3, quorum => 2, server => {}, %options}, $class;
@@ -64,6 +64,7 @@ sub start_sentinels {
         }
 
         push @{$self->{watchers}}, IdempotencyTest::Redis->new(mode => 'sentinel', port => $ports[$i],
+            ($self->{sentinel_tls} ? (tls => $self->{sentinel_tls}) : ()),
             ($tls ? (tls => $tls, tls_port => $tls_ports[$i], tls_inside => 1) : ()),
             configuration => join('', map { "$_\n" } @lines), user => $self->{sentinel_user}, password => $self->{sentinel_password});
     }

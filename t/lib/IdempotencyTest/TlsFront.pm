@@ -27,13 +27,21 @@ sub port { $_[0]{port} }
 sub output { "$_[0]{directory}/output" }
 sub text { slurp($_[0]->output) }
 
-# The reports of all handshakes; failed ones have `failed`.
-sub seen { my ($self) = @_; return map { JSON::PP::decode_json($_) } $self->text =~ /^(\{.*\})$/mg }
+# The reports of all handshakes that succeeded since the last `forget`. A worker opens further connections when it wants, to check
+# the server: so a test never counts handshakes.
+sub seen {
+    my ($self) = @_;
+    my @all = grep { !exists $_->{failed} } map { JSON::PP::decode_json($_) } $self->text =~ /^(\{.*\})$/mg;
+    return @all[($self->{forgotten} // 0) .. $#all];
+}
 
-# The Nth handshake that succeeded, once it is there.
+sub forget { my ($self) = @_; delete $self->{forgotten}; $self->{forgotten} = () = $self->seen; return }
+
+# A handshake for which `is_wanted` is true, or any, once it is there.
 sub await_seen {
-    my ($self, $n) = @_;
-    return await(sub { (grep { !exists $_->{failed} } $self->seen)[$n - 1] });
+    my ($self, $is_wanted) = @_;
+    $is_wanted //= sub { 1 };
+    return await(sub { (grep { $is_wanted->($_) } $self->seen)[0] });
 }
 
 sub await_accepted {
