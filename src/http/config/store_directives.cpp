@@ -42,8 +42,8 @@ char *read_text(ngx_conf_t *cf, ngx_str_t &field, const char *expected)
     return field.len > 0 ? NGX_CONF_OK : reject_argument(cf, 1, expected);
 }
 
-// Reads the name of a file, which is relative to the directory of nginx.conf.  It is the argument
-// behind its first `skipped` characters.
+// Reads the name of a file, which is relative to the directory of nginx.conf.  `skipped`: the
+// length of what precedes it in the argument, such as "NAME=".
 char *read_path(ngx_conf_t *cf, ngx_uint_t argument, ngx_str_t &field, std::size_t skipped = 0)
 {
     field = to_ngx(view(arguments(cf)[argument]).substr(skipped));
@@ -55,7 +55,7 @@ char *read_path(ngx_conf_t *cf, ngx_uint_t argument, ngx_str_t &field, std::size
     return ngx_conf_full_name(cf->cycle, &field, 1) == NGX_OK ? NGX_CONF_OK : failed();
 }
 
-// Reads the password that is the first line of a file; the arguments are those of read_path.
+// Reads a password: the first line of the file whose name read_path finds.
 char *read_secret_file(ngx_conf_t *cf, ngx_uint_t argument, ngx_str_t &field,
                        std::size_t skipped = 0)
 {
@@ -156,7 +156,7 @@ char *reject_sentinel_parameter(ngx_conf_t *cf, ngx_uint_t argument, const char 
     return failed();
 }
 
-// A parameter behind the name of the master.
+// A parameter after the name of the master.
 char *read_sentinel_parameter(ngx_conf_t *cf, StoreOptions &options, ngx_uint_t argument)
 {
     constexpr std::string_view user = "sentinel_user=";
@@ -188,7 +188,7 @@ char *read_sentinel_parameter(ngx_conf_t *cf, StoreOptions &options, ngx_uint_t 
     }
 
     return reject_sentinel_parameter(cf, argument,
-                                     "behind the name of the master it must be "
+                                     "after the name of the master it must be "
                                      "\"master_ssl=on\", \"master_ssl=off\", "
                                      "\"sentinel_user=NAME\" or \"sentinel_password_file=FILE\"");
 }
