@@ -117,6 +117,7 @@ struct Context {
     ngx_uint_t error_status;  // for which nginx follows or has followed an `error_page`
     Problem problem;          // in stage `problem`
     bool awaits_error_page;   // in stage `problem`, until nginx follows the error page
+    unsigned uri_changes;     // r->uri_changes when the content phase began: nginx counts down
     HopWriter *hops;          // since the claim; null if there are none
     bool hops_lost;           // they can't be recorded
     Replay *replay;           // in stage `redirecting_replay`

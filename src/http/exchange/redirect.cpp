@@ -42,13 +42,18 @@ bool is_named(const ngx_http_core_loc_conf_t &location)
 }
 
 // A redirect out of access checks (`return`, access_by_lua) can't be told from a refusal when
-// a replay passes it, nor can the named location that `rewrite ... last` has left.
+// a replay passes it, nor can the named location that `rewrite ... last` or rewrite_by_lua has
+// left: a replay would not pass its checks.
 bool add_hop(Context &context, Target target)
 {
     ngx_http_request_t *r = context.request;
     const ngx_http_core_loc_conf_t &location = location_of(r);
 
-    if (context.is_in_checks || (target == Target::named_location && !is_named(location))) {
+    bool has_left_location = context.uri_changes - r->uri_changes != 1;
+
+    if (context.is_in_checks || has_left_location
+        || (target == Target::named_location && !is_named(location)))
+    {
         return false;
     }
 
@@ -256,6 +261,7 @@ ngx_int_t enter_content(Context &context)
 
     note_redirect(context);
     context.is_in_checks = false;
+    context.uri_changes = r->uri_changes;
     context.content_handler_called = false;
     context.previous_upstream = r->upstream;
 

@@ -50,6 +50,7 @@ ngx_int_t start_execution(Context &context)
 
     context.stage = Stage::executing;
     context.status = Status::fresh;
+    context.uri_changes = r->uri_changes;
 
     // the kept response must be the whole response of the application, whatever this
     // client has in its cache

@@ -130,6 +130,10 @@ sub part_of {
     my @chosen = (grep { @{$_->{ways}} > 1 } @all)[0 .. ($few ? 9 : 59)];
     my %seen;
 
+    # a location that is left before its access phase has checks too: a replay must not leave it out
+    push @chosen, grep { $_->{check} eq 'if' && $_->{place} == 1 && $_->{handler} eq 'proxy'
+        && "@{$_->{ways}}" =~ /^(?:page_named|accel_named|echo_named) lua_rewrite$/ } @all;
+
     for my $case (@cases) {
         my $check = "check $case->{check} " . ($case->{place} == @{$case->{ways}} ? 'at the end' : $case->{place});
         my $way = "way @{$case->{ways}}";
