@@ -161,6 +161,7 @@ static_assert(std::is_trivially_copyable<ZoneHead>::value, "it lies in shared me
 static_assert(sizeof(ZoneHead) == 1616, "as drawn");
 static_assert(offsetof(ZoneHead, undo_count) / 8 == offsetof(ZoneHead, bucket_count) / 8,
               "bucket_count never changes, so its word is never saved");
+static_assert(offsetof(ZoneHead, undo_count) == 28, "t/zone_killed.t reads it");
 static_assert(offsetof(ZoneHead, free_count) / 8 == offsetof(ZoneHead, free_first) / 8,
               "free_count is saved with free_first");
 
