@@ -6,7 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Test::More;
-use IdempotencyTest::Environment qw(store_mode);
+use IdempotencyTest::Environment qw(nginx_binary store_mode);
 use IdempotencyTest::Nginx;
 
 plan skip_all => 'needs no store: run with the memory store alone' if store_mode() ne 'memory';
@@ -134,7 +134,9 @@ is_wrong_store "redis $_;", '"redis"', qr/URL|host|port|database|path|scheme|red
     for qw(127.0.0.1:6379 http://127.0.0.1 redis:// redis:/127.0.0.1 redis://:6379 redis://127.0.0.1:0 redis://127.0.0.1:65536 redis://127.0.0.1:port
         redis://127.0.0.1/db redis://127.0.0.1/-1 redis://[::1 unix: unix:relative unix:/run/redis.sock?db=x unix:/run/redis.sock?x=1 unix:/run/redis.sock:2 unix:/run/redis.sock:), '""';
 is_wrong_store 'redis;', '"redis"', 'shop', qr/number of arguments|URL/;
-is_wrong_store 'redis redis://nowhere.invalid;', 'nowhere.invalid';
+# Angie has a resolver by default
+my $no_resolver = `${\nginx_binary} -v 2>&1` =~ /Angie/ ? 'resolver off;' : '';
+is_wrong 'a name that does not exist', [http => $no_resolver, stores => 'idempotency_store shop { redis redis://nowhere.invalid; }'], 'nowhere.invalid';
 is_wrong_store 'redis redis://user:opensesame@127.0.0.1:bad;', '"redis"';
 unlike((nginx_says(stores => 'idempotency_store shop { redis redis://user:opensesame@127.0.0.1:bad; }'))[1], qr/opensesame/,
     'a password is not in the message of an error');
@@ -160,6 +162,11 @@ is_wrong_store "@redis topology $_ x;", '"topology"', $_, qr/it must be the only
 is_wrong_store "@redis topology sentinel m $_;", '"topology"', qr/"master_ssl=on", "master_ssl=off", "sentinel_user=NAME" or "sentinel_password_file=FILE"/
     for 'x', 'master_ssl=', 'master_ssl=yes', 'sentinel_user=', 'password_file=x';
 is_wrong_store "@redis topology sentinel m sentinel_password_file=$_;", '"topology"', qr/it must be the name of a file/ for '';
+is_wrong_store "@redis topology sentinel m $_;", '"topology"', qr/it must not be given twice/
+    for 'master_ssl=on master_ssl=off', 'sentinel_user=a sentinel_user=b', "sentinel_password_file=$password sentinel_password_file=$password";
+is_wrong_store "@redis topology sentinel $_;", '"topology"', qr/the name of the master must come first/ for 'master_ssl=on', 'sentinel_password=sesame m';
+unlike((nginx_says(stores => "idempotency_store shop { @redis topology sentinel $_; }"))[1], qr/sesame/, "the message about '$_' does not show the password")
+    for 'm sentinel_password=sesame', 'm password=sesame', 'sentinel_password=sesame';
 is_wrong_store "@redis topology sentinel m sentinel_password_file=/no/file;", '"sentinel_password_file" can\'t open "/no/file"';
 is_wrong_store "@redis topology sentinel m sentinel_user=me;", qr/"sentinel_user" has no password/;
 is_wrong_store "redis redis://me:sesame\@127.0.0.1; topology sentinel m sentinel_user=you;", qr/"sentinel_user" of store "shop" is duplicate/;
@@ -302,9 +309,10 @@ is_right "idempotency_problem_base $_", server => "idempotency_problem_base $_;"
 
 # Configurations that nginx accepts with a warning.
 
+# `parts`: a server, or several parts of the configuration.
 sub is_warned_of {
-    my ($name, $server, @expected) = @_;
-    my ($status, $output) = nginx_says(server => $server);
+    my ($name, $parts, @expected) = @_;
+    my ($status, $output) = nginx_says(ref $parts ? @$parts : (server => $parts));
     my @lines = $output =~ /^\w+: (\[warn\] .*)$/mg;
 
     is $status, 0, "$name is accepted";
@@ -322,6 +330,10 @@ is_warned_of "$_->[0]_request_buffering off", "location / { idempotency main; $_
     for ['proxy', 'proxy_pass http://127.0.0.1:1'], ['fastcgi', 'fastcgi_pass 127.0.0.1:1'], ['uwsgi', 'uwsgi_pass 127.0.0.1:1'], ['scgi', 'scgi_pass 127.0.0.1:1'];
 is_right 'a streamed body that is not part of the fingerprint', server => 'location / { idempotency main; idempotency_fingerprint $request_uri body=off; proxy_request_buffering off; proxy_pass http://127.0.0.1:1; }';
 is_right 'a streamed body without idempotency', server => 'proxy_request_buffering off; location / { proxy_pass http://127.0.0.1:1; }';
+my $mixed = 'redis redis://127.0.0.1; topology sentinel m master_ssl=on;';
+is_warned_of 'TLS to the master alone', [stores => "idempotency_store main { $mixed }"], 'store "main"', 'set "ssl_trusted_certificate" or "ssl_name"';
+is_right "TLS to the master alone, with '$_'", stores => "idempotency_store main { $mixed $_ }" for 'ssl_name redis.internal;', 'ssl_verify off;';
+is_right 'TLS to sentinels', stores => 'idempotency_store main { redis rediss://127.0.0.1; topology sentinel m; }';
 is_right 'gRPC', server => 'location / { idempotency main; grpc_pass 127.0.0.1:1; }';
 
 # Duplicate directives, and directives in the wrong place.

@@ -16,7 +16,7 @@ use Time::HiRes qw(sleep);
 
 my $is_redis = store_mode() eq 'redis';
 my $prefix = "fencing:$$:";
-my $lost = qr/\[error\].*idempotency: key [0-9a-f]{64} in store "main", token \d+: the claim was lost before its request ended.*client: unix:.*request(?:_line)?: "POST \//;
+my $lost = qr/\[error\].*idempotency: key [0-9a-f]{64} in store "main", token \d+: the claim was lost before its request ended.*client: "?unix:.*request(?:_line)?: "POST \//;
 
 my $nginx = IdempotencyTest::Nginx->start(
     stores => 'idempotency_store main { ' . ($is_redis ? 'redis unix:' . redis()->socket . "; prefix $prefix; connect_timeout 200ms; timeout 500ms;" : 'memory 1m;') . ' }',

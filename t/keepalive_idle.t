@@ -79,12 +79,12 @@ sub connection_of {
 my $nginx = start_nginx();
 
 # Each upstream waits for the same pauses.
-my (%first, %at_once, %uncovered, %long, %covered, %again);
+my (%first, %at_once, %uncovered, %long, %covered, %again, %pause);
 my @names = sort keys %upstream;
 
-$first{$_} = connection_of($nginx, "/$name{$_}/x") for @names;
-# once more, so that each server of an upstream has a connection; with two servers each has its own
 for my $name (@names) {
+    $first{$name} = connection_of($nginx, "/$name{$name}/x");
+    # once more, so that each server of an upstream has a connection; with two servers each has its own
     my %seen = map { connection_of($nginx, "/$name{$name}/x") => 1 } 1 .. 6;
     $at_once{$name} = join ' ', sort keys %seen;
 }
@@ -93,8 +93,12 @@ $uncovered{$_} = connection_of($nginx, "/$name{$_}/off/x") for @names;
 sleep 1.5;
 $long{$_} = connection_of($nginx, "/$name{$_}/long/x") for @names;
 sleep 1.5;
-$covered{$_} = connection_of($nginx, "/$name{$_}/x") for @names;
-$again{$_} = connection_of($nginx, "/$name{$_}/x") for @names;
+for my $name (@names) {
+    $covered{$name} = connection_of($nginx, "/$name{$name}/x");
+    my $start = time;
+    $again{$name} = connection_of($nginx, "/$name{$name}/x");
+    $pause{$name} = time - $start;
+}
 
 for my $name (@names) {
     my %known = map { $_ => 1 } $first{$name}, split / /, $at_once{$name};
@@ -105,7 +109,8 @@ for my $name (@names) {
     like $covered{$name}, qr/^\d+$/, "a covered request runs ($name)";
     ok !$known{$covered{$name}}, "over a connection of its own ($name)" or diag $covered{$name};
     like $again{$name}, qr/^\d+$/, "the next one runs, too ($name)";
-    ok $again{$name} == $covered{$name} || $name !~ /^(?:round robin|TLS|unbuffered|max_conns|backup|TLS without sessions|ip_hash|hash)$/,
+    # on a busy machine the connection may have been idle for too long by then
+    ok $again{$name} == $covered{$name} || $pause{$name} >= 0.9 || $name !~ /^(?:round robin|TLS|unbuffered|max_conns|backup|TLS without sessions|ip_hash|hash)$/,
         "over the same connection ($name)" or diag $again{$name};
 }
 

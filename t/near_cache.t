@@ -224,6 +224,25 @@ subtest 'A reload with another Redis, database or prefix' => sub {
     $nginx->stop;
 };
 
+# nginx logs the name of the shared memory: it must not depend on a password, which could be tried until the name matches.
+subtest 'A reload with other credentials' => sub {
+    my $address = $redis->address;
+    my $store = stores('rotated:', '1m') =~ s{redis unix:[^;]+}{redis redis://$address}r;
+    my $nginx = IdempotencyTest::Nginx->start(stores => $store, server => $server);
+    my $first = ask($nginx, '/rotated', 'rotated');
+
+    # the user `default` of this Redis takes any password
+    for my $password (qw(sesame mustard)) {
+        $nginx->set(stores => $store =~ s{redis://}{redis://default:$password@}r)->reload;
+        my $retry;
+        my @said = commands(sub { $retry = ask($nginx, '/rotated', 'rotated') });
+        is_same $retry, $first, 'the result is replayed';
+        is scalar(grep { /EVAL/ } @said), 0, 'from the near cache';
+    }
+
+    $nginx->stop;
+};
+
 subtest 'A result that an operator has deleted' => sub {
     my $nginx = start_nginx('1m');
     my $first = ask($nginx, '/forgotten', 'forgotten');

@@ -87,7 +87,7 @@ my @faults = (
         my $sent = begin("/d$play?gate=d$play", 'd'); my ($worker) = $nginx->workers; CORE::kill(KILL => $worker); await(sub { my ($new) = $nginx->workers; $new && $new != $worker });
         my $response; await(sub { $response = ask("/d$play?gate=d$play", 'd'); $response->code eq 'outcome_unknown' }); app()->open_gate("d$play"); said($response) }],
     ['Redis does not take a value of this size', redis => sub { said(ask('/big/a?size=3000000', 'a')) }, 'proto-max-bulk-len 1mb'],
-    ['A memory store is full', 'memory 256k' => sub { my $response; await(sub { $response = ask('/a', 'full' . ++$n); $response->status == 503 }); said($response) }],
+    ['A memory store is full', 'memory 256k' => sub { my $response; await(sub { $response = ask('/a', 'full' . ++$n); $response->status == 503 }, 60); said($response) }],
     ['A memory store has no memory for a response', 'memory 256k' => sub { said(ask('/big/a?size=900000', 'a')) }],
     ['The application closes the connection', 'memory 8m' => sub { said(ask('/a?abort=before', 'a')) }],
     ['Its retry', 'memory 8m' => sub { ask('/a?abort=before', 'a'); said(ask('/a?abort=before', 'a')) }],

@@ -249,7 +249,7 @@ is_kept('/dead-then-app/a', 201, qr{^#\d+ POST /second}, 'an application in plac
 
 is_kept('/try/named', 201, qr{^#\d+ POST /second}, 'try_files with a named location', '/second' => 1);
 is_kept('/try/location', 202, qr{^#1 POST /tried/try/location}, 'try_files with a location', query => '?status=202', '/tried/try/location' => 1);
-is_kept('/try/file', 405, qr/405 Not Allowed/, 'try_files with a file that a POST can\'t get');
+is_kept('/try/file', 405, qr/<title>405 /, 'try_files with a file that a POST can\'t get');
 my ($code, $again) = pair('/try/code');
 ok $code->status == 404 && $again->status == 404 && !$again->is_replay, 'a code of try_files is a response of nginx, and claims nothing';
 is_kept('/rewritten/to', 201, qr{^#1 POST /to}, 'rewrite ... last', '/to' => 1);

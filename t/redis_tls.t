@@ -174,9 +174,13 @@ for my $protocol ('TLSv1.2', 'TLSv1.3') {
 subtest 'A reload uses new certificates' => sub {
     my $front = IdempotencyTest::TlsFront->new(to => $redis->socket, certificate => $certificate, authority => $authority->authority);
     my $nginx = IdempotencyTest::Nginx->new;
+    # Another file each time: since nginx 1.27.4 a reload reads a certificate anew only if its inode or the second of its change differs.
     my $copy = sub {
         my ($from) = @_;
-        $nginx->write_file("client.$_", slurp($from->{$_})) for qw(certificate key);
+        for my $kind (qw(certificate key)) {
+            $nginx->write_file('client.new', slurp($from->{$kind}));
+            rename $nginx->directory . '/client.new', $nginx->directory . "/client.$kind" or die "rename: $!\n";
+        }
     };
     my $files = 'ssl_certificate ' . $nginx->directory . '/client.certificate; ssl_certificate_key ' . $nginx->directory . '/client.key;';
     $copy->($authority->client('the first'));

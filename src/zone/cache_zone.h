@@ -3,8 +3,8 @@
 // A copy expires with its result, or earlier: a full cache removes copies that were not used for a
 // long time.  It chooses the one of kCacheSamples random copies whose last use is the longest ago,
 // which is about what an exact order would choose (Redis does the same with `allkeys-lru`), and
-// needs no list that a killed process can break.  So a copy may be missing at any time; the one
-// that is found is the one with the latest confirmation.
+// needs no list that each lookup changes.  So a copy may be missing at any time; the one that is
+// found is the one with the latest confirmation.
 //
 // The conventions are those of zone.h: the caller holds the mutex.
 

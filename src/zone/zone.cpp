@@ -39,6 +39,23 @@ bool Zone::format(const SipKey &secret)
     return true;
 }
 
+bool Zone::recover()
+{
+    ZoneHead *zone = head();
+
+    if (zone->undo_count == 0) {
+        return false;
+    }
+
+    for (std::uint32_t i = zone->undo_count; i-- > 0;) {
+        std::memcpy(static_cast<char *>(memory_) + zone->undo[i].offset, &zone->undo[i].value,
+                    sizeof(zone->undo[i].value));
+    }
+
+    commit();
+    return true;
+}
+
 bool Zone::is_formatted() const { return head()->magic == kZoneMagic && head()->size == size_; }
 
 ZoneFigures Zone::figures() const

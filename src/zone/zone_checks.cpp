@@ -1,29 +1,11 @@
-// Recovery of a zone after a process was killed within a change, and the checks of its structure.
+// The checks of the structure of a zone, for tests.
 
 #include <algorithm>
-#include <cstring>
 
 #include "zone/zone.h"
 #include "zone/zone_layout.h"
 
 namespace idempotency {
-
-bool Zone::recover()
-{
-    ZoneHead *zone = head();
-
-    if (zone->undo_count == 0) {
-        return false;
-    }
-
-    for (std::uint32_t i = zone->undo_count; i-- > 0;) {
-        std::memcpy(static_cast<char *>(memory_) + zone->undo[i].offset, &zone->undo[i].value,
-                    sizeof(zone->undo[i].value));
-    }
-
-    commit();
-    return true;
-}
 
 bool Zone::is_chain_complete(std::uint32_t at) const
 {

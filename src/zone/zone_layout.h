@@ -161,6 +161,9 @@ static_assert(std::is_trivially_copyable<ZoneHead>::value, "it lies in shared me
 static_assert(sizeof(ZoneHead) == 1616, "as drawn");
 static_assert(offsetof(ZoneHead, undo_count) / 8 == offsetof(ZoneHead, bucket_count) / 8,
               "bucket_count never changes, so its word is never saved");
+static_assert(offsetof(ZoneHead, undo_count) == 28, "t/zone_killed.t reads it");
+static_assert(offsetof(ZoneHead, free_count) / 8 == offsetof(ZoneHead, free_first) / 8,
+              "free_count is saved with free_first");
 
 // With the expiry in the node, the heaps are sorted without a look at the entries.  The node has
 // 32 bits for it, so the unit is a tick of 2^7 = 128 ms.  The clock begins when the host boots:

@@ -146,14 +146,14 @@ UNIT_TEST(the_cache_survives_those_who_use_it)
 
             zone.recover();
             if (!zone.is_consistent()) {
-                shared.fault.complain(0, "the zone is not sound");
+                shared.fault.complain(0, "the zone is not consistent");
             }
             for (unsigned n = 0; n < kKeys; n++) {
                 within_call += shared.keys[n].pending;
                 check(shared, zone, n, now);
             }
             if (!zone.is_consistent()) {
-                shared.fault.complain(0, "the zone is not sound after it was looked at");
+                shared.fault.complain(0, "the zone is not consistent after it was looked at");
             }
         });
         assert_string_equal(shared.fault.text, "");

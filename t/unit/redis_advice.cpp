@@ -25,6 +25,9 @@ UNIT_TEST(errors_have_a_remedy)
     assert_true(
         says(advice_for_error("ERR Unknown Redis command called from script script: 0a, on @user"),
              "script cannot run"));
+    assert_true(
+        says(advice_for_error("ERR Unknown command called from script script: 0a, on @user"),
+             "script cannot run"));
     assert_true(says(advice_for_error("ERR Error running script (call to f_0a): @user_script:1: "
                                       "Write commands not allowed after non deterministic "
                                       "commands"),

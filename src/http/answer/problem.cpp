@@ -220,43 +220,9 @@ ngx_int_t await_error_page(Context &context, Problem problem)
     return NGX_AGAIN;
 }
 
-}  // namespace
-
-ProblemText problem_text(const LocationConfig &conf, Problem problem)
-{
-    ProblemText text = default_problem_text(problem);
-
-    if (conf.answers == nullptr) {
-        return text;
-    }
-
-    const AnswerOverride &answer = conf.answers[static_cast<std::size_t>(problem)];
-
-    if (answer.status != 0) {
-        text.status = static_cast<unsigned>(answer.status);
-    }
-
-    if (answer.code != nullptr) {
-        text.code = answer.code;
-    }
-
-    return text;
-}
-
-ngx_int_t discard_body(ngx_http_request_t *r)
-{
-    // a client that waits for 100 (Continue) need not send its body any more, and may not know
-    // that the server waits for it: so the connection is closed
-    if (r->headers_in.expect != nullptr && !r->expect_tested
-        && r->http_version < NGX_HTTP_VERSION_20) {
-        r->expect_tested = 1;
-        r->keepalive = 0;
-    }
-
-    return ngx_http_discard_request_body(r);
-}
-
-ngx_int_t refuse_request(Context &context, Status status, Problem problem, Millis retry_after)
+// The status of the request stays: that of a request whose response broke off is not that of a
+// refused one.
+ngx_int_t refuse_with(Context &context, Problem problem, Millis retry_after)
 {
     ngx_http_request_t *r = context.request;
     const ProblemText text = problem_text(*context.conf, problem);
@@ -264,7 +230,6 @@ ngx_int_t refuse_request(Context &context, Status status, Problem problem, Milli
     bool is_repeated = context.stage == Stage::problem;
 
     context.stage = Stage::inactive;
-    context.status = status;
     context.problem_code = text.code;
 
     if (retry_after > 0 && !add_retry_after(r, retry_after)) {
@@ -301,12 +266,84 @@ ngx_int_t refuse_request(Context &context, Status status, Problem problem, Milli
     return NGX_DONE;
 }
 
+}  // namespace
+
+ProblemText problem_text(const LocationConfig &conf, Problem problem)
+{
+    ProblemText text = default_problem_text(problem);
+
+    if (conf.answers == nullptr) {
+        return text;
+    }
+
+    const AnswerOverride &answer = conf.answers[static_cast<std::size_t>(problem)];
+
+    if (answer.status != 0) {
+        text.status = static_cast<unsigned>(answer.status);
+    }
+
+    if (answer.code != nullptr) {
+        text.code = answer.code;
+    }
+
+    return text;
+}
+
+ngx_int_t discard_body(ngx_http_request_t *r)
+{
+    // a client that waits for 100 (Continue) need not send its body any more, and may not know
+    // that the server waits for it: so the connection is closed
+    if (r->headers_in.expect != nullptr && !r->expect_tested
+        && r->http_version < NGX_HTTP_VERSION_20) {
+        r->expect_tested = 1;
+        r->keepalive = 0;
+    }
+
+    return ngx_http_discard_request_body(r);
+}
+
+Problem problem_of(Status status)
+{
+    switch (status) {
+    case Status::missing:
+        return Problem::key_missing;
+    case Status::unscoped:
+        return Problem::scope_missing;
+    case Status::invalid:
+        return Problem::key_invalid;
+    case Status::reused:
+        return Problem::key_reused;
+    case Status::in_progress:
+        return Problem::in_progress;
+    case Status::unknown:
+        return Problem::outcome_unknown;
+    case Status::not_kept:
+        return Problem::response_not_kept;
+    case Status::quota:
+        return Problem::quota_exceeded;
+    case Status::store_error:
+    case Status::none:
+    case Status::fresh:
+    case Status::replayed:
+    case Status::bypass:
+        break;
+    }
+
+    return Problem::store_unavailable;
+}
+
+ngx_int_t refuse_request(Context &context, Status status, Millis retry_after)
+{
+    context.status = status;
+    return refuse_with(context, problem_of(status), retry_after);
+}
+
 ngx_int_t continue_to_error_page(Context &context)
 {
     note_redirect(context);
 
     if (!context.became_get) {
-        return refuse_request(context, context.status, context.problem, 0);
+        return refuse_with(context, context.problem, 0);
     }
 
     return take_body_away(context.request) ? NGX_DECLINED : NGX_HTTP_INTERNAL_SERVER_ERROR;

@@ -13,8 +13,12 @@ ngx_int_t discard_body(ngx_http_request_t *r);
 
 // Refuses the request with a problem response, in a phase handler, and returns what the
 // handler returns.  A configured `error_page` for the status is used instead.
-// `retry_after` is in milliseconds and rounded up to seconds; 0: no Retry-After header.
-ngx_int_t refuse_request(Context &context, Status status, Problem problem, Millis retry_after);
+// `status` is one of a refused request, see `problem_of`.  `retry_after` is in milliseconds and
+// rounded up to seconds; 0: no Retry-After header.
+ngx_int_t refuse_request(Context &context, Status status, Millis retry_after);
+
+// The problem response to a refused request with this status.
+Problem problem_of(Status status);
 
 // Call it in the PRECONTENT phase, for a request in stage `problem`, and return what it
 // returns.  No content handler gets the request with its method and body: an `error_page`

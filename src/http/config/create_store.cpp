@@ -69,12 +69,12 @@ void add_to_digest(ngx_md5_t &md5, const ngx_str_t &text)
     ngx_md5_update(&md5, text.data, text.len);
 }
 
-// A near cache belongs to one Redis: after a reload with other URLs, or another database or
-// prefix, its copies must not be used.  So these are part of the name of the shared memory.
+// A near cache belongs to one Redis: after a reload with other servers, or another database or
+// prefix, its copies must not be used.  So these are part of the name of the shared memory.  The
+// credentials are not: nginx logs the name, and passwords could be tried until the digest matches.
 bool name_near_cache(ngx_conf_t *cf, const StoreOptions &given, const RedisOptions &redis,
                      ngx_str_t &name)
 {
-    auto *urls = static_cast<ngx_str_t *>(given.urls.elts);
     ngx_md5_t md5;
     u_char digest[16];
 
@@ -84,8 +84,8 @@ bool name_near_cache(ngx_conf_t *cf, const StoreOptions &given, const RedisOptio
     add_to_digest(md5, redis.prefix);
     add_to_digest(md5, given.master);
 
-    for (ngx_uint_t i = 0; i < given.urls.nelts; i++) {
-        add_to_digest(md5, urls[i]);
+    for (ngx_uint_t i = 0; i < redis.server_count; i++) {
+        add_to_digest(md5, redis.servers[i].name);
     }
 
     ngx_md5_final(digest, &md5);

@@ -206,6 +206,18 @@ bool apply_tls(ngx_conf_t *cf, const StoreOptions &given, const CommonUrlParts &
                       "\"ssl_certificate\" and \"ssl_certificate_key\" must be set together");
     }
 
+    // the name to verify comes from sentinels that anybody in between can imitate
+    if (options.tls_to_servers && !options.tls_to_sentinels
+        && options.topology == RedisTopology::sentinel && given.tls.verify
+        && given.tls.name.len == 0 && given.tls.trusted_certificate.len == 0)
+    {
+        ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                           "store \"%V\": without TLS to the sentinels, anyone in between can name "
+                           "a master with a certificate of a public authority: set "
+                           "\"ssl_trusted_certificate\" or \"ssl_name\"",
+                           &given.name);
+    }
+
     void *memory = ngx_palloc(cf->pool, sizeof(RedisTlsOptions));
 
     options.tls = memory != nullptr ? new (memory) RedisTlsOptions(given.tls) : nullptr;

@@ -42,8 +42,8 @@ char *read_text(ngx_conf_t *cf, ngx_str_t &field, const char *expected)
     return field.len > 0 ? NGX_CONF_OK : reject_argument(cf, 1, expected);
 }
 
-// Reads the name of a file, which is relative to the directory of nginx.conf.  It is the argument
-// behind its first `skipped` characters.
+// Reads the name of a file, which is relative to the directory of nginx.conf.  `skipped`: the
+// length of what precedes it in the argument, such as "NAME=".
 char *read_path(ngx_conf_t *cf, ngx_uint_t argument, ngx_str_t &field, std::size_t skipped = 0)
 {
     field = to_ngx(view(arguments(cf)[argument]).substr(skipped));
@@ -55,7 +55,7 @@ char *read_path(ngx_conf_t *cf, ngx_uint_t argument, ngx_str_t &field, std::size
     return ngx_conf_full_name(cf->cycle, &field, 1) == NGX_OK ? NGX_CONF_OK : failed();
 }
 
-// Reads the password that is the first line of a file; the arguments are those of read_path.
+// Reads a password: the first line of the file whose name read_path finds.
 char *read_secret_file(ngx_conf_t *cf, ngx_uint_t argument, ngx_str_t &field,
                        std::size_t skipped = 0)
 {
@@ -90,6 +90,7 @@ char *read_secret_file(ngx_conf_t *cf, ngx_uint_t argument, ngx_str_t &field,
     (void) ngx_close_file(fd);
 
     if (length == 0 || length == sizeof(buffer)) {
+        ngx_explicit_memzero(buffer, sizeof(buffer));
         return reject_argument(cf, argument,
                                "the first line of the file must be the password, with less than "
                                "1024 bytes");
@@ -144,29 +145,52 @@ char *read_urls(ngx_conf_t *cf, StoreOptions &options)
     return NGX_CONF_OK;
 }
 
-// A parameter behind the name of the master.
+char *reject_sentinel_parameter(ngx_conf_t *cf, ngx_uint_t argument, const char *reason)
+{
+    // without its value: it may be a password
+    std::string_view text = view(arguments(cf)[argument]);
+    ngx_str_t name = to_ngx(text.substr(0, text.find('=')));
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid parameter \"%V\" in \"topology\": %s", &name,
+                       reason);
+    return failed();
+}
+
+// A parameter after the name of the master.
 char *read_sentinel_parameter(ngx_conf_t *cf, StoreOptions &options, ngx_uint_t argument)
 {
     constexpr std::string_view user = "sentinel_user=";
     constexpr std::string_view password_file = "sentinel_password_file=";
+    constexpr char twice[] = "it must not be given twice";
     const ngx_str_t &text = arguments(cf)[argument];
 
     if (std::string_view name = after_prefix(text, user); !name.empty()) {
+        if (options.sentinel_user.len > 0) {
+            return reject_sentinel_parameter(cf, argument, twice);
+        }
         options.sentinel_user = to_ngx(name);
-    } else if (view(text).substr(0, password_file.size()) == password_file) {
-        return read_secret_file(cf, argument, options.sentinel_password, password_file.size());
-    } else if (equals(text, "master_ssl=on")) {
-        options.master_ssl = 1;
-    } else if (equals(text, "master_ssl=off")) {
-        options.master_ssl = 0;
-    } else {
-        return reject_argument(cf, argument,
-                               "behind the name of the master it must be \"master_ssl=on\", "
-                               "\"master_ssl=off\", \"sentinel_user=NAME\" or "
-                               "\"sentinel_password_file=FILE\"");
+        return NGX_CONF_OK;
     }
 
-    return NGX_CONF_OK;
+    if (view(text).substr(0, password_file.size()) == password_file) {
+        return options.sentinel_password.len > 0
+                   ? reject_sentinel_parameter(cf, argument, twice)
+                   : read_secret_file(cf, argument, options.sentinel_password,
+                                      password_file.size());
+    }
+
+    if (equals(text, "master_ssl=on") || equals(text, "master_ssl=off")) {
+        if (options.master_ssl != NGX_CONF_UNSET) {
+            return reject_sentinel_parameter(cf, argument, twice);
+        }
+        options.master_ssl = equals(text, "master_ssl=on") ? 1 : 0;
+        return NGX_CONF_OK;
+    }
+
+    return reject_sentinel_parameter(cf, argument,
+                                     "after the name of the master it must be "
+                                     "\"master_ssl=on\", \"master_ssl=off\", "
+                                     "\"sentinel_user=NAME\" or \"sentinel_password_file=FILE\"");
 }
 
 char *read_topology(ngx_conf_t *cf, StoreOptions &options)
@@ -189,6 +213,13 @@ char *read_topology(ngx_conf_t *cf, StoreOptions &options)
     if (!sentinel) {
         options.topology = word == "cluster" ? RedisTopology::cluster : RedisTopology::standalone;
         return NGX_CONF_OK;
+    }
+
+    // Redis has names of letters, digits and ".-_"
+    if (view(arguments(cf)[2]).find('=') != std::string_view::npos) {
+        return reject_sentinel_parameter(cf, 2,
+                                         "the name of the master must come first, as in "
+                                         "\"sentinel MASTER master_ssl=on\"");
     }
 
     options.topology = RedisTopology::sentinel;

@@ -3,6 +3,12 @@
 #include "http/exchange/context.h"
 #include "http/exchange/guard.h"
 
+// In nginx the cache of connections replaces the callbacks of the balancer.  In Angie it has
+// two callbacks of its own, `connect` and `close`, and the balancer's data must stay as it is.
+#if defined(angie_version) && angie_version >= 1008000
+#define IDEMPOTENCY_CACHE_HAS_CALLBACKS 1
+#endif
+
 namespace idempotency {
 
 namespace {
@@ -10,22 +16,25 @@ namespace {
 struct UpstreamConfig {
     ngx_http_upstream_init_peer_pt init_peer;  // what this module has replaced
     bool has_cache;
+#if (IDEMPOTENCY_CACHE_HAS_CALLBACKS)
+    ngx_event_connect_peer_pt connect;  // those of the cache, for every request
+    ngx_event_close_peer_pt close;
+#endif
 };
 
-// Stands in for the peer data of one request (ngx_peer_connection_t::data).  Lives in
-// the request's pool.
-struct Peer {
-    void *data;
-    ngx_event_get_peer_pt get;
-    ngx_event_free_peer_pt free;
-    ngx_event_notify_peer_pt notify;
-#if (NGX_SSL || NGX_COMPAT)
-    ngx_event_set_peer_session_pt set_session;
-    ngx_event_save_peer_session_pt save_session;
-#endif
-    bool limited;  // the request holds a claim, and its response is not complete
-    ngx_msec_t limit;
+// How long a connection of the cache may have been idle for a request.
+struct Limit {
+    bool exists;  // the request holds a claim, and its response is not complete
+    ngx_msec_t time;
 };
+
+Limit limit_of(ngx_http_request_t *r)
+{
+    Context *context = find_context(r->main);
+    bool exists = context != nullptr && awaits_response(*context);
+
+    return {exists, exists ? context->conf->keepalive_idle : 0};
+}
 
 // When each connection of this worker was last put into a cache, by its number in
 // ngx_cycle->connections.
@@ -51,25 +60,99 @@ void close_connection(ngx_connection_t *c)
     ngx_close_connection(c);
 }
 
+// Closes the connection that comes from the cache if it was idle for too long.  True if a new
+// one has to be opened, to the server that the balancer has chosen.
+bool refuse_connection(ngx_peer_connection_t *pc, const Limit &limit)
+{
+    ngx_connection_t *c = pc->connection;
+
+    if (c == nullptr || !limit.exists || ngx_current_msec - idle_since_of(c) <= limit.time) {
+        return false;
+    }
+
+    pc->connection = nullptr;
+    pc->cached = 0;
+    close_connection(c);
+    return true;
+}
+
+#if (IDEMPOTENCY_CACHE_HAS_CALLBACKS)
+
+UpstreamConfig &config_of(const ngx_peer_connection_t *pc)
+{
+    auto *r = static_cast<ngx_http_request_t *>(pc->ctx);
+
+    return *static_cast<UpstreamConfig *>(
+        ngx_http_conf_upstream_srv_conf(r->upstream->upstream, ngx_http_idempotency_module));
+}
+
+// Angie's ngx_event_connect_peer_pt.  A connection of QUIC stays: its requests are streams.
+ngx_int_t connect_peer(ngx_peer_connection_t *pc, void *data)
+{
+    ngx_int_t rc = config_of(pc).connect(pc, data);
+
+    if (rc == NGX_OK && pc->cached && pc->type != SOCK_DGRAM
+        && refuse_connection(pc, limit_of(static_cast<ngx_http_request_t *>(pc->ctx))))
+    {
+        return ngx_event_connect(pc, data);
+    }
+
+    return rc;
+}
+
+// Angie's ngx_event_close_peer_pt
+void close_peer(ngx_peer_connection_t *pc, void *data, ngx_uint_t state)
+{
+    ngx_connection_t *c = pc->connection;
+
+    config_of(pc).close(pc, data, state);
+
+    // the cache has taken it
+    if (c != nullptr && pc->connection == nullptr) {
+        idle_since_of(c) = ngx_current_msec;
+    }
+}
+
+bool watch_peer(ngx_http_request_t *r, UpstreamConfig &conf)
+{
+    ngx_peer_connection_t &pc = r->upstream->peer;
+
+    if (pc.connect == nullptr || pc.close == nullptr) {
+        return true;
+    }
+
+    conf.connect = pc.connect;
+    conf.close = pc.close;
+    pc.connect = connect_peer;
+    pc.close = close_peer;
+    return true;
+}
+
+#else
+
+// Stands in for the peer data of one request (ngx_peer_connection_t::data).  Lives in
+// the request's pool.
+struct Peer {
+    void *data;
+    ngx_event_get_peer_pt get;
+    ngx_event_free_peer_pt free;
+    ngx_event_notify_peer_pt notify;
+#if (NGX_SSL || NGX_COMPAT)
+    ngx_event_set_peer_session_pt set_session;
+    ngx_event_save_peer_session_pt save_session;
+#endif
+    Limit limit;
+};
+
 // nginx's ngx_event_get_peer_pt.  NGX_DONE: the connection comes from the cache.
 ngx_int_t get_peer(ngx_peer_connection_t *pc, void *data)
 {
     auto *peer = static_cast<Peer *>(data);
 
     ngx_int_t rc = peer->get(pc, peer->data);
-    ngx_connection_t *c = pc->connection;
 
-    if (rc != NGX_DONE || c == nullptr || !peer->limited
-        || ngx_current_msec - idle_since_of(c) <= peer->limit)
-    {
-        return rc;
-    }
-
-    // NGX_OK: nginx opens a new connection to the server that the balancer has chosen
-    pc->connection = nullptr;
-    pc->cached = 0;
-    close_connection(c);
-    return NGX_OK;
+    // NGX_OK: nginx opens a new connection
+    return rc == NGX_DONE && refuse_connection(pc, peer->limit) ? NGX_OK : rc;
 }
 
 // nginx's ngx_event_free_peer_pt
@@ -111,6 +194,39 @@ void save_session(ngx_peer_connection_t *pc, void *data)
 
 #endif
 
+// False if there is no memory.
+bool watch_peer(ngx_http_request_t *r, UpstreamConfig &)
+{
+    auto *peer = allocate<Peer>(r->pool);
+
+    if (peer == nullptr) {
+        return false;
+    }
+
+    ngx_peer_connection_t &pc = r->upstream->peer;
+
+    peer->limit = limit_of(r);
+    peer->data = pc.data;
+    peer->get = pc.get;
+    peer->free = pc.free;
+    peer->notify = pc.notify;
+    pc.data = peer;
+    pc.get = get_peer;
+    pc.free = free_peer;
+    pc.notify = pc.notify != nullptr ? notify_peer : nullptr;
+
+#if (NGX_SSL || NGX_COMPAT)
+    peer->set_session = pc.set_session;
+    peer->save_session = pc.save_session;
+    pc.set_session = pc.set_session != nullptr ? set_session : nullptr;
+    pc.save_session = pc.save_session != nullptr ? save_session : nullptr;
+#endif
+
+    return true;
+}
+
+#endif
+
 // nginx's ngx_http_upstream_init_peer_pt
 ngx_int_t init_peer(ngx_http_request_t *r, ngx_http_upstream_srv_conf_t *upstream)
 {
@@ -133,34 +249,7 @@ ngx_int_t init_peer(ngx_http_request_t *r, ngx_http_upstream_srv_conf_t *upstrea
         return NGX_OK;
     }
 
-    auto *peer = allocate<Peer>(r->pool);
-
-    if (peer == nullptr) {
-        return NGX_ERROR;
-    }
-
-    ngx_peer_connection_t &pc = r->upstream->peer;
-    Context *context = find_context(r->main);
-
-    peer->limited = context != nullptr && awaits_response(*context);
-    peer->limit = peer->limited ? context->conf->keepalive_idle : 0;
-    peer->data = pc.data;
-    peer->get = pc.get;
-    peer->free = pc.free;
-    peer->notify = pc.notify;
-    pc.data = peer;
-    pc.get = get_peer;
-    pc.free = free_peer;
-    pc.notify = pc.notify != nullptr ? notify_peer : nullptr;
-
-#if (NGX_SSL || NGX_COMPAT)
-    peer->set_session = pc.set_session;
-    peer->save_session = pc.save_session;
-    pc.set_session = pc.set_session != nullptr ? set_session : nullptr;
-    pc.save_session = pc.save_session != nullptr ? save_session : nullptr;
-#endif
-
-    return NGX_OK;
+    return watch_peer(r, *conf) ? NGX_OK : NGX_ERROR;
 }
 
 // The first member of ngx_http_upstream_keepalive_srv_conf_t is `max_cached`.

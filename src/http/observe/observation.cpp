@@ -40,25 +40,6 @@ Count count_of(const ObservedOutcome &outcome)
     }
 }
 
-// Which problem response a request gets whose key is taken.
-Problem problem_of(Status status)
-{
-    switch (status) {
-    case Status::reused:
-        return Problem::key_reused;
-    case Status::in_progress:
-        return Problem::in_progress;
-    case Status::unknown:
-        return Problem::outcome_unknown;
-    case Status::not_kept:
-        return Problem::response_not_kept;
-    case Status::quota:
-        return Problem::quota_exceeded;
-    default:
-        return Problem::store_unavailable;
-    }
-}
-
 Status status_of(Action action)
 {
     switch (action) {
@@ -337,7 +318,7 @@ void Observation::publish(Status status)
         context_->age = head.lifetime > remaining ? head.lifetime - remaining : 0;
 
     } else if (status != Status::fresh) {
-        observe_refusal(*context_, problem_of(status), &call_.id);
+        observe_refusal(*context_, &call_.id);
     }
 }
 

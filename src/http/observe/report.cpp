@@ -34,9 +34,10 @@ void observe_status(const LocationConfig &conf, Status status)
                                                  - static_cast<unsigned>(Status::fresh)));
 }
 
-void observe_refusal(Context &context, Problem problem, const KeyId *id)
+void observe_refusal(Context &context, const KeyId *id)
 {
     static LogLimit limits[kProblems];
+    Problem problem = problem_of(context.status);
     LogLimit::Line line = limits[static_cast<std::size_t>(problem)].next(NGX_LOG_NOTICE);
     const LocationConfig &conf = *context.conf;
     ProblemText text = problem_text(conf, problem);

@@ -2,7 +2,6 @@
 
 #pragma once
 
-#include "core/problem.h"
 #include "http/exchange/context.h"
 #include "http/observe/observed_response.h"
 
@@ -11,9 +10,9 @@ namespace idempotency {
 // Counts a request by what its status would have been.
 void observe_status(const LocationConfig &conf, Status status);
 
-// Logs which problem response the request would have got, and sets $idempotency_code.  `id`: of
-// its key; null if it has none.
-void observe_refusal(Context &context, Problem problem, const KeyId *id);
+// Logs which problem response the request would have got, by its status, and sets
+// $idempotency_code.  `id`: of its key; null if it has none.
+void observe_refusal(Context &context, const KeyId *id);
 
 // Logs how a replay would have differed.  `before` and `now` are the two statuses.
 void log_difference(const Difference &difference, unsigned before, unsigned now,

@@ -143,8 +143,9 @@ ssize_t digest_file_part(Context &context, ngx_buf_t *b, u_char *buffer, off_t o
 }
 
 // Another module has read the body before, so the body filter does not see it.  A large body is
-// digested in steps, between which other requests run.
-ngx_int_t digest_next_step(Context &context)
+// digested in steps, between which other requests run.  NGX_AGAIN: the timer calls `on_next_step`
+// for the next one.
+ngx_int_t digest_next_step(Context &context, ngx_event_handler_pt on_next_step)
 {
     BodyProgress &at = context.body_progress;
     size_t digested = 0;
@@ -171,6 +172,7 @@ ngx_int_t digest_next_step(Context &context)
 
         while (b->file_pos + at.offset < b->file_last) {
             if (digested >= kDigestStep) {
+                start_timer(context, on_next_step, kStepInterval);
                 return NGX_AGAIN;
             }
 
@@ -195,9 +197,8 @@ void on_next_step(ngx_event_t *event)
     ngx_http_request_t *r = context->request;
     ngx_connection_t *c = r->connection;
 
-    switch (digest_next_step(*context)) {
+    switch (digest_next_step(*context, on_next_step)) {
     case NGX_AGAIN:
-        start_timer(*context, on_next_step, kStepInterval);
         break;
 
     case NGX_OK:
@@ -216,17 +217,8 @@ void on_next_observed_step(ngx_event_t *event)
 {
     auto *context = static_cast<Context *>(event->data);
 
-    switch (digest_next_step(*context)) {
-    case NGX_AGAIN:
-        start_timer(*context, on_next_observed_step, kStepInterval);
-        break;
-
-    case NGX_OK:
+    if (digest_next_step(*context, on_next_observed_step) == NGX_OK) {
         context->on_body_digested(*context);
-        break;
-
-    default:
-        break;
     }
 }
 
@@ -234,14 +226,13 @@ ngx_int_t digest_read_body(Context &context)
 {
     context.body_progress.link = context.request->request_body->bufs;
 
-    switch (digest_next_step(context)) {
+    switch (digest_next_step(context, on_next_step)) {
     case NGX_OK:
         return claim_key(context);
 
     case NGX_AGAIN:
         // the stage in which the phases continue with the claim
         context.stage = Stage::reading_body;
-        start_timer(context, on_next_step, kStepInterval);
         return suspend(context.request);
 
     default:
@@ -310,18 +301,13 @@ bool digest_passing_body(Context &context, void (*on_digested)(Context &context)
 
     context.body_progress.link = r->request_body->bufs;
 
-    switch (digest_next_step(context)) {
-    case NGX_OK:
+    ngx_int_t rc = digest_next_step(context, on_next_observed_step);
+
+    if (rc == NGX_OK) {
         on_digested(context);
-        return true;
-
-    case NGX_AGAIN:
-        start_timer(context, on_next_observed_step, kStepInterval);
-        return true;
-
-    default:
-        return false;
     }
+
+    return rc != NGX_ERROR;
 }
 
 ngx_int_t read_body(Context &context)

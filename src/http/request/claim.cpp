@@ -97,7 +97,7 @@ ngx_int_t handle_store_failure(Context &context, const Reply &reply)
     }
 
     // a full store takes a new key when something in it has expired
-    return refuse_request(context, Status::store_error, Problem::store_unavailable,
+    return refuse_request(context, Status::store_error,
                           verdict == Verdict::full && reply.remaining > 0 ? reply.remaining
                                                                           : kRetryAfter);
 }
@@ -145,7 +145,7 @@ ngx_int_t handle_key_in_progress(Context &context)
         return wait_and_claim_again(context);
     }
 
-    return refuse_request(context, Status::in_progress, Problem::in_progress, kRetryAfter);
+    return refuse_request(context, Status::in_progress, kRetryAfter);
 }
 
 // Another program, or an operator, may have written such values to many keys.
@@ -196,13 +196,12 @@ ngx_int_t handle_found_record(Context &context, const Reply &reply)
     if (fault != RecordFault::none) {
         count_corrupt_value(context);
         log_unreadable_value(context, fault);
-        return refuse_request(context, Status::store_error, Problem::store_unavailable,
-                              kRetryAfter);
+        return refuse_request(context, Status::store_error, kRetryAfter);
     }
 
     switch (decide_by_record(record, reply.remaining, context.exchange->fingerprint())) {
     case Action::reused:
-        return refuse_request(context, Status::reused, Problem::key_reused, 0);
+        return refuse_request(context, Status::reused, 0);
     case Action::in_progress:
         return handle_key_in_progress(context);
     case Action::outcome_unknown:
@@ -210,10 +209,10 @@ ngx_int_t handle_found_record(Context &context, const Reply &reply)
             log_expired_lease(context, record);
         }
 
-        return refuse_request(context, Status::unknown, Problem::outcome_unknown,
+        return refuse_request(context, Status::unknown,
                               record.head.tells_hold ? ngx_max(reply.remaining, Millis(1)) : 0);
     case Action::not_kept:
-        return refuse_request(context, Status::not_kept, Problem::response_not_kept, 0);
+        return refuse_request(context, Status::not_kept, 0);
     case Action::replay:
         break;
     }
@@ -275,7 +274,7 @@ ngx_int_t handle_claim_reply(Context &context)
     case Verdict::found:
         return handle_found_record(context, reply);
     case Verdict::gone:
-        return refuse_request(context, Status::quota, Problem::quota_exceeded, context.quota_wait);
+        return refuse_request(context, Status::quota, context.quota_wait);
     default:
         return handle_store_failure(context, reply);
     }

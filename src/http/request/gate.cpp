@@ -66,12 +66,11 @@ ngx_int_t pass_uncovered(ngx_http_request_t *r, LocationConfig *conf, Status sta
                                                       : NGX_HTTP_INTERNAL_SERVER_ERROR;
 }
 
-ngx_int_t refuse_uncovered(ngx_http_request_t *r, LocationConfig *conf, Status status,
-                           Problem problem)
+ngx_int_t refuse_uncovered(ngx_http_request_t *r, LocationConfig *conf, Status status)
 {
     Context *context = create_context(r, conf, status);
 
-    return context != nullptr ? refuse_request(*context, status, problem, 0)
+    return context != nullptr ? refuse_request(*context, status, 0)
                               : NGX_HTTP_INTERNAL_SERVER_ERROR;
 }
 
@@ -185,7 +184,7 @@ ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
 
     UncoveredAnswer answer = uncovered_answer(examination.coverage);
 
-    return answer.is_refused ? refuse_uncovered(r, conf, answer.status, answer.problem)
+    return answer.is_refused ? refuse_uncovered(r, conf, answer.status)
                              : pass_uncovered(r, conf, answer.status);
 }
 
@@ -312,20 +311,20 @@ UncoveredAnswer uncovered_answer(Coverage coverage)
 {
     switch (coverage) {
     case Coverage::unscoped:
-        return {Status::unscoped, false, Problem::scope_missing};
+        return {Status::unscoped, false};
     case Coverage::key_missing:
-        return {Status::missing, true, Problem::key_missing};
+        return {Status::missing, true};
     case Coverage::scope_missing:
-        return {Status::unscoped, true, Problem::scope_missing};
+        return {Status::unscoped, true};
     case Coverage::key_invalid:
-        return {Status::invalid, true, Problem::key_invalid};
+        return {Status::invalid, true};
     case Coverage::uncovered:
     case Coverage::covered:
     case Coverage::bypassed:
         break;
     }
 
-    return {Status::bypass, false, Problem::key_missing};
+    return {Status::bypass, false};
 }
 
 ngx_int_t on_request(ngx_http_request_t *r)

@@ -35,7 +35,6 @@ bool examine(ngx_http_request_t *r, const LocationConfig &conf, Examination &exa
 struct UncoveredAnswer {
     Status status;
     bool is_refused;
-    Problem problem;  // if it is refused
 };
 
 // Of `bypassed`, `unscoped` and the coverages with a problem response.

@@ -74,7 +74,7 @@ void observe_uncovered(Context &context, Coverage coverage)
     observe_status(*context.conf, answer.status);
 
     if (answer.is_refused) {
-        observe_refusal(context, answer.problem, nullptr);
+        observe_refusal(context, nullptr);
     }
 }
 

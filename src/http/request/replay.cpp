@@ -113,7 +113,7 @@ ngx_int_t refuse_replay(Context &context, std::string_view target)
                   "configuration has changed or depends on the request (%ui more such requests "
                   "since the last message)",
                   &text, line.suppressed);
-    return refuse_request(context, Status::not_kept, Problem::response_not_kept, 0);
+    return refuse_request(context, Status::not_kept, 0);
 }
 
 ngx_int_t redirect_to_next_hop(Context &context)

@@ -53,9 +53,11 @@ struct RedisOptions {
     ngx_str_t prefix = ngx_string("idempotency:");
 
     const RedisTlsOptions *tls = nullptr;  // null: no TLS
-    bool tls_to_servers = false;  // that take calls: the servers in the URLs, or the master
-    bool tls_to_sentinels = false;
-    RedisTls *tls_context = nullptr;  // created from `tls`; null: no TLS to the servers
+    bool tls_to_servers = false;           // to the master with `sentinel`, else as the URLs say
+    bool tls_to_sentinels = false;         // as the URLs say
+
+    // Created from `tls`.  Null: no TLS to the servers, or to the sentinels.
+    RedisTls *tls_context = nullptr;
     RedisTls *sentinel_tls_context = nullptr;
 
     ngx_msec_t connect_timeout = 1000;

@@ -24,7 +24,7 @@ constexpr const char *kLogin = "correct user and password of the store, or the A
 // The first that fits.
 constexpr Advice kAdvice[] = {
     {"ERR unknown command", "", kRenamed},
-    {"ERR Unknown Redis command called from script", "", kScript},
+    {"ERR Unknown ", "from script", kScript},
     {"ERR ", "non deterministic", kScript},
     {"ERR ", "run script", kScript},
     {"ERR ", "running script", kScript},

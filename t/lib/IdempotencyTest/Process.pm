@@ -59,9 +59,14 @@ sub free_port {
 my @dead;
 
 sub dead_port {
-    push @dead, IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => free_port(), Proto => 'tcp')
-        or die "no port: $!\n";
-    return $dead[-1]->sockport;
+    # another process may take a free port before it is bound
+    for (1 .. 20) {
+        my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => free_port(), Proto => 'tcp') or next;
+        push @dead, $socket;
+        return $socket->sockport;
+    }
+
+    die "no port: $!\n";
 }
 
 # Sockets live in it, so the path has to be short.
