@@ -8,6 +8,7 @@
 #include "http/answer/settle.h"
 #include "http/exchange/client_close.h"
 #include "http/exchange/exchange.h"
+#include "http/exchange/unsent_memory.h"
 #include "nginx/clock.h"
 
 namespace idempotency {
@@ -92,6 +93,11 @@ ngx_int_t send_rest(Context &context)
     ngx_chain_t *last = create_last_buffer(context.request);
 
     return last != nullptr ? pass_through(context, last) : NGX_ERROR;
+}
+
+void count_unsent(Context &context, ngx_int_t rc)
+{
+    unsent_memory(context).add_unless_sent(context, rc, context.exchange->response().body_size());
 }
 
 // Resumes a request that has waited for the store.
@@ -209,7 +215,14 @@ ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest, Outcome obstac
 
     context.exchange->response().share();
     start_sending(context);
-    return send_held(context, rest, true);
+
+    ngx_int_t rc = send_held(context, rest, true);
+
+    if (!context.held_part_sent) {
+        count_unsent(context, rc);
+    }
+
+    return rc;
 }
 
 ngx_int_t deliver(Context &context)
@@ -239,7 +252,11 @@ ngx_int_t deliver(Context &context)
         return NGX_ERROR;
     }
 
-    return context.header_sent ? pass_through(context, last) : send_held(context, last, false);
+    ngx_int_t rc =
+        context.header_sent ? pass_through(context, last) : send_held(context, last, false);
+
+    count_unsent(context, rc);
+    return rc;
 }
 
 void on_settled(Context &context)

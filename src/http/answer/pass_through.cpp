@@ -8,6 +8,7 @@
 #include "http/answer/deliver.h"
 #include "http/exchange/client_close.h"
 #include "http/exchange/exchange.h"
+#include "http/exchange/unsent_memory.h"
 #include "nginx/timer.h"
 
 namespace idempotency {
@@ -76,6 +77,7 @@ void free_held_part(Context &context)
 
     context.held_part_sent = true;
     context.exchange->response().drop_all();
+    unsent_memory(context).remove(context);
 }
 
 bool is_remembered(const Context &context, const ngx_buf_t *b)
