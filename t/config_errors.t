@@ -77,7 +77,7 @@ is_right 'every directive in every context', do {
         idempotency_replayed_header X-Replayed;
         idempotency_problem_base https://api.example.com/problems/;
 END
-    (http => $all, server => "$all\nlocation / { $all }");
+    (http => "idempotency_max_unsent 64m; $all", server => "$all\nlocation / { $all }");
 };
 is_right 'the other words of every directive', server => <<'END';
         idempotency off;
@@ -292,6 +292,11 @@ is_wrong 'a lease that is too short for Redis', [stores => 'idempotency_store ma
 is_wrong_value 'idempotency_retriable', $_, qr/status codes|classes|none/, 'UNAVAILABLE' for qw(99 600 1000 5x 6xx 0xx xx -1 abc OK unavailable "");
 is_wrong "idempotency_retriable $_", [server => "idempotency_retriable $_;"], 'invalid value "none" in "idempotency_retriable"', '"none" alone'
     for '503 none', 'none 503';
+is_wrong "idempotency_max_unsent $_", [http => "idempotency_max_unsent $_;"], 'in "idempotency_max_unsent"', 'such as 128m' for qw(0 -1 lots);
+is_wrong 'idempotency_max_unsent twice', [http => 'idempotency_max_unsent 1m; idempotency_max_unsent 1m;'], '"idempotency_max_unsent" directive is duplicate';
+is_wrong 'a limit below the largest response', [http => 'idempotency_max_unsent 1m;', server => 'idempotency main; idempotency_max_body 1025k;'],
+    '"idempotency_max_unsent" is 1048576 bytes, less than an "idempotency_max_body" of 1049600 bytes: enlarge it';
+is_right 'a large response without a limit', server => 'idempotency main; idempotency_max_body 256m;';
 is_wrong_value 'idempotency_max_body', $_, qr/size/, 'such as 1m' for qw(1x -1 lots 999g "");
 is_wrong_value 'idempotency_stream', $_, 'a media type such as text/event-stream' for qw(stream text/ /plain text/a/b on "" after=5s), '"text/a b"';
 is_wrong 'idempotency_stream with a wrong time', [server => 'idempotency_stream text/plain after=0;'], 'invalid value "after=0"', 'after=60s';

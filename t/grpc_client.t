@@ -69,6 +69,24 @@ for my $method (qw(Unary Stream)) {
         is ask(Count => "busy-$n"), 2, "$method: gets the call again";
     }
 
+    # its outcome is not known
+    for my $status (qw(CANCELLED DEADLINE_EXCEEDED)) {
+        my $key = lc "$status-$n";
+        is call($method, $key, status => $status)->{status}, $status, "$method: $status of the application";
+        is retry($method, $key, status => $status)->{status}, 'FAILED_PRECONDITION', "$method: a retry of it is refused";
+        is ask(Count => $key), 1, "$method: and does not run";
+    }
+
+    # directives of the application in its trailers
+    {
+        my $call = call($method, "word-$n", word => 'no-store');
+        is $call->{status}, 'OK', "$method: a call with X-Accel-Idempotency in its trailers";
+        is $call->{trailers}{'x-trailer'}, 'told', "$method: its other trailers";
+        ok !exists $call->{trailers}{'x-accel-idempotency'}, "$method: does not show it";
+        is retry($method, "word-$n", word => 'no-store')->{status}, 'FAILED_PRECONDITION', "$method: its response is not kept";
+        is ask(Count => "word-$n"), 1, "$method: and it does not run again";
+    }
+
     # a duplicate beside the first, whose client goes away or waits no longer
     for my $way (qw(cancel deadline)) {
         my $key = "$way-$n";
@@ -83,6 +101,7 @@ for my $method (qw(Unary Stream)) {
         is $replay->{status}, 'OK', "$method: the call has run to its end ($way)" or diag explain $replay;
         is $replay->{headers}{'idempotent-replayed'}, 'true', "$method: its response is replayed ($way)";
         is ask(Count => $key), 1, "$method: it ran once ($way)";
+        is $replay->{headers}{'x-deadline'}, 'none', "$method: the application did not get the deadline of the client ($way)";
         is ask(Cancelled => $key), 'no', "$method: the application was not told that the client has gone ($way)";
     }
 }

@@ -17,7 +17,7 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Requests qw(@who await_outcome);
 
-my $nginx = IdempotencyTest::Nginx->new(workers => 1, log_format => '$server_protocol $request_uri $status [$idempotency_status]');
+my $nginx = IdempotencyTest::Nginx->new(workers => 1, memory => '64m', http => 'idempotency_max_unsent 4m;', log_format => '$server_protocol $request_uri $status [$idempotency_status]');
 my $listener = IdempotencyTest::Http3->listener($nginx);
 my $locations = <<'END';
         idempotency main;
@@ -170,6 +170,19 @@ for my $where ('small/', 'small-unbuffered/') {
     ok await_end($path), "the exchange with the application ends ($where)";
     is_problem retry("$path?kind=binary&size=8000000&framing=chunked&pieces=100", "stalled-$where"), 409, 'response_not_kept',
         "which is not kept ($where)";
+}
+
+# Replays that are not read need no more than `idempotency_max_unsent`: the next ones are refused, or end the first ones.
+{
+    my %request = (path => '/unread?kind=binary&size=500000', key => 'unread', @who);
+    my @bob = (path => '/unread?kind=binary&size=500000', key => 'unread', headers => ['X-API-Key: bob']);
+    is length $nginx->request(@$_)->body, 500_000, 'a first response' for [%request], [@bob];
+    my @clients = map { client(window => 3000) } 1 .. 2;
+    my @streams = map { my $client = $_; map { $client->send(%request) } 1 .. 8 } @clients;
+    nginx_goes_on('responses that are not read');
+    ok await(sub { client()->request(@bob)->is_replay }), 'another client gets its replay';
+    ok $nginx->await_error_log(qr/a response of \d+ bytes ends/), 'for which one of these streams has ended';
+    ok await(sub { client()->request(%request)->is_replay }), 'the same client too, when its streams have made no progress for a second';
 }
 
 # Many streams of one connection: some are reset, some are stopped, then the connection is closed.

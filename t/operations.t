@@ -65,7 +65,7 @@ my @faults = (
     ['Redis stalls', redis => sub { ask('/a', 'a'); $redis->stall; refused() }],
     ['A firewall drops the connection', relay => sub { ask('/a', 'a'); $relay->do('hold'); refused() }],
     ['Redis is full', redis => sub { ask('/a', 'a'); $redis->command(qw(CONFIG SET maxmemory-policy noeviction)); $redis->command(qw(CONFIG SET maxmemory 1)); refused() }],
-    ['Redis is a replica', redis => sub { ask('/a', 'a'); $redis->command(qw(REPLICAOF 127.0.0.1 1)); refused() }],
+    ['Redis is a replica', redis => sub { ask('/a', 'a'); $redis->command(qw(REPLICAOF 127.0.0.1 1)); my $said; await(sub { $said = refused(); is_down() }); $said }],
     ['The ACL of Redis lacks a permission', redis => sub { ask('/a', 'a'); $redis->command(qw(ACL SETUSER default -set -eval -evalsha)); refused() }],
     ['Redis has another password', redis => sub { ask('/a', 'a'); $redis->command(qw(CONFIG SET requirepass other)); $redis->command(qw(CLIENT KILL TYPE normal)); my $said; await(sub { $said = refused(); (figures()->{health}{cause} // '') eq 'noauth' }); $said }],
     ['Redis has forgotten the scripts', redis => sub { ask('/a', 'a'); $redis->command(qw(SCRIPT FLUSH)); said(ask('/a2', 'a2')) }],
@@ -135,6 +135,9 @@ sub samples {
     my $text = $nginx->request(method => 'GET', path => '/status?format=prometheus', headers => ['Accept: text/plain'])->body;
     return {map { /^(idempotency_\w+(?:\{.*?\})?) (\S+)$/ ? ($1 => $2) : () } split /\n/, $text};
 }
+
+# Whether the page says that Redis is down; it may have replied to a check since the last request.
+sub is_down { my $samples = samples(); return grep { /^idempotency_redis_up\b/ && $samples->{$_} == 0 } keys %$samples }
 
 my %alerts = slurp("$FindBin::Bin/../contrib/prometheus/rules.yml") =~ /- alert: (\w+)\n\s+expr: '(.*)'/g;
 

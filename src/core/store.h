@@ -184,6 +184,10 @@ struct Call {
 
     Reply reply;
 
+    // A value up to this size is read whenever it arrives.  For a larger one the store asks for the
+    // memory before it fetches the value, which costs Redis something.
+    std::size_t fetch_limit = 0;
+
     // For the Redis store: how often the call was sent to another node, whether the next
     // node needs ASKING, and the size and end of a large value that is fetched with a
     // call of its own.

@@ -1,6 +1,8 @@
 // The module: its directives, and the functions that nginx calls during configuration and
 // in each process.
 
+#include <new>
+
 #include "core/claim_ids.h"
 #include "http/admin/admin_page.h"
 #include "http/admin/erasure.h"
@@ -15,6 +17,7 @@
 #include "http/exchange/maintenance.h"
 #include "http/exchange/redirect.h"
 #include "http/exchange/request_end.h"
+#include "http/exchange/unsent_memory.h"
 #include "http/observe/filters.h"
 #include "http/request/body_digest.h"
 #include "http/request/gate.h"
@@ -24,6 +27,8 @@
 namespace idempotency {
 
 namespace {
+
+constexpr std::size_t kDefaultMaxUnsent = 128 * 1024 * 1024;
 
 constexpr ngx_uint_t kEverywhere = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
 
@@ -36,6 +41,9 @@ constexpr ngx_uint_t kEverywhere = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_
 ngx_command_t directives[] = {
     {ngx_string("idempotency_store"), NGX_HTTP_MAIN_CONF | NGX_CONF_BLOCK | NGX_CONF_TAKE1,
      store_block, NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
+
+    {ngx_string("idempotency_max_unsent"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1, set_max_unsent,
+     NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
 
     LOCATION_DIRECTIVE("idempotency", NGX_CONF_TAKE123, set_store, 0),
     LOCATION_DIRECTIVE("idempotency_key", NGX_CONF_TAKE1, set_key, 0),
@@ -126,6 +134,27 @@ ngx_int_t find_context_index(ngx_conf_t *cf, const char *name)
 
 ngx_int_t preconfiguration(ngx_conf_t *cf) { return add_variables(cf); }
 
+// All locations are merged: the largest `idempotency_max_body` is known.
+bool create_unsent_memory(ngx_conf_t *cf, MainConfig &main)
+{
+    std::size_t limit = main.max_unsent != NGX_CONF_UNSET_SIZE
+                            ? main.max_unsent
+                            : ngx_max(kDefaultMaxUnsent, main.largest_body);
+
+    if (limit < main.largest_body) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"idempotency_max_unsent\" is %uz bytes, less than an "
+                           "\"idempotency_max_body\" of %uz bytes: enlarge it",
+                           limit, main.largest_body);
+        return false;
+    }
+
+    void *memory = ngx_palloc(cf->pool, sizeof(UnsentMemory));
+
+    main.unsent_memory = memory != nullptr ? new (memory) UnsentMemory(limit) : nullptr;
+    return memory != nullptr;
+}
+
 ngx_int_t postconfiguration(ngx_conf_t *cf)
 {
     auto *main = static_cast<MainConfig *>(
@@ -145,6 +174,10 @@ ngx_int_t postconfiguration(ngx_conf_t *cf)
 
     if (!main->used) {
         return NGX_OK;
+    }
+
+    if (!create_unsent_memory(cf, *main)) {
+        return NGX_ERROR;
     }
 
     install_body_digest();
@@ -194,7 +227,8 @@ ngx_int_t init_process(ngx_cycle_t *cycle)
         return NGX_OK;
     }
 
-    if (!main->claim_ids->seed()) {
+    if (!main->claim_ids->seed()
+        || (main->unsent_memory != nullptr && !main->unsent_memory->open())) {
         ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
                       "idempotency: OpenSSL has no random numbers (RAND_bytes)");
         return NGX_ERROR;

@@ -228,6 +228,7 @@ bool SealedStore::Operation::prepare_call()
     send_only = caller_->send_only;
     behind_claim = caller_->behind_claim;
     by_operator = caller_->by_operator;
+    fetch_limit = caller_->fetch_limit;
     seen = caller_->seen;
     most_remaining = caller_->most_remaining;
     value = Pieces{};

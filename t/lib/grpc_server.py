@@ -7,6 +7,7 @@
 
     gate=NAME       the response waits for /ask.Test/Open
     status=CODE     of the call, with the detail "on purpose" and a field in the trailers
+    word=VALUE      x-accel-idempotency in the trailers
     messages=N      of a stream; `gate` is for the second one
 
 Questions, not counted: /ask.Test/Count, /ask.Test/Arrived (waits), /ask.Test/Open, /ask.Test/Cancelled (whether the client of an
@@ -44,7 +45,9 @@ class Application:
             self.counts[name] += 1
             execution = self.counts[name]
             self.changed.notify_all()
-        context.send_initial_metadata((('x-execution', str(execution)),))
+        # without a deadline it is some hundred years
+        deadline = 'none' if context.time_remaining() is None or context.time_remaining() > 1e6 else 'set'
+        context.send_initial_metadata((('x-execution', str(execution)), ('x-deadline', deadline)))
         return arguments, execution
 
     def finish(self, arguments, context):
@@ -53,7 +56,8 @@ class Application:
         if not context.is_active():
             with self.changed:
                 self.cancelled.add(arguments['name'])
-        context.set_trailing_metadata((('x-trailer', 'told'),))
+        word = (('x-accel-idempotency', arguments['word']),) if 'word' in arguments else ()
+        context.set_trailing_metadata((('x-trailer', 'told'),) + word)
         if 'status' in arguments:
             context.abort(getattr(grpc.StatusCode, arguments['status']), 'on purpose')
 

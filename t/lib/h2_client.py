@@ -8,7 +8,7 @@
                             a POST; its stream
     ["answer", STREAM]      awaits the whole response: {"status", "headers", "body" (hex), "end"}, where
                             `end` is whole, or says how it was broken off
-    ["begin", STREAM]       awaits the header of the response
+    ["begin", STREAM]       awaits the header of the response; its status, 0 if there is none
     ["read"]                returns when nginx has read all that was sent
     ["reset", STREAM]       RST_STREAM: the request is given up
     ["grant", BYTES]        a larger window for each stream, and for the connection
@@ -98,14 +98,17 @@ class Client:
     def answer(self, stream):
         answer = self.answers[stream]
         self.wait(lambda: answer['end'])
-        status = next((int(value) for name, value in answer['headers'] if name == ':status'), 0)
         headers = [field for field in answer['headers'] if not field[0].startswith(':')]
-        return {'status': status, 'headers': headers, 'body': answer['body'].hex(), 'end': answer['end']}
+        return {'status': self.status(answer), 'headers': headers, 'body': answer['body'].hex(), 'end': answer['end']}
 
     def begin(self, stream):
         answer = self.answers[stream]
         self.wait(lambda: answer['headers'] or answer['end'])
-        return bool(answer['headers'])
+        return self.status(answer)
+
+    @staticmethod
+    def status(answer):
+        return next((int(value) for name, value in answer['headers'] if name == ':status'), 0)
 
     def read(self):
         self.pings += 1

@@ -8,6 +8,7 @@
 #include "http/answer/settle.h"
 #include "http/exchange/client_close.h"
 #include "http/exchange/exchange.h"
+#include "http/exchange/unsent_memory.h"
 #include "nginx/clock.h"
 
 namespace idempotency {
@@ -94,6 +95,11 @@ ngx_int_t send_rest(Context &context)
     return last != nullptr ? pass_through(context, last) : NGX_ERROR;
 }
 
+void count_unsent(Context &context, ngx_int_t rc)
+{
+    unsent_memory(context).add_unless_sent(context, rc, context.exchange->response().body_size());
+}
+
 // Resumes a request that has waited for the store.
 void resume_response(Context &context, ngx_int_t (*send)(Context &))
 {
@@ -177,12 +183,10 @@ void start_sending(Context &context)
     watch_client(context);
 }
 
-ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest, Outcome obstacle)
+bool stop_recording(Context &context, Outcome obstacle)
 {
-    bool header_sent = context.header_sent;
-
     if (!advance(context, Stage::passing_through)) {
-        return NGX_ERROR;
+        return false;
     }
 
     give_up_keeping(context, obstacle);
@@ -192,14 +196,33 @@ ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest, Outcome obstac
         update_status(context);
     }
 
-    if (header_sent) {
+    if (context.header_sent) {
         context.exchange->response().drop();
+    }
+
+    return true;
+}
+
+ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest, Outcome obstacle)
+{
+    if (!stop_recording(context, obstacle)) {
+        return NGX_ERROR;
+    }
+
+    if (context.header_sent) {
         return pass_through(context, rest);
     }
 
     context.exchange->response().share();
     start_sending(context);
-    return send_held(context, rest, true);
+
+    ngx_int_t rc = send_held(context, rest, true);
+
+    if (!context.held_part_sent) {
+        count_unsent(context, rc);
+    }
+
+    return rc;
 }
 
 ngx_int_t deliver(Context &context)
@@ -229,7 +252,11 @@ ngx_int_t deliver(Context &context)
         return NGX_ERROR;
     }
 
-    return context.header_sent ? pass_through(context, last) : send_held(context, last, false);
+    ngx_int_t rc =
+        context.header_sent ? pass_through(context, last) : send_held(context, last, false);
+
+    count_unsent(context, rc);
+    return rc;
 }
 
 void on_settled(Context &context)

@@ -8,6 +8,7 @@
 #include "http/answer/deliver.h"
 #include "http/exchange/client_close.h"
 #include "http/exchange/exchange.h"
+#include "http/exchange/unsent_memory.h"
 #include "nginx/timer.h"
 
 namespace idempotency {
@@ -76,6 +77,7 @@ void free_held_part(Context &context)
 
     context.held_part_sent = true;
     context.exchange->response().drop_all();
+    unsent_memory(context).remove(context);
 }
 
 bool is_remembered(const Context &context, const ngx_buf_t *b)
@@ -324,6 +326,11 @@ static ngx_int_t pass_part(Context &context, ngx_chain_t *in)
 
         ngx_int_t rc = next_body_filter(context.request, in);
 
+        // as without this module: the filter has sent its own response
+        if (context.response_replaced) {
+            return rc;
+        }
+
         if (rc != NGX_ERROR) {
             forget_sent_buffers(context);
             free_held_part(context);
@@ -353,7 +360,7 @@ ngx_int_t pass_through(Context &context, ngx_chain_t *in)
 {
     context.response_ended |= has_last_buffer(in);
 
-    bool held = hold_end(context, in);
+    bool held = !context.response_replaced && hold_end(context, in);
     ngx_int_t rc = pass_part(context, in);
 
     return held && rc != NGX_ERROR ? NGX_AGAIN : rc;

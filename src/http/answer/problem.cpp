@@ -3,6 +3,7 @@
 #include "http/answer/capture.h"
 #include "http/answer/deliver.h"
 #include "http/answer/fields.h"
+#include "http/exchange/exchange.h"
 #include "http/exchange/grpc_request.h"
 #include "http/exchange/redirect.h"
 
@@ -231,6 +232,11 @@ ngx_int_t refuse_with(Context &context, Problem problem, Millis retry_after)
 
     context.stage = Stage::inactive;
     context.problem_code = text.code;
+
+    // the client may take its time to read this response
+    if (context.exchange != nullptr) {
+        context.exchange->free_value();
+    }
 
     if (retry_after > 0 && !add_retry_after(r, retry_after)) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;

@@ -166,4 +166,22 @@ char *set_answer(ngx_conf_t *cf, ngx_command_t *, void *data)
     return ok();
 }
 
+char *set_max_unsent(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *main = static_cast<MainConfig *>(data);
+
+    if (main->max_unsent != NGX_CONF_UNSET_SIZE) {
+        return duplicate();
+    }
+
+    ssize_t size = ngx_parse_size(&arguments(cf)[1]);
+
+    if (size == NGX_ERROR || size == 0) {
+        return reject_argument(cf, 1, "it must be a size, such as 128m");
+    }
+
+    main->max_unsent = static_cast<size_t>(size);
+    return ok();
+}
+
 }  // namespace idempotency

@@ -215,16 +215,19 @@ bool check_lease(ngx_conf_t *cf, const LocationConfig *conf)
     return false;
 }
 
-// The limit is generous: a response may have been kept while `idempotency_max_body` was
-// larger.
-void set_value_limit(LocationConfig *conf)
+// The limit of a value is generous: a response may have been kept while `idempotency_max_body`
+// was larger.
+void set_size_limits(ngx_conf_t *cf, LocationConfig *conf)
 {
     constexpr size_t minimum = 64 * 1024 * 1024;
+    auto *main = static_cast<MainConfig *>(
+        ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
 
     if (conf->store != nullptr) {
         size_t &largest = conf->store->largest_value;
 
         largest = ngx_max(largest, ngx_max(minimum, 4 * conf->max_body));
+        main->largest_body = ngx_max(main->largest_body, conf->max_body);
     }
 }
 
@@ -271,6 +274,7 @@ void *create_main_config(ngx_conf_t *cf)
         return nullptr;
     }
 
+    main->max_unsent = NGX_CONF_UNSET_SIZE;
     main->claim_ids = new (claim_ids) ClaimIdSource;
     return main;
 }
@@ -380,7 +384,7 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
         return static_cast<char *>(NGX_CONF_ERROR);
     }
 
-    set_value_limit(conf);
+    set_size_limits(cf, conf);
     warn_about_location(cf, *conf, own_store);
 
     inherit_page(cf, *prev, *conf);

@@ -23,6 +23,7 @@ class ErasureSegment;
 class Maintenance;
 class QuotaSegment;
 class RedisConnectionShare;
+class UnsentMemory;
 
 // `idempotency_store NAME { ... }`
 struct StoreSlot {
@@ -66,10 +67,13 @@ struct MainConfig {
     ngx_int_t dav;                 // the same for ngx_http_dav_module
     ngx_array_t error_pages;       // of ngx_array_t *: each list of `error_page` (error_pages.h)
     ErrorPageHandler on_error_page;
-    ngx_array_t admin_pages;   // of AdminPage
-    ErasureSegment *erasures;  // null: there is no `idempotency_admin`
-    bool used;                 // a location has `idempotency`
-    bool observes;             // a location has it with `observe`
+    ngx_array_t admin_pages;      // of AdminPage
+    ErasureSegment *erasures;     // null: there is no `idempotency_admin`
+    size_t max_unsent;            // `idempotency_max_unsent`, in bytes
+    size_t largest_body;          // the largest `idempotency_max_body` of the locations
+    UnsentMemory *unsent_memory;  // null: no location has `idempotency`
+    bool used;                    // a location has `idempotency`
+    bool observes;                // a location has it with `observe`
 };
 
 // The source of the key: a request header, or a value with variables.

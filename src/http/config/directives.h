@@ -24,6 +24,7 @@ char *set_store_error(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_retriable(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_stream(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_max_body(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
+char *set_max_unsent(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_hidden_headers(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_replayed_header(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_problem_base(ngx_conf_t *cf, ngx_command_t *cmd, void *data);

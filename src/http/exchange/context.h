@@ -8,6 +8,7 @@
 #include "core/grpc.h"
 #include "core/hops.h"
 #include "core/problem.h"
+#include "core/unsent.h"
 #include "http/config/config.h"
 
 namespace idempotency {
@@ -138,9 +139,11 @@ struct Context {
     bool stream_reset;         // the client reset the HTTP/2 stream before the response was sent
     bool client_disconnected;  // while the response was a stream, or passed through
     bool response_ended;       // the last buffer has been passed through, or is held
+    bool response_replaced;    // by the error page of a later filter, such as image_filter
     bool waits_for_store;      // the rest is held until the claim is settled
     ngx_chain_t *held;         // this rest, of an error page; otherwise it is the last buffer
     ngx_chain_t *unsent;       // buffers that the next filters have not sent yet
+    UnsentResponse unsent_memory;  // of the response, until it is sent
 
     // the content handler
     ngx_http_handler_pt content_handler;  // the location's, while the guard replaces it

@@ -5,6 +5,7 @@
 #include "core/claim_ids.h"
 #include "http/exchange/context.h"
 #include "http/exchange/maintenance.h"
+#include "http/exchange/unsent_memory.h"
 #include "nginx/clock.h"
 
 namespace idempotency {
@@ -17,10 +18,12 @@ constexpr size_t kPoolSize = 2048;
 }  // namespace
 
 Exchange::Exchange(ngx_pool_t *pool, Context &context)
-    : pool_(pool), context_(&context), conf_(context.conf), response_(pool)
+    : pool_(pool), context_(&context), conf_(context.conf), unsent_memory_(&unsent_memory(context)),
+      response_(pool)
 {
     call_.exchange = this;
     call_.allocate_value = allocate_value;
+    call_.fetch_limit = conf_->store->largest_value;
     call_.ended = on_call_ended;
     hold_ = hold_time(static_cast<UnknownPolicy>(conf_->unknown), conf_->unknown_hold, conf_->ttl);
     member_.exchange = this;
@@ -57,6 +60,7 @@ void Exchange::drop_reference()
 
     conf_->store->maintenance->leases.remove(lease_);
     ngx_queue_remove(&member_.link);
+    end_loading();
     ngx_destroy_pool(pool_);
 }
 
@@ -86,13 +90,61 @@ char *Exchange::allocate_value(Call &call, std::size_t size)
         return nullptr;
     }
 
-    if (exchange->value_buffer_ == nullptr || size > exchange->value_buffer_size_) {
-        exchange->value_buffer_ =
-            static_cast<char *>(ngx_pnalloc(exchange->pool_, size > 0 ? size : 1));
-        exchange->value_buffer_size_ = size;
+    if ((exchange->value_buffer_ == nullptr || size > exchange->value_buffer_size_)
+        && !exchange->allocate_value_buffer(size))
+    {
+        exchange->lacks_memory_ = true;
+        return nullptr;
     }
 
     return exchange->value_buffer_;
+}
+
+bool Exchange::allocate_value_buffer(std::size_t size)
+{
+    // a small value can't be freed alone
+    constexpr std::size_t min_counted = 4096;
+
+    free_value();
+
+    if (size >= min_counted) {
+        // nobody needs the value of a request that has ended
+        if (context_ == nullptr) {
+            return false;
+        }
+
+        caller_ = unsent_memory_->caller_of(*context_);
+
+        if (!unsent_memory_->start_loading(size, caller_)) {
+            return false;
+        }
+
+        loading_size_ = size;
+    }
+
+    value_buffer_ = static_cast<char *>(ngx_pnalloc(pool_, size > 0 ? size : 1));
+    value_buffer_size_ = value_buffer_ != nullptr ? size : 0;
+    return value_buffer_ != nullptr;
+}
+
+void Exchange::end_loading()
+{
+    unsent_memory_->end_loading(loading_size_, caller_);
+    loading_size_ = 0;
+}
+
+void Exchange::free_value()
+{
+    end_loading();
+
+    if (value_buffer_ != nullptr) {
+        // a small value is a part of a block of the pool
+        (void) ngx_pfree(pool_, value_buffer_);
+        value_buffer_ = nullptr;
+        value_buffer_size_ = 0;
+    }
+
+    claim_reply_.value = {};
 }
 
 // Calls
@@ -113,8 +165,12 @@ bool Exchange::start(OwnCall &call)
 }
 
 // `at_once`: the call has ended within `start`.
-void Exchange::count_call(const OwnCall &call, bool at_once)
+void Exchange::count_call(OwnCall &call, bool at_once)
 {
+    if (lacks_memory_ && call.reply.verdict == Verdict::unavailable) {
+        call.reply.cause = Cause::no_memory;
+    }
+
     if (conf_->store->counters->call_ended(call, call.started_at, at_once)) {
         note(Event::refused, cause_of(call.reply));
     }
@@ -182,6 +238,7 @@ bool Exchange::start_claim(ReplyHandler on_reply)
     on_reply_ = on_reply;
     phase_ = Phase::claiming;
     asked_at_ = monotonic_now();
+    lacks_memory_ = false;
     call_.kind = Call::Kind::claim;
     call_.token = 0;
     call_.lifetime = claim_lifetime();
@@ -227,7 +284,8 @@ void Exchange::handle_claim_reply()
         return;
     }
 
-    if (is_oversized_ && claim_reply_.verdict == Verdict::unavailable) {
+    // the key is in use
+    if ((is_oversized_ || lacks_memory_) && claim_reply_.verdict == Verdict::unavailable) {
         claim_reply_.verdict = Verdict::unreadable;
         return;
     }

@@ -22,6 +22,8 @@ namespace idempotency {
 
 struct Context;
 
+class UnsentMemory;
+
 class Exchange {
 public:
     // The caller gets one reference.  Null if there is no memory.
@@ -75,6 +77,11 @@ public:
     // is released by its id; this is retried until the store confirms it.
     bool claim(ReplyHandler on_reply);
 
+    // The memory of `reply().value` is counted as a record that arrives from the store, until it is
+    // freed or counted as a response that is being sent.
+    void free_value();
+    void end_loading();
+
     // As `claim`, but only looks the key up: `reply()` is never `claimed`, and `gone` where the key
     // is free.
     bool look_up(ReplyHandler on_reply);
@@ -124,6 +131,7 @@ private:
     explicit Exchange(ngx_pool_t *pool, Context &context);
 
     static char *allocate_value(Call &call, std::size_t size);
+    bool allocate_value_buffer(std::size_t size);
     static void on_call_ended(Call &call);
     static void on_renewal_ended(Call &call);
     static void on_retry(ngx_event_t *event);
@@ -134,7 +142,7 @@ private:
     bool start_claim(ReplyHandler on_reply);
     void count(Count what, ngx_uint_t number = 1) { conf_->store->counters->add(what, number); }
     bool start(OwnCall &call);
-    void count_call(const OwnCall &call, bool at_once);
+    void count_call(OwnCall &call, bool at_once);
     void set_pending(bool is_pending);
 
     // With a `limit`: at most one line in a second has this level.
@@ -185,6 +193,10 @@ private:
     RenewedLease lease_{};
     char *value_buffer_ = nullptr;  // for the value of a key that is in use
     std::size_t value_buffer_size_ = 0;
+    std::size_t loading_size_ = 0;  // what UnsentMemory counts of it
+    std::size_t caller_ = 0;        // for UnsentMemory
+    bool lacks_memory_ = false;     // the value that was found could not be read
+    UnsentMemory *unsent_memory_;
     std::string_view small_record_piece_;
     unsigned char small_record_[kLargestClaim];  // of the claim, or an outcome without response
     std::string_view renewal_piece_;             // the claim once more, in the pool

@@ -3,6 +3,7 @@
 #include "http/exchange/exchange.h"
 #include "http/exchange/guard.h"
 #include "http/exchange/meaning.h"
+#include "http/exchange/unsent_memory.h"
 
 namespace idempotency {
 
@@ -94,6 +95,7 @@ void on_request_destroyed(Context &context)
     }
 
     end_claim(context);
+    unsent_memory(context).remove(context);
     context.exchange->detach();
     context.exchange->drop_reference();
 }

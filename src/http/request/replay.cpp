@@ -4,12 +4,16 @@
 
 #include "http/answer/fields.h"
 #include "http/answer/problem.h"
+#include "http/exchange/exchange.h"
 #include "http/exchange/redirect.h"
+#include "http/exchange/unsent_memory.h"
 #include "nginx/log_limit.h"
 
 namespace idempotency {
 
 namespace {
+
+constexpr Millis kRetryAfter = 1000;
 
 // The buffer points to memory of the exchange, which lives as long as the request.
 ngx_buf_t *body_buffer(ngx_http_request_t *r, std::string_view body)
@@ -48,6 +52,12 @@ ngx_int_t send_response(ngx_http_request_t *r, std::string_view body)
 ngx_int_t send_record(Context &context, const Record &record)
 {
     ngx_http_request_t *r = context.request;
+    std::size_t size = context.exchange->reply().value.size();
+
+    if (!unsent_memory(context).make_space(context, size)) {
+        return refuse_request(context, Status::store_error, kRetryAfter);
+    }
+
     ngx_int_t rc = discard_body(r);
 
     if (rc != NGX_OK) {
@@ -57,8 +67,7 @@ ngx_int_t send_record(Context &context, const Record &record)
     context.stage = Stage::inactive;
     context.status = Status::replayed;
     r->err_status = 0;
-    context.conf->store->counters->add(Count::replayed_bytes,
-                                       context.exchange->reply().value.size());
+    context.conf->store->counters->add(Count::replayed_bytes, size);
 
     // Conditional headers of this request don't change the replayed response; nor does a
     // Range header, since r->allow_ranges is not set.
@@ -74,7 +83,10 @@ ngx_int_t send_record(Context &context, const Record &record)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    ngx_http_finalize_request(r, send_response(r, record.body));
+    rc = send_response(r, record.body);
+    unsent_memory(context).add_unless_sent(context, rc, size);
+    context.exchange->end_loading();
+    ngx_http_finalize_request(r, rc);
     return NGX_DONE;
 }
 

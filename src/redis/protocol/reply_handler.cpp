@@ -256,8 +256,9 @@ bool RedisReplyHandler::handle_redirect(RedisCommand *command, const ServerReply
 }
 
 // A claim has found a value above the limit.  The value is fetched over another
-// connection, and only if the call has memory for it: a very large value costs
-// Redis and the network something even where it is thrown away here.
+// connection, and only if the call wants a value of this size: a very large value
+// costs Redis and the network something even where it is thrown away here.  The
+// memory is taken when the value arrives, because many calls may wait for theirs.
 void RedisReplyHandler::handle_too_large(RedisCommand *command, std::size_t size,
                                          Millis now) noexcept
 {
@@ -266,7 +267,7 @@ void RedisReplyHandler::handle_too_large(RedisCommand *command, std::size_t size
     Millis remaining = 0;
 
     if (call == nullptr || !value_.has_buffer || !parse_pttl(value_.bytes, remaining)
-        || call->allocate_value(*call, size) == nullptr)
+        || (size > call->fetch_limit && call->allocate_value(*call, size) == nullptr))
     {
         pool_.end(command, failed_reply(Cause::corrupt));
         return;
