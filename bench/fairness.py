@@ -72,18 +72,29 @@ COVER = 'idempotency main; idempotency_scope $http_x_api_key; idempotency_confli
 ATTACKS = ('idle', 'new_keys', 'one_key', 'large', 'waiters', 'slow', 'chosen')
 
 
-def chosen_keys(count):
-    """Keys of the attacker whose identities (docs/format.md) have the same 12 bits at the end of their first 8 bytes."""
-    scope = b'attacker'
+def identity_function(scope):
+    """Gives the identity of a key (docs/format.md) with this value of the scope."""
     start = hashlib.sha256(b'S\1' + len(scope).to_bytes(8, 'big') + scope + b'K')
+
+    def identity_of(key):
+        digest = start.copy()
+        digest.update(key)
+        return digest.digest()
+
+    return identity_of
+
+
+def chosen_keys(count):
+    """Keys of the attacker whose identities have the same 12 bits at the end of their first 8 bytes."""
+    if identity_function(b'YOUR_API_KEY')(b'uuid-abc-123')[:4].hex() != '71a29430':
+        raise SystemExit('the identity differs from the first one in docs/format.md')
+    identity_of = identity_function(b'attacker')
     keys = []
     number = 0
     while len(keys) < count:
         number += 1
         key = b'%x' % number
-        digest = start.copy()
-        digest.update(key)
-        identity = digest.digest()
+        identity = identity_of(key)
         if identity[7] == 0 and identity[6] & 15 == 0:
             keys.append(key.decode())
     return keys

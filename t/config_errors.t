@@ -6,7 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Test::More;
-use IdempotencyTest::Environment qw(nginx_binary store_mode);
+use IdempotencyTest::Environment qw(no_resolver store_mode);
 use IdempotencyTest::Nginx;
 
 plan skip_all => 'needs no store: run with the memory store alone' if store_mode() ne 'memory';
@@ -134,9 +134,7 @@ is_wrong_store "redis $_;", '"redis"', qr/URL|host|port|database|path|scheme|red
     for qw(127.0.0.1:6379 http://127.0.0.1 redis:// redis:/127.0.0.1 redis://:6379 redis://127.0.0.1:0 redis://127.0.0.1:65536 redis://127.0.0.1:port
         redis://127.0.0.1/db redis://127.0.0.1/-1 redis://[::1 unix: unix:relative unix:/run/redis.sock?db=x unix:/run/redis.sock?x=1 unix:/run/redis.sock:2 unix:/run/redis.sock:), '""';
 is_wrong_store 'redis;', '"redis"', 'shop', qr/number of arguments|URL/;
-# Angie has a resolver by default
-my $no_resolver = `${\nginx_binary} -v 2>&1` =~ /Angie/ ? 'resolver off;' : '';
-is_wrong 'a name that does not exist', [http => $no_resolver, stores => 'idempotency_store shop { redis redis://nowhere.invalid; }'], 'nowhere.invalid';
+is_wrong 'a name that does not exist', [http => no_resolver, stores => 'idempotency_store shop { redis redis://nowhere.invalid; }'], 'nowhere.invalid';
 is_wrong_store 'redis redis://user:opensesame@127.0.0.1:bad;', '"redis"';
 unlike((nginx_says(stores => 'idempotency_store shop { redis redis://user:opensesame@127.0.0.1:bad; }'))[1], qr/opensesame/,
     'a password is not in the message of an error');

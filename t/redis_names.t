@@ -9,7 +9,7 @@ use lib "$FindBin::Bin/lib";
 use IO::Socket::INET;
 use Test::More;
 use IdempotencyTest::Assertions;
-use IdempotencyTest::Environment qw(app store_mode);
+use IdempotencyTest::Environment qw(app no_resolver store_mode);
 use IdempotencyTest::Files qw(slurp);
 use IdempotencyTest::Names;
 use IdempotencyTest::Nginx;
@@ -56,7 +56,7 @@ subtest 'A name that only the resolver knows' => sub {
     my ($status, $output) = $nginx->test_configuration;
     is $status, 0, 'is not resolved at the start';
     like $output, qr/\[warn\].*host not found.*redis\.test/, 'with a warning';
-    ($status, $output) = new_nginx("redis://redis.test:$port", http => '')->test_configuration;
+    ($status, $output) = new_nginx("redis://redis.test:$port", http => no_resolver)->test_configuration;
     isnt $status, 0, 'and is an error where there is none';
     like $output, qr/\[emerg\].*host not found.*redis\.test/, 'the error log has a line about it';
 

@@ -17,7 +17,8 @@ use IdempotencyTest::Requests qw(@who await_outcome);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
-my $nginx = IdempotencyTest::Nginx->new(application => $app);
+my @modules = IdempotencyTest::Nginx->debian_modules('ngx_http_image_filter_module');
+my $nginx = IdempotencyTest::Nginx->new(application => $app, main => join "\n", map { "load_module $_;" } @modules);
 my $directory = $nginx->directory;
 my $h2 = "$directory/h2.sock";
 my $fastcgi = 'fastcgi_pass ' . $app->gateway('fastcgi') . ';' . join ' ', map { "fastcgi_param $_;" }
@@ -42,6 +43,7 @@ $nginx->set(server => <<"END")->start;
         location /fastcgi/ { fastcgi_buffering off; $fastcgi }
         location /grpc/ { $grpc }
         location /streaming/ { idempotency_fingerprint \$request_uri body=off; $grpc }
+        @{[@modules ? 'location /image/ { idempotency_stream text/plain; image_filter test; add_header X-Status $idempotency_status always; proxy_pass http://app; }' : '']}
         location /files/ { internal; types { } default_type application/grpc-web; root $directory; }
         location /small/ { idempotency_max_body 300; $grpc }
         location /plain/ { idempotency off; $grpc }
@@ -332,6 +334,20 @@ for my $where (qw(grpc streaming)) {
 
 # Without directives of the module: as nginx does it.
 like call('/plain/a?trailer=X-A:b', 'plain', 'request')->{trailers}, qr/^x-a: b/m, 'a call that is not covered has its trailers';
+
+# image_filter finds no image, and sends its own response in place of the stream
+SKIP: {
+    skip 'nginx is here without image_filter', 5 unless @modules;
+    for my $query ('', '&framing=chunked') {
+        my %request = (path => '/image/page' . ++$n . "?header=Content-Type:text/plain&size=200$query", key => $n, @who);
+        is $nginx->request(%request)->status, 415, "the error page of a later filter reaches the client ($query)";
+        # the problem response is no image either
+        my $status;
+        await(sub { $status = $nginx->request(%request)->header('X-Status'); $status ne 'IN_PROGRESS' });
+        is $status, 'NOT_KEPT', "it is not recorded as a part of the stream ($query)";
+    }
+    unlike $nginx->error_log, qr/\[alert\]/, 'the response goes through its stages in order';
+}
 
 $nginx->stop;
 done_testing;

@@ -87,27 +87,25 @@ sub kill_within_change {
     return $worker && $left;
 }
 
-for my $n (1 .. 10) {
+for my $n (1 .. 30) {
     last if kill_within_change($n) && ++$kills;
     # too late, or not at all
     await(sub { 2 == $nginx->workers && ask($nginx, "/brief/large-$n?kind=binary&size=16000000", "large-$n")->status == 201 });
 }
 
-SKIP: {
-    skip 'no worker was killed within a change: the machine is too busy', 1 if !$kills;
+ok $kills, 'a worker is killed within a change';
 
-    my $began = time;
-    is $nginx->request(path => '/plain', method => 'GET')->status, 200, 'a plain location responds';
-    is_replay_of ask($nginx, '/other/kept', 'other'), $elsewhere, 'a request of another store gets its replay';
-    is_replay_of ask($nginx, '/kept/1', 'kept-1'), $first{'/kept/1'}, 'and one of this store, too';
-    note sprintf 'after %.3f s', time - $began;
+my $began = time;
+is $nginx->request(path => '/plain', method => 'GET')->status, 200, 'a plain location responds';
+is_replay_of ask($nginx, '/other/kept', 'other'), $elsewhere, 'a request of another store gets its replay';
+is_replay_of ask($nginx, '/kept/1', 'kept-1'), $first{'/kept/1'}, 'and one of this store, too';
+note sprintf 'after %.3f s', time - $began;
 
-    ok await(sub { 2 == $nginx->workers }), 'a new worker is there';
-    cmp_ok free_blocks(), '>=', $free - 1, 'the blocks of the response are free again: only its claim has one';
-    is scalar(grep { my $retry = ask($nginx, $_, 'kept-' . s{.*/}{}r); !$retry->is_replay || $retry->lasting ne $first{$_}->lasting } keys %first), 0, 'each kept response is replayed';
-    is scalar(grep { app()->count($_) != 1 } keys %first), 0, 'and was executed once';
-    is ask($nginx, '/new', 'new')->status, 201, 'a new key runs';
-}
+ok await(sub { 2 == $nginx->workers }), 'a new worker is there';
+cmp_ok free_blocks(), '>=', $free - 1, 'the blocks of the response are free again: only its claim has one';
+is scalar(grep { my $retry = ask($nginx, $_, 'kept-' . s{.*/}{}r); !$retry->is_replay || $retry->lasting ne $first{$_}->lasting } keys %first), 0, 'each kept response is replayed';
+is scalar(grep { app()->count($_) != 1 } keys %first), 0, 'and was executed once';
+is ask($nginx, '/new', 'new')->status, 201, 'a new key runs';
 
 ok await(sub { ask($nginx, '/brief/large-1?kind=binary&size=16000000', 'large-1')->status == 201 }), 'the key of the killed worker is free after its lease, and there is space for its response';
 $nginx->stop(allowed => qr/exited on signal 9|shared memory zone "idempotency_store main" was locked by/);

@@ -99,6 +99,13 @@ ngx_int_t on_header(ngx_http_request_t *r)
 {
     Context *context = main_request_context(r);
 
+    // what follows is an error page, not the rest of the stream
+    if (context != nullptr && context->stage == Stage::streaming && context->response_replaced
+        && !stop_recording(*context, Outcome::not_kept_stream))
+    {
+        return NGX_ERROR;
+    }
+
     if (context == nullptr || context->stage != Stage::executing) {
         if (r == r->main) {
             clean_fields(r, context, r->headers_out.headers);

@@ -183,12 +183,10 @@ void start_sending(Context &context)
     watch_client(context);
 }
 
-ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest, Outcome obstacle)
+bool stop_recording(Context &context, Outcome obstacle)
 {
-    bool header_sent = context.header_sent;
-
     if (!advance(context, Stage::passing_through)) {
-        return NGX_ERROR;
+        return false;
     }
 
     give_up_keeping(context, obstacle);
@@ -198,8 +196,20 @@ ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest, Outcome obstac
         update_status(context);
     }
 
-    if (header_sent) {
+    if (context.header_sent) {
         context.exchange->response().drop();
+    }
+
+    return true;
+}
+
+ngx_int_t start_pass_through(Context &context, ngx_chain_t *rest, Outcome obstacle)
+{
+    if (!stop_recording(context, obstacle)) {
+        return NGX_ERROR;
+    }
+
+    if (context.header_sent) {
         return pass_through(context, rest);
     }
 

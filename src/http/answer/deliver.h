@@ -14,6 +14,10 @@ constexpr unsigned kBuffered = 0x08;
 // problem response if it is incomplete.  Returns what a body filter returns.
 ngx_int_t deliver(Context &context);
 
+// The response will not be kept, and what arrives from now on is passed through: settles the claim.
+// False: an error is logged.
+bool stop_recording(Context &context, Outcome obstacle);
+
 // The response will not be kept: settles the claim, and sends the header and the held part of the
 // body if they were not sent yet, then `rest`.  What arrives later is passed through.  Returns
 // what a body filter returns.

@@ -326,6 +326,11 @@ static ngx_int_t pass_part(Context &context, ngx_chain_t *in)
 
         ngx_int_t rc = next_body_filter(context.request, in);
 
+        // as without this module: the filter has sent its own response
+        if (context.response_replaced) {
+            return rc;
+        }
+
         if (rc != NGX_ERROR) {
             forget_sent_buffers(context);
             free_held_part(context);
@@ -355,7 +360,7 @@ ngx_int_t pass_through(Context &context, ngx_chain_t *in)
 {
     context.response_ended |= has_last_buffer(in);
 
-    bool held = hold_end(context, in);
+    bool held = !context.response_replaced && hold_end(context, in);
     ngx_int_t rc = pass_part(context, in);
 
     return held && rc != NGX_ERROR ? NGX_AGAIN : rc;

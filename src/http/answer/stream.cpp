@@ -185,8 +185,13 @@ ngx_int_t stream_body(Context &context, ngx_chain_t *in)
         break;
     }
 
-    // what fails here fails again when the end of the response is sent
-    pass_through(context, in);
+    ngx_int_t rc = pass_through(context, in);
+
+    if (context.response_replaced) {
+        return rc;
+    }
+
+    // what has failed fails again when the end of the response is sent
     return settle(context);
 }
 

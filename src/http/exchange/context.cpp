@@ -19,6 +19,8 @@ Context *find_by_cleanup(ngx_http_request_t *r)
 
             ngx_http_set_ctx(r, context, ngx_http_idempotency_module);
             context->redirected = true;
+            context->response_replaced =
+                context->stage == Stage::streaming || context->stage == Stage::passing_through;
             return context;
         }
     }

@@ -140,6 +140,7 @@ struct Context {
     bool stream_reset;         // the client reset the HTTP/2 stream before the response was sent
     bool client_disconnected;  // while the response was a stream, or passed through
     bool response_ended;       // the last buffer has been passed through, or is held
+    bool response_replaced;    // by the error page of a later filter, such as image_filter
     bool waits_for_store;      // the rest is held until the claim is settled
     ngx_chain_t *held;         // this rest, of an error page; otherwise it is the last buffer
     ngx_chain_t *unsent;       // buffers that the next filters have not sent yet

@@ -20,7 +20,7 @@ use File::Spec;
 use IdempotencyTest::App;
 use IdempotencyTest::Redis;
 
-our @EXPORT_OK = qw(app bad_log_lines module new_prefix nginx_binary redis store_directives store_mode);
+our @EXPORT_OK = qw(app bad_log_lines module new_prefix nginx_binary no_resolver redis store_directives store_mode);
 
 my ($app, $redis);
 my $prefixes = 0;
@@ -33,6 +33,9 @@ sub module {
 }
 
 sub nginx_binary { return $ENV{TEST_NGINX_BINARY} || 'nginx' }
+
+# For http{}. Angie has a resolver by default.
+sub no_resolver { return `${\nginx_binary()} -v 2>&1` =~ /Angie/ ? 'resolver off;' : '' }
 
 sub store_mode {
     my $mode = $ENV{IDEMPOTENCY_TEST_STORE} || 'memory';
