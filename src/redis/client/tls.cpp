@@ -200,6 +200,9 @@ bool RedisTlsChannel::has_succeeded(const ngx_connection_t *c) noexcept
 
 bool RedisTlsChannel::verify(ngx_connection_t *c, const ngx_str_t &host) noexcept
 {
+    // the handshake may have left errors although it has succeeded
+    ERR_clear_error();
+
     if (!tls_->options->verify) {
         return true;
     }
