@@ -47,7 +47,7 @@ UnsentResponses::Caller &UnsentResponses::heaviest()
 
 // The first response of the caller that has made no progress since it was looked at the last
 // time; if all have, the one that was looked at first.
-UnsentResponse &UnsentResponses::find_stalled(Caller &caller, Millis now)
+UnsentResponse &UnsentResponses::find_stalled(Caller &caller, Millis now) const
 {
     for (int i = 0; i < kMostLooks; i++) {
         UnsentResponse &response = *caller.first;

@@ -83,7 +83,7 @@ private:
     static void unlink(Caller &caller, UnsentResponse &response);
 
     Caller &heaviest();
-    UnsentResponse &find_stalled(Caller &caller, Millis now);
+    UnsentResponse &find_stalled(Caller &caller, Millis now) const;
     void end(UnsentResponse &response);
 
     std::size_t limit_;
