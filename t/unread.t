@@ -113,5 +113,40 @@ my $before = memory();
     is app()->count('/first-1'), 1, 'and does not run';
 }
 
+# A request that ends waits for a subrequest of `mirror`, and does not see that. The next request of its connection does not end instead.
+# And one client that comes with many scopes does not end the response of another one that reads it.
+{
+    my $small = IdempotencyTest::Nginx->new(workers => 1, memory => '64m', http => 'idempotency_max_unsent 4m; map $host $nothing { default ""; }');
+    my $socket = $small->directory . '/h2.sock';
+    $small->set(server => <<"END")->start;
+        listen unix:$socket http2;
+        idempotency main;
+        location / { proxy_pass http://app; }
+        location /mirrored { mirror /mirror; proxy_pass http://app; }
+        location = /mirror { internal; proxy_pass http://app/mirror?gate=mirror\$nothing; }
+END
+    my $attack = sub { return path => '/small?kind=binary&size=400000', key => "scope-$_[0]", body => '', headers => ['Authorization: Bearer mallory', "X-API-Key: $_[0]"] };
+    $small->request($attack->($_)) for 1 .. 24;
+    my $client = IdempotencyTest::StreamClient->connect_http2($socket, window => 0);
+    my $ask = sub { $client->await_bytes($_) for map { $client->send($attack->($_)) } @_ };
+
+    my $mirrored = $small->send_request(path => '/mirrored?kind=binary&size=1040000', key => 'mirrored', body => '', headers => ['X-API-Key: alice']);
+    is length $mirrored->response->body, 1040000, 'a client reads a response whose mirror is slow';
+    $ask->(1 .. 9);
+    ok $small->await_error_log(qr/a response of 1040000 bytes ends/), 'it ends, for others';
+    app()->open_gate('mirror');
+    $mirrored->send(path => '/next', key => 'next', body => '', headers => ['X-API-Key: alice']);
+    is $mirrored->response->status, 201, 'and the next request of the connection gets its response';
+
+    my $reader = $small->send_request(path => '/read?kind=binary&size=1040000', key => 'read', body => '', headers => ['X-API-Key: bob']);
+    $reader->await_bytes;
+    # nothing else is read
+    sleep 2;
+    $reader->read_some for 1 .. 6;
+    select undef, undef, undef, 0.2;
+    $ask->(10 .. 12);
+    is length $reader->response->body, 1040000, 'a client that reads gets its response, although no other scope holds as much';
+}
+
 $nginx->stop;
 done_testing;

@@ -66,6 +66,53 @@ UnsentResponse &UnsentResponses::find_stalled(Caller &caller, Millis now) const
     return *caller.first;
 }
 
+// The first response of the caller, if it has made no progress for kGrace; else null.
+UnsentResponse *UnsentResponses::find_idle(Caller &caller, Millis now) const
+{
+    for (int i = 0; i < kMostLooks && caller.first != nullptr; i++) {
+        UnsentResponse &response = *caller.first;
+
+        // the others have made progress later
+        if (now - response.progress_at < kGrace) {
+            return nullptr;
+        }
+
+        std::uint64_t sent = host_.sent(response);
+
+        if (sent == response.sent) {
+            return &response;
+        }
+
+        response.sent = sent;
+        response.progress_at = now;
+        unlink(caller, response);
+        push(caller, response);
+    }
+
+    return nullptr;
+}
+
+// Where one client comes as many callers, a caller that is read may hold the most: what is not read
+// ends first.  `response`: of the caller that holds the most.
+UnsentResponse &UnsentResponses::spare(UnsentResponse &response, Millis now)
+{
+    UnsentResponse *found = nullptr;
+
+    if (now - response.progress_at >= kGrace || callers_[response.caller].held > limit_ / 4) {
+        return response;
+    }
+
+    for (Caller &caller : callers_) {
+        if (found == nullptr || caller.held > callers_[found->caller].held) {
+            UnsentResponse *idle = find_idle(caller, now);
+
+            found = idle != nullptr ? idle : found;
+        }
+    }
+
+    return found != nullptr ? *found : response;
+}
+
 void UnsentResponses::end(UnsentResponse &response)
 {
     Caller &caller = callers_[response.caller];
@@ -116,7 +163,7 @@ bool UnsentResponses::make_space(std::size_t size, std::size_t caller, Millis no
             return false;
         }
 
-        end(response);
+        end(spare(response, now));
     }
 
     return true;
@@ -126,7 +173,7 @@ void UnsentResponses::add(UnsentResponse &response, std::size_t size, std::size_
                           Millis now)
 {
     while (held_ > 0 && held_ + size > limit_) {
-        end(find_stalled(heaviest(), now));
+        end(spare(find_stalled(heaviest(), now), now));
     }
 
     response.size = size;

@@ -2,8 +2,9 @@
 // which of them end where they need more than a limit.
 //
 // Each response belongs to a caller.  Where memory is needed, a response of the caller that holds
-// the most ends, so a caller can't take the memory of the others.  Callers are told apart by a
-// hash, and two of them may have the same number: they share their fate.
+// the most ends, so a caller can't take the memory of the others.  Where no caller has much, one that
+// has made no progress ends first.  Callers are told apart by a hash, and two of them may have the
+// same number: they share their fate.
 //
 // All together need at most twice the limit: the limit itself; half of it while what has ended
 // keeps its memory; half of it for what arrives from the store.
@@ -84,6 +85,8 @@ private:
 
     Caller &heaviest();
     UnsentResponse &find_stalled(Caller &caller, Millis now) const;
+    UnsentResponse *find_idle(Caller &caller, Millis now) const;
+    UnsentResponse &spare(UnsentResponse &response, Millis now);
     void end(UnsentResponse &response);
 
     std::size_t limit_;

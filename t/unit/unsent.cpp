@@ -170,4 +170,30 @@ UNIT_TEST(many_responses_that_make_progress)
     assert_true(ended[0] == &many[16]);
 }
 
+// One client comes as many callers, each of which holds less than a caller that is read.
+UNIT_TEST(what_is_not_read_ends_before_the_response_of_a_caller_that_has_little)
+{
+    Fixture f;
+    TestResponse many[8]{};
+
+    for (std::size_t i = 0; i < 8; i++) {
+        f.responses.add(many[i], 100, 10 + i, 0);
+    }
+
+    f.responses.add(f.a, 200, 1, 0);
+    f.a.taken = 10;
+    assert_true(f.responses.make_space(100, 30, UnsentResponses::kGrace));
+    assert_true(ended == std::vector<UnsentResponse *>{&many[0]});
+
+    // all have made progress
+    f.responses.add(f.b, 100, 30, UnsentResponses::kGrace);
+
+    for (TestResponse &response : many) {
+        response.taken = 1;
+    }
+
+    assert_true(f.responses.make_space(100, 31, UnsentResponses::kGrace + 1));
+    assert_true(ended.back() == &f.a);
+}
+
 }  // namespace

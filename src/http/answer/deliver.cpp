@@ -154,7 +154,10 @@ ngx_int_t send_held(Context &context, ngx_chain_t *rest, bool more_to_come)
     ngx_chain_t *chain = nullptr;
     ngx_int_t rc = next_header_filter(r);
 
-    if (rc == NGX_ERROR && more_to_come) {
+    // notices that the filter has sent its own response: the upstream that led here may be gone
+    (void) find_context(r);
+
+    if (rc == NGX_ERROR && more_to_come && !context.response_replaced) {
         on_client_disconnected(context);
         return pass_through(context, rest);
     }

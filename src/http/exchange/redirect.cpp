@@ -130,6 +130,16 @@ void follow_from_exchange(Context &context, ngx_uint_t status)
     }
 }
 
+// A later filter (`image_filter`, `header_filter_by_lua`) refuses the response of an exchange that
+// was sent, its replay, or the module's own response.
+bool is_replaced_by_filter(const Context &context)
+{
+    bool is_answered = context.status == Status::replayed || context.problem_code != nullptr;
+
+    return context.stage == Stage::streaming || context.stage == Stage::passing_through
+           || (context.stage == Stage::inactive && is_answered && !context.conf->observe);
+}
+
 void note_internal_redirect(ngx_http_request_t *r, Target target)
 {
     if (!r->internal || r != r->main || r->post_action) {
@@ -188,6 +198,7 @@ void on_error_page(ngx_http_request_t *r, ngx_uint_t status, bool is_named_locat
         break;
 
     default:
+        context->barred |= is_replaced_by_filter(*context);
         break;
     }
 
@@ -255,6 +266,20 @@ void release_refused(Context &context)
     context.exchange->settle(Outcome::released_refused, 0, nullptr);
 }
 
+ngx_int_t enter_page(Context &context)
+{
+    ngx_http_request_t *r = context.request;
+
+    if (!context.became_get) {
+        // nginx's own page: no second error page
+        r->error_page = 1;
+        r->err_status = 0;
+        return static_cast<ngx_int_t>(context.error_status);
+    }
+
+    return take_body_away(r) ? NGX_DECLINED : NGX_HTTP_INTERNAL_SERVER_ERROR;
+}
+
 ngx_int_t enter_content(Context &context)
 {
     ngx_http_request_t *r = context.request;
@@ -265,15 +290,12 @@ ngx_int_t enter_content(Context &context)
     context.content_handler_called = false;
     context.previous_upstream = r->upstream;
 
-    if (context.barred && !context.became_get) {
-        // nginx's own page: no second error page
-        r->error_page = 1;
-        r->err_status = 0;
-        return static_cast<ngx_int_t>(context.error_status);
-    }
+    if (context.barred) {
+        ngx_int_t rc = enter_page(context);
 
-    if (context.barred && !take_body_away(r)) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        if (rc != NGX_DECLINED) {
+            return rc;
+        }
     }
 
     guard_upstream(context);

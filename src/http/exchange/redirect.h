@@ -25,6 +25,10 @@ void note_redirect(Context &context);
 // are over.  Returns what the phase handler returns.
 ngx_int_t enter_content(Context &context);
 
+// The same for a request that is barred, and on its way to an error page: its content handler gets
+// it as a GET without a body, or not at all.
+ngx_int_t enter_page(Context &context);
+
 // The internal redirects since the claim, when the header of the response is there.
 // `finish_hops` is false if they can't be recorded; it logs that.
 bool finish_hops(Context &context);

@@ -33,7 +33,7 @@ public:
     // `remove`.
     void add_unless_sent(Context &context, ngx_int_t rc, std::size_t size);
 
-    void remove(Context &context) { responses_.remove(context.unsent_memory); }
+    void remove(Context &context);
 
     // The scope of the key, or the address.
     std::size_t caller_of(const Context &context) const;

@@ -363,7 +363,7 @@ ngx_int_t on_request(ngx_http_request_t *r)
         return continue_to_error_page(*context);
 
     default:
-        return resume_request(*context);
+        return context->barred ? enter_page(*context) : resume_request(*context);
     }
 }
 
