@@ -45,22 +45,29 @@ UnsentResponses::Caller &UnsentResponses::heaviest()
     return *found;
 }
 
+// Whether the first response of the caller has made progress since it was looked at the last time;
+// if so, it is the last one now.
+bool UnsentResponses::has_progressed(Caller &caller, Millis now) const
+{
+    UnsentResponse &response = *caller.first;
+    std::uint64_t sent = host_.sent(response);
+
+    if (sent == response.sent) {
+        return false;
+    }
+
+    response.sent = sent;
+    response.progress_at = now;
+    unlink(caller, response);
+    push(caller, response);
+    return true;
+}
+
 // The first response of the caller that has made no progress since it was looked at the last
 // time; if all have, the one that was looked at first.
 UnsentResponse &UnsentResponses::find_stalled(Caller &caller, Millis now) const
 {
-    for (int i = 0; i < kMostLooks; i++) {
-        UnsentResponse &response = *caller.first;
-        std::uint64_t sent = host_.sent(response);
-
-        if (sent == response.sent) {
-            return response;
-        }
-
-        response.sent = sent;
-        response.progress_at = now;
-        unlink(caller, response);
-        push(caller, response);
+    for (int i = 0; i < kMostLooks && has_progressed(caller, now); i++) {
     }
 
     return *caller.first;
@@ -70,23 +77,14 @@ UnsentResponse &UnsentResponses::find_stalled(Caller &caller, Millis now) const
 UnsentResponse *UnsentResponses::find_idle(Caller &caller, Millis now) const
 {
     for (int i = 0; i < kMostLooks && caller.first != nullptr; i++) {
-        UnsentResponse &response = *caller.first;
-
         // the others have made progress later
-        if (now - response.progress_at < kGrace) {
+        if (now - caller.first->progress_at < kGrace) {
             return nullptr;
         }
 
-        std::uint64_t sent = host_.sent(response);
-
-        if (sent == response.sent) {
-            return &response;
+        if (!has_progressed(caller, now)) {
+            return caller.first;
         }
-
-        response.sent = sent;
-        response.progress_at = now;
-        unlink(caller, response);
-        push(caller, response);
     }
 
     return nullptr;

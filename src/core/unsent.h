@@ -86,6 +86,7 @@ private:
     static void unlink(Caller &caller, UnsentResponse &response);
 
     Caller &heaviest();
+    bool has_progressed(Caller &caller, Millis now) const;
     UnsentResponse &find_stalled(Caller &caller, Millis now) const;
     UnsentResponse *find_idle(Caller &caller, Millis now) const;
     UnsentResponse &spare(UnsentResponse &response, Millis now);
