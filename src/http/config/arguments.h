@@ -22,10 +22,14 @@ inline char *duplicate() { return const_cast<char *>("is duplicate"); }
 
 inline bool equals(const ngx_str_t &text, const char *word) { return view(text) == word; }
 
+inline bool begins_with(const ngx_str_t &text, std::string_view prefix)
+{
+    return view(text).substr(0, prefix.size()) == prefix;
+}
+
 inline std::string_view after_prefix(const ngx_str_t &text, std::string_view prefix)
 {
-    return view(text).substr(0, prefix.size()) == prefix ? view(text).substr(prefix.size())
-                                                         : std::string_view();
+    return begins_with(text, prefix) ? view(text).substr(prefix.size()) : std::string_view();
 }
 
 // A word in the configuration, and its value.

@@ -62,11 +62,6 @@ bool means_all_methods(const ngx_str_t &text)
            || equal_ignoring_case(view(text), "any");
 }
 
-bool begins_with(const ngx_str_t &text, std::string_view prefix)
-{
-    return view(text).substr(0, prefix.size()) == prefix;
-}
-
 constexpr Choice kMethods[] = {
     {"GET", NGX_HTTP_GET},           {"POST", NGX_HTTP_POST},
     {"PUT", NGX_HTTP_PUT},           {"DELETE", NGX_HTTP_DELETE},

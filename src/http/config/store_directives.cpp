@@ -172,7 +172,7 @@ char *read_sentinel_parameter(ngx_conf_t *cf, StoreOptions &options, ngx_uint_t 
         return NGX_CONF_OK;
     }
 
-    if (view(text).substr(0, password_file.size()) == password_file) {
+    if (begins_with(text, password_file)) {
         return options.sentinel_password.len > 0
                    ? reject_sentinel_parameter(cf, argument, twice)
                    : read_secret_file(cf, argument, options.sentinel_password,
