@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
@@ -76,8 +77,10 @@ struct FuzzCall : Call {
         case Verdict::unavailable:
             EXPECT(reply.value.empty() && reply.token == 0);
             break;
-        case Verdict::full:
         case Verdict::unreadable:
+            EXPECT(kind == Kind::claim && reply.value.empty() && reply.token == 0);
+            break;
+        case Verdict::full:
             EXPECT(false);
         }
 
@@ -224,9 +227,10 @@ private:
             "\r\n:7\r\n",
             ":-1001\r\n",
             ":-9223372036854775808\r\n",
+            "-WRONGTYPE Operation against a key\r\n",
         };
 
-        return answers[choice % 17];
+        return answers[choice % std::size(answers)];
     }
 
     void start(std::uint64_t choice)

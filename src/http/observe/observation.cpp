@@ -301,12 +301,19 @@ void Observation::handle_value()
 
 void Observation::publish(Status status)
 {
+    const char *code = nullptr;
+
     observe_status(*conf_, status);
+
+    if (status != Status::fresh && status != Status::replayed) {
+        code = observe_refusal(*conf_, status, &call_.id, log());
+    }
 
     if (context_ == nullptr) {
         return;
     }
 
+    context_->problem_code = code;
     context_->store_time = monotonic_micros() - asked_at_micros_;
     context_->status = status;
 
@@ -316,9 +323,6 @@ void Observation::publish(Status status)
 
         context_->since = head.since;
         context_->age = head.lifetime > remaining ? head.lifetime - remaining : 0;
-
-    } else if (status != Status::fresh) {
-        observe_refusal(*context_, &call_.id);
     }
 }
 

@@ -34,16 +34,14 @@ void observe_status(const LocationConfig &conf, Status status)
                                                  - static_cast<unsigned>(Status::fresh)));
 }
 
-void observe_refusal(Context &context, const KeyId *id)
+const char *observe_refusal(const LocationConfig &conf, Status status, const KeyId *id,
+                            ngx_log_t *log)
 {
     static LogLimit limits[kProblems];
-    Problem problem = problem_of(context.status);
+    Problem problem = problem_of(status);
     LogLimit::Line line = limits[static_cast<std::size_t>(problem)].next(NGX_LOG_NOTICE);
-    const LocationConfig &conf = *context.conf;
     ProblemText text = problem_text(conf, problem);
     char key[kHexLength + 8];
-
-    context.problem_code = text.code;
 
     bool waits =
         problem == Problem::in_progress && static_cast<Conflict>(conf.conflict) == Conflict::wait;
@@ -51,7 +49,7 @@ void observe_refusal(Context &context, const KeyId *id)
                   && static_cast<StoreError>(conf.store_error) == StoreError::pass;
     std::string_view where = format_key(conf, id, key);
 
-    ngx_log_error(line.level, context.request->connection->log, 0,
+    ngx_log_error(line.level, log, 0,
                   "idempotency: observe: %*sstore \"%V\": this request would have %s %ud %s (%ui "
                   "more such requests since the last message)",
                   where.size(), where.data(), &conf.store->name,
@@ -59,6 +57,7 @@ void observe_refusal(Context &context, const KeyId *id)
                   : passes ? "been passed without protection, instead of"
                            : "been refused with",
                   text.status, text.code, line.suppressed);
+    return text.code;
 }
 
 void log_difference(const Difference &difference, unsigned before, unsigned now,

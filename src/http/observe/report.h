@@ -10,9 +10,10 @@ namespace idempotency {
 // Counts a request by what its status would have been.
 void observe_status(const LocationConfig &conf, Status status);
 
-// Logs which problem response the request would have got, by its status, and sets
-// $idempotency_code.  `id`: of its key; null if it has none.
-void observe_refusal(Context &context, const KeyId *id);
+// Logs which problem response a request with this status would have got.  `id`: of its key; null
+// if it has none.  Returns the code of the problem, a string literal.
+const char *observe_refusal(const LocationConfig &conf, Status status, const KeyId *id,
+                            ngx_log_t *log);
 
 // Logs how a replay would have differed.  `before` and `now` are the two statuses.
 void log_difference(const Difference &difference, unsigned before, unsigned now,

@@ -74,7 +74,8 @@ void observe_uncovered(Context &context, Coverage coverage)
     observe_status(*context.conf, answer.status);
 
     if (answer.is_refused) {
-        observe_refusal(context, nullptr);
+        context.problem_code = observe_refusal(*context.conf, answer.status, nullptr,
+                                               context.request->connection->log);
     }
 }
 
