@@ -112,6 +112,11 @@ is_right 'two stores', stores => 'idempotency_store a { memory 1m; } idempotency
 # Stores.
 
 is_wrong 'an unknown store', [server => 'idempotency nowhere;'], '"idempotency"', 'nowhere', qr/main|idempotency_store/;
+{
+    # the file of the directive, not the one where the http block ends
+    my $file = $nginx->write_file('site.conf', "\nlocation /a { idempotency nowhere; }\n");
+    is_wrong 'an unknown store in an included file', [server => "include $file;"], "unknown store \"nowhere\" in \"idempotency\": define it with \"idempotency_store nowhere { ... }\" in the http block, in $file:2";
+}
 is_wrong 'an unknown store in an inherited directive', [http => 'idempotency nowhere;', server => 'location / { }'], '"idempotency"', 'nowhere';
 is_wrong 'two stores of one name', [stores => "$memory $memory"], 'idempotency_store', 'main', qr/duplicate/;
 is_wrong "a store whose name has $_->[0]", [stores => "idempotency_store 'a$_->[1]b' { memory 1m; }"], '"idempotency_store"', 'in UTF-8'
@@ -137,6 +142,7 @@ is_wrong_store "memory 1m; $_;", (split / /)[0], 'redis', 'shop' for 'timeout 1s
 is_wrong_store "redis $_;", '"redis"', qr/URL|host|port|database|path|scheme|redis:\/\//
     for qw(127.0.0.1:6379 http://127.0.0.1 redis:// redis:/127.0.0.1 redis://:6379 redis://127.0.0.1:0 redis://127.0.0.1:65536 redis://127.0.0.1:port
         redis://127.0.0.1/db redis://127.0.0.1/-1 redis://[::1 unix: unix:relative unix:/run/redis.sock?db=x unix:/run/redis.sock?x=1 unix:/run/redis.sock:2 unix:/run/redis.sock:), '""';
+is_wrong_store 'redis redis://127.0.0.1 redis://127.0.0.1:6380 redis://127.0.0.1:x; topology cluster;', 'invalid URL 3 in "redis" of store "shop": the port must be a number';
 is_wrong_store 'redis redis://127.0.0.1,127.0.0.2;', 'several URLs are separated by spaces, not by commas';
 is_wrong_store 'redis redis://127.0.0.1, redis://127.0.0.2; topology cluster;', 'several URLs are separated by spaces, not by commas';
 is_wrong_store "redis redis://$_;", 'only ":port" may follow the host; an IPv6 address must be in brackets' for '::1', '127.0.0.1:6379:1';
@@ -322,7 +328,7 @@ is_wrong_value 'idempotency_unknown', $_, qr/"hold", "release" or "store"/ for q
 is_wrong "idempotency_unknown hold $_", [server => "idempotency_unknown hold $_;"], "invalid value \"$_\" in \"idempotency_unknown\"", 'time above 0' for qw(0 0s soon);
 is_wrong "idempotency_unknown $_ 1h", [server => "idempotency_unknown $_ 1h;"], 'invalid value "1h" in "idempotency_unknown"', '"hold"' for qw(release store);
 is_wrong 'a lease that is too short for Redis', [stores => 'idempotency_store main { redis redis://127.0.0.1; }', server => 'idempotency main; idempotency_lease 1s;'],
-    '"idempotency_lease"', '"main"', '"connect_timeout" and "timeout"';
+    '"idempotency_lease"', '"main"', '"connect_timeout" and "timeout"', qr/; "idempotency" uses the store in \S+nginx\.conf:\d+$/;
 is_wrong_value 'idempotency_retriable', $_, qr/status codes|classes|none/, 'UNAVAILABLE' for qw(99 600 1000 5x 6xx 0xx xx -1 abc OK unavailable "");
 is_wrong "idempotency_retriable $_", [server => "idempotency_retriable $_;"], 'invalid value "none" in "idempotency_retriable"', '"none" alone'
     for '503 none', 'none 503';
@@ -330,7 +336,7 @@ is_wrong "idempotency_max_unsent $_", [http => "idempotency_max_unsent $_;"], 'i
 is_right 'idempotency_max_unsent 1g', http => 'idempotency_max_unsent 1g;';
 is_wrong 'idempotency_max_unsent twice', [http => 'idempotency_max_unsent 1m; idempotency_max_unsent 1m;'], '"idempotency_max_unsent" directive is duplicate';
 is_wrong 'a limit below the largest response', [http => 'idempotency_max_unsent 1m;', server => 'idempotency main; idempotency_max_body 1025k;'],
-    '"idempotency_max_unsent" is 1048576 bytes, less than an "idempotency_max_body" of 1049600 bytes: enlarge it';
+    '"idempotency_max_unsent" is 1048576 bytes, less than an "idempotency_max_body" of 1049600 bytes: enlarge "idempotency_max_unsent", or lower "idempotency_max_body"';
 is_right 'a large response without a limit', server => 'idempotency main; idempotency_max_body 256m;';
 is_wrong_value 'idempotency_max_body', $_, 'a size up to 256m with a unit of k, m or g, such as 1m' for qw(1x -1 lots 1g 999g 1t "");
 is_wrong_value 'idempotency_stream', $_, 'a media type such as text/event-stream, without "*"' for qw(* text/* stream text/ /plain text/a/b on "" after=5s), '"text/a b"';
@@ -355,16 +361,16 @@ sub is_warned_of {
 
     is $status, 0, "$name is accepted";
     is scalar(@lines), 1, "$name: one warning" or diag $output;
-    my @missing = grep { ($lines[0] // '') !~ /\Q$_\E/ } @expected;
+    my @missing = grep { ($lines[0] // '') !~ $_ } map { ref ? $_ : qr/\Q$_\E/ } @expected;
     ok !@missing, "$name: the warning tells what is wrong" or diag "no @missing in: ", $lines[0] // $output;
 }
 
 is_warned_of "idempotency_bypass $_", "idempotency_bypass \$arg_a $_;", "\"$_\" in \"idempotency_bypass\" is a constant: no request is covered", 'idempotency off' for qw(1 on);
 is_warned_of 'idempotency_bypass 0', 'idempotency_bypass 0;', '"0" in "idempotency_bypass" is a constant that never applies';
-is_warned_of 'idempotency beside return', 'location / { idempotency main; return 204; }', '"idempotency" on line', 'has no effect beside "return"';
+is_warned_of 'idempotency beside return', 'location / { idempotency main; return 204; }', qr/"idempotency" has no effect beside "return": .*, in \S+nginx\.conf:\d+$/;
 is_right 'return in a location that inherits idempotency', server => 'idempotency main; location / { return 204; }';
 is_right 'a conditional return', server => 'location / { idempotency main; if ($arg_x) { return 204; } proxy_pass http://127.0.0.1:1; }';
-is_warned_of "$_->[0]_request_buffering off", "location / { idempotency main; $_->[0]_request_buffering off; $_->[1]; }", 'reads the request body first', "\"$_->[0]_request_buffering off\"", '"body=off"'
+is_warned_of "$_->[0]_request_buffering off", "location / { idempotency main; $_->[0]_request_buffering off; $_->[1]; }", '"idempotency" reads the request body first', qr/, in \S+nginx\.conf:\d+$/, "\"$_->[0]_request_buffering off\"", '"body=off"'
     for ['proxy', 'proxy_pass http://127.0.0.1:1'], ['fastcgi', 'fastcgi_pass 127.0.0.1:1'], ['uwsgi', 'uwsgi_pass 127.0.0.1:1'], ['scgi', 'scgi_pass 127.0.0.1:1'];
 is_right 'a streamed body that is not part of the fingerprint', server => 'location / { idempotency main; idempotency_fingerprint $request_uri body=off; proxy_request_buffering off; proxy_pass http://127.0.0.1:1; }';
 is_right 'a streamed body without idempotency', server => 'proxy_request_buffering off; location / { proxy_pass http://127.0.0.1:1; }';

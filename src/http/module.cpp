@@ -144,7 +144,8 @@ bool create_unsent_memory(ngx_conf_t *cf, MainConfig &main)
     if (limit < main.largest_body) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"idempotency_max_unsent\" is %uz bytes, less than an "
-                           "\"idempotency_max_body\" of %uz bytes: enlarge it",
+                           "\"idempotency_max_body\" of %uz bytes: enlarge "
+                           "\"idempotency_max_unsent\", or lower \"idempotency_max_body\"",
                            limit, main.largest_body);
         return false;
     }

@@ -189,10 +189,10 @@ bool find_used_store(ngx_conf_t *cf, LocationConfig *conf)
     conf->store = find_store(main, &conf->store_name);
 
     if (conf->store == nullptr) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "unknown store \"%V\" in \"idempotency\" on line %ui: define it with "
-                           "\"idempotency_store %V { ... }\" in the http block",
-                           &conf->store_name, conf->store_line, &conf->store_name);
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "unknown store \"%V\" in \"idempotency\": define it with "
+                      "\"idempotency_store %V { ... }\" in the http block, in %V:%ui",
+                      &conf->store_name, &conf->store_name, &conf->store_file, conf->store_line);
         return false;
     }
 
@@ -208,10 +208,13 @@ bool check_lease(ngx_conf_t *cf, const LocationConfig *conf)
         return true;
     }
 
-    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "\"idempotency_lease\" of %Mms is too short for store \"%V\": it must be at "
-                       "least as long as \"connect_timeout\" and \"timeout\" together, %Mms",
-                       conf->lease, &conf->store->name, conf->store->shortest_lease);
+    ngx_log_error(
+        NGX_LOG_EMERG, cf->log, 0,
+        "\"idempotency_lease\" of %Mms is too short for store \"%V\": it must be at "
+        "least as long as \"connect_timeout\" and \"timeout\" together, %Mms; \"idempotency\" "
+        "uses the store in %V:%ui",
+        conf->lease, &conf->store->name, conf->store->shortest_lease, &conf->store_file,
+        conf->store_line);
     return false;
 }
 
@@ -287,7 +290,7 @@ void *create_location_config(ngx_conf_t *cf)
         return nullptr;
     }
 
-    // zeroed by ngx_pcalloc: store_name, store, store_line, ttl_value, ttl_rules, ttl_rule_count,
+    // zeroed by ngx_pcalloc: store_name, store, store_file, store_line, ttl_value, ttl_rules, ttl_rule_count,
     // replayed_header, problem_base, page
     conf->required = NGX_CONF_UNSET;
     conf->observe = NGX_CONF_UNSET;
@@ -333,6 +336,7 @@ char *merge_location_config(ngx_conf_t *cf, void *parent, void *child)
 
     if (!own_store) {
         conf->store_name = prev->store_name;
+        conf->store_file = prev->store_file;
         conf->store_line = prev->store_line;
         conf->required = prev->required;
         conf->observe = prev->observe;

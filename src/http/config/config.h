@@ -135,6 +135,7 @@ struct StatusSet {
 // milliseconds, sizes in bytes.
 struct LocationConfig {
     ngx_str_t store_name;  // `data` is null while unset; empty: off
+    ngx_str_t store_file;
     ngx_uint_t store_line;
     ngx_flag_t required;
     ngx_flag_t observe;

@@ -130,6 +130,7 @@ char *set_store(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     conf->store_name = value[1];
+    conf->store_file = cf->conf_file->file.name;
     conf->store_line = cf->conf_file->line;
 
     if (equals(value[1], "off")) {

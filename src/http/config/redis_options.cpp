@@ -75,8 +75,8 @@ bool read_urls(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options, Commo
 
         if (fault != nullptr) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid URL in \"redis\" of store \"%V\": %s%s%V", &given.name,
-                               fault, server->name.len > 0 ? ", " : "", &server->name);
+                               "invalid URL %ui in \"redis\" of store \"%V\": %s%s%V", i + 1,
+                               &given.name, fault, server->name.len > 0 ? ", " : "", &server->name);
             return false;
         }
 

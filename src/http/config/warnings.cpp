@@ -69,20 +69,20 @@ void warn_about_location(ngx_conf_t *cf, const LocationConfig &conf, bool own_st
 
     if (own_store && begins_with_return(cf)) {
         ngx_log_error(NGX_LOG_WARN, cf->log, 0,
-                      "\"idempotency\" on line %ui has no effect beside \"return\": nginx responds "
-                      "before the module sees the request",
-                      conf.store_line);
+                      "\"idempotency\" has no effect beside \"return\": nginx responds before the "
+                      "module sees the request, in %V:%ui",
+                      &conf.store_file, conf.store_line);
     }
 
     const char *directive =
         conf.fingerprint_body && !conf.observe ? find_streaming_directive(cf) : nullptr;
 
     if (directive != nullptr) {
-        ngx_log_error(NGX_LOG_WARN, cf->log, 0,
-                      "\"idempotency\" on line %ui reads the request body first, in spite of "
-                      "\"%s off\": with \"body=off\" in \"idempotency_fingerprint\" the body is "
-                      "sent as it arrives",
-                      conf.store_line, directive);
+        ngx_log_error(
+            NGX_LOG_WARN, cf->log, 0,
+            "\"idempotency\" reads the request body first, in spite of \"%s off\": with "
+            "\"body=off\" in \"idempotency_fingerprint\" the body is sent as it arrives, in %V:%ui",
+            directive, &conf.store_file, conf.store_line);
     }
 }
 
