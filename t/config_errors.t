@@ -5,6 +5,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use POSIX ();
 use Test::More;
 use IdempotencyTest::Environment qw(no_resolver store_mode);
 use IdempotencyTest::Nginx;
@@ -102,7 +103,7 @@ is_right 'the page of figures without a store', stores => '', server => 'locatio
 
 my $password = $nginx->write_file('password', "secret\n");
 is_right "a store with '$_'", stores => "idempotency_store main { $_ }" for
-    'memory 64m;', 'memory 1024k;', 'redis redis://127.0.0.1:6379/0;', 'redis redis://127.0.0.1;', 'redis redis://user:password@127.0.0.1:6380/7;',
+    'memory 64m;', 'memory 1024k;', 'memory 1048576;', 'memory 1g;', 'redis redis://127.0.0.1; near_cache 1G;', 'redis redis://127.0.0.1:6379/0;', 'redis redis://127.0.0.1;', 'redis redis://user:password@127.0.0.1:6380/7;',
     'redis redis://:password@127.0.0.1;', 'redis redis://[::1]:6379;', 'redis unix:/run/redis.sock;', 'redis unix:/run/redis.sock?db=3;',
     'redis redis://127.0.0.1; user u; password p; database 3;', "redis redis://127.0.0.1; password_file $password;",
     'redis redis://127.0.0.1; connect_timeout 500ms; timeout 2s; connections 4; prefix shop:;';
@@ -127,7 +128,7 @@ is_wrong_store 'memory 1m; memory 2m;', '"memory"', 'duplicate', 'shop';
 is_wrong_store 'redis redis://a; redis redis://b;', '"redis"', 'duplicate', 'shop';
 is_wrong_store 'redis redis://127.0.0.1; timeout 1s; timeout 2s;', '"timeout"', 'duplicate', 'shop';
 is_wrong_store "memory$_;", '"memory"', qr/number of arguments/ for '', ' 1m 2m';
-is_wrong_store "memory $_;", '"memory"', $_, qr/such as 64m/ for qw(1x 1mm m -1m 0 1k lots 99999999999999999999);
+is_wrong_store "memory $_;", '"memory"', $_, qr/at least 256k with a unit of k, m or g, such as 64m/ for qw(1x 1mm m -1m 0 1k 1t lots 99999999999999999999 99999999999999g);
 is_wrong_store "memory 1m; $_;", (split / /)[0], 'redis', 'shop' for 'timeout 1s', 'connections 2', 'prefix p', 'user u', 'password p', 'database 1', 'connect_timeout 1s';
 
 is_wrong_store "redis $_;", '"redis"', qr/URL|host|port|database|path|scheme|redis:\/\//
@@ -147,29 +148,53 @@ is_wrong_store "@redis database $_;", '"database"', $_, qr/number from 0/ for qw
 is_wrong_store "@redis prefix \"\";", '"prefix"', 'characters';
 is_wrong_store "@redis user \"\";", '"user"', qr/name/;
 is_wrong_store "@redis password \"\";", '"password"', qr/empty/;
-is_wrong_store "@redis password_file $directory/none;", '"password_file"', "$directory/none";
-is_wrong_store "@redis password a; password_file $password;", 'password_file';
-is_wrong_store 'redis redis://u:p@127.0.0.1; password b;', 'password';
-is_wrong_store 'redis redis://127.0.0.1/1; database 2;', 'database';
+is_wrong_store "@redis $_->[0]", qr/store "shop" has both "password" and "password_file": remove one of them/
+    for ["password a; password_file $password;"], ["password_file $password; password a;"];
+is_wrong_store "redis redis://$_->[0]; $_->[1];", qr/store "shop" has a $_->[2] in the URL of "redis" and in "$_->[3]": remove it from the URL, or remove "$_->[3]"/
+    for ['u:p@127.0.0.1', 'password b', 'password', 'password'], [':p@127.0.0.1', "password_file $password", 'password', 'password_file'], ['u:p@127.0.0.1', 'user v', 'user', 'user'],
+        ['127.0.0.1/1', 'database 2', 'database', 'database'], ['me:sesame@127.0.0.1', 'topology sentinel m sentinel_user=you', 'user of the sentinels', 'sentinel_user'],
+        [':sesame@127.0.0.1', "topology sentinel m sentinel_password_file=$password", 'password of the sentinels', 'sentinel_password_file'];
+is_wrong_store 'redis redis://u@127.0.0.1;', 'the user has no password: write redis://user:password@host';
+is_wrong_store "@redis user u;", 'store "shop": the user has no password', '"password"', '"password_file"', 'URL';
+is_wrong_store "@redis user u; topology sentinel m;", qr/store "shop": the user of the master has no password: set it with "password" or "password_file"(?!.*URL)/;
+
+# Every file that must have a secret.  A named pipe has no writer.
+{
+    my $pipe = "$directory/pipe";
+    POSIX::mkfifo($pipe, 0600) or die "$pipe: $!";
+
+    for my $each (["password_file", 'password_file '], ['sentinel_password_file', 'topology sentinel m sentinel_password_file='], ['encryption_key_file', 'encryption_key_file ']) {
+        my ($name, $parameter) = @$each;
+        is_wrong_store "@redis $parameter$directory/none;", "\"$name\" can't open \"$directory/none\" (2: No such file or directory)";
+        is_wrong_store "@redis $parameter$_;", "\"$name\" can't use \"$_\": it is not a regular file" for $directory, '/dev/null', $pipe;
+        is_wrong_store "@redis $parameter" . $nginx->write_file('empty', '') . ';', qr/"$name" can't use "\S+\/empty": the file is empty, and must have (the password in its first line|a key: "openssl rand)/;
+    }
+
+    for my $parameter ('password_file ', 'topology sentinel m sentinel_password_file=') {
+        is_wrong_store "@redis $parameter" . $nginx->write_file('wrong', $_) . ';', qr/password_file" can't use "\S+\/wrong": its first line must be the password, with 1 to 1023 bytes/
+            for "\nsecret\n", 'x' x 1024;
+    }
+    is_right 'a password of 1023 bytes', stores => "idempotency_store main { @redis password_file " . $nginx->write_file('long', 'x' x 1023) . '; }';
+}
 
 # several servers
 is_wrong_store 'redis redis://127.0.0.1 redis://127.0.0.1:6380;', '"redis"', 'shop', 'topology cluster', 'topology sentinel MASTER';
 is_wrong_store "@redis topology $_;", '"topology"', qr/"standalone", "sentinel MASTER" or "cluster"/ for qw(ring Cluster "");
 is_wrong_store "@redis topology $_;", '"topology"', qr/the name of the master must follow/ for 'sentinel', 'sentinel ""';
-is_wrong_store "@redis topology $_ x;", '"topology"', $_, qr/it must be the only parameter/ for qw(cluster standalone);
+is_wrong_store "@redis topology $_->[0] $_->[1]=$_->[2];", qr/invalid parameter "$_->[1]" in "topology": parameters are only valid with "topology sentinel MASTER"/
+    for map { my $topology = $_; map { [$topology, @$_] } ['master_ssl', 'on'], ['sentinel_user', 'u'], ['sentinel_password_file', 'f'], ['x', ''] } qw(cluster standalone);
 is_wrong_store "@redis topology sentinel m $_;", '"topology"', qr/"master_ssl=on", "master_ssl=off", "sentinel_user=NAME" or "sentinel_password_file=FILE"/
-    for 'x', 'master_ssl=', 'master_ssl=yes', 'sentinel_user=', 'password_file=x';
-is_wrong_store "@redis topology sentinel m sentinel_password_file=$_;", '"topology"', qr/it must be the name of a file/ for '';
-is_wrong_store "@redis topology sentinel m $_;", '"topology"', qr/it must not be given twice/
+    for 'x', 'master_ssl', 'password_file=x';
+is_wrong_store "@redis topology sentinel m master_ssl=$_;", qr/invalid value "master_ssl=$_" in "topology": it must be "master_ssl=on" or "master_ssl=off"/ for '', 'yes', 'ON', '1';
+is_wrong_store "@redis topology sentinel m sentinel_$_->[0]=;", qr/invalid parameter "sentinel_$_->[0]" in "topology": the name of a $_->[1] must follow/ for ['user', 'user'], ['password_file', 'file'];
+is_wrong_store "@redis topology sentinel m $_;", '"topology"', qr/it is given twice: remove one of them/
     for 'master_ssl=on master_ssl=off', 'sentinel_user=a sentinel_user=b', "sentinel_password_file=$password sentinel_password_file=$password";
 is_wrong_store "@redis topology sentinel $_;", '"topology"', qr/the name of the master must come first/ for 'master_ssl=on', 'sentinel_password=sesame m';
 unlike((nginx_says(stores => "idempotency_store shop { @redis topology sentinel $_; }"))[1], qr/sesame/, "the message about '$_' does not show the password")
     for 'm sentinel_password=sesame', 'm password=sesame', 'sentinel_password=sesame';
-is_wrong_store "@redis topology sentinel m sentinel_password_file=/no/file;", '"sentinel_password_file" can\'t open "/no/file"';
-is_wrong_store "@redis topology sentinel m sentinel_user=me;", qr/"sentinel_user" has no password/;
-is_wrong_store "redis redis://me:sesame\@127.0.0.1; topology sentinel m sentinel_user=you;", qr/"sentinel_user" of store "shop" is duplicate/;
-is_wrong_store "redis redis://:sesame\@127.0.0.1; topology sentinel m sentinel_password_file=$password;", qr/"sentinel_password_file" of store "shop" is duplicate/;
-is_wrong_store "@redis ssl_name a; topology sentinel m master_ssl=off;", qr/"ssl_name" in store "shop" is only valid with TLS/;
+is_wrong_store "@redis topology sentinel m sentinel_user=me;", 'store "shop": the user of the sentinels has no password', '"sentinel_password_file" in "topology"', 'URL';
+is_wrong_store "@redis ssl_name a; topology sentinel m$_;", qr/"ssl_name" in store "shop" is only valid with TLS: use URLs "rediss:\/\/\.\.\.", or "master_ssl=on" in "topology" for TLS to the master alone/
+    for '', ' master_ssl=off';
 is_wrong_store "redis unix:/run/redis.sock; topology $_;", 'shop', '"redis"', '"unix:"' for 'cluster', 'sentinel m';
 is_wrong_store 'redis redis://127.0.0.1/3; topology cluster;', 'shop', 'database';
 is_wrong_store "@redis database 3; topology cluster;", 'shop', 'database';
@@ -178,7 +203,7 @@ is_wrong_store 'redis redis://a:opensesame@127.0.0.1 redis://b:opensesame@127.0.
 is_wrong_store 'redis redis://127.0.0.1/1 redis://127.0.0.1:6380/2; topology sentinel m;', 'shop', qr/databases.* all must have the same/;
 
 # TLS
-is_wrong_store "@redis $_;", '"' . (split / /)[0] . '"', 'shop', 'rediss://'
+is_wrong_store "@redis $_;", '"' . (split / /)[0] . '"', 'shop', qr/use a URL "rediss:\/\/\.\.\."(?!.*master_ssl)/
     for 'ssl_name a', 'ssl_verify on', 'ssl_protocols TLSv1.3', 'ssl_trusted_certificate a', 'ssl_certificate a', 'ssl_certificate_key a';
 my @tls = 'redis rediss://127.0.0.1;';
 is_wrong_store "@tls ssl_verify $_;", '"ssl_verify"', $_, qr/"on" or "off"/ for qw(1 yes no);
@@ -190,7 +215,7 @@ is_wrong_store "@tls ssl_$_ a;", 'ssl_certificate', 'ssl_certificate_key', qr/to
 is_wrong_store "@redis wait_replicas $_;", '"wait_replicas"', qr/number of replicas and a time/ for 1, 'on';
 is_wrong_store "@redis wait_replicas $_ 100ms;", '"wait_replicas"', $_, qr/number from 1/ for qw(0 -1 all 1000);
 is_wrong_store "@redis wait_replicas 1 $_;", '"wait_replicas"', $_, qr/time above 0/ for qw(0 soon);
-is_wrong_store "@redis near_cache $_;", '"near_cache"', $_, qr/such as 64m/ for qw(on 1k m);
+is_wrong_store "@redis near_cache $_;", '"near_cache"', $_, qr/at least 256k with a unit of k, m or g, such as 64m/ for qw(on 1k m 1t);
 is_wrong_store "@redis encryption_key_file \"\";", '"encryption_key_file"', qr/it must be the name of a file/;
 is_wrong_store "memory 1m; $_;", '"' . (split / /)[0] . '"', 'shop', '"redis"'
     for 'topology cluster', 'ssl_name a', 'wait_replicas 1 1s', 'near_cache 1m', 'encryption_key_file a';
@@ -292,14 +317,15 @@ is_wrong 'a lease that is too short for Redis', [stores => 'idempotency_store ma
 is_wrong_value 'idempotency_retriable', $_, qr/status codes|classes|none/, 'UNAVAILABLE' for qw(99 600 1000 5x 6xx 0xx xx -1 abc OK unavailable "");
 is_wrong "idempotency_retriable $_", [server => "idempotency_retriable $_;"], 'invalid value "none" in "idempotency_retriable"', '"none" alone'
     for '503 none', 'none 503';
-is_wrong "idempotency_max_unsent $_", [http => "idempotency_max_unsent $_;"], 'in "idempotency_max_unsent"', 'such as 128m' for qw(0 -1 lots);
+is_wrong "idempotency_max_unsent $_", [http => "idempotency_max_unsent $_;"], 'in "idempotency_max_unsent"', 'a size above 0 with a unit of k, m or g, such as 128m' for qw(0 -1 lots 1t);
+is_right 'idempotency_max_unsent 1g', http => 'idempotency_max_unsent 1g;';
 is_wrong 'idempotency_max_unsent twice', [http => 'idempotency_max_unsent 1m; idempotency_max_unsent 1m;'], '"idempotency_max_unsent" directive is duplicate';
 is_wrong 'a limit below the largest response', [http => 'idempotency_max_unsent 1m;', server => 'idempotency main; idempotency_max_body 1025k;'],
     '"idempotency_max_unsent" is 1048576 bytes, less than an "idempotency_max_body" of 1049600 bytes: enlarge it';
 is_right 'a large response without a limit', server => 'idempotency main; idempotency_max_body 256m;';
-is_wrong_value 'idempotency_max_body', $_, qr/size/, 'such as 1m' for qw(1x -1 lots 999g "");
+is_wrong_value 'idempotency_max_body', $_, 'a size up to 256m with a unit of k, m or g, such as 1m' for qw(1x -1 lots 1g 999g 1t "");
 is_wrong_value 'idempotency_stream', $_, 'a media type such as text/event-stream' for qw(stream text/ /plain text/a/b on "" after=5s), '"text/a b"';
-is_wrong 'idempotency_stream with a wrong time', [server => 'idempotency_stream text/plain after=0;'], 'invalid value "after=0"', 'after=60s';
+is_wrong 'idempotency_stream with a wrong time', [server => 'idempotency_stream text/plain after=0;'], 'invalid value "after=0"', 'time above 0 with a unit of ms';
 is_wrong 'idempotency_stream with off and a type', [server => 'idempotency_stream text/plain off;'], 'invalid value "off"';
 is_wrong_value 'idempotency_hide_header', $_, qr/name of a header/ for '"X Secret"', 'X:Secret', '""';
 is_wrong_value 'idempotency_store_error', $_, qr/"reject" or "pass"/ for qw(ignore on "");

@@ -42,7 +42,11 @@ is steps('second', 5), 'R-R-R-R-R', 'a step for each MB';
 like steps('observed', 5), qr/^R(-R)+$/, 'also where the request does not wait for it';
 
 # nginx closes the file of the body when the response is there: it is not read any more, and nothing is logged.
-cmp_ok steps('early', 15) =~ tr/R//, '<', 15, 'the application responds before the last step';
+SKIP: {
+    # its patch upstream_pipelining: github.com/openresty/openresty/issues/802
+    skip 'OpenResty still sends a request body that it has closed, and then fails', 2 if `$nginx_binary -v 2>&1` =~ /openresty/;
+    cmp_ok steps('early', 15) =~ tr/R//, '<', 15, 'the application responds before the last step';
+}
 
 $nginx->stop;
 done_testing;

@@ -402,15 +402,18 @@ subtest 'Invalid key files' => sub {
 
     is $says->("encryption_key_file $file{$_};"), 'ok', "$_ is a valid key" for sort keys %file;
     like $says->("encryption_key_file $directory/missing.key;"), qr{"encryption_key_file" can't open "$directory/missing\.key" \(2: No such file or directory\)}, 'a missing file';
-    like $says->("encryption_key_file $directory;"), qr{"encryption_key_file" can't read "$directory"}, 'a directory';
+    like $says->("encryption_key_file $directory;"), qr{"encryption_key_file" can't use "$directory": it is not a regular file}, 'a directory';
 
-    my %bad = (empty => '', short => 'ab' x 31, long => 'ab' x 33, password => 'correct horse battery staple', hex32 => 'ab' x 16, bytes => "\xff" x 31, huge => "\xff" x 100_000);
+    my %bad = (short => 'ab' x 31, long => 'ab' x 33, password => 'correct horse battery staple', hex32 => 'ab' x 16, bytes => "\xff" x 31, huge => "\xff" x 100_000);
     for my $name (sort keys %bad) {
         my $file = file_of("$name.bad", $bad{$name});
         my $said = $says->("encryption_key_file $file{one} $file;");
         like $said, qr/invalid value "\Q$file\E" in "encryption_key_file": a key of 32 random bytes is needed.*openssl rand -hex 32/, "a file that is $name";
         unlike $said, qr/correct horse|abab/, 'the error does not contain the content of the file';
     }
+
+    my $empty = file_of('empty.key', '');
+    like $says->("encryption_key_file $empty;"), qr/"encryption_key_file" can't use "\Q$empty\E": the file is empty, and must have a key: "openssl rand -hex 32" makes one/, 'an empty file';
 
     my $again = file_of('again.key', sha256('one'));
     like $says->("encryption_key_file $file{one} $again;"), qr/invalid value "\Q$again\E" in "encryption_key_file": it is the same key as an earlier one/, 'the same key twice';

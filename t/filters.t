@@ -13,7 +13,7 @@ use IdempotencyTest::Environment qw(app);
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 
-my @modules = IdempotencyTest::Nginx->debian_modules('ngx_http_brotli_filter_module');
+my @modules = IdempotencyTest::Nginx->available_modules('ngx_http_brotli_filter_module');
 my $has_brotli = @modules > 0;
 
 my $nginx = IdempotencyTest::Nginx->new(modules => \@modules);

@@ -14,8 +14,8 @@ use IdempotencyTest::Http2;
 use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 
-my @modules = IdempotencyTest::Nginx->debian_modules(qw(ndk_http_module ngx_http_lua_module ngx_http_js_module));
-my %has = map { my $name = $_; $name => scalar grep { m{/ngx_http_${name}_module} } @modules } qw(lua js);
+my @modules = IdempotencyTest::Nginx->available_modules(qw(ndk_http_module ngx_http_lua_module ngx_http_js_module));
+my %has = map { my $name = $_; $name => scalar grep { m{\bngx_http_${name}_module} } @modules } qw(lua js);
 
 my $nginx = IdempotencyTest::Nginx->new(modules => \@modules, workers => 1);
 my $directory = $nginx->directory;

@@ -60,8 +60,8 @@ END
 }
 
 my @names = qw(ndk_http_module ngx_http_lua_module ngx_http_echo_module ngx_http_js_module);
-my @modules = IdempotencyTest::Nginx->debian_modules(@names);
-plan skip_all => 'the modules of Debian are not for this nginx' if @modules < @names;
+my @modules = IdempotencyTest::Nginx->available_modules(@names);
+plan skip_all => 'nginx is here without Lua, echo or njs' if @modules < @names;
 $nginx->set(modules => \@modules, http => 'js_path ' . $nginx->directory . ';', server => configuration())->start;
 
 my %who = (alice => ['Authorization: Basic ' . MIME::Base64::encode('alice:right', '')], nobody => []);

@@ -1,5 +1,5 @@
-# HTTP/3: requests and retries, and clients that disconnect in every way of QUIC. This nginx is newer than that of Debian 12, and has
-# sanitizers (tools/nginx-h3).
+# HTTP/3: requests and retries, and clients that disconnect in every way of QUIC. On Debian 12 with an nginx of
+# its own, which is newer and has sanitizers (tools/nginx-h3).
 
 use strict;
 use warnings;

@@ -1,5 +1,5 @@
-# Ways through nginx over HTTP/3: the locations and the rules of t/matrix_ways.t. This nginx is newer than that of Debian 12, whose Lua,
-# echo and njs it does not load, and has sanitizers (tools/nginx-h3).
+# Ways through nginx over HTTP/3: the locations and the rules of t/matrix_ways.t. On Debian 12 with an nginx of its
+# own, which is newer, does not load Debian's Lua, echo and njs, and has sanitizers (tools/nginx-h3).
 
 use strict;
 use warnings;

@@ -14,13 +14,13 @@ use IdempotencyTest::Nginx;
 use IdempotencyTest::Process qw(await);
 use IdempotencyTest::Requests qw(first_and_retry);
 
-my @modules = IdempotencyTest::Nginx->debian_modules(
+my @modules = IdempotencyTest::Nginx->available_modules(
     qw(ndk_http_module ngx_http_lua_module ngx_http_headers_more_filter_module ngx_http_echo_module ngx_http_js_module));
-my %has = map { my $name = $_; $name => scalar grep { m{/ngx_http_${name}_module} } @modules } qw(lua headers_more_filter echo js);
+my %has = map { my $name = $_; $name => scalar grep { m{\bngx_http_${name}_module} } @modules } qw(lua headers_more_filter echo js);
 
 my $space = app()->space;
 # loaded after this module: the order of `load_module` must not matter
-my $nginx = IdempotencyTest::Nginx->new(main => join("\n", map { "load_module $_;" } @modules), workers => 1, log_format => '$request_method $request_uri $status [$idempotency_status]');
+my $nginx = IdempotencyTest::Nginx->new(main => IdempotencyTest::Nginx->load(@modules), workers => 1, log_format => '$request_method $request_uri $status [$idempotency_status]');
 my $directory = $nginx->directory;
 mkdir "$directory/files" or die "mkdir: $!\n";
 my $sliced = join '', map { "line $_\n" } 1 .. 1000;

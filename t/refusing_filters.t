@@ -10,10 +10,10 @@ use Test::More;
 use IdempotencyTest::Environment qw(app);
 use IdempotencyTest::Nginx;
 
-my @modules = IdempotencyTest::Nginx->debian_modules('ndk_http_module', 'ngx_http_lua_module');
+my @modules = IdempotencyTest::Nginx->available_modules('ndk_http_module', 'ngx_http_lua_module');
 plan skip_all => 'nginx is here without Lua' if @modules < 2;
 
-my $nginx = IdempotencyTest::Nginx->new(workers => 1, main => join "\n", map { "load_module $_;" } @modules);
+my $nginx = IdempotencyTest::Nginx->new(workers => 1, main => IdempotencyTest::Nginx->load(@modules));
 my $relay = $nginx->directory . '/relay.sock';
 my $refuse = 'header_filter_by_lua_block { ngx.exit(500) } error_page 500 =';
 

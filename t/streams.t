@@ -17,8 +17,8 @@ use IdempotencyTest::Requests qw(@who await_outcome);
 
 my $app = IdempotencyTest::App->new(gateways => 1);
 my $space = $app->space;
-my @modules = IdempotencyTest::Nginx->debian_modules('ngx_http_image_filter_module');
-my $nginx = IdempotencyTest::Nginx->new(application => $app, main => join "\n", map { "load_module $_;" } @modules);
+my @modules = IdempotencyTest::Nginx->available_modules('ngx_http_image_filter_module');
+my $nginx = IdempotencyTest::Nginx->new(application => $app, main => IdempotencyTest::Nginx->load(@modules));
 my $directory = $nginx->directory;
 my $h2 = "$directory/h2.sock";
 my $fastcgi = 'fastcgi_pass ' . $app->gateway('fastcgi') . ';' . join ' ', map { "fastcgi_param $_;" }

@@ -19,6 +19,13 @@ enum class Coverage {
     scope_missing,
 };
 
+// Whether the request gets a problem response.
+inline bool is_refused(Coverage coverage)
+{
+    return coverage == Coverage::key_missing || coverage == Coverage::key_invalid
+           || coverage == Coverage::scope_missing;
+}
+
 // Every part of a scope must have a value; with `any`, one part with a value is enough.
 inline bool is_scope_empty(const Scope &scope, bool any)
 {

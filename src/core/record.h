@@ -92,6 +92,13 @@ struct RecordHead {
     Millis hold = 0;
 };
 
+// How long ago the value was written, by the store's clock.  `remaining` is what the store says is
+// left of its lifetime.
+inline Millis age_of(const RecordHead &head, Millis remaining)
+{
+    return head.lifetime > remaining ? head.lifetime - remaining : 0;
+}
+
 enum class ExtensionType : std::uint16_t {
     response = 1,   // status and header fields; always in `kept`, and only there
     holder = 2,     // host and worker that made the claim

@@ -230,6 +230,31 @@ void expect(const CoverageQuestion &q, Coverage expected)
     assert_int_equal(int(decide_coverage(q)), int(expected));
 }
 
+UNIT_TEST(coverages_with_a_problem_response_are_refused)
+{
+    for (Coverage coverage :
+         {Coverage::key_missing, Coverage::key_invalid, Coverage::scope_missing}) {
+        assert_true(is_refused(coverage));
+    }
+
+    for (Coverage coverage :
+         {Coverage::uncovered, Coverage::bypassed, Coverage::unscoped, Coverage::covered})
+    {
+        assert_false(is_refused(coverage));
+    }
+}
+
+UNIT_TEST(age_is_what_has_passed_of_the_lifetime)
+{
+    RecordHead head;
+
+    head.lifetime = 86400000;
+    assert_int_equal(age_of(head, 86400000), 0);
+    assert_int_equal(age_of(head, 86399999), 1);
+    assert_int_equal(age_of(head, 0), 86400000);
+    assert_int_equal(age_of(head, 86400001), 0);
+}
+
 UNIT_TEST(coverage_is_decided_in_the_contracts_order)
 {
     CoverageQuestion q = covered_question();

@@ -174,10 +174,11 @@ char *set_max_unsent(ngx_conf_t *cf, ngx_command_t *, void *data)
         return duplicate();
     }
 
-    ssize_t size = ngx_parse_size(&arguments(cf)[1]);
+    off_t size = parse_size(arguments(cf)[1]);
 
-    if (size == NGX_ERROR || size == 0) {
-        return reject_argument(cf, 1, "it must be a size, such as 128m");
+    if (size <= 0) {
+        return reject_argument(cf, 1,
+                               "it must be a size above 0 with a unit of k, m or g, such as 128m");
     }
 
     main->max_unsent = static_cast<size_t>(size);

@@ -56,6 +56,14 @@ bool add_scope_part(ScopeSource &scope, ngx_http_complex_value_t *part)
     return true;
 }
 
+off_t parse_size(const ngx_str_t &text)
+{
+    ngx_str_t copy = text;
+    off_t size = text.len > 0 ? ngx_parse_offset(&copy) : NGX_ERROR;
+
+    return static_cast<std::uint64_t>(size) <= NGX_MAX_SIZE_T_VALUE ? size : NGX_ERROR;
+}
+
 ngx_int_t parse_time(ngx_str_t *text)
 {
     ngx_int_t time = ngx_parse_time(text, 0);

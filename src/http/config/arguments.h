@@ -76,6 +76,10 @@ ScopeSource *create_scope(ngx_pool_t *pool);
 // Appends a part.  False if `part` is null or there is no memory.
 bool add_scope_part(ScopeSource &scope, ngx_http_complex_value_t *part);
 
+// A size in bytes, also with a unit of k, m or g; NGX_ERROR if the text is no such size, or if it is
+// too large for an address.
+off_t parse_size(const ngx_str_t &text);
+
 // Which times parse_time accepts, for error messages.
 constexpr char kValidTime[] =
     "it must be a time above 0 with a unit of ms, s, m, h, d or w, such as 500ms, 30s, 24h or 7d";

@@ -278,11 +278,12 @@ char *set_max_body(ngx_conf_t *cf, ngx_command_t *, void *data)
         return duplicate();
     }
 
-    ssize_t size = ngx_parse_size(&arguments(cf)[1]);
+    off_t size = parse_size(arguments(cf)[1]);
 
     // a record has the length of the body in 32 bits, and Redis accepts values up to 512 MB
     if (size == NGX_ERROR || size > 256 * 1024 * 1024) {
-        return reject_argument(cf, 1, "it must be a size up to 256m, such as 1m");
+        return reject_argument(cf, 1,
+                               "it must be a size up to 256m with a unit of k, m or g, such as 1m");
     }
 
     conf->max_body = static_cast<size_t>(size);
@@ -316,7 +317,7 @@ char *set_stream(ngx_conf_t *cf, ngx_command_t *, void *data)
         ngx_int_t time = parse_time(&text);
 
         if (time == NGX_ERROR) {
-            return reject_argument(cf, last, "the time must be above 0, as in after=60s");
+            return reject_argument(cf, last, kValidTime);
         }
 
         conf->stream_after = static_cast<ngx_msec_t>(time);

@@ -106,14 +106,36 @@ bool read_urls(ngx_conf_t *cf, StoreOptions &given, RedisOptions &options, Commo
     return true;
 }
 
-bool reject_duplicate(ngx_conf_t *cf, const StoreOptions &given, const char *directive)
+// `what`: what the URL and the directive, or parameter, both have.
+bool reject_duplicate(ngx_conf_t *cf, const StoreOptions &given, const char *what,
+                      const char *directive)
 {
-    ngx_conf_log_error(
-        NGX_LOG_EMERG, cf, 0,
-        "\"%s\" of store \"%V\" is duplicate: set it in the URL or in the directive, "
-        "not in both",
-        directive, &given.name);
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "store \"%V\" has a %s in the URL of \"redis\" and in \"%s\": remove it "
+                       "from the URL, or remove \"%s\"",
+                       &given.name, what, directive, directive);
     return false;
+}
+
+bool apply_sentinel_credentials(ngx_conf_t *cf, const StoreOptions &given,
+                                const CommonUrlParts &common, RedisOptions &options)
+{
+    if (given.sentinel_user.len > 0 && !common.user.empty()) {
+        return reject_duplicate(cf, given, "user of the sentinels", "sentinel_user");
+    }
+
+    if (given.sentinel_password.len > 0 && !common.password.empty()) {
+        return reject_duplicate(cf, given, "password of the sentinels", "sentinel_password_file");
+    }
+
+    options.sentinel_user = given.sentinel_user.len > 0 ? given.sentinel_user : to_ngx(common.user);
+    options.sentinel_password =
+        given.sentinel_password.len > 0 ? given.sentinel_password : to_ngx(common.password);
+
+    return options.sentinel_user.len == 0 || options.sentinel_password.len > 0
+           || reject(cf, given,
+                     "the user of the sentinels has no password: set it with "
+                     "\"sentinel_password_file\" in \"topology\", or in the URLs of \"redis\"");
 }
 
 // With sentinels, the URL and the parameters of `topology` have the credentials of the sentinels,
@@ -121,55 +143,44 @@ bool reject_duplicate(ngx_conf_t *cf, const StoreOptions &given, const char *dir
 bool apply_credentials(ngx_conf_t *cf, const StoreOptions &given, const CommonUrlParts &common,
                        RedisOptions &options)
 {
+    options.user = given.user;
+    options.password = given.password;
+
     if (options.topology == RedisTopology::sentinel) {
-        if (given.sentinel_user.len > 0 && !common.user.empty()) {
-            return reject_duplicate(cf, given, "sentinel_user");
-        }
-
-        if (given.sentinel_password.len > 0 && !common.password.empty()) {
-            return reject_duplicate(cf, given, "sentinel_password_file");
-        }
-
-        options.sentinel_user =
-            given.sentinel_user.len > 0 ? given.sentinel_user : to_ngx(common.user);
-        options.sentinel_password =
-            given.sentinel_password.len > 0 ? given.sentinel_password : to_ngx(common.password);
-        options.user = given.user;
-        options.password = given.password;
-
-        if (options.sentinel_user.len > 0 && options.sentinel_password.len == 0) {
-            return reject(cf, given,
-                          "\"sentinel_user\" has no password: set it with "
-                          "\"sentinel_password_file\" or in the URLs");
-        }
-
-    } else if (given.user.len > 0 && !common.user.empty()) {
-        return reject_duplicate(cf, given, "user");
-
-    } else if (given.password.len > 0 && !common.password.empty()) {
-        return reject_duplicate(cf, given, "password");
-
-    } else {
-        options.user = given.user.len > 0 ? given.user : to_ngx(common.user);
-        options.password = given.password.len > 0 ? given.password : to_ngx(common.password);
+        return apply_sentinel_credentials(cf, given, common, options)
+               && (options.user.len == 0 || options.password.len > 0
+                   || reject(cf, given,
+                             "the user of the master has no password: set it with \"password\" or "
+                             "\"password_file\""));
     }
 
-    if (options.user.len > 0 && options.password.len == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"user\" of store \"%V\" has no password: set it with \"password\", "
-                           "\"password_file\" or in the URL",
-                           &given.name);
-        return false;
+    if (given.user.len > 0 && !common.user.empty()) {
+        return reject_duplicate(cf, given, "user", "user");
     }
 
-    return true;
+    if (given.password.len > 0 && !common.password.empty()) {
+        return reject_duplicate(cf, given, "password", given.password_directive);
+    }
+
+    if (!common.user.empty()) {
+        options.user = to_ngx(common.user);
+    }
+
+    if (!common.password.empty()) {
+        options.password = to_ngx(common.password);
+    }
+
+    return options.user.len == 0 || options.password.len > 0
+           || reject(cf, given,
+                     "the user has no password: set it with \"password\" or \"password_file\", or "
+                     "in the URL of \"redis\"");
 }
 
 bool apply_database(ngx_conf_t *cf, const StoreOptions &given, const CommonUrlParts &common,
                     RedisOptions &options)
 {
     if (given.database >= 0 && common.has_database) {
-        return reject_duplicate(cf, given, "database");
+        return reject_duplicate(cf, given, "database", "database");
     }
 
     options.database =
@@ -194,10 +205,14 @@ bool apply_tls(ngx_conf_t *cf, const StoreOptions &given, const CommonUrlParts &
             return true;
         }
 
-        ngx_conf_log_error(
-            NGX_LOG_EMERG, cf, 0,
-            "\"%s\" in store \"%V\" is only valid with TLS: use a URL \"rediss://...\"",
-            given.tls_only, &given.name);
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           options.topology == RedisTopology::sentinel
+                               ? "\"%s\" in store \"%V\" is only valid with TLS: use URLs "
+                                 "\"rediss://...\", or \"master_ssl=on\" in \"topology\" for TLS "
+                                 "to the master alone"
+                               : "\"%s\" in store \"%V\" is only valid with TLS: use a URL "
+                                 "\"rediss://...\"",
+                           given.tls_only, &given.name);
         return false;
     }
 

@@ -4,7 +4,7 @@
 
 #include "core/key_file.h"
 #include "core/key_ring.h"
-#include "http/config/arguments.h"
+#include "http/config/secret_file.h"
 #include "http/config/store_options.h"
 #include "nginx/log_limit.h"
 #include "nginx/secret_memory.h"
@@ -55,46 +55,22 @@ Sealing *create(ngx_pool_t *pool, const ngx_str_t &name, Store &inner)
     return static_cast<Sealing *>(cleanup->data);
 }
 
+const ngx_str_t kDirective = ngx_string("encryption_key_file");
+
 bool reject_key_file(ngx_conf_t *cf, const ngx_str_t &file, const char *expected)
 {
-    static ngx_str_t directive = ngx_string("encryption_key_file");
-
-    (void) reject_value(cf, &directive, &file, expected);
+    (void) reject_value(cf, &kDirective, &file, expected);
     return false;
-}
-
-bool read_file(ngx_conf_t *cf, const ngx_str_t &name, u_char *buffer, size_t size, size_t &length)
-{
-    ngx_fd_t fd = ngx_open_file(name.data, NGX_FILE_RDONLY, NGX_FILE_OPEN, 0);
-
-    if (fd == NGX_INVALID_FILE) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,
-                           "\"encryption_key_file\" can't open \"%V\"", &name);
-        return false;
-    }
-
-    ssize_t n = ngx_read_fd(fd, buffer, size);
-    ngx_err_t error = ngx_errno;
-
-    (void) ngx_close_file(fd);
-
-    if (n < 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, error, "\"encryption_key_file\" can't read \"%V\"",
-                           &name);
-        return false;
-    }
-
-    length = static_cast<size_t>(n);
-    return true;
 }
 
 // False if the file can't be read or has no valid key; the error is logged.
 bool read_key(ngx_conf_t *cf, const ngx_str_t &file, Secret &secret)
 {
     u_char buffer[256];  // larger than any valid key file
-    size_t length = 0;
+    size_t length = read_secret_file(cf, kDirective, file, buffer, sizeof(buffer),
+                                     "a key: \"openssl rand -hex 32\" makes one");
 
-    if (!read_file(cf, file, buffer, sizeof(buffer), length)) {
+    if (length == 0) {
         return false;
     }
 
@@ -127,8 +103,8 @@ bool add_key(ngx_conf_t *cf, KeyRing &keys, const ngx_str_t &file)
         break;
     }
 
-    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "\"encryption_key_file\" can't use \"%V\": OpenSSL failed", &file);
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"%V\" can't use \"%V\": OpenSSL failed", &kDirective,
+                       &file);
     return false;
 }
 

@@ -19,6 +19,7 @@ struct StoreOptions {
     ngx_str_t master;  // its name in the configuration of the sentinels
     ngx_str_t user;
     ngx_str_t password;
+    const char *password_directive;  // that has given `password`, or null
     ngx_str_t sentinel_user;
     ngx_str_t sentinel_password;
     ngx_flag_t master_ssl;  // NGX_CONF_UNSET: the same as for the sentinels

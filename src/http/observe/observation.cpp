@@ -318,11 +318,8 @@ void Observation::publish(Status status)
     context_->status = status;
 
     if (status == Status::replayed) {
-        const RecordHead &head = kept_.head;
-        Millis remaining = call_.reply.remaining;
-
-        context_->since = head.since;
-        context_->age = head.lifetime > remaining ? head.lifetime - remaining : 0;
+        context_->since = kept_.head.since;
+        context_->age = age_of(kept_.head, call_.reply.remaining);
     }
 }
 

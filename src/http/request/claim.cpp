@@ -221,8 +221,7 @@ ngx_int_t handle_found_record(Context &context, const Reply &reply)
     }
 
     context.since = record.head.since;
-    context.age =
-        record.head.lifetime > reply.remaining ? record.head.lifetime - reply.remaining : 0;
+    context.age = age_of(record.head, reply.remaining);
     return replay(context, record);
 }
 

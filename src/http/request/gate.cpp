@@ -182,10 +182,10 @@ ngx_int_t check_coverage(ngx_http_request_t *r, LocationConfig *conf)
         return start_covered_request(r, conf, examination.scope, examination.key.value);
     }
 
-    UncoveredAnswer answer = uncovered_answer(examination.coverage);
+    Status status = status_of(examination.coverage);
 
-    return answer.is_refused ? refuse_uncovered(r, conf, answer.status)
-                             : pass_uncovered(r, conf, answer.status);
+    return is_refused(examination.coverage) ? refuse_uncovered(r, conf, status)
+                                            : pass_uncovered(r, conf, status);
 }
 
 // `try_files` may redirect the request to another location, and the access checks of
@@ -307,24 +307,24 @@ bool examine(ngx_http_request_t *r, const LocationConfig &conf, Examination &exa
     return true;
 }
 
-UncoveredAnswer uncovered_answer(Coverage coverage)
+Status status_of(Coverage coverage)
 {
     switch (coverage) {
     case Coverage::unscoped:
-        return {Status::unscoped, false};
-    case Coverage::key_missing:
-        return {Status::missing, true};
     case Coverage::scope_missing:
-        return {Status::unscoped, true};
+        return Status::unscoped;
+    case Coverage::key_missing:
+        return Status::missing;
     case Coverage::key_invalid:
-        return {Status::invalid, true};
+        return Status::invalid;
+    case Coverage::bypassed:
+        return Status::bypass;
     case Coverage::uncovered:
     case Coverage::covered:
-    case Coverage::bypassed:
         break;
     }
 
-    return {Status::bypass, false};
+    return Status::none;
 }
 
 ngx_int_t on_request(ngx_http_request_t *r)

@@ -31,14 +31,8 @@ struct Examination {
 // value can't be evaluated or there is no memory.
 bool examine(ngx_http_request_t *r, const LocationConfig &conf, Examination &examination);
 
-// What becomes of a request that is examined and not covered.
-struct UncoveredAnswer {
-    Status status;
-    bool is_refused;
-};
-
-// Of `bypassed`, `unscoped` and the coverages with a problem response.
-UncoveredAnswer uncovered_answer(Coverage coverage);
+// `$idempotency_status` of a request that is not covered.
+Status status_of(Coverage coverage);
 
 // Both are nginx's ngx_http_handler_pt for the PRECONTENT phase.  nginx also calls
 // them when a request resumes that has waited for its body or for the store.

@@ -68,13 +68,11 @@ void observe_covered(Context &context, const Examination &examination)
 
 void observe_uncovered(Context &context, Coverage coverage)
 {
-    UncoveredAnswer answer = uncovered_answer(coverage);
+    context.status = status_of(coverage);
+    observe_status(*context.conf, context.status);
 
-    context.status = answer.status;
-    observe_status(*context.conf, answer.status);
-
-    if (answer.is_refused) {
-        context.problem_code = observe_refusal(*context.conf, answer.status, nullptr,
+    if (is_refused(coverage)) {
+        context.problem_code = observe_refusal(*context.conf, context.status, nullptr,
                                                context.request->connection->log);
     }
 }

@@ -1,8 +1,8 @@
 package IdempotencyTest::Http3;
 
-# A client of HTTP/3, h3.py, and what an nginx needs to speak it. That nginx, the module for it and the client's
-# library are in a directory that tools/nginx-h3 prints: IDEMPOTENCY_TEST_H3 names it, or it is built. Load this
-# before any module that needs to know which nginx is tested.
+# A client of HTTP/3, h3.py, and an nginx that has HTTP/3: the one in the directory IDEMPOTENCY_TEST_H3, which has what tools/nginx-h3
+# prints; else the nginx that is tested, if it was built with --with-http_v3_module; else tools/nginx-h3 builds one. Load this before any
+# module that needs to know which nginx is tested.
 
 use strict;
 use warnings;
@@ -16,15 +16,22 @@ use parent 'IdempotencyTest::StreamClient';
 my $home;
 
 BEGIN {
-    $home = $ENV{IDEMPOTENCY_TEST_H3} // qx{"@{[dirname(__FILE__)]}/../../../tools/nginx-h3"} // '';
-    chomp $home;
-    die "there is no nginx with HTTP/3 in '$home': run tools/nginx-h3\n" if !-x "$home/nginx";
+    my $tool = dirname(__FILE__) . '/../../../tools/nginx-h3';
+    my $tested = $ENV{TEST_NGINX_BINARY} || 'nginx';
+    my $is_tested = !defined $ENV{IDEMPOTENCY_TEST_H3} && `$tested -V 2>&1` =~ /--with-http_v3_module/;
 
-    $ENV{TEST_NGINX_BINARY} = "$home/nginx";
-    $ENV{IDEMPOTENCY_MODULE} = "$home/ngx_http_idempotency_module.so";
-    # nginx and each of its modules have a table of this name of their own
-    $ENV{ASAN_OPTIONS} //= 'detect_odr_violation=0';
-    $ENV{LSAN_OPTIONS} //= 'suppressions=' . File::Spec->rel2abs(dirname(__FILE__) . '/../leaks.supp') . ':print_suppressions=0';
+    $home = $is_tested ? qx{"$tool" --client} : $ENV{IDEMPOTENCY_TEST_H3} // qx{"$tool"};
+    chomp $home;
+    die "there is no client of HTTP/3 in '$home': run tools/nginx-h3\n" if !-d "$home/python";
+
+    if (!$is_tested) {
+        die "there is no nginx with HTTP/3 in '$home': run tools/nginx-h3\n" if !-x "$home/nginx";
+        $ENV{TEST_NGINX_BINARY} = "$home/nginx";
+        $ENV{IDEMPOTENCY_MODULE} = "$home/ngx_http_idempotency_module.so";
+        # nginx and each of its modules have a table of this name of their own
+        $ENV{ASAN_OPTIONS} //= 'detect_odr_violation=0';
+        $ENV{LSAN_OPTIONS} //= 'suppressions=' . File::Spec->rel2abs(dirname(__FILE__) . '/../leaks.supp') . ':print_suppressions=0';
+    }
 }
 
 # Directives for a server; its port is kept over reloads.

@@ -16,7 +16,7 @@ use IdempotencyTest::Process qw(await temporary_directory);
 
 # Parts of the configuration: `main`, `http`, `server`, `workers`, `log_level`; or the whole of it as `configuration`. The store `main`
 # is of the kind that the run uses: `prefix`, `redis`, `memory`, `short_leases` and `store` are for store_directives, or `stores` replaces it.
-# `application` replaces the shared one. `modules` are files that are loaded before the module; `without_module` leaves the module out.
+# `application` replaces the shared one. `modules` are loaded before the module (see available_modules); `without_module` leaves the module out.
 sub new {
     my ($class, %options) = @_;
     my $self = bless {
@@ -72,18 +72,34 @@ sub test_configuration {
     return $process->{status}, slurp($output);
 }
 
-# Those of Debian's dynamic modules that are installed and that this nginx loads; each may need the ones before it. They load into
-# the sanitized nginx too, which has the same signature, though they themselves are built without sanitizers.
-sub debian_modules {
+# Which of these modules this nginx has, for `modules` and load(). Of one that it was built with, as Lua in OpenResty, the name. Else the
+# file of Debian's, if it is installed and this nginx loads it; each may need the ones before it. They load into the sanitized nginx too,
+# which has the same signature, though they themselves are built without sanitizers.
+sub available_modules {
     my ($class, @names) = @_;
-    my @files;
+    my ($binary) = grep { -f } map { $_ . nginx_binary() } '', map { "$_/" } split /:/, $ENV{PATH};
+    my $content = slurp($binary);
+    my @modules;
 
-    for my $file (grep { -e } map { "/usr/lib/nginx/modules/$_.so" } @names) {
-        my ($status) = $class->new(stores => '', without_module => 1, modules => [@files, $file])->test_configuration;
-        push @files, $file if $status == 0;
+    for my $name (@names) {
+        # a zero byte on both sides: nginx's table of the names of its modules
+        if ($content =~ /\0$name\0/) {
+            push @modules, $name;
+            next;
+        }
+        my $file = "/usr/lib/nginx/modules/$name.so";
+        next if !-e $file;
+        my ($status) = $class->new(stores => '', without_module => 1, modules => [@modules, $file])->test_configuration;
+        push @modules, $file if $status == 0;
     }
 
-    return @files;
+    return @modules;
+}
+
+# The directives that load these modules.
+sub load {
+    my ($class, @modules) = @_;
+    return join ' ', map { "load_module $_;" } grep { m{/} } @modules;
 }
 
 sub socket { "$_[0]{directory}/http.sock" }
@@ -107,7 +123,7 @@ sub configure {
     return $self->write_file('nginx.conf', $self->{configuration}) if defined $self->{configuration};
 
     my $directory = $self->{directory};
-    my $load = join ' ', map { "load_module $_;" } @{$self->{modules} || []}, $self->{without_module} ? () : module();
+    my $load = $self->load(@{$self->{modules} || []}, $self->{without_module} ? () : module());
     my $user = $> == 0 ? 'user root;' : '';
     my $main = $self->{main} // '';
     my $http = $self->{http} // '';

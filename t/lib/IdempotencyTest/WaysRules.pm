@@ -28,11 +28,11 @@ sub check_ways {
     my (%test) = @_;
     my ($many, $seed) = split ' ', $ENV{IDEMPOTENCY_TEST_WAYS} // '';
     my $app = IdempotencyTest::App->new(gateways => 1);
-    my @modules = IdempotencyTest::Nginx->debian_modules(qw(ndk_http_module ngx_http_lua_module ngx_http_echo_module ngx_http_js_module));
+    my @modules = IdempotencyTest::Nginx->available_modules(qw(ndk_http_module ngx_http_lua_module ngx_http_echo_module ngx_http_js_module));
     my $nginx = IdempotencyTest::Nginx->new(application => $app, modules => \@modules, workers => 1, memory => '256m',
         store_mode() eq 'redis' ? (store => 'connect_timeout 10s; timeout 10s;') : ());
     my $files = ways_files($nginx);
-    my %has = map { m{/ngx_http_(\w+)_module} ? ($1 => 1) : () } @modules;
+    my %has = map { m{\bngx_http_(\w+)_module} ? ($1 => 1) : () } @modules;
     my @cases = ways_cases(app => $app, files => $files, has => \%has, many => $many, seed => $seed, few => $test{few});
     my %options = (cases => \@cases, files => $files, has => \%has, dead => dead_port(), listen => $test{listen}->($nginx));
     my @protocols = @{$test{protocols}};
