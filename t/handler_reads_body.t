@@ -12,7 +12,7 @@ use IdempotencyTest::Requests qw(@who);
 use IdempotencyTest::StreamClient;
 
 my @names = qw(ndk_http_module ngx_http_lua_module ngx_http_js_module);
-my @modules = IdempotencyTest::Nginx->debian_modules(@names);
+my @modules = IdempotencyTest::Nginx->available_modules(@names);
 plan skip_all => 'nginx is here without Lua or njs' if @modules < @names;
 
 my $nginx = IdempotencyTest::Nginx->new(workers => 1, modules => \@modules);
