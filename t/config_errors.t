@@ -127,13 +127,19 @@ is_wrong_store "$_ 1m;", "\"$_\"", 'shop' for qw(memmory size);
 is_wrong_store 'memory 1m; memory 2m;', '"memory"', 'duplicate', 'shop';
 is_wrong_store 'redis redis://a; redis redis://b;', '"redis"', 'duplicate', 'shop';
 is_wrong_store 'redis redis://127.0.0.1; timeout 1s; timeout 2s;', '"timeout"', 'duplicate', 'shop';
-is_wrong_store "memory$_;", '"memory"', qr/number of arguments/ for '', ' 1m 2m';
+is_wrong_store "memory$_;", qr/number of arguments in "memory" of store "shop": it must be "memory SIZE"/ for '', ' 1m 2m';
+is_wrong_store "redis redis://127.0.0.1; $_->[0];", qr/number of arguments in "\w+" of store "shop": it must be "\Q$_->[1]\E"/
+    for ['wait_replicas 1 2 3', 'wait_replicas N TIME | off'], ['near_cache off 1m', 'near_cache SIZE | off'], ['database', 'database N'], ['password a b', 'password TEXT'],
+        ['topology', 'topology standalone | cluster | sentinel MASTER [master_ssl=on|off] [sentinel_user=NAME] [sentinel_password_file=FILE]'];
 is_wrong_store "memory $_;", '"memory"', $_, qr/at least 256k with a unit of k, m or g, such as 64m/ for qw(1x 1mm m -1m 0 1k 1t lots 99999999999999999999 99999999999999g);
 is_wrong_store "memory 1m; $_;", (split / /)[0], 'redis', 'shop' for 'timeout 1s', 'connections 2', 'prefix p', 'user u', 'password p', 'database 1', 'connect_timeout 1s';
 
 is_wrong_store "redis $_;", '"redis"', qr/URL|host|port|database|path|scheme|redis:\/\//
     for qw(127.0.0.1:6379 http://127.0.0.1 redis:// redis:/127.0.0.1 redis://:6379 redis://127.0.0.1:0 redis://127.0.0.1:65536 redis://127.0.0.1:port
         redis://127.0.0.1/db redis://127.0.0.1/-1 redis://[::1 unix: unix:relative unix:/run/redis.sock?db=x unix:/run/redis.sock?x=1 unix:/run/redis.sock:2 unix:/run/redis.sock:), '""';
+is_wrong_store 'redis redis://127.0.0.1,127.0.0.2;', 'several URLs are separated by spaces, not by commas';
+is_wrong_store 'redis redis://127.0.0.1, redis://127.0.0.2; topology cluster;', 'several URLs are separated by spaces, not by commas';
+is_wrong_store "redis redis://$_;", 'only ":port" may follow the host; an IPv6 address must be in brackets' for '::1', '127.0.0.1:6379:1';
 is_wrong_store 'redis;', '"redis"', 'shop', qr/number of arguments|URL/;
 is_wrong 'a name that does not exist', [http => no_resolver, stores => 'idempotency_store shop { redis redis://nowhere.invalid; }'], 'nowhere.invalid';
 is_wrong_store 'redis redis://user:opensesame@127.0.0.1:bad;', '"redis"';
@@ -212,10 +218,11 @@ is_wrong_store "@tls ssl_$_ \"\";", "\"ssl_$_\"", qr/it must be/ for qw(name cer
 is_wrong_store "@tls ssl_$_ a;", 'ssl_certificate', 'ssl_certificate_key', qr/together/ for qw(certificate certificate_key);
 
 # limits
-is_wrong_store "@redis wait_replicas $_;", '"wait_replicas"', qr/number of replicas and a time/ for 1, 'on';
+is_wrong_store "@redis wait_replicas $_;", '"wait_replicas"', qr/number of replicas and a time, such as "1 100ms", or "off"/ for 1, 'on';
+is_wrong_store "@redis wait_replicas off 1s;", 'invalid value "1s" in "wait_replicas": "off" must be the only parameter';
 is_wrong_store "@redis wait_replicas $_ 100ms;", '"wait_replicas"', $_, qr/number from 1/ for qw(0 -1 all 1000);
 is_wrong_store "@redis wait_replicas 1 $_;", '"wait_replicas"', $_, qr/time above 0/ for qw(0 soon);
-is_wrong_store "@redis near_cache $_;", '"near_cache"', $_, qr/at least 256k with a unit of k, m or g, such as 64m/ for qw(on 1k m 1t);
+is_wrong_store "@redis near_cache $_;", '"near_cache"', $_, qr/at least 256k with a unit of k, m or g, such as 64m, or "off"/ for qw(on 1k m 1t);
 is_wrong_store "@redis encryption_key_file \"\";", '"encryption_key_file"', qr/it must be the name of a file/;
 is_wrong_store "memory 1m; $_;", '"' . (split / /)[0] . '"', 'shop', '"redis"'
     for 'topology cluster', 'ssl_name a', 'wait_replicas 1 1s', 'near_cache 1m', 'encryption_key_file a';
@@ -227,7 +234,7 @@ is_wrong 'idempotency with an unknown word', [server => 'idempotency main requir
 is_wrong 'idempotency off required', [server => 'idempotency off required;'], '"idempotency"', 'required', '"off"';
 is_wrong 'idempotency off observe', [server => 'idempotency off observe;'], '"idempotency"', 'observe', '"off"';
 is_wrong 'idempotency with a third word', [server => 'idempotency main observe x;'], '"idempotency"', 'x', '"required" or "observe"';
-is_wrong "idempotency with '$_' twice", [server => "idempotency main $_ $_;"], '"idempotency"', $_, 'given twice' for qw(required observe);
+is_wrong "idempotency with '$_' twice", [server => "idempotency main $_ $_;"], '"idempotency"', $_, 'given twice: remove one of them' for qw(required observe);
 is_wrong 'idempotency with four words', [server => 'idempotency main required observe x;'], '"idempotency"', 'number of arguments';
 is_wrong_value 'idempotency_key', $_, 'value with a variable, such as $http_idempotency_key' for '""', 'http_idempotency_key', '"a key"', 'off';
 is_wrong 'a variable that nobody knows', [server => 'location / { idempotency main; idempotency_key $nobody_knows; }'], qr/unknown "nobody_knows" variable/;
@@ -237,6 +244,7 @@ for my $method (qw(HEAD CONNECT TRACE)) {
     like $output, qr/\[warn\] "$method" in "idempotency_methods" has no effect/, 'but a warning tells that it is never covered';
 }
 is_wrong_value 'idempotency_methods', $_, qr/method/, 'such as POST' for qw(post Post ""), '"PO ST"';
+is_wrong_value 'idempotency_methods', 'POST,PUT', 'several methods are separated by spaces';
 is_wrong 'an unknown method among others', [server => 'idempotency_methods POST post;'], 'invalid value "post" in "idempotency_methods"';
 is_wrong_value 'idempotency_methods', $_, 'not a method', '"POST PUT PATCH DELETE"' for qw(ALL ANY * all any All);
 is_wrong 'all methods among others', [server => 'idempotency_methods POST ANY;'], 'invalid value "ANY" in "idempotency_methods"';
@@ -278,13 +286,14 @@ is_wrong_fingerprint "\$request_uri $_", $_, 'this version does not support', '"
 is_wrong_fingerprint "\$request_uri $_", 'except=/a', 'this version does not support "except"' for 'except=/a', 'body=on except=/a', 'except=/a except=/b';
 is_wrong_fingerprint '$request_uri body=json except=/a', 'body=json', 'this version does not support';
 is_wrong_fingerprint $_, (split / /)[0], '"$request_method $host$request_uri" must stand before it' for 'body=on', 'body=off', 'body=off $request_uri', 'except=/a';
-is_wrong_fingerprint "\$request_uri $_", (split / /)[1], '"body" must be given once' for 'body=on body=off', 'body=off body=off';
+is_wrong_fingerprint "\$request_uri $_", (split / /)[1], 'it is given twice: remove one of them' for 'body=on body=off', 'body=off body=off';
 is_wrong 'idempotency_fingerprint without a value', [server => 'idempotency_fingerprint;'], '"idempotency_fingerprint"', 'number of arguments';
 is_wrong 'idempotency_scope without a value', [server => 'idempotency_scope;'], '"idempotency_scope"', 'number of arguments';
 is_wrong_value "idempotency_$_->[0]", $_->[1], qr/time above 0/ for map { my $d = $_; map { [$d, $_] } qw(0 0s 0ms -1s 1x soon "") } qw(ttl lease keepalive_idle);
 is_wrong "idempotency_ttl 1h $_->[0]", [server => "idempotency_ttl 1h $_->[0];"], "invalid value \"" . ($_->[0] =~ s/.* //r) . '" in "idempotency_ttl"', $_->[1]
     for ['5m', 'CODE=TIME'], ['404', 'CODE=TIME'], ['6xx=1h', 'status code from 200'], ['600=1h', 'status code from 200'], ['=1h', 'status code from 200'],
-        ['404=', 'time above 0'], ['404=0', 'time above 0'], ['5xx=1y', 'ms, s, m, h, d or w'], ['5xx=5min', 'ms, s, m, h, d or w'], ['404=1h 404=2h', 'given once'];
+        ['404=', 'after "=" it must be a time above 0'], ['404=0', 'after "=" it must be a time above 0'], ['5xx=1y', 'ms, s, m, h, d or w'], ['5xx=5min', 'ms, s, m, h, d or w'], ['404=1h 404=2h', 'this CODE is given twice: remove one of them'];
+is_wrong_value 'idempotency_ttl', '404=1h', 'a TIME for all other codes must stand before it, as in "24h 404=1h"';
 is_wrong_value 'idempotency_ttl', '24hours', 'a unit of ms, s, m, h, d or w';
 
 # A directive with several arguments: the wrong one.
@@ -303,7 +312,7 @@ is_wrong_argument 'idempotency_answer', @$_ for
     (map { ["idempotency_key_reused $_", $_, 'from 400 to 599'] } qw(399 600 200 -1 conflict 4xx)),
     (map { ["idempotency_key_reused 409 $_", $_, 'code=NAME'] } 'conflict', 'code=', 'code=a/b', 'code=' . 'x' x 65);
 is_wrong 'idempotency_answer twice for one code', [server => 'idempotency_answer store_unavailable 500; idempotency_answer store_unavailable 503;'],
-    'invalid value "store_unavailable" in "idempotency_answer"', 'given once';
+    'invalid value "store_unavailable" in "idempotency_answer"', 'this code is given twice: remove one of them';
 is_wrong_value 'idempotency_replayed_header', $_, 'a header that no response has otherwise' for qw(Content-Length transfer-encoding Connection Set-Cookie X-Accel-Idempotency X-Accel-Redirect Content-Type);
 is_wrong_value 'idempotency_conflict', $_, qr/"reject" or "wait TIME"/ for qw(hold wait "");
 is_wrong "idempotency_conflict wait $_", [server => "idempotency_conflict wait $_;"], "invalid value \"$_\" in \"idempotency_conflict\"", 'time above 0'
@@ -324,13 +333,13 @@ is_wrong 'a limit below the largest response', [http => 'idempotency_max_unsent 
     '"idempotency_max_unsent" is 1048576 bytes, less than an "idempotency_max_body" of 1049600 bytes: enlarge it';
 is_right 'a large response without a limit', server => 'idempotency main; idempotency_max_body 256m;';
 is_wrong_value 'idempotency_max_body', $_, 'a size up to 256m with a unit of k, m or g, such as 1m' for qw(1x -1 lots 1g 999g 1t "");
-is_wrong_value 'idempotency_stream', $_, 'a media type such as text/event-stream' for qw(stream text/ /plain text/a/b on "" after=5s), '"text/a b"';
-is_wrong 'idempotency_stream with a wrong time', [server => 'idempotency_stream text/plain after=0;'], 'invalid value "after=0"', 'time above 0 with a unit of ms';
+is_wrong_value 'idempotency_stream', $_, 'a media type such as text/event-stream, without "*"' for qw(* text/* stream text/ /plain text/a/b on "" after=5s), '"text/a b"';
+is_wrong 'idempotency_stream with a wrong time', [server => 'idempotency_stream text/plain after=0;'], 'invalid value "after=0"', 'after "=" it must be a time above 0 with a unit of ms';
 is_wrong 'idempotency_stream with off and a type', [server => 'idempotency_stream text/plain off;'], 'invalid value "off"';
 is_wrong_value 'idempotency_hide_header', $_, qr/name of a header/ for '"X Secret"', 'X:Secret', '""';
 is_wrong_value 'idempotency_store_error', $_, qr/"reject" or "pass"/ for qw(ignore on "");
-is_wrong_value 'idempotency_replayed_header', $_, qr/name of a header/, '"off"' for '"X Replayed"', 'X:Replayed', '""';
-is_wrong_value 'idempotency_status', $_, '"json", "prometheus" or "html"' for qw(xml JSON "");
+is_wrong_value 'idempotency_replayed_header', $_, qr/name of a header/, '"off"' for '"X Replayed"', 'X:Replayed', 'on', '""';
+is_wrong_value 'idempotency_status', $_, 'it must be "json", "prometheus" or "html"' for qw(xml JSON "");
 is_wrong_value 'idempotency_problem_base', $_, qr/URI/ for '"https://a b/"', '"<x>"', '""';
 
 is_wrong_value 'idempotency_problem_base', $_, 'a URI with its scheme' for qw(nope example.com/problems :x 1a:b https: problems/a:b);
@@ -382,6 +391,8 @@ for my $twice ('idempotency_status; idempotency_status', 'idempotency_status; id
     is_wrong "'$twice'", [server => "location / { $twice; }"], '"idempotency_status"', 'is duplicate';
 }
 
+is_wrong "'$_'", [server => "location / { $_ }"], '"idempotency_status" and "idempotency_admin" are in one location: each must have a location of its own'
+    for 'idempotency_status; idempotency_admin; deny all;', 'idempotency_admin; idempotency_status; deny all;';
 is_wrong "'idempotency_status' in $_->[0]", [$_->[1] => "$_->[2];"], '"idempotency_status"', 'is not allowed here'
     for ['main', main => 'idempotency_status'], ['http', http => 'idempotency_status'], ['a server', server => 'idempotency_status json'],
         ['an if', server => 'location / { if ($arg_x) { idempotency_status; } }'];

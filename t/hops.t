@@ -53,6 +53,8 @@ sub configuration {
         location /accel { proxy_pass http://app; }
         location /denied { internal; deny all; }
         location = /returned { return 202 "returned\\n"; }
+        location /asked/ { echo_exec /found\$uri; }
+        location /found/ { if (\$http_x_other) { rewrite ^ /app.php last; } proxy_pass http://app; }
         location /long { echo_exec \@a${\('x' x 600)}; }
         location \@a${\('x' x 600)} { echo_exec \@b${\('x' x 600)}; }
         location \@b${\('x' x 600)} { proxy_pass http://app; }
@@ -116,6 +118,15 @@ for my $path ('/accel?header=X-Accel-Redirect:/page.txt', '/page?status=410') {
 
 is ask('/long', 'long', 'alice')->status, 201, 'a response whose redirects are too long for a record';
 is_problem ask('/long', 'long', 'alice'), 409, 'response_not_kept', 'is not kept';
+
+# a redirect that depends on the request, to a URI with bytes that the client has chosen
+
+{
+    my $path = '/asked/a%0A2026/11/28%2000:00:00%20[line]%20"';
+    is ask($path, 'line', 'alice')->status, 201, 'a request whose URI has a line feed is redirected';
+    is_problem $nginx->request(path => $path, key => 'line', headers => [@{$who{alice}}, 'X-Other: 1']), 409, 'response_not_kept', 'a redirect to another location';
+    ok $nginx->await_error_log(qr/to "\/found\/asked\/a[?]2026\/11\/28 00:00:00 \[line\] [?]" does/), 'is logged in one line';
+}
 
 # another configuration
 

@@ -48,8 +48,9 @@ void *config_of(ngx_conf_t *cf, void **location, const char *module)
     return found != nullptr ? location[found->ctx_index] : nullptr;
 }
 
-// `allow` or `deny`: the lists of rules are the members of ngx_http_access_loc_conf_t.
-bool has_access_rules(const void *config)
+// Whether one of the rules is `deny`: without it, `allow` restricts nothing.  The lists of rules are
+// the members of ngx_http_access_loc_conf_t, and `deny` is the last member of a rule.
+bool has_deny_rule(const void *config)
 {
     constexpr std::size_t lists = 1
 #if (NGX_HAVE_INET6)
@@ -62,8 +63,12 @@ bool has_access_rules(const void *config)
     auto *rules = static_cast<ngx_array_t *const *>(config);
 
     for (std::size_t i = 0; config != nullptr && i < lists; i++) {
-        if (rules[i] != nullptr) {
-            return true;
+        for (ngx_uint_t n = 0; rules[i] != nullptr && n < rules[i]->nelts; n++) {
+            auto *end = static_cast<const u_char *>(rules[i]->elts) + (n + 1) * rules[i]->size;
+
+            if (*reinterpret_cast<const ngx_uint_t *>(end - sizeof(ngx_uint_t)) != 0) {
+                return true;
+            }
         }
     }
 
@@ -95,12 +100,12 @@ char *set_admin_page(ngx_conf_t *cf, ngx_command_t *, void *data)
     auto *main = static_cast<MainConfig *>(
         ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module));
 
-    if (conf->page == handle_admin_request) {
-        return duplicate();
+    if (conf->page != nullptr) {
+        return conf->page == handle_admin_request ? duplicate() : reject_second_page(cf);
     }
 
     if (cf->args->nelts == 2 && !equals(arguments(cf)[1], "guarded")) {
-        return reject_argument(cf, 1, "the only valid parameter is \"guarded\"");
+        return reject_argument(cf, 1, "it must be \"guarded\", or no parameter");
     }
 
     core->handler = handle_admin_request;
@@ -130,19 +135,19 @@ bool check_admin_pages(ngx_conf_t *cf, const MainConfig &main)
     for (ngx_uint_t i = 0; i < main.admin_pages.nelts; i++) {
         void **location = page[i].location;
 
-        if (page[i].is_guarded
-            || has_access_rules(config_of(cf, location, "ngx_http_access_module"))
+        if (page[i].is_guarded || has_deny_rule(config_of(cf, location, "ngx_http_access_module"))
             || has_auth_basic(config_of(cf, location, "ngx_http_auth_basic_module"))
             || has_auth_request(config_of(cf, location, "ngx_http_auth_request_module")))
         {
             continue;
         }
 
-        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "\"idempotency_admin\" in %V:%ui is open to everyone: restrict its location "
-                      "with \"allow\" and \"deny\", \"auth_basic\" or \"auth_request\", or write "
-                      "\"idempotency_admin guarded\" if something else restricts it",
-                      &page[i].file, page[i].line);
+        ngx_log_error(
+            NGX_LOG_EMERG, cf->log, 0,
+            "\"idempotency_admin\" in %V:%ui is open to everyone: restrict its location "
+            "with \"allow\" and \"deny all\", \"auth_basic\" or \"auth_request\", or write "
+            "\"idempotency_admin guarded\" if something else restricts it",
+            &page[i].file, page[i].line);
         return false;
     }
 

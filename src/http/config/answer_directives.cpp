@@ -1,6 +1,8 @@
-// The directives about the module's own responses, and about who gets which of them.
+// The directives about the module's own responses, what replays have in common, and limits for
+// clients.
 
 #include "core/siphash.h"
+#include "core/token.h"
 #include "http/config/arguments.h"
 #include "http/config/directives.h"
 #include "nginx/quota_segment.h"
@@ -44,6 +46,75 @@ std::uint64_t parse_rate(const ngx_str_t &text)
     std::uint64_t period = unit == "r/s" ? 1000000 : unit == "r/m" ? 60000000 : 0;
 
     return number > 0 && number <= 1000000 ? period / static_cast<std::uint64_t>(number) : 0;
+}
+
+// Headers that say how to read the response, or which nginx or this module makes itself.
+bool is_reserved_header(std::string_view name)
+{
+    static constexpr std::string_view names[] = {
+        "Connection",
+        "Content-Encoding",
+        "Content-Length",
+        "Content-Range",
+        "Content-Type",
+        "Date",
+        "ETag",
+        "Keep-Alive",
+        "Last-Modified",
+        "Location",
+        "Server",
+        "Set-Cookie",
+        "TE",
+        "Trailer",
+        "Transfer-Encoding",
+        "Upgrade",
+        "WWW-Authenticate",
+    };
+
+    if (equal_ignoring_case(name.substr(0, 8), "X-Accel-")) {
+        return true;
+    }
+
+    for (std::string_view reserved : names) {
+        if (equal_ignoring_case(name, reserved)) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
+// A URI with a scheme, or an absolute path.  It is written into JSON and into a Link header without
+// escapes.
+bool is_uri(std::string_view text)
+{
+    for (char c : text) {
+        if (c <= 0x20 || c >= 0x7f || std::string_view("\"<>\\^`{|}").find(c) != text.npos) {
+            return false;
+        }
+    }
+
+    std::size_t colon = text.find_first_of(":/?#");
+
+    if (colon == std::string_view::npos || text[colon] != ':') {
+        return text.substr(0, 1) == "/";
+    }
+
+    // RFC 3986, section 3.1
+    for (std::size_t i = 0; i < colon; i++) {
+        char lower = static_cast<char>(text[i] | 0x20);
+        bool is_letter = lower >= 'a' && lower <= 'z';
+
+        if (!is_letter
+            && (i == 0
+                || ((text[i] < '0' || text[i] > '9') && text[i] != '+' && text[i] != '-'
+                    && text[i] != '.')))
+        {
+            return false;
+        }
+    }
+
+    return colon > 0 && colon + 1 < text.size();
 }
 
 }  // namespace
@@ -139,7 +210,7 @@ char *set_answer(ngx_conf_t *cf, ngx_command_t *, void *data)
     AnswerOverride &answer = conf->answers[static_cast<std::size_t>(problem)];
 
     if (answer.status != 0) {
-        return reject_argument(cf, 1, "each code must be given once");
+        return reject_argument(cf, 1, "this code is given twice: remove one of them");
     }
 
     ngx_int_t status = ngx_atoi(value[2].data, value[2].len);
@@ -163,6 +234,54 @@ char *set_answer(ngx_conf_t *cf, ngx_command_t *, void *data)
         answer.code = code.data();
     }
 
+    return ok();
+}
+
+char *set_replayed_header(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+
+    if (conf->replayed_header.data != nullptr) {
+        return duplicate();
+    }
+
+    if (!is_token(view(value[1])) || equals(value[1], "on")) {
+        return reject_argument(cf, 1, "it must be the name of a header, or \"off\"");
+    }
+
+    if (is_reserved_header(view(value[1]))) {
+        return reject_argument(cf, 1,
+                               "it must be a header that no response has otherwise, such as "
+                               "Idempotent-Replayed");
+    }
+
+    conf->replayed_header = value[1];
+
+    if (equals(value[1], "off")) {
+        conf->replayed_header.len = 0;
+    }
+
+    return ok();
+}
+
+char *set_problem_base(ngx_conf_t *cf, ngx_command_t *, void *data)
+{
+    auto *conf = static_cast<LocationConfig *>(data);
+    ngx_str_t *value = arguments(cf);
+
+    if (conf->problem_base.data != nullptr) {
+        return duplicate();
+    }
+
+    if (!is_uri(view(value[1]))) {
+        return reject_argument(cf, 1,
+                               "it must be a URI with its scheme, such as "
+                               "https://api.example.com/problems/, or a path that begins with "
+                               "\"/\"");
+    }
+
+    conf->problem_base = value[1];
     return ok();
 }
 

@@ -15,6 +15,14 @@ char *reject_argument(ngx_conf_t *cf, ngx_uint_t argument, const char *expected)
     return reject_value(cf, &arguments(cf)[0], &arguments(cf)[argument], expected);
 }
 
+char *reject_second_page(ngx_conf_t *cf)
+{
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "\"idempotency_status\" and \"idempotency_admin\" are in one location: each "
+                       "must have a location of its own");
+    return failed();
+}
+
 ngx_http_complex_value_t *compile_value(ngx_conf_t *cf, ngx_str_t *text)
 {
     auto *value = allocate<ngx_http_complex_value_t>(cf->pool);

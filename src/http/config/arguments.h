@@ -80,9 +80,17 @@ bool add_scope_part(ScopeSource &scope, ngx_http_complex_value_t *part);
 // too large for an address.
 off_t parse_size(const ngx_str_t &text);
 
-// Which times parse_time accepts, for error messages.
+// For error messages: which times parse_time accepts, as a value and behind a "=".
 constexpr char kValidTime[] =
     "it must be a time above 0 with a unit of ms, s, m, h, d or w, such as 500ms, 30s, 24h or 7d";
+constexpr char kValidTimeAfterEqualsSign[] =
+    "after \"=\" it must be a time above 0 with a unit of ms, s, m, h, d or w, such as 500ms, 30s, "
+    "24h or 7d";
+
+constexpr char kGivenTwice[] = "it is given twice: remove one of them";
+
+// Of `idempotency_status` and `idempotency_admin`.
+char *reject_second_page(ngx_conf_t *cf);
 
 // A time above 0, in milliseconds; NGX_ERROR if the text is not such a time.
 ngx_int_t parse_time(ngx_str_t *text);

@@ -123,7 +123,7 @@ char *set_store(ngx_conf_t *cf, ngx_command_t *, void *data)
         ngx_flag_t &flag = is_required ? conf->required : conf->observe;
 
         if (flag != 0) {
-            return reject_argument(cf, i, "it is given twice");
+            return reject_argument(cf, i, kGivenTwice);
         }
 
         flag = 1;
@@ -213,7 +213,9 @@ char *set_methods(ngx_conf_t *cf, ngx_command_t *, void *data)
         }
 
         if (!is_method(value[i])) {
-            return reject_argument(cf, i, "it must be a method in capital letters, such as POST");
+            return reject_argument(cf, i,
+                                   "it must be a method in capital letters, such as POST; several "
+                                   "methods are separated by spaces");
         }
 
         if (equals(value[i], "HEAD") || equals(value[i], "CONNECT") || equals(value[i], "TRACE")) {
@@ -326,11 +328,13 @@ char *set_fingerprint(ngx_conf_t *cf, ngx_command_t *, void *data)
         }
 
         if (!equals(value[i], "body=on") && !equals(value[i], "body=off")) {
-            return reject_argument(cf, i, "it must be \"body=on\" or \"body=off\"");
+            return reject_argument(cf, i,
+                                   "after the value it must be \"body=on\" or \"body=off\"; a "
+                                   "value with spaces must be in quotes");
         }
 
         if (i > 2) {
-            return reject_argument(cf, i, "\"body\" must be given once");
+            return reject_argument(cf, i, kGivenTwice);
         }
     }
 

@@ -15,8 +15,7 @@ char *set_scope(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_bypass(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_fingerprint(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 
-// outcome_directives.cpp: how long a claim and a response are kept, and which
-// response the client gets.
+// outcome_directives.cpp: what becomes of a claim and of a response, and for how long.
 char *set_ttl(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_conflict(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_unknown(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
@@ -24,14 +23,15 @@ char *set_store_error(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_retriable(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_stream(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_max_body(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
-char *set_max_unsent(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_hidden_headers(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
-char *set_replayed_header(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
-char *set_problem_base(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 
-// answer_directives.cpp: the module's own responses, and who gets which of them.
+// answer_directives.cpp: the module's own responses, what replays have in common, and limits for
+// clients.
 char *set_quota(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_answer(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
+char *set_replayed_header(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
+char *set_problem_base(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
+char *set_max_unsent(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 
 // Sets the ngx_msec_t at cmd->offset.
 char *set_time(ngx_conf_t *cf, ngx_command_t *cmd, void *data);

@@ -1,5 +1,4 @@
-// The directives that decide how long a claim and a response are kept, and which response
-// the client gets.
+// The directives that decide what becomes of a claim and of a response, and for how long.
 
 #include "core/token.h"
 #include "http/config/arguments.h"
@@ -71,8 +70,9 @@ bool is_media_type(std::string_view text)
 {
     std::size_t slash = text.find('/');
 
-    return slash != std::string_view::npos && is_token(text.substr(0, slash))
-           && is_token(text.substr(slash + 1));
+    // a "*" would be a part of the name
+    return slash != std::string_view::npos && text.find('*') == std::string_view::npos
+           && is_token(text.substr(0, slash)) && is_token(text.substr(slash + 1));
 }
 
 // Reads `CODE=TIME`.
@@ -99,12 +99,12 @@ char *add_ttl_rule(ngx_conf_t *cf, ngx_uint_t argument, LocationConfig &conf)
     ngx_int_t time = parse_time(&text);
 
     if (time == NGX_ERROR) {
-        return reject_argument(cf, argument, kValidTime);
+        return reject_argument(cf, argument, kValidTimeAfterEqualsSign);
     }
 
     for (ngx_uint_t i = 0; i < conf.ttl_rule_count; i++) {
         if (conf.ttl_rules[i].first == first && conf.ttl_rules[i].last == last) {
-            return reject_argument(cf, argument, "each CODE must be given once");
+            return reject_argument(cf, argument, "this CODE is given twice: remove one of them");
         }
     }
 
@@ -157,7 +157,11 @@ char *set_ttl(ngx_conf_t *cf, ngx_command_t *, void *data)
         ngx_int_t time = parse_time(&arguments(cf)[1]);
 
         if (time == NGX_ERROR) {
-            return reject_argument(cf, 1, kValidTime);
+            return reject_argument(cf, 1,
+                                   view(arguments(cf)[1]).find('=') != std::string_view::npos
+                                       ? "a TIME for all other codes must stand before it, as in "
+                                         "\"24h 404=1h\""
+                                       : kValidTime);
         }
 
         conf->ttl = static_cast<ngx_msec_t>(time);
@@ -317,7 +321,7 @@ char *set_stream(ngx_conf_t *cf, ngx_command_t *, void *data)
         ngx_int_t time = parse_time(&text);
 
         if (time == NGX_ERROR) {
-            return reject_argument(cf, last, kValidTime);
+            return reject_argument(cf, last, kValidTimeAfterEqualsSign);
         }
 
         conf->stream_after = static_cast<ngx_msec_t>(time);
@@ -326,9 +330,10 @@ char *set_stream(ngx_conf_t *cf, ngx_command_t *, void *data)
 
     for (ngx_uint_t i = 1; i <= ngx_max(last, ngx_uint_t(1)); i++) {
         if (!is_media_type(view(value[i]))) {
-            return reject_argument(cf, i,
-                                   "it must be a media type such as text/event-stream; "
-                                   "\"after=TIME\" stands last, and \"off\" alone");
+            return reject_argument(
+                cf, i,
+                "it must be a media type such as text/event-stream, without \"*\"; "
+                "\"after=TIME\" stands last, and \"off\" alone");
         }
 
         auto *type = static_cast<ngx_str_t *>(ngx_array_push(conf->stream_types));
@@ -370,123 +375,6 @@ char *set_hidden_headers(ngx_conf_t *cf, ngx_command_t *, void *data)
         *name = value[i];
     }
 
-    return ok();
-}
-
-// Headers that say how to read the response, or which nginx or this module makes itself.
-bool is_reserved_header(std::string_view name)
-{
-    static constexpr std::string_view names[] = {
-        "Connection",
-        "Content-Encoding",
-        "Content-Length",
-        "Content-Range",
-        "Content-Type",
-        "Date",
-        "ETag",
-        "Keep-Alive",
-        "Last-Modified",
-        "Location",
-        "Server",
-        "Set-Cookie",
-        "TE",
-        "Trailer",
-        "Transfer-Encoding",
-        "Upgrade",
-        "WWW-Authenticate",
-    };
-
-    if (equal_ignoring_case(name.substr(0, 8), "X-Accel-")) {
-        return true;
-    }
-
-    for (std::string_view reserved : names) {
-        if (equal_ignoring_case(name, reserved)) {
-            return true;
-        }
-    }
-
-    return false;
-}
-
-char *set_replayed_header(ngx_conf_t *cf, ngx_command_t *, void *data)
-{
-    auto *conf = static_cast<LocationConfig *>(data);
-    ngx_str_t *value = arguments(cf);
-
-    if (conf->replayed_header.data != nullptr) {
-        return duplicate();
-    }
-
-    if (!is_token(view(value[1]))) {
-        return reject_argument(cf, 1, "it must be the name of a header, or \"off\"");
-    }
-
-    if (is_reserved_header(view(value[1]))) {
-        return reject_argument(cf, 1,
-                               "it must be a header that no response has otherwise, such as "
-                               "Idempotent-Replayed");
-    }
-
-    conf->replayed_header = value[1];
-
-    if (equals(value[1], "off")) {
-        conf->replayed_header.len = 0;
-    }
-
-    return ok();
-}
-
-// A URI with a scheme, or an absolute path.  It is written into JSON and into a Link header without
-// escapes.
-bool is_uri(std::string_view text)
-{
-    for (char c : text) {
-        if (c <= 0x20 || c >= 0x7f || std::string_view("\"<>\\^`{|}").find(c) != text.npos) {
-            return false;
-        }
-    }
-
-    std::size_t colon = text.find_first_of(":/?#");
-
-    if (colon == std::string_view::npos || text[colon] != ':') {
-        return text.substr(0, 1) == "/";
-    }
-
-    // RFC 3986, section 3.1
-    for (std::size_t i = 0; i < colon; i++) {
-        char lower = static_cast<char>(text[i] | 0x20);
-        bool is_letter = lower >= 'a' && lower <= 'z';
-
-        if (!is_letter
-            && (i == 0
-                || ((text[i] < '0' || text[i] > '9') && text[i] != '+' && text[i] != '-'
-                    && text[i] != '.')))
-        {
-            return false;
-        }
-    }
-
-    return colon > 0 && colon + 1 < text.size();
-}
-
-char *set_problem_base(ngx_conf_t *cf, ngx_command_t *, void *data)
-{
-    auto *conf = static_cast<LocationConfig *>(data);
-    ngx_str_t *value = arguments(cf);
-
-    if (conf->problem_base.data != nullptr) {
-        return duplicate();
-    }
-
-    if (!is_uri(view(value[1]))) {
-        return reject_argument(cf, 1,
-                               "it must be a URI with its scheme, such as "
-                               "https://api.example.com/problems/, or a path that begins with "
-                               "\"/\"");
-    }
-
-    conf->problem_base = value[1];
     return ok();
 }
 

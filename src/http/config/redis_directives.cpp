@@ -60,13 +60,15 @@ char *read_prefix(ngx_conf_t *cf, StoreOptions &options)
 
 char *read_wait_replicas(ngx_conf_t *cf, StoreOptions &options)
 {
-    if (view(arguments(cf)[1]) == "off" && cf->args->nelts == 2) {
-        return NGX_CONF_OK;
+    if (equals(arguments(cf)[1], "off")) {
+        return cf->args->nelts == 2 ? ok()
+                                    : reject_argument(cf, 2, "\"off\" must be the only parameter");
     }
 
     if (cf->args->nelts != 3) {
         return reject_argument(cf, 1,
-                               "it must be a number of replicas and a time, such as \"1 100ms\"");
+                               "it must be a number of replicas and a time, such as \"1 100ms\", "
+                               "or \"off\"");
     }
 
     char *result = read_number(cf, options.replicas, 1, 64, "it must be a number from 1 to 64");

@@ -4,18 +4,11 @@
 
 namespace idempotency {
 
-char *read_zone_size(ngx_conf_t *cf, off_t &field)
+char *read_zone_size(ngx_conf_t *cf, off_t &field, const char *expected)
 {
-    off_t size = parse_size(arguments(cf)[1]);
+    field = parse_size(arguments(cf)[1]);
 
-    if (size < kSmallestSegment) {
-        return reject_argument(cf, 1,
-                               "it must be a size of at least 256k with a unit of k, m or g, such "
-                               "as 64m");
-    }
-
-    field = size;
-    return NGX_CONF_OK;
+    return field >= kSmallestSegment ? ok() : reject_argument(cf, 1, expected);
 }
 
 char *read_number(ngx_conf_t *cf, ngx_int_t &field, ngx_int_t minimum, ngx_int_t maximum,

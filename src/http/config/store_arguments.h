@@ -10,7 +10,7 @@ namespace idempotency {
 // NGX_CONF_ERROR; an error is logged.
 
 // A size of shared memory, in bytes.
-char *read_zone_size(ngx_conf_t *cf, off_t &field);
+char *read_zone_size(ngx_conf_t *cf, off_t &field, const char *expected);
 
 char *read_number(ngx_conf_t *cf, ngx_int_t &field, ngx_int_t minimum, ngx_int_t maximum,
                   const char *expected);

@@ -19,13 +19,11 @@ char *reject_parameter(ngx_conf_t *cf, ngx_uint_t argument, const char *reason)
     return failed();
 }
 
-constexpr char kTwice[] = "it is given twice: remove one of them";
-
 char *read_master_ssl(ngx_conf_t *cf, StoreOptions &options, ngx_uint_t argument,
                       std::string_view value)
 {
     if (options.master_ssl != NGX_CONF_UNSET) {
-        return reject_parameter(cf, argument, kTwice);
+        return reject_parameter(cf, argument, kGivenTwice);
     }
 
     options.master_ssl = value == "on" ? 1 : 0;
@@ -40,7 +38,7 @@ char *read_sentinel_user(ngx_conf_t *cf, StoreOptions &options, ngx_uint_t argum
                          std::string_view value)
 {
     if (options.sentinel_user.len > 0) {
-        return reject_parameter(cf, argument, kTwice);
+        return reject_parameter(cf, argument, kGivenTwice);
     }
 
     options.sentinel_user = to_ngx(value);
@@ -58,7 +56,7 @@ char *read_sentinel_password(ngx_conf_t *cf, StoreOptions &options, ngx_uint_t a
     ngx_str_t path = to_ngx(value);
 
     if (options.sentinel_password.len > 0) {
-        return reject_parameter(cf, argument, kTwice);
+        return reject_parameter(cf, argument, kGivenTwice);
     }
 
     if (path.len == 0) {

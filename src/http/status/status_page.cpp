@@ -176,6 +176,10 @@ char *set_status_page(ngx_conf_t *cf, ngx_command_t *, void *data)
     auto *core = static_cast<ngx_http_core_loc_conf_t *>(
         ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
 
+    if (conf->page != nullptr && conf->page != send_status_page) {
+        return reject_second_page(cf);
+    }
+
     core->handler = send_status_page;
     conf->page = send_status_page;
 
@@ -189,7 +193,7 @@ char *set_status_page(ngx_conf_t *cf, ngx_command_t *, void *data)
     }
 
     return set_choice(cf, kStatusFormats, conf->status_format,
-                      "\"json\", \"prometheus\" or \"html\" is needed");
+                      "it must be \"json\", \"prometheus\" or \"html\"");
 }
 
 }  // namespace idempotency

@@ -278,7 +278,7 @@ RedisTls *create_redis_tls(ngx_conf_t *cf, const RedisTlsOptions &, const ngx_st
 {
     ngx_conf_log_error(
         NGX_LOG_EMERG, cf, 0,
-        "\"rediss://\" in store \"%V\" needs an nginx that is built with TLS, such as "
+        "TLS in store \"%V\" (\"rediss://\" or \"master_ssl=on\") needs an nginx that is built "
         "with --with-http_ssl_module",
         &store);
     return nullptr;

@@ -18,7 +18,9 @@ constexpr const char *kNoPassword =
     "redis://:password@host for a password alone";
 constexpr const char *kOpenBracket = "the \"]\" of an IPv6 address is missing: "
                                      "redis://[address]:port";
-constexpr const char *kBareIpv6 = "an IPv6 address must be in brackets: redis://[address]:port";
+constexpr const char *kSecondColon = "only \":port\" may follow the host; an IPv6 address must be "
+                                     "in brackets: redis://[address]:port";
+constexpr const char *kComma = "several URLs are separated by spaces, not by commas";
 constexpr const char *kAfterBracket = "only \":port\" or \"/db\" may follow the \"]\"";
 constexpr const char *kBadHost = "the host has a character that is not allowed in a host name";
 constexpr const char *kQuery = "parameters are not supported: write the database as the path, "
@@ -136,6 +138,10 @@ const char *read_port(std::string_view text, RedisUrl &out)
 
 const char *read_host(std::string_view text, RedisUrl &out)
 {
+    if (text.find(',') != std::string_view::npos) {
+        return kComma;
+    }
+
     for (char c : text) {
         if (c <= ' ' || c == 0x7f || c == '"' || c == '\\') {
             return kBadHost;
@@ -162,7 +168,7 @@ const char *read_host(std::string_view text, RedisUrl &out)
         text.remove_prefix(out.host.size());
 
         if (text.find(':', 1) != std::string_view::npos) {
-            return kBareIpv6;
+            return kSecondColon;
         }
     }
 
