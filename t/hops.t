@@ -12,7 +12,11 @@ use IdempotencyTest::Assertions;
 use IdempotencyTest::Environment qw(app);
 use IdempotencyTest::Nginx;
 
-my $nginx = IdempotencyTest::Nginx->new(log_format => '$request_method $request_uri $status [$idempotency_status]');
+my @modules = IdempotencyTest::Nginx->available_modules(qw(ndk_http_module ngx_http_lua_module ngx_http_echo_module ngx_http_js_module));
+my $has_js = grep { /ngx_http_js_module/ } @modules;
+plan skip_all => 'nginx is here without Lua or echo' if @modules - $has_js < 3;
+
+my $nginx = IdempotencyTest::Nginx->new(modules => \@modules, log_format => '$request_method $request_uri $status [$idempotency_status]');
 my $files = $nginx->directory . '/files';
 mkdir $_ or die "mkdir: $!\n" for $files, "$files/index", "$files/tried";
 $nginx->write_file('files/index/index.php', '');
@@ -30,7 +34,7 @@ sub configuration {
         root $files;
         idempotency main;
         idempotency_scope off;
-        js_import redirect from redirect.js;
+        @{[$has_js ? 'js_import redirect from redirect.js; location /njs { js_content redirect.named; } location /njs-uri { js_content redirect.uri; }' : '']}
 
         $change{app}
         location ~ [.]php\$ { $check add_header X-Answered php; proxy_pass http://app; }
@@ -42,8 +46,6 @@ sub configuration {
         location /echo-uri { echo_exec /app.php; }
         location /lua { content_by_lua_block { ngx.exec("\@app") } }
         location /lua-uri { content_by_lua_block { ngx.exec("/app.php") } }
-        location /njs { js_content redirect.named; }
-        location /njs-uri { js_content redirect.uri; }
         location /two { echo_exec \@second; }
         location \@second { add_header X-Answered second; echo_exec \@app; }
         location /intercepted { proxy_intercept_errors on; error_page 404 = \@app; proxy_pass http://app; }
@@ -51,16 +53,15 @@ sub configuration {
         location /accel { proxy_pass http://app; }
         location /denied { internal; deny all; }
         location = /returned { return 202 "returned\\n"; }
+        location /asked/ { echo_exec /found\$uri; }
+        location /found/ { if (\$http_x_other) { rewrite ^ /app.php last; } proxy_pass http://app; }
         location /long { echo_exec \@a${\('x' x 600)}; }
         location \@a${\('x' x 600)} { echo_exec \@b${\('x' x 600)}; }
         location \@b${\('x' x 600)} { proxy_pass http://app; }
 END
 }
 
-my @names = qw(ndk_http_module ngx_http_lua_module ngx_http_echo_module ngx_http_js_module);
-my @modules = IdempotencyTest::Nginx->available_modules(@names);
-plan skip_all => 'nginx is here without Lua, echo or njs' if @modules < @names;
-$nginx->set(modules => \@modules, http => 'js_path ' . $nginx->directory . ';', server => configuration())->start;
+$nginx->set(http => $has_js ? 'js_path ' . $nginx->directory . ';' : '', server => configuration())->start;
 
 my %who = (alice => ['Authorization: Basic ' . MIME::Base64::encode('alice:right', '')], nobody => []);
 
@@ -71,7 +72,7 @@ sub ask {
 
 my %answered = ('/index/' => 'php', '/tried/' => 'php', '/echo-uri' => 'php', '/lua-uri' => 'php', '/njs-uri' => 'php');
 
-for my $path (qw(/index/ /tried/ /echo /echo-uri /lua /lua-uri /njs /njs-uri /two)) {
+for my $path (qw(/index/ /tried/ /echo /echo-uri /lua /lua-uri /two), $has_js ? qw(/njs /njs-uri) : ()) {
     is ask($path, $path, 'nobody')->status, 401, "$path: without a password the first request is refused";
     my $first = ask($path, $path, 'alice');
     is $first->status, 201, "$path: the key is free for a request with it";
@@ -117,6 +118,15 @@ for my $path ('/accel?header=X-Accel-Redirect:/page.txt', '/page?status=410') {
 
 is ask('/long', 'long', 'alice')->status, 201, 'a response whose redirects are too long for a record';
 is_problem ask('/long', 'long', 'alice'), 409, 'response_not_kept', 'is not kept';
+
+# a redirect that depends on the request, to a URI with bytes that the client has chosen
+
+{
+    my $path = '/asked/a%0A2026/11/28%2000:00:00%20[line]%20"';
+    is ask($path, 'line', 'alice')->status, 201, 'a request whose URI has a line feed is redirected';
+    is_problem $nginx->request(path => $path, key => 'line', headers => [@{$who{alice}}, 'X-Other: 1']), 409, 'response_not_kept', 'a redirect to another location';
+    ok $nginx->await_error_log(qr/to "\/found\/asked\/a[?]2026\/11\/28 00:00:00 \[line\] [?]" does/), 'is logged in one line';
+}
 
 # another configuration
 

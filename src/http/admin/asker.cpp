@@ -1,5 +1,7 @@
 #include "http/admin/asker.h"
 
+#include "core/printable.h"
+
 namespace idempotency {
 
 namespace {
@@ -9,11 +11,9 @@ constexpr std::size_t kLongestUser = 64;
 // A user name may have any bytes.
 u_char *put_printable(u_char *out, std::string_view text)
 {
-    for (char c : text.substr(0, kLongestUser)) {
-        *out++ = c >= ' ' && c <= '~' && c != '"' ? static_cast<u_char>(c) : '?';
-    }
+    PrintableText<kLongestUser> printable(text);
 
-    return out;
+    return ngx_cpymem(out, printable.data(), printable.size());
 }
 
 }  // namespace

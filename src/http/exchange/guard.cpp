@@ -186,10 +186,20 @@ bool replace_in_upstream(ngx_http_request_t *r)
     return true;
 }
 
+// Whether the read handler has to read the request body.  Over HTTP/2 and HTTP/3 all of it may have
+// arrived (`rest` is 0) and not have passed the filters yet.
+bool is_body_read_later(const ngx_http_request_t *r)
+{
+    const ngx_http_request_body_t *body = r->request_body;
+
+    // ngx_http_read_client_request_body leaves `rest` at -1 where there is no body
+    return body != nullptr && (body->rest > 0 || (body->rest == 0 && !body->last_saved));
+}
+
 // `lua_check_client_abort on` ends a request whose client disconnects.
 void ignore_client_abort(ngx_http_request_t *r)
 {
-    if (r->upstream == nullptr && (r->request_body == nullptr || r->request_body->rest <= 0)) {
+    if (r->upstream == nullptr && !is_body_read_later(r)) {
         r->read_event_handler = ngx_http_block_reading;
     }
 }

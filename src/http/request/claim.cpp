@@ -1,5 +1,6 @@
 #include "http/request/claim.h"
 
+#include "core/printable.h"
 #include "http/answer/problem.h"
 #include "http/exchange/exchange.h"
 #include "http/exchange/grpc_request.h"
@@ -176,6 +177,7 @@ void log_expired_lease(const Context &context, const Record &record)
     static LogLimit limit;
     LogLimit::Line line = limit.next(NGX_LOG_ERR);
     char id[kHexLength];
+    PrintableText<kLongestHost> host(record.holder.host);
 
     write_hex(context.exchange->stored_id(), id);
     ngx_log_error(line.level, context.request->connection->log, 0,
@@ -185,8 +187,8 @@ void log_expired_lease(const Context &context, const Record &record)
                   "request was executed, then run \"idempotency settle\" (%ui more such requests "
                   "since the last message)",
                   kHexLength, id, &context.conf->store->name,
-                  static_cast<uint64_t>(record.head.token), record.holder.worker,
-                  record.holder.host.size(), record.holder.host.data(), line.suppressed);
+                  static_cast<uint64_t>(record.head.token), record.holder.worker, host.size(),
+                  host.data(), line.suppressed);
 }
 
 ngx_int_t handle_found_record(Context &context, const Reply &reply)

@@ -2,6 +2,7 @@
 
 #include <new>
 
+#include "core/printable.h"
 #include "http/answer/fields.h"
 #include "http/answer/problem.h"
 #include "http/exchange/exchange.h"
@@ -114,17 +115,18 @@ bool is_named(const Hop &hop) { return hop.target.front() == '@'; }
 
 ngx_int_t refuse_replay(Context &context, std::string_view target)
 {
-    ngx_str_t text = to_ngx(target);
+    // a URI has the bytes that the client has escaped
+    PrintableText<kLargestHops> text(target);
 
     static LogLimit limit;
     LogLimit::Line line = limit.next(NGX_LOG_ERR);
 
     ngx_log_error(line.level, context.request->connection->log, 0,
                   "idempotency: the kept response is not replayed: an internal redirect to "
-                  "\"%V\" does not lead any more to the location of the response, because the "
+                  "\"%*s\" does not lead any more to the location of the response, because the "
                   "configuration has changed or depends on the request (%ui more such requests "
                   "since the last message)",
-                  &text, line.suppressed);
+                  text.size(), text.data(), line.suppressed);
     return refuse_request(context, Status::not_kept, 0);
 }
 
