@@ -250,12 +250,12 @@ subtest 'Who restricts the page' => sub {
     my ($status, $output) = $page->('location = /admin { idempotency_admin; }');
     isnt $status, 0, 'nobody';
     like $output, qr/"idempotency_admin" in \S+:\d+ is open to everyone: restrict its location with "allow" and "deny all"/, 'is refused';
-    for my $rules ('allow all;', 'allow 127.0.0.1; allow ::1; allow unix:;') {
+    for my $rules ('allow 127.0.0.1;', 'allow 10.0.0.0/8; allow ::1; allow unix:;', 'allow ::/0;') {
         ($status, $output) = $page->("location = /admin { idempotency_admin; $rules }");
         isnt $status, 0, $rules;
         like $output, qr/open to everyone/, 'restricts nothing without a deny rule';
     }
-    for my $guard ('idempotency_admin guarded;', 'idempotency_admin; allow 127.0.0.1; deny all;', 'idempotency_admin; deny all;', 'idempotency_admin; deny unix:;', 'idempotency_admin; allow 127.0.0.1; deny ::/0;',
+    for my $guard ('idempotency_admin guarded;', 'idempotency_admin; allow 127.0.0.1; deny all;', 'idempotency_admin; deny all;', 'idempotency_admin; deny unix:;', 'idempotency_admin; allow all;', 'idempotency_admin; allow 127.0.0.1; deny ::/0;',
         'idempotency_admin; auth_basic x; auth_basic_user_file x;', 'idempotency_admin; auth_request /x;') {
         ($status, $output) = $page->("location = /admin { $guard }");
         is $status, 0, $guard or diag $output;

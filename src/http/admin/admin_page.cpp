@@ -48,9 +48,10 @@ void *config_of(ngx_conf_t *cf, void **location, const char *module)
     return found != nullptr ? location[found->ctx_index] : nullptr;
 }
 
-// Whether one of the rules is `deny`: without it, `allow` restricts nothing.  The lists of rules are
-// the members of ngx_http_access_loc_conf_t, and `deny` is the last member of a rule.
-bool has_deny_rule(const void *config)
+// Whether one of the rules is `deny`, or says that everyone is meant, by `allow all`: `allow` alone
+// restricts nothing.  The lists of rules are the members of ngx_http_access_loc_conf_t, that of IPv4
+// first.  A rule begins with mask and address, if it has them, and ends with `deny`.
+bool has_access_rules(const void *config)
 {
     constexpr std::size_t lists = 1
 #if (NGX_HAVE_INET6)
@@ -64,9 +65,11 @@ bool has_deny_rule(const void *config)
 
     for (std::size_t i = 0; config != nullptr && i < lists; i++) {
         for (ngx_uint_t n = 0; rules[i] != nullptr && n < rules[i]->nelts; n++) {
-            auto *end = static_cast<const u_char *>(rules[i]->elts) + (n + 1) * rules[i]->size;
+            auto *rule = static_cast<const u_char *>(rules[i]->elts) + n * rules[i]->size;
+            auto *deny = rule + rules[i]->size - sizeof(ngx_uint_t);
+            bool is_for_all = i == 0 && *reinterpret_cast<const in_addr_t *>(rule) == 0;
 
-            if (*reinterpret_cast<const ngx_uint_t *>(end - sizeof(ngx_uint_t)) != 0) {
+            if (is_for_all || *reinterpret_cast<const ngx_uint_t *>(deny) != 0) {
                 return true;
             }
         }
@@ -135,7 +138,8 @@ bool check_admin_pages(ngx_conf_t *cf, const MainConfig &main)
     for (ngx_uint_t i = 0; i < main.admin_pages.nelts; i++) {
         void **location = page[i].location;
 
-        if (page[i].is_guarded || has_deny_rule(config_of(cf, location, "ngx_http_access_module"))
+        if (page[i].is_guarded
+            || has_access_rules(config_of(cf, location, "ngx_http_access_module"))
             || has_auth_basic(config_of(cf, location, "ngx_http_auth_basic_module"))
             || has_auth_request(config_of(cf, location, "ngx_http_auth_request_module")))
         {
