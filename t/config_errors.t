@@ -115,7 +115,7 @@ is_wrong 'an unknown store', [server => 'idempotency nowhere;'], '"idempotency"'
 {
     # the file of the directive, not the one where the http block ends
     my $file = $nginx->write_file('site.conf', "\nlocation /a { idempotency nowhere; }\n");
-    is_wrong 'an unknown store in an included file', [server => "include $file;"], "unknown store \"nowhere\" in \"idempotency\": define it with \"idempotency_store nowhere { ... }\" in the http block, in $file:2";
+    is_wrong 'an unknown store in an included file', [server => "include $file;"], "unknown store \"nowhere\" in \"idempotency\" in $file:2: define it with \"idempotency_store nowhere { ... }\" in the http block";
 }
 is_wrong 'an unknown store in an inherited directive', [http => 'idempotency nowhere;', server => 'location / { }'], '"idempotency"', 'nowhere';
 is_wrong 'two stores of one name', [stores => "$memory $memory"], 'idempotency_store', 'main', qr/duplicate/;
@@ -328,7 +328,7 @@ is_wrong_value 'idempotency_unknown', $_, qr/"hold", "release" or "store"/ for q
 is_wrong "idempotency_unknown hold $_", [server => "idempotency_unknown hold $_;"], "invalid value \"$_\" in \"idempotency_unknown\"", 'time above 0' for qw(0 0s soon);
 is_wrong "idempotency_unknown $_ 1h", [server => "idempotency_unknown $_ 1h;"], 'invalid value "1h" in "idempotency_unknown"', '"hold"' for qw(release store);
 is_wrong 'a lease that is too short for Redis', [stores => 'idempotency_store main { redis redis://127.0.0.1; }', server => 'idempotency main; idempotency_lease 1s;'],
-    '"idempotency_lease"', '"main"', '"connect_timeout" and "timeout"', qr/; "idempotency" uses the store in \S+nginx\.conf:\d+$/;
+    '"idempotency_lease"', '"main"', '"connect_timeout" and "timeout"', qr/ of "idempotency" in \S+nginx\.conf:\d+: it must/;
 is_wrong_value 'idempotency_retriable', $_, qr/status codes|classes|none/, 'UNAVAILABLE' for qw(99 600 1000 5x 6xx 0xx xx -1 abc OK unavailable "");
 is_wrong "idempotency_retriable $_", [server => "idempotency_retriable $_;"], 'invalid value "none" in "idempotency_retriable"', '"none" alone'
     for '503 none', 'none 503';
@@ -367,10 +367,10 @@ sub is_warned_of {
 
 is_warned_of "idempotency_bypass $_", "idempotency_bypass \$arg_a $_;", "\"$_\" in \"idempotency_bypass\" is a constant: no request is covered", 'idempotency off' for qw(1 on);
 is_warned_of 'idempotency_bypass 0', 'idempotency_bypass 0;', '"0" in "idempotency_bypass" is a constant that never applies';
-is_warned_of 'idempotency beside return', 'location / { idempotency main; return 204; }', qr/"idempotency" has no effect beside "return": .*, in \S+nginx\.conf:\d+$/;
+is_warned_of 'idempotency beside return', 'location / { idempotency main; return 204; }', qr/"idempotency" in \S+nginx\.conf:\d+ has no effect beside "return": /;
 is_right 'return in a location that inherits idempotency', server => 'idempotency main; location / { return 204; }';
 is_right 'a conditional return', server => 'location / { idempotency main; if ($arg_x) { return 204; } proxy_pass http://127.0.0.1:1; }';
-is_warned_of "$_->[0]_request_buffering off", "location / { idempotency main; $_->[0]_request_buffering off; $_->[1]; }", '"idempotency" reads the request body first', qr/, in \S+nginx\.conf:\d+$/, "\"$_->[0]_request_buffering off\"", '"body=off"'
+is_warned_of "$_->[0]_request_buffering off", "location / { idempotency main; $_->[0]_request_buffering off; $_->[1]; }", qr/"idempotency" in \S+nginx\.conf:\d+ reads the request body first/, "\"$_->[0]_request_buffering off\"", '"body=off"'
     for ['proxy', 'proxy_pass http://127.0.0.1:1'], ['fastcgi', 'fastcgi_pass 127.0.0.1:1'], ['uwsgi', 'uwsgi_pass 127.0.0.1:1'], ['scgi', 'scgi_pass 127.0.0.1:1'];
 is_right 'a streamed body that is not part of the fingerprint', server => 'location / { idempotency main; idempotency_fingerprint $request_uri body=off; proxy_request_buffering off; proxy_pass http://127.0.0.1:1; }';
 is_right 'a streamed body without idempotency', server => 'proxy_request_buffering off; location / { proxy_pass http://127.0.0.1:1; }';

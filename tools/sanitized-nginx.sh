@@ -26,8 +26,8 @@ unpack() {
     tar -xzf "$1" -C "$2" --strip-components=1
 }
 
-# nginx takes no module away before it ends: what the variables of a library point to is no leak while the library is there, and
-# a leak has the names of its functions. (A library behind image_filter in Debian 13 never frees what it allocates at its start.)
+# This nginx never unloads a module. LeakSanitizer runs at exit: what a library's variables point to is then no leak, and the stack
+# of a real leak has the names of its functions. (A library behind image_filter in Debian 13 never frees what it allocates first.)
 # NGX_DEBUG_PALLOC makes an allocation of its own of each that a pool gives, so that its bounds and its end are seen.
 #   build_nginx SOURCE BINARY FLAG...
 build_nginx() (

@@ -1,4 +1,5 @@
-// Text that others have chosen, for a line of the log, where it stands in quotation marks.
+// Text from outside (a user name, a host, a URI) for a place between quotation marks in a line of
+// the log: other characters become `?`.
 
 #pragma once
 

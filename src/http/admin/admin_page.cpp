@@ -48,9 +48,10 @@ void *config_of(ngx_conf_t *cf, void **location, const char *module)
     return found != nullptr ? location[found->ctx_index] : nullptr;
 }
 
-// Whether one of the rules is `deny`, or says that everyone is meant, by `allow all`: `allow` alone
-// restricts nothing.  The lists of rules are the members of ngx_http_access_loc_conf_t, that of IPv4
-// first.  A rule begins with mask and address, if it has them, and ends with `deny`.
+// Whether there is a `deny`, or an `allow all`, which says that everyone is meant.  Another `allow`
+// without a `deny` restricts nothing.  The lists of rules are the members of
+// ngx_http_access_loc_conf_t, IPv4 first.  A rule ends with its member `deny`; one of IPv4 begins
+// with its mask, which is 0 for `all` and for 0.0.0.0/0.
 bool has_access_rules(const void *config)
 {
     constexpr std::size_t lists = 1

@@ -11,9 +11,9 @@ constexpr std::size_t kLongestUser = 64;
 // A user name may have any bytes.
 u_char *put_printable(u_char *out, std::string_view text)
 {
-    PrintableText<kLongestUser> printable(text);
+    PrintableText<kLongestUser> shown(text);
 
-    return ngx_cpymem(out, printable.data(), printable.size());
+    return ngx_cpymem(out, shown.data(), shown.size());
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The directives about the module's own responses, what replays have in common, and limits for
+// The directives about the module's own responses, the header that marks a replay, and limits for
 // clients.
 
 #include "core/siphash.h"

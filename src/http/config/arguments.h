@@ -76,8 +76,8 @@ ScopeSource *create_scope(ngx_pool_t *pool);
 // Appends a part.  False if `part` is null or there is no memory.
 bool add_scope_part(ScopeSource &scope, ngx_http_complex_value_t *part);
 
-// A size in bytes, also with a unit of k, m or g; NGX_ERROR if the text is no such size, or if it is
-// too large for an address.
+// A size in bytes, also with a unit of k, m or g; NGX_ERROR if the text is no such size, or if it
+// is too large for an address.
 off_t parse_size(const ngx_str_t &text);
 
 // For error messages: which times parse_time accepts, as a value and behind a "=".
@@ -89,7 +89,8 @@ constexpr char kValidTimeAfterEqualsSign[] =
 
 constexpr char kGivenTwice[] = "it is given twice: remove one of them";
 
-// Of `idempotency_status` and `idempotency_admin`.
+// Logs that a location has both `idempotency_status` and `idempotency_admin`.  Returns
+// NGX_CONF_ERROR.
 char *reject_second_page(ngx_conf_t *cf);
 
 // A time above 0, in milliseconds; NGX_ERROR if the text is not such a time.

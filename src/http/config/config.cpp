@@ -190,9 +190,9 @@ bool find_used_store(ngx_conf_t *cf, LocationConfig *conf)
 
     if (conf->store == nullptr) {
         ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "unknown store \"%V\" in \"idempotency\": define it with "
-                      "\"idempotency_store %V { ... }\" in the http block, in %V:%ui",
-                      &conf->store_name, &conf->store_name, &conf->store_file, conf->store_line);
+                      "unknown store \"%V\" in \"idempotency\" in %V:%ui: define it with "
+                      "\"idempotency_store %V { ... }\" in the http block",
+                      &conf->store_name, &conf->store_file, conf->store_line, &conf->store_name);
         return false;
     }
 
@@ -210,11 +210,10 @@ bool check_lease(ngx_conf_t *cf, const LocationConfig *conf)
 
     ngx_log_error(
         NGX_LOG_EMERG, cf->log, 0,
-        "\"idempotency_lease\" of %Mms is too short for store \"%V\": it must be at "
-        "least as long as \"connect_timeout\" and \"timeout\" together, %Mms; \"idempotency\" "
-        "uses the store in %V:%ui",
-        conf->lease, &conf->store->name, conf->store->shortest_lease, &conf->store_file,
-        conf->store_line);
+        "\"idempotency_lease\" of %Mms is too short for store \"%V\" of \"idempotency\" in "
+        "%V:%ui: it must be at least as long as \"connect_timeout\" and \"timeout\" together, %Mms",
+        conf->lease, &conf->store->name, &conf->store_file, conf->store_line,
+        conf->store->shortest_lease);
     return false;
 }
 
@@ -290,8 +289,8 @@ void *create_location_config(ngx_conf_t *cf)
         return nullptr;
     }
 
-    // zeroed by ngx_pcalloc: store_name, store, store_file, store_line, ttl_value, ttl_rules, ttl_rule_count,
-    // replayed_header, problem_base, page
+    // zeroed by ngx_pcalloc: store_name, store, store_file, store_line, ttl_value, ttl_rules,
+    // ttl_rule_count, replayed_header, problem_base, page
     conf->required = NGX_CONF_UNSET;
     conf->observe = NGX_CONF_UNSET;
     conf->key = static_cast<KeySource *>(NGX_CONF_UNSET_PTR);

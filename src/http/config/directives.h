@@ -25,7 +25,7 @@ char *set_stream(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_max_body(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_hidden_headers(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 
-// answer_directives.cpp: the module's own responses, what replays have in common, and limits for
+// answer_directives.cpp: the module's own responses, the header that marks a replay, and limits for
 // clients.
 char *set_quota(ngx_conf_t *cf, ngx_command_t *cmd, void *data);
 char *set_answer(ngx_conf_t *cf, ngx_command_t *cmd, void *data);

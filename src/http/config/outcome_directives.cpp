@@ -70,7 +70,7 @@ bool is_media_type(std::string_view text)
 {
     std::size_t slash = text.find('/');
 
-    // a "*" would be a part of the name
+    // `*` is valid in a token, but types are compared as a whole: it would match nothing
     return slash != std::string_view::npos && text.find('*') == std::string_view::npos
            && is_token(text.substr(0, slash)) && is_token(text.substr(slash + 1));
 }

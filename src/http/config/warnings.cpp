@@ -69,8 +69,8 @@ void warn_about_location(ngx_conf_t *cf, const LocationConfig &conf, bool own_st
 
     if (own_store && begins_with_return(cf)) {
         ngx_log_error(NGX_LOG_WARN, cf->log, 0,
-                      "\"idempotency\" has no effect beside \"return\": nginx responds before the "
-                      "module sees the request, in %V:%ui",
+                      "\"idempotency\" in %V:%ui has no effect beside \"return\": nginx responds "
+                      "before the module sees the request",
                       &conf.store_file, conf.store_line);
     }
 
@@ -80,9 +80,9 @@ void warn_about_location(ngx_conf_t *cf, const LocationConfig &conf, bool own_st
     if (directive != nullptr) {
         ngx_log_error(
             NGX_LOG_WARN, cf->log, 0,
-            "\"idempotency\" reads the request body first, in spite of \"%s off\": with "
-            "\"body=off\" in \"idempotency_fingerprint\" the body is sent as it arrives, in %V:%ui",
-            directive, &conf.store_file, conf.store_line);
+            "\"idempotency\" in %V:%ui reads the request body first, in spite of \"%s off\": with "
+            "\"body=off\" in \"idempotency_fingerprint\" the body is sent as it arrives",
+            &conf.store_file, conf.store_line, directive);
     }
 }
 

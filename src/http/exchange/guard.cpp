@@ -192,8 +192,11 @@ bool is_body_read_later(const ngx_http_request_t *r)
 {
     const ngx_http_request_body_t *body = r->request_body;
 
-    // ngx_http_read_client_request_body leaves `rest` at -1 where there is no body
-    return body != nullptr && (body->rest > 0 || (body->rest == 0 && !body->last_saved));
+    // ngx_http_read_client_request_body leaves `rest` at -1 where there is no body.  Without a
+    // `post_handler`, nginx does not read the body: Lua does (ngx.req.socket), or it was discarded.
+    return body != nullptr
+           && (body->rest > 0
+               || (body->rest == 0 && !body->last_saved && body->post_handler != nullptr));
 }
 
 // `lua_check_client_abort on` ends a request whose client disconnects.

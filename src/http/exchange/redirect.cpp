@@ -365,7 +365,6 @@ bool take_body_away(ngx_http_request_t *r)
         r->lingering_close = 1;
     }
 
-    empty->last_saved = 1;
     r->reading_body = 0;
     r->request_body = empty;
     r->request_body_no_buffering = 0;

@@ -115,7 +115,7 @@ bool is_named(const Hop &hop) { return hop.target.front() == '@'; }
 
 ngx_int_t refuse_replay(Context &context, std::string_view target)
 {
-    // a URI has the bytes that the client has escaped
+    // nginx has decoded the URI: it may have any bytes
     PrintableText<kLargestHops> text(target);
 
     static LogLimit limit;
