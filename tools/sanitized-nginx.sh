@@ -26,20 +26,14 @@ unpack() {
     tar -xzf "$1" -C "$2" --strip-components=1
 }
 
-# nginx unloads its modules before LeakSanitizer looks for leaks. A library behind image_filter in Debian 13 never frees what its own
-# variables point to: while it is loaded, this is no leak, and the stack of a real leak has the names of its functions. The
-# LeakSanitizer of gcc 12 fails with thread-local variables of libraries that stay loaded, and Debian 12 does not need this.
-keep_modules_loaded() {
-    [ "$(gcc -dumpversion)" -ge 13 ] || return 0
-    sed -i 's/^#define ngx_dlclose(handle) .*/#define ngx_dlclose(handle)     ((void) (handle), 0)/' src/os/unix/ngx_dlopen.h
-    grep -q '(void) (handle), 0' src/os/unix/ngx_dlopen.h || fail 'ngx_dlclose is defined in another way'
-}
-
+# This nginx never unloads a module. LeakSanitizer runs at exit: what a library's variables point to is then no leak, and the stack
+# of a real leak has the names of its functions. (A library behind image_filter in Debian 13 never frees what it allocates first.)
 # NGX_DEBUG_PALLOC makes an allocation of its own of each that a pool gives, so that its bounds and its end are seen.
 #   build_nginx SOURCE BINARY FLAG...
 build_nginx() (
     cd "$1"
-    keep_modules_loaded
+    sed -i 's/^#define ngx_dlclose(handle) .*/#define ngx_dlclose(handle)     ((void) (handle), 0)/' src/os/unix/ngx_dlopen.h
+    grep -q '(void) (handle), 0' src/os/unix/ngx_dlopen.h || fail 'ngx_dlclose is defined in another way'
     quietly ./configure "${@:3}" --with-http_sub_module --with-http_addition_module --with-http_gunzip_module \
         --with-cc-opt="-g -O1 -fPIC -fno-omit-frame-pointer $sanitize -DNGX_DEBUG_PALLOC=1" \
         --with-ld-opt="-fPIC $sanitize" || fail 'nginx could not be configured'
