@@ -795,8 +795,10 @@ UNIT_TEST(of_many_claims_one_is_granted)
 
 bool has_replica(Client &redis)
 {
+    const std::vector<std::string> wait = {"WAIT", "1", "10"};
+
     for (int i = 0; i < 1000; i++) {
-        if (redis.raw({"WAIT", "1", "10"}) == ":1\r\n") {
+        if (redis.raw(wait) == ":1\r\n") {
             return true;
         }
 
