@@ -19,7 +19,6 @@ plan skip_all => 'nginx is here without Lua and njs' if !@handlers;
 
 my $space = app()->space;
 my $body_off = 'idempotency_fingerprint "$request_method $uri" body=off;';
-my %http = (js => 'js_import body from body.js;', lua => 'lua_shared_dict said 1m;');
 my %locations = (js => "location /js/ { auth_request /check; $body_off js_content body.echo; }", lua => <<"END");
         location /lua/ { auth_request /check; $body_off content_by_lua_block { ngx.req.read_body() ngx.status = 201 ngx.print(ngx.req.get_body_data()) } }
         location /leaves/ {
@@ -45,7 +44,8 @@ for my $handler (@handlers) {
     $nginx = IdempotencyTest::Nginx->new(workers => 1, modules => $modules{$handler});
     my $directory = $nginx->directory;
     $nginx->write_file('body.js', "export default { echo };\nfunction echo(r) { r.return(201, r.requestText); }\n");
-    $nginx->set(http => $http{$handler} =~ s/js_import/js_path $directory; js_import/r, server => <<"END")->start;
+    my $http = $handler eq 'js' ? "js_path $directory; js_import body from body.js;" : 'lua_shared_dict said 1m;';
+    $nginx->set(http => $http, server => <<"END")->start;
         listen unix:$directory/h2.sock http2;
         idempotency main;
         $locations{$handler}

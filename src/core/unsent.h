@@ -2,9 +2,9 @@
 // which of them end where they need more than a limit.
 //
 // Each response belongs to a caller.  Where memory is needed, a response of the caller that holds
-// the most ends, so a caller can't take the memory of the others.  Where no caller has much, one that
-// has made no progress ends first.  Callers are told apart by a hash, and two of them may have the
-// same number: they share their fate.
+// the most ends, so a caller can't take the memory of the others.  Where no caller has much, one
+// that has made no progress ends first.  Callers are told apart by a hash, and two of them may have
+// the same number: they share their fate.
 //
 // All together need at most twice the limit: the limit itself; half of it while what has ended
 // keeps its memory; half of it for what arrives from the store.
@@ -32,8 +32,8 @@ struct UnsentResponse {
 
 class UnsentResponses {
 public:
-    // Two callers have the same number once in so many pairs.  The numbers of all are looked at where
-    // memory is needed, in some 10 microseconds.
+    // Two callers have the same number once in so many pairs.  The numbers of all are looked at
+    // where memory is needed, in some 10 microseconds.
     static constexpr std::size_t kCallers = 4096;
 
     // A response of the same caller that has made progress within this time does not end for

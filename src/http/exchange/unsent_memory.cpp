@@ -130,8 +130,8 @@ void UnsentMemory::add_unless_sent(Context &context, ngx_int_t rc, std::size_t s
 
 void UnsentMemory::remove(Context &context)
 {
-    // a request that waits for a subrequest, such as one of `mirror`, has not looked at the timeout:
-    // it must not end the next request of the connection
+    // a request that waits for a subrequest, such as one of `mirror`, has not looked at the
+    // timeout: it must not end the next request of the connection
     if (context.unsent_memory.is_ending) {
         context.request->connection->read->timedout = 0;
         context.request->connection->write->timedout = 0;
